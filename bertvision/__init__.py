@@ -1,0 +1,33 @@
+"""The notebook lab for people who study transformer encoders.
+
+Names are imported on first use, so that `import bertvision` costs nothing.
+"""
+__version__ = "0.1.0"
+
+from importlib import import_module
+
+_HOMES = {
+    "data.tasks": ("Task", "get_task", "register_task", "all_tasks"),
+    "data.sources": ("load_task",),
+    "data.splits": ("split", "subset"),
+    "models.encoders": ("load_encoder", "all_encoders"),
+    "recipes": ("Recipe",),
+    "training.loop": ("fit", "predict"),
+    "published": ("published",),
+    "studies.plan": ("load_study",),
+    "studies.run": ("run_study",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = ["__version__", *_HOME_OF]
+
+
+def __getattr__(name):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'bertvision' has no attribute {name!r}")
+    value = getattr(import_module(f"bertvision.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

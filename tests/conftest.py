@@ -1,0 +1,14 @@
+"""What the tests share: the folder with real data, when there is one."""
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder in GLUE's layout that BERTVISION_DATA names; without it the test is skipped."""
+    place = os.environ.get("BERTVISION_DATA")
+    if not place:
+        pytest.skip("BERTVISION_DATA is not set: tests on real data need a folder in GLUE's layout")
+    return Path(place).resolve()
