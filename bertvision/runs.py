@@ -177,13 +177,13 @@ def _machine() -> dict:
     if "torch" in sys.modules: return device_report()
     return {"device": "cpu", "name": platform.machine(), "cores": os.cpu_count(), "precision": None}
 
-# %% ../nbs/01_runs.ipynb #2a091fd2
+# %% ../nbs/01_runs.ipynb #63ff902b
 def new_record(
     experiment: str, # name of the notebook
     parameters: dict, # all parameters
     seed: int = 0, # of the run
     protocol: str = "carved", # carved | original
-    job: dict | None = None, # what the runner wrote into job.json: study, step, run, fingerprint
+    job: dict | None = None, # what the runner wrote into job.json: study, step, run, fingerprint, parts
 ) -> dict: # record with status "running" and every key
     "A record that knows what was asked and nothing yet of what came of it."
     job = job or {}
@@ -192,7 +192,7 @@ def new_record(
         "job": job.get("run"), "task": parameters.get("task"), "encoder": parameters.get("encoder"), "seed": seed,
         "protocol": protocol, "parameters": parameters, "metrics": {}, "baselines": {}, "collapsed": None, "examples": None,
         "seconds": {}, "examples_per_second": None, "peak_memory_bytes": None, "bytes_written": None,
-        "parameters_count": None, "padding_waste": None, "history": None, "fingerprints": {"job": job.get("fingerprint")},
+        "parameters_count": None, "padding_waste": None, "history": None, "fingerprints": {"job": job.get("fingerprint"), **job.get("parts", {})},
         "device": _machine(), "versions": versions(), "code_version": _code_version(), "attempt": 1,
         "started": _now(), "finished": None, "failure": None,
     }
@@ -255,7 +255,7 @@ def _check_metrics(metrics: dict) -> dict:
 def _folder_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
-# %% ../nbs/01_runs.ipynb #05684ed0
+# %% ../nbs/01_runs.ipynb #64070dc2
 class Run:
     "A run in progress: its folder, its record, its clock. Made by `Run.start`."
     def __init__(self, folder: Path, record: dict):
@@ -277,6 +277,7 @@ class Run:
         record = new_record(experiment, dict(parameters), seed, protocol, job)
         record["attempt"] = _attempt(folder, job)
         write_json(folder / "record.json", record)
+        if record["attempt"] == 1: (folder / "predictions.parquet").unlink(missing_ok=True)  # of an older run
         return cls(folder, record)
 
     def log(self, text: str):

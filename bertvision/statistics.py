@@ -102,7 +102,7 @@ def _resample(metric, predictions, labels, n, seed):
     stack = np.stack([_class_ids(p, "prediction") for p in stack])
     return _resample_classes(metric, stack, _class_ids(y, "label"), n, rng)
 
-# %% ../nbs/03_statistics.ipynb #5d08becf
+# %% ../nbs/03_statistics.ipynb #75d1ac41
 class Interval(NamedTuple):
     "A value with the interval around it."
     value: float # score on all examples
@@ -112,15 +112,16 @@ class Interval(NamedTuple):
 
 def bootstrap(
     metric: str,         # a key of bertvision.metrics.METRICS
-    predictions,         # (N,)
+    predictions,         # (N,) of one run, or (K, N) of K runs on the same examples
     labels,              # (N,)
     n: int = 2000,       # resamples
     seed: int = 0,       # of the draws
     level: float = 0.95, # coverage, 0 < level < 1
 ) -> Interval:
-    "Percentile bootstrap over examples; resamples in which the metric is undefined are left out. Raises what `score` raises."
-    value = score(metric, predictions, labels)[metric]
-    draws = _resample(metric, [predictions], labels, n, seed)[:, 0]
+    "Percentile bootstrap over examples of a score, or of the mean score of K runs. Raises what `score` raises."
+    runs = np.asarray(predictions) if np.ndim(predictions) == 2 else [predictions]
+    value = float(np.mean([score(metric, p, labels)[metric] for p in runs]))
+    draws = _resample(metric, runs, labels, n, seed).mean(axis=1)  # nan where the metric is undefined
     if np.isnan(draws).all(): return Interval(value, np.nan, np.nan)
     low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))

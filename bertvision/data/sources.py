@@ -6,7 +6,7 @@
 __all__ = ['SOURCES', 'read_bytes', 'decode', 'Rows', 'read_tsv', 'read_tree', 'canonical', 'TaskData', 'load_folder',
            'read_parquet', 'load_hub', 'load_toy', 'load_task']
 
-# %% ../../nbs/12_data.sources.ipynb #6496dc6f
+# %% ../../nbs/12_data.sources.ipynb #f9b04ece
 import gzip
 import re
 import zlib
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import DataError, ParameterError, file_fingerprint, fingerprint, suggest
 from . import toy
@@ -125,17 +126,16 @@ def read_tree(
     texts = [decode(read_bytes(file), file).strip("\n") for _, file in files]
     return Rows([texts], [name for name, _ in files], list(range(len(files))), str(path), " text ", files=tuple(f for _, f in files))
 
-# %% ../../nbs/12_data.sources.ipynb #5b418368
+# %% ../../nbs/12_data.sources.ipynb #f5d0787e
 def _class_ids(task: Task, rows: Rows) -> list:
     names = task.labels
-    table = {**{n: n for n in names}, **task.raw}
-    if rows.names: table = {i: table.get(n) for i, n in enumerate(rows.names)} | {-1: None}
-    ids = {raw: names.index(name) for raw, name in table.items() if name is not None}
+    ids = {raw: names.index(name) for raw, name in ({n: n for n in names} | task.raw).items()}
+    if rows.names: ids = {i: ids.get(name, -1) for i, name in enumerate(rows.names)}
     found = [ids.get(raw, -1) for raw in rows.labels]
     if -1 in found:
         i = found.index(-1)
-        known = ", ".join(map(str, task.raw or names))
-        raise DataError(f"{rows.where(i)}: label {rows.labels[i]!r}: expected one of {known}")
+        raw = dict(enumerate(rows.names)).get(rows.labels[i], rows.labels[i])
+        raise DataError(f"{rows.where(i)}: label {raw!r}: expected one of {', '.join(names if rows.names else task.raw or names)}")
     return found
 
 
@@ -210,35 +210,40 @@ def _content(ds: datasets.Dataset) -> str:
     columns = ds.with_format("arrow")[:]
     return fingerprint("\x1e".join("\x1f".join(map(str, columns[c].to_pylist())) for c in columns.column_names).encode())
 
-# %% ../../nbs/12_data.sources.ipynb #67632414
+# %% ../../nbs/12_data.sources.ipynb #fab979b6
 def _overview(data: TaskData) -> list: # rows of text, the first is the header
     out = [("split", "rows", "official", "labels")]
     for split, ds in data.splits.items():
-        values = data.labels(split) if "label" in ds.column_names else np.array([])
-        counts = Counter(values.tolist()) if data.task.labels else {}
-        if counts: told = ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(data.task.labels) if counts[i])
-        else: told = f"{values.min():g} … {values.max():g}, mean {values.mean():.2f}" if len(values) and values[0] == values[0] else ""
         official = data.task.rows.get(split)
-        out.append((split, f"{len(ds):,}", f"{official:,}" if official else "", told or "none"))
+        told = _labels_told(data.task, data.labels(split)) if "label" in ds.column_names else "answers"
+        out.append((split, f"{len(ds):,}", f"{official:,}" if official else "", told))
     return out
 
 
-def _repr(data: TaskData) -> str:
-    rows = _overview(data)
-    widths = [max(len(row[c]) for row in rows) for c in range(4)]
+def _labels_told(task: Task, labels: np.ndarray) -> str: # "negative 3, positive 5"
+    if not np.any(labels >= 0): return "none"
+    if not task.labels: return f"{labels.min():g} … {labels.max():g}, mean {labels.mean():.2f}"
+    counts = Counter(labels.tolist())
+    return ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(task.labels) if counts[i])
+
+
+@patch
+def __repr__(self: TaskData) -> str:
+    "The overview as lines of text."
+    rows = _overview(self)
+    widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join([f"{data.task.title} from {data.source['kind']} {data.source['place']}".rstrip(), *lines])
+    return "\n".join([f"{self.task.title}, source: {self.source['kind']}", *lines])
 
 
-def _repr_html(data: TaskData) -> str:
-    head, *rows = _overview(data)
-    line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
-    return f"<p><b>{data.task.title}</b> from {data.source['kind']}</p><table>{line(head, 'th')}{''.join(line(r, 'td') for r in rows)}</table>"
+@patch
+def _repr_html_(self: TaskData) -> str:
+    "The overview as a table."
+    head, *rows = ("".join(f"<td>{cell}</td>" for cell in row) for row in _overview(self))
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<p><b>{self.task.title}</b>, source: {self.source['kind']}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
-
-TaskData.__repr__, TaskData._repr_html_ = _repr, _repr_html
-
-# %% ../../nbs/12_data.sources.ipynb #e27485a7
+# %% ../../nbs/12_data.sources.ipynb #72d98cc2
 def _needed(task: Task) -> tuple:
     return ("train", task.report[0])
 
@@ -255,8 +260,7 @@ def load_folder(
     for split, file in layout.items():
         place = find_file(home, file.name)
         if place is not None:
-            tree = place.is_dir() and not place.name.endswith((".tsv", ".gz"))
-            found[split] = read_tree(place, task.raw or task.labels) if tree else read_tsv(place, file, task.flaws.get(split))
+            found[split] = read_tree(place, task.raw or task.labels) if place.is_dir() else read_tsv(place, file, task.flaws.get(split))
         elif split in _needed(task) or split in (files or {}):
             raise DataError(f"{home / file.name}: no such file (nor {file.name}.gz); task {task.name!r} needs it for the split {split!r}")
         else: missing.append(split)
@@ -270,16 +274,17 @@ def _layout(task: Task, files: dict | None) -> dict: # split -> File
         layout[split] = replace(layout[split], name=name)
     return layout
 
-# %% ../../nbs/12_data.sources.ipynb #c6641674
+# %% ../../nbs/12_data.sources.ipynb #baf39462
 def _fetch(task: Task, revision: str) -> Path: # local folder in the hub's layout
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     wanted = dict(repo_id=task.hub.id, repo_type="dataset", revision=revision, allow_patterns=["README.md", f"{task.hub.config}/*"])
     try:
         place = Path(snapshot_download(**wanted, local_files_only=True))
         if all(_parquet(place, task, split) for split in _needed(task)): return place
-    except Exception:
-        pass  # not in the cache: ask the network, whose answer is reported
+    except LocalEntryNotFoundError:
+        pass  # not in the cache: ask the network
     try:
         return Path(snapshot_download(**wanted, etag_timeout=10))
     except Exception as e:
@@ -292,13 +297,17 @@ def _fetch(task: Task, revision: str) -> Path: # local folder in the hub's layou
 def _parquet(place: Path, task: Task, split: str) -> list: # the split's files in order
     return sorted((place / task.hub.config).glob(f"{split}-*.parquet"))
 
-# %% ../../nbs/12_data.sources.ipynb #3e91f0fb
-def _hub_features(place: Path, task: Task, schema) -> datasets.Features: # with class names
+# %% ../../nbs/12_data.sources.ipynb #b2ba91d0
+def _class_names(place: Path, task: Task, schema, where: str) -> tuple: # names by class id; () when labels are text or scores
+    "From the data set's card, else from the Parquet file's own header."
     from datasets.info import DatasetInfosDict
 
     card = DatasetInfosDict.from_directory(str(place)) if (place / "README.md").exists() else {}
     told = card[task.hub.config].features if task.hub.config in card else None
-    return told or datasets.Features.from_arrow_schema(schema)
+    names = getattr((told or datasets.Features.from_arrow_schema(schema)).get(task.hub.label), "names", None) or ()
+    if task.labels and not names and "int" in str(schema.field(task.hub.label).type):
+        raise DataError(f"{where}: the classes of column {task.hub.label!r} have no names; expected {', '.join(task.labels)}")
+    return tuple(names)
 
 
 def read_parquet(
@@ -318,14 +327,12 @@ def read_parquet(
     wanted = [*hub.text, hub.label, *([hub.row] if hub.row else [])]
     missing = [name for name in wanted if name not in table.column_names]
     if missing: raise DataError(f"{where}: no column {', '.join(map(repr, missing))}; there are {', '.join(map(repr, table.column_names))}")
-    *texts, labels = (["" if v is None else v for v in table[name].to_pylist()] for name in wanted[:len(hub.text) + 1])
-    names = getattr(_hub_features(place, task, table.schema).get(hub.label), "names", ()) or ()
-    if task.labels and not names and pa.types.is_integer(table[hub.label].type):
-        raise DataError(f"{where}: the classes of column {hub.label!r} have no names; expected {', '.join(task.labels)}")
+    names = _class_names(place, task, table.schema, where)
+    *texts, labels = (["" if v is None else v for v in table[name].to_pylist()] for name in (*hub.text, hub.label))
     numbers = table[hub.row].to_pylist() if hub.row else list(range(len(table)))
-    return Rows(texts, labels, numbers, where, files=tuple(files), names=tuple(names))
+    return Rows(texts, labels, numbers, where, files=tuple(files), names=names)
 
-# %% ../../nbs/12_data.sources.ipynb #cca5a816
+# %% ../../nbs/12_data.sources.ipynb #5735596d
 def load_hub(
     task: Task,
     data=None, # local folder in the hub's layout, in place of the hub
@@ -334,7 +341,8 @@ def load_hub(
     "Read a task from the Hugging Face hub; raises DataError saying what was tried."
     if task.hub is None: raise DataError(f"task {task.name!r} is not on the hub; give a folder with data (--data DIR) or BERTVISION_DATA")
     revision = revision or task.hub.revision
-    if data and not Path(data).is_dir(): raise DataError(f"data = {data}: expected a folder in the hub's layout, with {task.hub.config}/train-*.parquet")
+    if data and not Path(data).is_dir():
+        raise DataError(f"data = {data}: expected a folder in the hub's layout, with {task.hub.config}/train-*.parquet")
     place = Path(data) if data else _fetch(task, revision)
     splits = [s for s in task.rows] or [*dict.fromkeys(("train", *task.report, "test"))]
     found = {split: rows for split in splits if (rows := read_parquet(place, task, split)) is not None}
@@ -343,7 +351,7 @@ def load_hub(
     where = str(place) if data else f"{task.hub.id}@{revision}"
     return found, {"kind": "hub", "place": where, "missing": [s for s in splits if s not in found]}
 
-# %% ../../nbs/12_data.sources.ipynb #b2fc6df9
+# %% ../../nbs/12_data.sources.ipynb #bd6a383a
 def load_toy(
     task: Task,
     **options, # seed, sizes and the grammar's own, see the toy suite
@@ -357,16 +365,32 @@ def load_toy(
         found[split] = Rows(texts, labels, list(range(len(rows))), f"{task.name}/{split}")
     return found, {"kind": "toy", "place": "generated", "options": options, "missing": []}
 
-# %% ../../nbs/12_data.sources.ipynb #48c9e1bd
+# %% ../../nbs/12_data.sources.ipynb #ffa3b8b1
+def _check_counts(task: Task, rows: dict):
+    "A reported split with exactly the test file's number of rows is the test file (MRPC's 1,725)."
+    for split in rows.keys() & set(task.report) & task.rows.keys():
+        n, official = len(rows[split].numbers), task.rows[split]
+        tests = [task.rows[name] for name in task.rows if name.startswith("test") and name != split]
+        if n != official and n in tests:
+            raise DataError(f"{rows[split].place}: {n:,} rows are those of the test file; {task.title}'s {split} has {official:,}")
+
+
+def _spans(task: Task, split: str, rows: Rows) -> datasets.Dataset: # example_id, question, context, answers
+    text = datasets.Value("string")
+    answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
+    columns = {"example_id": [f"{split}/{n}" for n in rows.numbers], **dict(zip(task.columns, rows.texts)), "answers": rows.labels}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features({c: text for c in ("example_id", *task.columns)} | {"answers": answers}))
+
+# %% ../../nbs/12_data.sources.ipynb #846dad1c
 SOURCES = ("folder", "hub", "toy")
 
 
 def _choose(task: Task, data, source: str | None) -> str:
     if source not in (None, *SOURCES): raise ParameterError(f"source = {source!r}: expected one of {', '.join(SOURCES)}{suggest(source, SOURCES)}")
-    if task.toy != (source == "toy") and (task.toy or source == "toy") and source is not None:
-        raise ParameterError(f"source = {source!r}: task {task.name!r} is {'generated' if task.toy else 'not generated'}")
+    if source and task.toy != (source == "toy"):
+        raise ParameterError(f"source = {source!r}: task {task.name!r} is {'always' if task.toy else 'not'} generated")
     if task.toy: return "toy"
-    return source or ("folder" if data_root(data) else "hub")
+    return source or ("folder" if data or (data_root() and task.folder) else "hub")
 
 
 def load_task(
@@ -386,22 +410,7 @@ def load_task(
     elif kind == "folder": rows, note = load_folder(task, data, files)
     else: rows, note = load_hub(task, data, revision)
     _check_counts(task, rows)
-    note["files"] = {str(f): file_fingerprint(f) for r in rows.values() for f in r.files[:1000]}
+    note["files"] = {split: [[file.name, file_fingerprint(file)] for file in r.files] for split, r in rows.items()}
     note["dropped"] = [name for r in rows.values() for name in r.dropped]
     build = _spans if task.kind == "span" else canonical
     return TaskData(task, {split: build(task, split, r) for split, r in rows.items()}, note)
-
-# %% ../../nbs/12_data.sources.ipynb #94ae4c70
-def _check_counts(task: Task, rows: dict):
-    "A reported split with exactly the test file's number of rows is the test file (MRPC's 1,725)."
-    for split in task.report:
-        n, tests = len(rows[split].numbers) if split in rows else 0, [s for s in task.rows if s.startswith("test") and s != split]
-        if n and n != task.rows.get(split) and n in [task.rows[s] for s in tests]:
-            raise DataError(f"{rows[split].place}: {n:,} rows are those of the test file; {task.title}'s {split} has {task.rows[split]:,}")
-
-
-def _spans(task: Task, split: str, rows: Rows) -> datasets.Dataset: # example_id, question, context, answers
-    text = datasets.Value("string")
-    answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
-    columns = {"example_id": [f"{split}/{n}" for n in rows.numbers], **dict(zip(task.columns, rows.texts)), "answers": rows.labels}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features({c: text for c in ("example_id", *task.columns)} | {"answers": answers}))

@@ -6,10 +6,12 @@
 __all__ = ['KINDS', 'TASKS', 'BASE', 'LARGE', 'Hub', 'File', 'Folder', 'tsv', 'Flaws', 'Task', 'register_task', 'all_tasks',
            'get_task', 'data_root', 'task_folder', 'find_file', 'input_files']
 
-# %% ../../nbs/10_data.tasks.ipynb #02c2076e
+# %% ../../nbs/10_data.tasks.ipynb #537e0b06
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from fastcore.basics import patch
 
 from ..core import DataError, ParameterError, suggest
 
@@ -75,7 +77,7 @@ def _faults(task): # yields what is wrong with a row
     for place in (task.hub, *(task.folder.files.values() if task.folder else ())):
         if place and len(place.text) != 1 + task.pair: yield f"{len(place.text)} text columns where {1 + task.pair} are expected"
 
-# %% ../../nbs/10_data.tasks.ipynb #faf23ae3
+# %% ../../nbs/10_data.tasks.ipynb #47f92267
 @dataclass(frozen=True)
 class Task:
     "All that is particular to one task; raises ParameterError when the row contradicts itself."
@@ -100,26 +102,52 @@ class Task:
         fault = next(_faults(self), None)
         if fault: raise ParameterError(f"task {self.name!r}: {fault}")
 
-    @property
-    def columns(self) -> tuple: return _COLUMNS[self.kind if self.kind == "span" else self.pair]
-    @property
-    def id2label(self) -> dict: return dict(enumerate(self.labels or _OUTPUTS[self.kind]))
-    @property
-    def label2id(self) -> dict: return {name: i for i, name in self.id2label.items()}
-    @property
-    def num_labels(self) -> int: return len(self.id2label)
-    @property
-    def toy(self) -> bool: return self.name.startswith("toy-")
-    def recipe(self, encoder: str) -> dict: return dict(self.recipes.get(encoder, {}))
+# %% ../../nbs/10_data.tasks.ipynb #ab31fca6
+@patch(as_prop=True)
+def columns(self: Task) -> tuple: # names of the text columns once loaded
+    "text, text and text_pair, or question and context."
+    return _COLUMNS[self.kind if self.kind == "span" else self.pair]
 
-# %% ../../nbs/10_data.tasks.ipynb #fda29496
+
+@patch(as_prop=True)
+def id2label(self: Task) -> dict: # output number -> name, for a checkpoint's configuration
+    "The model's outputs by name."
+    return dict(enumerate(self.labels or _OUTPUTS[self.kind]))
+
+
+@patch(as_prop=True)
+def label2id(self: Task) -> dict: # name -> output number
+    "The model's outputs by number."
+    return {name: i for i, name in self.id2label.items()}
+
+
+@patch(as_prop=True)
+def num_labels(self: Task) -> int: # classes; 1 for a score, 2 for start and end of a span
+    "How many outputs a head needs."
+    return len(self.id2label)
+
+
+@patch(as_prop=True)
+def toy(self: Task) -> bool:
+    "Whether the task is generated."
+    return self.name.startswith("toy-")
+
+
+@patch
+def recipe(self: Task,
+    encoder: str, # "bert-base-uncased", …
+) -> dict: # lr, batch_size, max_length; empty when nothing was published for that encoder
+    "The published recipe."
+    return dict(self.recipes.get(encoder, {}))
+
+# %% ../../nbs/10_data.tasks.ipynb #0e49b950
 TASKS: dict[str, Task] = {}
 _ALIASES: dict[str, str] = {}
 
 
 def register_task(
     task: Task, # a new row, or a changed one under its old name
-) -> Task: # the same
+):
     "Add a row to the table; raises ParameterError when a name already belongs to another task."
     for name in (task.name, *task.aliases):
         owner = _ALIASES.get(name)
@@ -127,7 +155,6 @@ def register_task(
         if owner not in (None, task.name): raise ParameterError(f"task name {name!r} already belongs to {owner!r}")
     TASKS[task.name] = task
     _ALIASES.update({name: task.name for name in (task.name, *task.aliases)})
-    return task
 
 
 def all_tasks() -> list[Task]: # in the order of registration
@@ -145,7 +172,7 @@ def get_task(
         raise DataError(f"unknown task {name!r}{suggest(key, _ALIASES)}; there are {', '.join(TASKS)}")
     return TASKS[_ALIASES[key]]
 
-# %% ../../nbs/10_data.tasks.ipynb #8116c347
+# %% ../../nbs/10_data.tasks.ipynb #68f3753f
 BASE, LARGE = "bert-base-uncased", "bert-large-uncased"
 _REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
@@ -161,7 +188,7 @@ def _recipes(batch_size: int, max_length: int, base: float, large: float) -> dic
 
 _SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 
-# %% ../../nbs/10_data.tasks.ipynb #95b9365b
+# %% ../../nbs/10_data.tasks.ipynb #5134c30b
 register_task(Task(
     "cola", "CoLA", "classification", ("matthews",), ("unacceptable", "acceptable"),
     raw={"0": "unacceptable", "1": "acceptable"}, hub=_glue("cola", "sentence"),
@@ -177,7 +204,7 @@ register_task(Task(
     rows={"train": 67_349, "validation": 872, "test": 1_821}, recipes=_recipes(32, 66, 2.87889e-5, 1.73352e-5),
     notes=("one command names the checkpoint bert-large-base, which does not exist; bert-base-uncased is meant",)))
 
-# %% ../../nbs/10_data.tasks.ipynb #bf6ab4ad
+# %% ../../nbs/10_data.tasks.ipynb #589850b2
 register_task(Task(
     "mrpc", "MRPC", "classification", ("accuracy", "f1"), ("not_equivalent", "equivalent"), pair=True, aliases=("msr", "msrp"),
     raw={"0": "not_equivalent", "1": "equivalent"}, hub=_glue("mrpc", "sentence1", "sentence2"),
@@ -192,7 +219,7 @@ register_task(Task(
     folder=Folder(("STS-B", "STSB"), tsv(("sentence1", "sentence2"), "score", **_SPLITS)),
     rows={"train": 5_749, "validation": 1_500, "test": 1_379}, recipes=_recipes(16, 77, 2.1123e-5, 1.18555e-5)))
 
-# %% ../../nbs/10_data.tasks.ipynb #9871b895
+# %% ../../nbs/10_data.tasks.ipynb #edc19afd
 register_task(Task(
     "qqp", "QQP", "classification", ("accuracy", "f1"), ("not_duplicate", "duplicate"), pair=True, aliases=("qqpairs",),
     raw={"0": "not_duplicate", "1": "duplicate"}, hub=_glue("qqp", "question1", "question2", row="idx"),
@@ -209,7 +236,7 @@ register_task(Task(
     rows={"train": 392_702, "validation_matched": 9_815, "validation_mismatched": 9_832, "test_matched": 9_796, "test_mismatched": 9_847},
     recipes=_recipes(32, 114, 1e-5, 1e-5)))
 
-# %% ../../nbs/10_data.tasks.ipynb #863a92b1
+# %% ../../nbs/10_data.tasks.ipynb #178d1efe
 _ENTAILED = ("entailment", "not_entailment")
 
 register_task(Task(
@@ -224,9 +251,9 @@ register_task(Task(
     rows={"train": 2_490, "validation": 277, "test": 3_000}, recipes=_recipes(16, 219, 1.21668e-5, 1.1798e-5),
     notes=("BERT-large's learning rate: 1.1798e-5 in the training commands, 2.434992e-6 in the table and the embedding commands",)))
 
-# %% ../../nbs/10_data.tasks.ipynb #cf545945
-def _toy(name: str, kind: str, metrics: tuple, labels: tuple = (), **rest) -> Task:
-    return register_task(Task(f"toy-{name}", f"Toy {name}", kind, metrics, labels, **rest))
+# %% ../../nbs/10_data.tasks.ipynb #9cf4c6db
+def _toy(name: str, kind: str, metrics: tuple, labels: tuple = (), **rest):
+    register_task(Task(f"toy-{name}", f"Toy {name}", kind, metrics, labels, **rest))
 
 
 _toy("acceptability", "classification", ("matthews", "accuracy"), ("unacceptable", "acceptable"))
@@ -234,16 +261,16 @@ _toy("sentiment", "classification", ("accuracy",), ("negative", "positive"))
 _toy("paraphrase", "classification", ("accuracy", "f1"), ("not_equivalent", "equivalent"), pair=True)
 _toy("entailment", "classification", ("accuracy",), ("entailment", "neutral", "contradiction"), pair=True)
 _toy("similarity", "regression", ("pearson", "spearman"), pair=True, scores=(0.0, 5.0))
-_toy("qa", "span", ("f1", "exact_match"), pair=True);
+_toy("qa", "span", ("f1", "exact_match"), pair=True)
 
-# %% ../../nbs/10_data.tasks.ipynb #5411f32e
+# %% ../../nbs/10_data.tasks.ipynb #cd729531
 register_task(Task(
     "imdb", "IMDB", "classification", ("accuracy",), ("negative", "positive"), raw={"neg": "negative", "pos": "positive"},
     hub=Hub("stanfordnlp/imdb", "plain_text", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31", ("text",)),
     folder=Folder(("IMDB", "aclImdb"), {s: File(f"{s}.tsv", ("text",), "label") for s in ("train", "test")}),
     report=("test",), rows={"train": 25_000, "test": 25_000}))
 
-# %% ../../nbs/10_data.tasks.ipynb #a0e79d3d
+# %% ../../nbs/10_data.tasks.ipynb #27dfaa20
 def data_root(
     data=None, # folder that holds one directory a task; None or "" = BERTVISION_DATA
 ) -> Path | None: # None when neither is given
@@ -270,7 +297,7 @@ def task_folder(
         if place.exists(): raise DataError(f"{place} is a file; expected the folder with the files of task {task.name!r}")
     raise DataError(f"task {task.name!r}: no folder {' or '.join(map(str, places))}")
 
-# %% ../../nbs/10_data.tasks.ipynb #7f15ffe4
+# %% ../../nbs/10_data.tasks.ipynb #a5927ec1
 def find_file(
     folder: Path, # directory of the task
     name: str, # file name, with or without .gz; an absolute path is taken as it is
