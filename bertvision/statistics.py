@@ -6,13 +6,13 @@
 __all__ = ['ONE_CLASS_SHARE', 'CONSTANT_SHARE', 'Summary', 'summarise', 'Interval', 'bootstrap', 'Difference', 'paired_bootstrap',
            'McNemar', 'mcnemar', 'holm', 'collapse']
 
-# %% ../nbs/03_statistics.ipynb #61147b8e
+# %% ../nbs/03_statistics.ipynb #2317055c
 from typing import NamedTuple
 
 import numpy as np
 
 from .core import DataError, ParameterError
-from .metrics import _class_ids, _vectors, get_metric, score
+from .metrics import class_ids, get_metric, score, vectors
 
 # %% ../nbs/03_statistics.ipynb #8e5680f6
 class Summary(NamedTuple):
@@ -63,7 +63,7 @@ def _ratio(top, bottom, otherwise):
 
 _FROM_COUNTS = {"accuracy": _accuracy_from, "f1": _f1_from, "matthews": _matthews_from}
 
-# %% ../nbs/03_statistics.ipynb #5ab3d3d5
+# %% ../nbs/03_statistics.ipynb #b5e9eae5
 def _resample_classes(metric, stack, y, n, rng): # stack (K, N) class ids -> (n, K) scores
     size = int(max(stack.max(), y.max())) + 1
     size = max(size, 2)
@@ -95,12 +95,12 @@ def _correlations(metric, a, b): # (R, N) each -> (R,)
 
 def _resample(metric, predictions, labels, n, seed):
     "Scores of `n` resamples for each row of predictions, (n, K)."
-    stack = [_vectors(p, labels)[0] for p in predictions]
+    stack = [vectors(p, labels)[0] for p in predictions]
     y, rng = np.asarray(labels), np.random.default_rng(seed)
     if n < 1: raise ParameterError(f"n = {n}: expected at least 1 resample")
     if get_metric(metric).kind == "regression": return _resample_numbers(metric, np.array(stack, float), y, n, rng)
-    stack = np.stack([_class_ids(p, "prediction") for p in stack])
-    return _resample_classes(metric, stack, _class_ids(y, "label"), n, rng)
+    stack = np.stack([class_ids(p, "prediction") for p in stack])
+    return _resample_classes(metric, stack, class_ids(y, "label"), n, rng)
 
 # %% ../nbs/03_statistics.ipynb #75d1ac41
 class Interval(NamedTuple):
@@ -153,7 +153,7 @@ def paired_bootstrap(
     tail = (1 + min((draws <= 0).sum(), (draws >= 0).sum())) / (1 + len(draws))
     return Difference(value, float(low), float(high), float(min(1.0, 2 * tail)))
 
-# %% ../nbs/03_statistics.ipynb #f4afbab4
+# %% ../nbs/03_statistics.ipynb #d959534d
 class McNemar(NamedTuple):
     "The examples on which two models differ."
     only_a: int # examples that A alone gets right
@@ -169,7 +169,7 @@ def mcnemar(
     "Exact McNemar test; raises DataError for vectors that do not fit."
     from scipy.stats import binomtest
 
-    (a, y), (b, _) = _vectors(a, labels), _vectors(b, labels)
+    (a, y), (b, _) = vectors(a, labels), vectors(b, labels)
     only_a, only_b = int(((a == y) & (b != y)).sum()), int(((a != y) & (b == y)).sum())
     p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     return McNemar(only_a, only_b, float(p))
@@ -186,7 +186,7 @@ def holm(
     out[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * factors)) if len(order) else out[order]
     return out
 
-# %% ../nbs/03_statistics.ipynb #a29455bd
+# %% ../nbs/03_statistics.ipynb #5156de03
 ONE_CLASS_SHARE = 0.99
 CONSTANT_SHARE = 0.01
 
@@ -200,7 +200,7 @@ def collapse(
     "Why a run must be called collapsed, or None; raises DataError for vectors that do not fit."
     if kind not in ("classification", "regression"):
         raise ParameterError(f"kind = {kind!r}: expected classification or regression")
-    p, y = _vectors(predictions, labels)
+    p, y = vectors(predictions, labels)
     finite = losses is None or not len(losses) or np.isfinite(float(losses[-1]))
     if not finite or not np.isfinite(p).all(): return "nan loss"
     return _numbers_collapse(p, y) if kind == "regression" else _classes_collapse(p, y)

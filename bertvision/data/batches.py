@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['Tokens', 'collate', 'tokenizer_fingerprint', 'tokenise', 'Batches', 'prediction_batches']
 
-# %% ../../nbs/14_data.batches.ipynb #d33c0a7f
+# %% ../../nbs/14_data.batches.ipynb #6438fd68
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..core import DataError, cache_dir, fingerprint, progress, replacing
 
@@ -114,7 +115,7 @@ def _cached_arrays(columns, tokenizer, max_length, desc) -> dict:
     with replacing(path) as tmp: save_file(arrays, tmp)
     return arrays
 
-# %% ../../nbs/14_data.batches.ipynb #ee3bbc7b
+# %% ../../nbs/14_data.batches.ipynb #84fe5573
 @dataclass(frozen=True)
 class Batches:
     "The batches of every epoch, as a function of the seed and the epoch's number."
@@ -148,15 +149,17 @@ class Batches:
         "The padded batches of an epoch, from batch `start` on."
         for rows in self.plan(epoch)[start:]: yield collate(self.tokens, rows, self.multiple)
 
-    def padding_waste(self,
-        epoch: int = 0,
-    ) -> float: # 0 = no padding at all
-        "Share of an epoch's positions that hold padding."
-        lengths = self.tokens.lengths
-        slots = sum(len(rows) * -(-int(lengths[rows].max()) // self.multiple) * self.multiple for rows in self.plan(epoch))
-        return 1 - lengths.sum() / slots
+# %% ../../nbs/14_data.batches.ipynb #76955d49
+@patch
+def padding_waste(self: Batches,
+    epoch: int = 0,
+) -> float: # 0 = no padding at all
+    "Share of an epoch's positions that hold padding."
+    lengths = self.tokens.lengths
+    slots = sum(len(rows) * -(-int(lengths[rows].max()) // self.multiple) * self.multiple for rows in self.plan(epoch))
+    return 1 - lengths.sum() / slots
 
-# %% ../../nbs/14_data.batches.ipynb #88db43eb
+# %% ../../nbs/14_data.batches.ipynb #a99c725e
 def prediction_batches(
     tokens: Tokens,
     positions: int = 4096, # padded tokens a batch, at most (one example at least)

@@ -183,7 +183,7 @@ def encoder_fingerprint(
     files = sorted(p for p in Path(place).iterdir() if p.suffix in _WEIGHTS)
     return fingerprint([(p.name, file_fingerprint(p)) for p in files])
 
-# %% ../../nbs/20_models.encoders.ipynb #b5307d05
+# %% ../../nbs/20_models.encoders.ipynb #1c5b6305
 @dataclass
 class Encoder:
     "An encoder with its tokenizer and, for a task, a classification or regression head."
@@ -196,6 +196,10 @@ class Encoder:
     fingerprint: str = ""
     attention: str = "eager" # eager | sdpa | fast_cpu
     notes: list = field(default_factory=list)  # what was decided while loading
+
+    def __repr__(self):
+        head = f"head for {self.task.title}" if self.task else "no head"
+        return f"Encoder({self.name}, {type(self.model).__name__}, {head}, attention {self.attention})"
 
 # %% ../../nbs/20_models.encoders.ipynb #60e45060
 def label_order(

@@ -343,7 +343,7 @@ def _tell(self: Fitting, bar):
     if s.history: bar.set_postfix(loss=f"{s.history[-1]['loss']:.3f}", best="-" if s.best is None else f"{s.best:.3f}", refresh=False)
     if self.on_step: self.on_step(s.step, self.total, loss=s.history[-1]["loss"] if s.history else None, best=s.best)
 
-# %% ../../nbs/41_training.loop.ipynb #54614845
+# %% ../../nbs/41_training.loop.ipynb #a7110974
 @dataclass
 class Fit:
     "A finished fine-tuning: the encoder with its best weights, and everything worth keeping about how it came about."
@@ -369,6 +369,8 @@ class Fit:
         "Scores of every split beside the trivial predictor's."
         rows = {k: {**v, **{f"trivial {m}": x for m, x in self.baselines[k].items()}} for k, v in self.metrics.items()}
         return pd.DataFrame(rows).T.rename_axis("split")
+
+    def __repr__(self): return f"Fit({self.encoder.name}, {self.steps} steps)\n{self.table().round(3)}"
 
     def _repr_html_(self): return self.table().to_html(float_format=lambda x: f"{x:.3f}")
 

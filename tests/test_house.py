@@ -1,0 +1,109 @@
+"""Rules of the house: notebooks and modules belong together, imports run downwards, nothing names a machine."""
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+LIBRARY = [p for p in NBS if re.match(r"\d\d_", p.name)]
+EXPERIMENTS = [p for p in NBS if p.parent.name == "experiments"]
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def module_of(path):
+    for cell in cells(path):
+        if found := re.search(r"^#\|\s*default_exp\s+(\S+)", source(cell), re.M): return found[1]
+
+
+def test_every_library_notebook_makes_one_module_and_every_module_has_its_notebook():
+    made = [module_of(p) for p in LIBRARY]
+    assert None not in made and len(set(made)) == len(made)
+    modules = {".".join(p.relative_to(ROOT / "bertvision").with_suffix("").parts) for p in (ROOT / "bertvision").rglob("*.py")}
+    assert {m for m in modules if not m.endswith("__init__")} - {"_modidx"} == set(made)
+
+
+def imported(path):
+    """Modules of the package that a module names in its import statements, with the line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bertvision"):
+            inner = (node.module + ".").removeprefix("bertvision.").rstrip(".")
+            yield from ([inner] if inner else [a.name for a in node.names])
+            yield from (f"{inner}.{a.name}" for a in node.names if inner)
+
+
+def test_imports_run_downwards():
+    number = {module_of(p): p.name for p in LIBRARY}
+    upward = []
+    for module, notebook in number.items():
+        path = ROOT / "bertvision" / (module.replace(".", "/") + ".py")
+        upward += [f"{notebook} imports {number[m]}" for m in imported(path) if m in number and number[m] > notebook]
+    assert not upward
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS + [p for p in NBS if p.parent.name == "reports"], ids=lambda p: p.stem)
+def test_papermill_finds_one_parameters_cell(path):
+    tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1 and tagged[0]["cell_type"] == "code"
+    for line in filter(None, source(tagged[0]).splitlines()): assert "#" in line, f"no help for: {line}"
+    assert "colab-badge" in source(cells(path)[0])
+
+
+@pytest.mark.parametrize("path", NBS, ids=lambda p: p.stem)
+def test_notebook_is_fit_to_be_committed(path):
+    text = path.read_text(encoding="utf-8")
+    nb = json.loads(text)
+    assert nb["metadata"]["kernelspec"].get("language") == "python", "papermill needs kernelspec.language"
+    assert len(text) < 300_000
+    for i, cell in enumerate(nb["cells"]):
+        if cell["cell_type"] != "code": continue
+        assert source(cell).count("\n") < 40, f"cell {i} is too long to read"
+        assert not any(out.get("output_type") == "error" for out in cell["outputs"]), f"cell {i} was saved with an error"
+    home = re.search(r"(/home/|/Users/|/root/|/work/|/tmp/)[^\s\"'\\]*", text)
+    assert not home, f"names a path of a machine: {home[0]}"
+
+
+def test_readme_is_fresh():
+    from bertvision.readme import update_readme
+
+    assert update_readme(check=True, root=ROOT), "README.md is stale: run `bertvision readme` and commit it"
+
+
+def test_import_is_quick():
+    code = "import sys, bertvision; print([m for m in ('torch', 'transformers', 'datasets', 'pandas', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_every_public_name_exists():
+    import bertvision
+
+    for name in bertvision.__all__: assert getattr(bertvision, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"): bertvision.fitt
+
+
+def test_no_pickles():
+    for path in (ROOT / "bertvision").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\bpickle\b|torch\.(load|save)\(|joblib", text), path
+
+
+def test_all_notebooks_run():
+    """The notebooks are tests, too. Two at a time, each on one thread: together they would get in each other's way."""
+    import os
+
+    command = [sys.executable, "-c", "from nbdev.test import nbdev_test; nbdev_test(n_workers=2, do_print=True)"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "BERTVISION_QUIET": "1", "MPLBACKEND": "agg", "IN_TEST": "1"}
+    env.pop("BERTVISION_DATA", None)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]

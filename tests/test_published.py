@@ -1,0 +1,103 @@
+"""The table of published numbers: complete, consistent, and honest about its doubtful cells."""
+import subprocess
+import sys
+
+import pytest
+
+from bertvision.data.tasks import TASKS
+from bertvision.metrics import METRICS
+from bertvision.published import FLAGS, SOURCES, published, published_value
+
+BASE, LARGE = "bert-base-uncased", "bert-large-uncased"
+LATEST = {"QQP": 4, "QNLI": 4, "MNLI": 8, "RTE": 4, "SST": 4, "MSR": 4, "CoLA": 4, "STSB": 8}
+OLD = {"SQuAD 2.0": 4, "SST-2": 4, "MSR": 4, "RTE": 4, "QNLI": 4, "QQPairs": 4, "STSB": 4, "COLA": 2, "MNLI": 4}
+
+
+def cells(source):
+    table = published()
+    return table[table["source"] == source]
+
+
+@pytest.mark.parametrize("source, prefix, counts", [
+    ("BERTVision README", "Latest Results, ", LATEST),
+    ("BERTVision README, old", "OLD, ", OLD),
+    ("BERTVision final table", "", {"bert_base_vs_bertvision.png": 48}),
+    ("GluonNLP model zoo", "", {"BERT for Sentence Classification": 6}),
+])
+def test_every_cell_of_every_table_is_there(source, prefix, counts):
+    assert cells(source)["table"].value_counts().to_dict() == {prefix + name: n for name, n in counts.items()}
+
+
+def test_each_column_of_the_latest_results_has_its_ten_numbers():
+    columns = cells("BERTVision README").groupby(["model", "encoder"])
+    assert columns.size().to_dict() == {(m, e): 10 for m in ("fine-tuning", "AdapterPooler") for e in (BASE, LARGE)}
+    todo = columns["as_printed"].apply(lambda c: (c == "TODO").sum()).to_dict()
+    assert todo == {("fine-tuning", BASE): 0, ("fine-tuning", LARGE): 0, ("AdapterPooler", BASE): 6, ("AdapterPooler", LARGE): 4}
+
+
+def test_the_final_table_has_twelve_numbers_a_column():
+    assert set(cells("BERTVision final table").groupby(["model", "encoder"]).size()) == {12}
+
+
+def test_no_cell_stands_twice():
+    assert not published().duplicated(["source", "table", "task", "model", "encoder", "split", "metric"]).any()
+
+
+def test_names_are_known():
+    table = published()
+    assert set(table["flag"]) == set(FLAGS) and set(table["source"]) == set(SOURCES)
+    assert set(table["task"]) - set(TASKS) == {"squad2", "xnli-zh"}
+    assert set(table["metric"]) - set(METRICS) == {"exact_match"}
+    assert set(table["model"]) == {"fine-tuning", "AdapterPooler"}
+    glue = table[table["task"].isin(list(TASKS))]
+    assert all(split in (*TASKS[task].report, "test") for task, split in zip(glue["task"], glue["split"]))
+
+
+def test_values_are_fractions_and_say_what_was_printed():
+    for row in published().itertuples():
+        if row.flag == "not_given":
+            assert row.as_printed in ("TODO", "NA") and row.value != row.value
+            continue
+        number = float(row.as_printed.rstrip("%"))
+        assert 0 <= row.value <= 1
+        assert row.value == pytest.approx(number / 100 if number > 1 else number, abs=1e-12)
+
+
+def test_what_is_wrong_is_flagged_and_explained():
+    table = published()
+    assert (table[~table["flag"].isin(["ok", "not_given"])]["remark"] != "").all()
+    msr = table[(table["task"] == "mrpc") & (table["source"] != "GluonNLP model zoo")]
+    assert (msr["split"] == "test").all() and set(msr["flag"]) == {"test_file", "mislabelled", "not_given"}
+    collapsed = table[table["flag"] == "collapsed"]
+    assert sorted(collapsed["as_printed"]) == [".2067", ".5307", "0.0"]
+    assert sorted(table[table["flag"] == "typo"]["task"]) == ["qnli", "qnli", "qqp", "qqp"]  # titled RTE
+
+
+def test_the_old_micro_f1_repeats_the_accuracy():
+    old = cells("BERTVision README, old")
+    for row in old[(old["metric"] == "f1") & (old["flag"] == "mislabelled")].itertuples():
+        same = old[(old["table"] == row.table) & (old["model"] == row.model) & (old["metric"] == "accuracy")]
+        assert same["value"].item() == row.value
+
+
+@pytest.mark.parametrize("task, metric, split, base, large", [
+    ("cola", "matthews", "validation", "0.510", "0.583"), ("sst-2", "accuracy", "validation", "0.924", "0.929"),
+    ("mrpc", "accuracy", "validation", "88.7%", "0.801"), ("sts-b", "pearson", "validation", "0.863", "0.890"),
+    ("sts-b", "spearman", "validation", "0.861", "0.891"), ("qqp", "accuracy", "validation", "0.887", "0.897"),
+    ("mnli", "accuracy", "validation_matched", "0.826", "0.857"), ("mnli", "accuracy", "validation_mismatched", "0.831", "0.853"),
+    ("qnli", "accuracy", "validation", "0.904", "0.915"), ("rte", "accuracy", "validation", "0.661", "0.625"),
+])
+def test_the_number_beside_ours(task, metric, split, base, large):
+    assert published_value(task, BASE, metric, split)["as_printed"] == base
+    assert published_value(task, LARGE, metric, split)["as_printed"] == large
+
+
+def test_a_number_that_nobody_published_is_none():
+    assert published_value("mrpc", BASE, "f1") is None
+    assert published_value("cola", "minilm-l6", "matthews") is None
+    assert published_value("squad2", BASE, "exact_match")["source"] == "BERTVision final table"  # not the mislabelled one
+
+
+def test_the_import_is_light():
+    code = "import sys, bertvision.published; print([m for m in ('pandas', 'torch', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

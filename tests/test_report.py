@@ -1,0 +1,211 @@
+"""The report: no run disappears, numbers are right, the page stands alone."""
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bertvision.core import DataError, OutputError, read_json, write_json
+from bertvision.studies.report import notes, plot_loss, plot_scores, plot_selection, readable, summary, to_html, write_report
+from bertvision.studies.results import example_study, glue_table, read_study, scores
+
+VOID = {"meta", "img", "br", "link"}
+
+
+@pytest.fixture
+def example(tmp_path):
+    return example_study(tmp_path)
+
+
+def change(study, run, **values):
+    "Change keys of a run's record."
+    path = study / "runs" / run / "record.json"
+    write_json(path, read_json(path) | values)
+
+
+def only(study, *runs):
+    "Keep some runs and plan nothing else."
+    for place in (study / "runs").iterdir():
+        if place.name not in runs: shutil.rmtree(place)
+    (study / "plan.json").unlink()
+
+
+def cell(table, task, column):
+    return table[table["task"] == task].iloc[0][column]
+
+
+def states(study):
+    return {f["run"]: f["state"] for f in read_study(study).faults}
+
+
+def test_the_mean_is_that_of_the_seeds(example):
+    study = read_study(example)
+    row = glue_table(study).set_index("task").loc["cola"]
+    values = [study.runs[f"finetune.cola.s{seed}"]["metrics"]["validation"]["matthews"] for seed in range(3)]
+    assert row["mean"] == pytest.approx(np.mean(values)) and row["sd"] == pytest.approx(np.std(values, ddof=1))
+    assert row["low"] < row["mean"] < row["high"] and row["example_low"] < row["mean"] < row["example_high"]
+    assert row["seeds"] == "0 1 2" and row["protocol"] == "carved"
+
+
+def test_nothing_disappears(example):
+    change(example, "finetune.cola.s0", status="running", started="2000-01-01")
+    (example / "runs" / "finetune.cola.s1" / "record.json").unlink()
+    write_json(example / "runs" / "finetune.rte.s0" / "record.json", {"status": "done"})
+    assert states(example) == {"finetune.cola.s0": "cut off", "finetune.cola.s1": "broken", "finetune.rte.s0": "broken",
+                               "finetune.mrpc.s2": "broken", "finetune.sts-b.s2": "failed"}
+    study = read_study(example)
+    table = glue_table(study)
+    assert "7 of 15 runs finished" in summary(study, table)
+    assert (cell(table, "cola", "runs"), cell(table, "cola", "planned")) == (1, 3)
+    assert cell(table, "qnli", "status") == "not run"
+    shown = readable(table)
+    assert shown[shown["Task"] == "CoLA"].iloc[0]["Seeds"] == "2 (of 3)"
+
+
+def test_a_planned_task_whose_runs_all_failed_says_so(example):
+    for seed in range(3): change(example, f"finetune.cola.s{seed}", status="failed", failure={"reason": "out of memory"})
+    table = glue_table(read_study(example))
+    assert cell(table, "cola", "status") == "failed" and np.isnan(cell(table, "cola", "mean"))
+    assert cell(table, "cola", "published_bert_base") == 0.51
+
+
+def test_a_record_that_contradicts_its_predictions_is_named(example):
+    change(example, "finetune.cola.s0", metrics={"validation": {"matthews": 0.99}})
+    fault = next(f for f in read_study(example).faults if f["run"] == "finetune.cola.s0")
+    assert fault["state"] == "contradiction" and "says validation matthews = 0.9900" in fault["why"]
+
+
+def test_lost_and_broken_predictions_keep_the_score_and_are_named(example):
+    (example / "runs" / "finetune.cola.s0" / "predictions.parquet").unlink()
+    (example / "runs" / "finetune.rte.s0" / "predictions.parquet").write_bytes(b"PAR1 cut")
+    assert states(example)["finetune.cola.s0"] == states(example)["finetune.rte.s0"] == "unchecked"
+    table = glue_table(read_study(example))
+    assert cell(table, "cola", "runs") == 3 and np.isnan(cell(table, "cola", "example_low"))
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(example):
+    change(example, "finetune.cola.s2", parameters={"epochs": 3.0, "batch_size": 16, "lr": 5e-5, "max_length": 64})
+    rows = glue_table(read_study(example)).query("task == 'cola'").set_index("settings")
+    assert rows["runs"].to_dict() == {"lr=0.0001": 2, "lr=5e-05": 1}
+    change(example, "finetune.rte.s0", protocol="original")
+    table = glue_table(read_study(example))
+    assert sorted(table[table["task"] == "rte"]["protocol"]) == ["carved", "original"]
+    assert any("flatters the score" in note for note in notes(table))
+
+
+def test_an_undefined_correlation_counts_as_zero(example):
+    change(example, "finetune.sts-b.s0", metrics={"validation": {"pearson": None, "spearman": None}}, collapsed="constant prediction")
+    study = read_study(example)
+    table, tidy = glue_table(study), scores(study)
+    assert tidy[tidy["run"] == "finetune.sts-b.s0"]["value"].tolist() == [0.0, 0.0]
+    assert cell(table, "sts-b", "undefined") == 1 and cell(table, "sts-b", "collapsed_reasons") == "constant prediction"
+    assert any("undefined and counted as 0" in note for note in notes(table))
+
+
+def test_one_run_has_no_interval_over_seeds(example):
+    only(example, "finetune.cola.s0")
+    study = read_study(example)
+    table = glue_table(study)
+    assert np.isnan(table.loc[0, "sd"]) and not np.isnan(table.loc[0, "example_low"])
+    assert "±" not in readable(table).loc[0, "Score"] and "95 % over seeds" not in readable(table)
+    assert "beats the trivial baseline beyond chance on 1 of 1 tasks" in summary(study, table)
+
+
+@pytest.mark.parametrize("encoder", ["bert-base-uncased", "google-bert/bert-base-uncased"])
+def test_the_published_number_of_the_very_encoder_has_its_own_column(example, encoder):
+    only(example, "finetune.cola.s0", "finetune.mrpc.s0")
+    for task in ("cola", "mrpc"): change(example, f"finetune.{task}.s0", encoder=encoder)
+    table = glue_table(read_study(example))
+    assert cell(table, "cola", "published") == 0.51 and cell(table, "cola", "published_source") == "BERTVision README"
+    assert cell(table, "cola", "difference") == pytest.approx(cell(table, "cola", "mean") - 0.51)
+    assert cell(table, "mrpc", "published") == 0.887
+
+
+def test_a_doubtful_published_number_is_marked(example):
+    only(example, "finetune.mrpc.s0")
+    change(example, "finetune.mrpc.s0", encoder="bert-large-uncased")
+    table = glue_table(read_study(example))
+    assert readable(table).loc[0, "Published"] == "80.1†"
+    assert any(note.startswith("† MRPC") and "test file" in note for note in notes(table))
+
+
+def test_both_mnli_splits_have_a_row(example):
+    only(example, "finetune.rte.s0")
+    path = example / "runs" / "finetune.rte.s0"
+    rows = pd.read_parquet(path / "predictions.parquet")
+    rows["split"] = "validation_matched"
+    rows.to_parquet(path / "predictions.parquet", index=False)
+    found = read_json(path / "record.json")["metrics"]["validation"]
+    change(example, path.name, task="mnli", metrics={"selection": found, "validation_matched": found, "validation_mismatched": found})
+    shown = readable(glue_table(read_study(example)))
+    assert shown["Metric"].tolist() == ["Accuracy (matched)", "Accuracy (mismatched)"]
+    assert shown["Published BERT-base"].tolist() == ["82.6", "83.1"]
+
+
+def test_an_unknown_task_and_metric_are_reported_too(example):
+    only(example, "finetune.cola.s0")
+    change(example, "finetune.cola.s0", task="my-task", metrics={"validation": {"exact_match": 0.5}})
+    shown = readable(glue_table(read_study(example)))
+    assert shown.loc[0, ["Task", "Metric", "Score"]].tolist() == ["my-task", "exact match", "50.0"]
+    write_report(example)
+
+
+class Balance(HTMLParser):
+    "Checks that tags close in order and that nothing is fetched."
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID: self.open.append(tag)
+        self.links += [v for k, v in attrs if k in ("src", "href") and not v.startswith("data:")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_files_are_small_and_stand_alone(example):
+    place = write_report(example)
+    assert sorted(p.name for p in place.iterdir()) == ["loss.png", "report.html", "scores.png", "selection.png", "table.csv", "table.md"]
+    assert all(p.stat().st_size < 150_000 for p in place.glob("*.png"))
+    page = (place / "report.html").read_text(encoding="utf-8")
+    found = Balance(page)
+    assert not found.open and not found.links and len(page) < 1_000_000
+    assert str(example.parent) not in page + (place / "table.md").read_text() + (place / "table.csv").read_text()
+
+
+def test_the_csv_holds_fractions_in_full(example):
+    table = glue_table(read_study(example))
+    again = pd.read_csv(write_report(example) / "table.csv")
+    assert list(again) == list(table) and len(again) == len(table)
+    assert again["mean"].dropna().tolist() == pytest.approx(table["mean"].dropna().tolist(), abs=1e-15)
+
+
+def test_the_report_only_reads_and_repeats_itself(example, monkeypatch):
+    read = lambda: {p.relative_to(example): p.read_bytes() for p in sorted((example / "runs").rglob("*")) if p.is_file()}
+    before, first = read(), {p.name: p.read_bytes() for p in write_report(example).iterdir()}
+    monkeypatch.chdir(example / "report")  # where the runner executes the notebook
+    assert {p.name: p.read_bytes() for p in write_report("..").iterdir()} == first
+    assert read() == before
+
+
+def test_text_from_outside_is_escaped(example):
+    write_json(example / "plan.json", read_json(example / "plan.json") | {"title": "<script>alert(1)</script> & $more"})
+    change(example, "finetune.sts-b.s2", failure={"reason": "<b>bold</b>"})
+    study = read_study(example)
+    page = to_html(study, glue_table(study), {})
+    assert "<script>" not in page and "<b>bold" not in page and "&amp; $more" in page
+
+
+def test_figures_without_anything_to_draw(tmp_path):
+    write_json(tmp_path / "none" / "plan.json", {"study": "none", "jobs": []})
+    study = read_study(tmp_path / "none")
+    for fig in (plot_scores(study, glue_table(study)), plot_loss(study), plot_selection(study)): assert fig.axes
+
+
+def test_no_study_and_no_room(example, tmp_path):
+    with pytest.raises(DataError, match="holds no study"): read_study(tmp_path / "nowhere")
+    (example / "report").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written"): write_report(example)
