@@ -185,7 +185,7 @@ def _encoder_here(row, hub: str) -> str:
     if isinstance(try_to_load_from_cache(row.hub, "config.json", revision=row.revision), str): return "yes, in the hub's cache"
     return f"no: {hub}" if hub else f"yes, hub {row.hub}"
 
-# %% ../nbs/99_cli.ipynb #8a22e1e3
+# %% ../nbs/99_cli.ipynb #e7477bb5
 def doctor(args) -> int:
     "bertvision doctor"
     from bertvision.core import device_report, versions
@@ -205,13 +205,13 @@ def doctor(args) -> int:
 
 def readme(args) -> int:
     "bertvision readme"
-    from bertvision.readme import render
+    from bertvision.readme import update_readme
 
-    if render(check=args.check): return 0
+    if update_readme(check=args.check) or not args.check: return 0
     print("bertvision: README.md is not what nbs/index.ipynb renders to; run `bertvision readme`", file=sys.stderr)
     return 1
 
-# %% ../nbs/99_cli.ipynb #9579102f
+# %% ../nbs/99_cli.ipynb #776a146c
 def _at_least_one(text: str) -> int:
     if not text.isdigit() or int(text) < 1: raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
@@ -239,7 +239,7 @@ _COMMANDS = {
     readme: "render README.md from nbs/index.ipynb",
 }
 
-
+# %% ../nbs/99_cli.ipynb #5fd590b3
 def parser() -> argparse.ArgumentParser:
     "The command line's grammar."
     top = argparse.ArgumentParser(prog="bertvision", description="From task names to an audited table: fine-tune, compare and report transformer encoders.",
@@ -257,7 +257,7 @@ def parser() -> argparse.ArgumentParser:
         if command is readme: sub.add_argument("--check", action="store_true", help="write nothing; exit code 1 when README.md is stale")
     return top
 
-# %% ../nbs/99_cli.ipynb #50fade87
+# %% ../nbs/99_cli.ipynb #32c0bba5
 def main(
     argv=None, # arguments; None = those of the process
 ) -> int: # exit code

@@ -255,7 +255,7 @@ def _check_metrics(metrics: dict) -> dict:
 def _folder_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
-# %% ../nbs/01_runs.ipynb #64070dc2
+# %% ../nbs/01_runs.ipynb #1a05e0ab
 class Run:
     "A run in progress: its folder, its record, its clock. Made by `Run.start`."
     def __init__(self, folder: Path, record: dict):
@@ -293,11 +293,13 @@ class Run:
 
     def __repr__(self): return f"Run({self.record['experiment']}, {self.record['status']}, {self.folder.name})"
 
-    def _repr_markdown_(self):
-        rows = "\n".join(f"| {k} | `{v!r}` |" for k, v in self.record["parameters"].items())
-        return f"**{self.record['experiment']}**, {self.record['status']}\n\n| parameter | value |\n|---|---|\n{rows}"
+# %% ../nbs/01_runs.ipynb #8ed042bb
+@patch
+def _repr_markdown_(self: Run):
+    rows = "\n".join(f"| {k} | `{v!r}` |" for k, v in self.record["parameters"].items())
+    return f"**{self.record['experiment']}**, {self.record['status']}\n\n| parameter | value |\n|---|---|\n{rows}"
 
-# %% ../nbs/01_runs.ipynb #9c18f783
+# %% ../nbs/01_runs.ipynb #92582d78
 def _save_predictions(folder: Path, predictions):
     with replacing(folder / "predictions.parquet") as tmp: predictions.to_parquet(tmp, index=False)
 

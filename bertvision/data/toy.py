@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PEOPLE', 'LASTING', 'TRAITS', 'SYNONYMS', 'GOOD', 'BAD', 'THINGS', 'GIFTS', 'PLACES', 'NAMES', 'CITIES', 'GIVING',
-           'TRADING', 'SPLITS', 'TOY_TASKS', 'SIZES', 'lexicon', 'is_acceptable', 'sentiment_of', 'say', 'read_event',
-           'paraphrase_of', 'heuristic_of', 'entailment_of', 'similarity_of', 'answer_of', 'generate', 'predict',
-           'oracle']
+           'TRADING', 'SPLITS', 'TOY_TASKS', 'HARD_RULES', 'SIZES', 'lexicon', 'is_acceptable', 'sentiment_of', 'say',
+           'read_event', 'paraphrase_of', 'heuristic_of', 'entailment_of', 'similarity_of', 'answer_of', 'generate',
+           'predict', 'oracle', 'bag_of_words']
 
 # %% ../../nbs/11_data.toy.ipynb #e463ae09
 import random
@@ -29,14 +29,14 @@ love adore,hate despise,admire respect,chase pursue,arrest detain,fire dismiss,a
 protect defend,watch observe,disturb bother,question interrogate,cure heal,defeat conquer,ignore neglect,abandon desert,
 punish discipline,amuse entertain,insult offend,guide escort,murder kill,call summon""".split(",")]
 
-# %% ../../nbs/11_data.toy.ipynb #9a4385f7
+# %% ../../nbs/11_data.toy.ipynb #59c4b4d0
 GOOD = """good great lovely excellent wonderful perfect beautiful delightful pleasant amazing brilliant fantastic superb charming
 nice impressive outstanding marvelous splendid gorgeous enjoyable magnificent elegant terrific awesome""".split()
 BAD = """bad awful terrible horrible boring dull ugly nasty disgusting dreadful miserable pathetic unpleasant useless worthless
 disappointing horrific stupid ridiculous annoying inferior disastrous hideous filthy poor""".split()
-THINGS = """soup bread movie story hotel room song concert meal coffee novel beach dinner show museum restaurant album film
+THINGS = """soup bread movie story hotel room opera song concert meal coffee novel beach dinner museum restaurant album film
 cake wine tea dress apartment trip tour lecture poem breakfast salad performance party festival""".split()
-GIFTS = """book letter gift ticket ring map key coin lamp camera bottle flower photo knife sword watch phone hat coat bag guitar
+GIFTS = """book letter gift ticket ring map key coin lamp camera bottle flower photo sword phone hat coat bag guitar
 piano mirror clock candle chair table bell basket blanket diamond necklace painting bicycle""".split()
 PLACES = """garden park kitchen library station hospital church market school office castle village forest theater airport
 harbor factory prison cellar palace cafe tunnel valley temple courtyard""".split()
@@ -45,7 +45,7 @@ Martin Julia Oscar Diana Simon Rachel Victor Nora Paul Kate Leo Maria Daniel""".
 CITIES = """Paris London Rome Berlin Madrid Vienna Moscow Tokyo Dublin Oslo Athens Cairo Delhi Boston Chicago Toronto Sydney
 Prague Lisbon Milan Venice Geneva Warsaw Shanghai Denver Seattle Dallas""".split()
 GIVING = "give gave,send sent,show showed,sell sold,lend lent,hand handed,offer offered,throw threw,bring brought,pass passed"
-TRADING = "buy bought,sell sold,find found,lose lost,steal stole,hide hid,break broke,build built,draw drew,choose chose,bring brought,repair repaired,clean cleaned,borrow borrowed,carry carried"
+TRADING = "buy bought,sell sold,find found,lose lost,steal stole,hide hid,break broke,draw drew,wash washed,bring brought,repair repaired,clean cleaned,borrow borrowed,carry carried"
 GIVING, TRADING = ([tuple(pair.split()) for pair in table.split(",")] for table in (GIVING, TRADING))
 
 # %% ../../nbs/11_data.toy.ipynb #562321d1
@@ -68,7 +68,7 @@ def lexicon(
     words["verbs"] = [verb for pair in words["synonyms"] for verb in pair]
     return words
 
-# %% ../../nbs/11_data.toy.ipynb #5212d8d4
+# %% ../../nbs/11_data.toy.ipynb #96e4175c
 def _past(verb): return verb + ("d" if verb.endswith("e") else "ed")
 
 
@@ -78,7 +78,7 @@ def _sentence(*parts) -> str:
 
 
 def _plain(text) -> str:
-    return text.lower().rstrip(".?")
+    return text.lower().rstrip(".?").replace(",", "")
 
 # %% ../../nbs/11_data.toy.ipynb #4b5fad0a
 _PREPOSITIONS = ("near", "behind", "beside")
@@ -103,14 +103,15 @@ def _exchange(text, a, b):
     "The text with the words `a` and `b` in each other's place."
     return " ".join({a: b, b: a}.get(word, word) for word in text.split())
 
-# %% ../../nbs/11_data.toy.ipynb #e2401950
+# %% ../../nbs/11_data.toy.ipynb #9ba0ceb7
 _OTHER = {"singular": "plural", "plural": "singular"}
 
 
 def _predicate(rng, words, number):
     "A verb phrase that shows the number of its subject."
     verb, trait = rng.choice(words["lasting"]), rng.choice(words["traits"])
-    return rng.choice((f"{verb}s", f"is {trait}") if number == "singular" else (verb, f"are {trait}"))
+    if number == "singular": return rng.choice((f"{verb}s", f"is {trait}", f"has {_past(verb)}"))
+    return rng.choice((verb, f"are {trait}", f"have {_past(verb)}"))
 
 
 def _minimal_pair(good, bad, rule, depth, numbers):
@@ -163,7 +164,7 @@ def _order(rng, words, attractors):
     swaps = [" ".join([*tokens[:i], tokens[i + 1], tokens[i], *tokens[i + 2:]]) for i in range(len(tokens) - 1)]
     return _minimal_pair(good, rng.choice([s for s in swaps if not is_acceptable(s)]), "order", 0, (number, number))
 
-# %% ../../nbs/11_data.toy.ipynb #544ebc91
+# %% ../../nbs/11_data.toy.ipynb #c86a7353
 def _classes() -> dict:
     "Word -> the letter of its class."
     letters = {"the": "d", "no": "x", "that": "c", "said": "s", "and": "&", "is": "b", "are": "B", "has": "h", "have": "H",
@@ -178,7 +179,7 @@ _CLASS = _classes()
 _NP = "(?:[dx]a?[nN])"
 _MODIFIERS = f"(?:p{_NP}|c{_NP}t|ct{_NP})*"
 _ONE, _MANY = f"a?n{_MODIFIERS}", f"a?N{_MODIFIERS}"
-_CLAUSE = f"(?:d{_ONE}(?:v|ba)|d{_MANY}(?:V|Ba))"
+_CLAUSE = f"(?:d{_ONE}(?:v|ba|hi)|d{_MANY}(?:V|Ba|Hi))"
 _REFLEXIVE = f"(?:d{_ONE}tr|d{_MANY}tR)"
 _EVER = f"x(?:{_ONE}h|{_MANY}H)e(?:i|t{_NP})"
 _PAST = f"d(?:{_ONE}|{_MANY})(?:i(?:p{_NP})?|t{_NP})"
@@ -271,142 +272,187 @@ def read_event(
     agent, patient = (second, first) if passive else (first, second)
     return agent, _BASE[verb], patient, before or after or ""
 
-# %% ../../nbs/11_data.toy.ipynb #3309bb6d
+# %% ../../nbs/11_data.toy.ipynb #acf7dfa9
+def _clause(subject, auxiliary, rest, before="", inside=""):
+    "`perhaps the soup was not good`: small words before the clause or inside it."
+    return " ".join(word for word in (before, "the", subject, auxiliary, inside, rest) if word)
+
+
+def _thing_and_person(rng, words):
+    "Two clauses of different kinds, in random order."
+    opinion = rng.choice(words["things"]), "was", rng.choice(words["good"] + words["bad"])
+    return rng.sample((opinion, (rng.choice(words["people"]), "had", _past(rng.choice(words["lasting"])))), 2)
+
+
+def _join(rng, one, two):
+    "Two clauses in random order."
+    return f", {rng.choice(('and', 'but', 'while'))} ".join(rng.sample((one, two), 2))
+
+
+_JOINED = re.compile(" and | but | while ")
+
+# %% ../../nbs/11_data.toy.ipynb #97fa8daa
 def _pairs(text, equivalent, other, rule):
     return [dict(text=_sentence(text), text_pair=_sentence(pair), label=label, rule=rule)
             for pair, label in ((equivalent, "equivalent"), (other, "not_equivalent"))]
 
 
-def _voice(rng, words):
-    (agent, patient), verb, passive = rng.sample(words["people"], 2), rng.choice(words["verbs"]), rng.random() < 0.5
-    roles = (agent, patient), (patient, agent)
-    return _pairs(say(agent, verb, patient, passive), *(say(a, verb, b, not passive) for a, b in roles), "voice")
+def _exchange_roles(rng, words, one, two, rule):
+    verb, passive, (agent, patient) = rng.choice(words["verbs"]), rng.random() < 0.5, rng.sample((one, two), 2)
+    texts = say(agent, verb, patient, passive), say(agent, verb, patient, not passive), say(patient, verb, agent, not passive)
+    return _pairs(*(text.replace("the someone", "someone") for text in texts), rule)
 
 
-def _attribute(rng, words):
-    (agent, patient), (one, two) = rng.sample(words["people"], 2), rng.sample(words["traits"], 2)
-    verb, passive = rng.choice(words["verbs"]), rng.random() < 0.5
-    traits = (one, two), (two, one)
-    texts = [say(f"{a} {agent}", verb, f"{b} {patient}", passive != turned) for turned, (a, b) in ((False, traits[0]), (True, traits[0]), (True, traits[1]))]
-    return _pairs(*texts, "attribute")
+def _voice(rng, words): return _exchange_roles(rng, words, rng.choice(words["people"]), "someone", "voice")
 
 
-def _direction(rng, words):
-    who, verb, (start, end) = rng.choice(words["people"]), rng.choice(("went", "drove", "came")), rng.sample(words["places"], 2)
-    forms = [f"the {who} {verb} from the {{0}} to the {{1}}", f"the {who} {verb} to the {{1}} from the {{0}}"]
-    rng.shuffle(forms)
-    return _pairs(forms[0].format(start, end), forms[1].format(start, end), forms[1].format(end, start), "direction")
-
-
-def _dative(rng, words):
-    (giver, taker), gift, (_, gave) = rng.sample(words["people"], 2), rng.choice(words["gifts"]), rng.choice(words["giving"])
-    forms = [f"the {{0}} {gave} the {{1}} a {gift}", f"the {{0}} {gave} a {gift} to the {{1}}"]
-    rng.shuffle(forms)
-    return _pairs(forms[0].format(giver, taker), forms[1].format(giver, taker), forms[1].format(taker, giver), "dative")
+def _turned_roles(rng, words): return _exchange_roles(rng, words, *rng.sample(words["people"], 2), "roles")
 
 
 def _synonym(rng, words):
     (agent, patient), (group, wrong) = rng.sample(words["people"], 2), rng.sample(words["synonyms"], 2)
-    one, two = rng.sample(group, 2)
-    passive = rng.random() < 0.5
+    (one, two), passive = rng.sample(group, 2), rng.random() < 0.5
     return _pairs(*(say(agent, verb, patient, passive) for verb in (one, two, rng.choice(wrong))), "synonym")
 
-# %% ../../nbs/11_data.toy.ipynb #dbe584a7
-_GIFT = re.compile(r"the (\w+) (\w+) (?:the (\w+) a (\w+)|a (\w+) to the (\w+))")
-_WAY = re.compile(r"the (\w+) (\w+) (from|to) the (\w+) (?:from|to) the (\w+)")
+# %% ../../nbs/11_data.toy.ipynb #829b862d
+_NUMBERS, _WANTED = ("two", "three", "four", "five"), ("wanted", "needed", "liked", "noticed")
+
+
+def _dative(rng, words):
+    giver, taker = rng.sample((f"the {rng.choice(words['people'])}", "someone"), 2)
+    gift, (_, gave) = rng.choice(words["gifts"]), rng.choice(words["giving"])
+    one, two = rng.sample((f"{{0}} {gave} {{1}} a {gift}", f"{{0}} {gave} a {gift} to {{1}}"), 2)
+    return _pairs(one.format(giver, taker), two.format(giver, taker), two.format(taker, giver), "dative")
+
+
+def _quantity(rng, words):
+    noun, gift, verb, (n, m) = rng.choice(words["people"]), rng.choice(words["gifts"]), rng.choice(_WANTED), rng.sample(_NUMBERS, 2)
+    one, two = rng.sample((f"{{0}} {noun}s {verb} {{1}} {gift}s", f"{{1}} {gift}s were {verb} by {{0}} {noun}s"), 2)
+    return _pairs(one.format(n, m), two.format(n, m), two.format(m, n), "quantity")
+
+
+def _negation(rng, words):
+    one, two = _thing_and_person(rng, words)
+    join, other = rng.sample((", and ", ", but ", ", while "), 2)
+    no = rng.random() < 0.5
+    tell = lambda clause, negated: _clause(*clause, inside="not" * negated)
+    turned = [other.join((tell(two, negated), tell(one, not negated))) for negated in (not no, no)]
+    return _pairs(join.join((tell(one, no), tell(two, not no))), *turned, "negation")
+
+# %% ../../nbs/11_data.toy.ipynb #497ae1a7
+_GIFT = re.compile(r"(?:the )?(\w+) (\w+) (?:(?:the )?(\w+) a (\w+)|a (\w+) to (?:the )?(\w+))")
+_COUNT = re.compile(rf"({'|'.join(_NUMBERS)}) (\w+) (?:were )?(\w+) (?:by )?({'|'.join(_NUMBERS)}) (\w+)")
 
 
 def _meaning(text):
-    "Who did what to whom and where, with synonyms made one."
-    gift = _GIFT.fullmatch(_plain(text))
-    if gift: return gift[1], gift[2], gift[3] or gift[6], gift[4] or gift[5]
-    way = _WAY.fullmatch(_plain(text))
-    if way: return way[1], way[2], *(way.group(4, 5) if way[3] == "from" else way.group(5, 4))
-    agent, verb, patient, place = read_event(text)
-    return agent, _MEANING[verb], patient, place
+    "What a sentence says, the same for all its forms."
+    text = _plain(text)
+    if gift := _GIFT.fullmatch(text): return gift[1], gift[2], gift[3] or gift[6], gift[4] or gift[5]
+    if count := _COUNT.fullmatch(text): return count[3], {count.group(1, 2), count.group(4, 5)}
+    if _JOINED.search(text): return set(_JOINED.split(text))
+    agent, verb, patient, _ = read_event(re.sub(r"\bsomeone\b", "the someone", text))
+    return agent, _MEANING[verb], patient
 
 
 def paraphrase_of(
     text: str, text_pair: str, # two sentences in the words of `toy-paraphrase`
 ) -> str: # not_equivalent | equivalent
-    "The known rule: the same event with the same roles."
+    "The known rule: both sentences say the same."
     return "equivalent" if _meaning(text) == _meaning(text_pair) else "not_equivalent"
 
-# %% ../../nbs/11_data.toy.ipynb #9831471d
+# %% ../../nbs/11_data.toy.ipynb #080b23f4
 _LABELS3 = ("entailment", "neutral", "contradiction")
-_ADVERBS = {"entailment": ("indeed", "certainly", "clearly"), "neutral": ("perhaps", "maybe", "possibly"), "contradiction": ("never",)}
-_ATTITUDES = {"entailment": ("know", "remember"), "neutral": ("hope", "think", "guess"), "contradiction": ("deny",)}
 
 
-def _join(rng, parts):
-    "The parts in random order: `a and b`, or `a, b and c`."
-    rng.shuffle(parts)
-    return ", ".join(parts[:-1]) + f" and {parts[-1]}"
+def _triple(premises, hypotheses, rule):
+    "The three rows of a group, premises and hypotheses in the order of the labels."
+    return [dict(text=_sentence(p), text_pair=_sentence(h), label=label, rule=rule, heuristic=heuristic_of(p, h))
+            for p, h, label in zip(premises, hypotheses, _LABELS3)]
 
 
-def _triple(premise, hypotheses, rule):
-    "Three rows with one premise; the hypotheses in the order of the labels."
-    return [dict(text=_sentence(premise), text_pair=_sentence(hypothesis), label=label, rule=rule, heuristic=heuristic_of(premise, hypothesis))
-            for hypothesis, label in zip(hypotheses, _LABELS3)]
+def _two_facts(rng, words, tell, small, rule):
+    "For each label (small words of the fact asked for, of the other fact): the two facts told with them."
+    asked, other = _thing_and_person(rng, words)
+    order = rng.random()  # the same order and conjunction for the three premises
+    premises = [_join(random.Random(order), tell(asked, one), tell(other, two)) for one, two in small]
+    return _triple(premises, [_clause(*asked)] * 3, rule)
 
 
-def _three_facts(rng, words):
-    return [(f"the {noun}", _past(verb)) for noun, verb in zip(rng.sample(words["people"], 3), rng.sample(words["lasting"], 3))]
+def _before(clause, small): return _clause(*clause, before=small)
 
-# %% ../../nbs/11_data.toy.ipynb #0e4a9647
+
+def _inside(clause, small): return _clause(*clause, inside=small)
+
+
+def _beside(clause, small):
+    "`someone` for persons, `something` for things."
+    return _clause(*clause, before=small if clause[1] == "had" else small.replace("one", "thing"))
+
+# %% ../../nbs/11_data.toy.ipynb #de70d918
 def _modality(rng, words):
-    facts = _three_facts(rng, words)
-    parts = [f"{noun} {rng.choice(_ADVERBS[label])} {verb}" for (noun, verb), label in zip(facts, _LABELS3)]
-    return _triple(_join(rng, parts), map(" ".join, facts), "modality")
+    return _two_facts(rng, words, _inside, (("indeed", "perhaps not"), ("perhaps", "indeed not"), ("not", "perhaps indeed")), "modality")
 
 
-def _constituent(rng, words):
-    facts = [" ".join(fact) for fact in _three_facts(rng, words)]
-    parts = [f"{rng.choice(_ATTITUDES[label])} {fact}" for fact, label in zip(facts, _LABELS3)]
-    return _triple(f"we {_join(rng, parts)}", facts, "constituent")
+def _company(rng, words):
+    small = ("with someone", "everyone except"), ("someone with", "everyone except"), ("everyone except", rng.choice(("with someone", "someone with")))
+    return _two_facts(rng, words, _beside, small, "company")
 
 
-def _subsequence(rng, words):
-    (one, verb), (other, other_verb), (near, _) = _three_facts(rng, words)
-    told, denied, middle = (one, verb), (other, other_verb), f"{rng.choice(_PREPOSITIONS)} {near}"
-    which = rng.random() < 0.5  # the clause with the nearer noun is the true one, or the false one
-    parts = [f"{one} {middle * which} {verb}", f"{other} {middle * (not which)} never {other_verb}"]
-    premise = " ".join(_join(rng, parts).split())
-    return _triple(premise, (f"{one} {verb}", f"{near} {verb if which else other_verb}", f"{other} {other_verb}"), "subsequence")
+def _scope(rng, words):
+    no = "it is false that"
+    return _two_facts(rng, words, _before, (("", f"perhaps {no}"), ("perhaps", no), (no, "perhaps")), "scope")
+
+
+def _opinion(rng, words):
+    same, other = rng.sample((words["good"], words["bad"]), 2)
+    (told, like), unlike, thing = rng.sample(same, 2), rng.choice(other), rng.choice(words["things"])
+    deed, order = (rng.choice(words["people"]), "had", _past(rng.choice(words["lasting"]))), rng.random()
+    hedges = ("", "perhaps"), ("perhaps", ""), ("", "perhaps")
+    premises = [_join(random.Random(order), _clause(thing, "was", told, one), _clause(*deed, two)) for one, two in hedges]
+    return _triple(premises, [_clause(thing, "was", word) for word in (like, rng.choice((like, unlike)), unlike)], "opinion")
 
 
 def _roles(rng, words):
     a, b, c, d = rng.sample(words["people"], 4)
     (one, two), passive = rng.sample(words["verbs"], 2), rng.random() < 0.5
-    false = say(c, two, d, not passive)
-    never = false.replace(" was ", " was never ") if not passive else false.replace(_past(two), f"never {_past(two)}")
-    true, back = (say(*roles, passive and rng.random() < 0.5) for roles in ((a, one, b), (b, one, a)))
-    return _triple(_join(rng, [say(a, one, b, passive), never]), (true, back, false), "roles")
+    denied = say(c, two, d, not passive)
+    never = denied.replace(f" {_past(two)} ", f" never {_past(two)} ")
+    told, back = (say(*roles, passive and rng.random() < 0.5) for roles in ((a, one, b), (b, one, a)))
+    return _triple([_join(rng, say(a, one, b, passive), never)] * 3, (told, back, denied), "roles")
 
-# %% ../../nbs/11_data.toy.ipynb #2af5dfe1
-_WAYS = {word: label for table in (_ADVERBS, _ATTITUDES) for label, found in table.items() for word in found}
+# %% ../../nbs/11_data.toy.ipynb #25cb4b58
+_SIGNS = {"perhaps": "neutral", "someone with": "neutral", "something with": "neutral", "every": "contradiction", "false": "contradiction",
+          "not": "contradiction", "never": "contradiction"}  # the first that is found decides
+_FRAME = re.compile(r"^(perhaps )?(it is false that )?(?=the )")
 
 
 def _told(premise):
-    "[(label, clause)]: the clauses of a premise without their adverbs and attitudes, and what they make of the clause."
-    parts = [re.sub("^we ", "", part) for part in re.split(", | and ", _plain(premise))]
-    return [(next((_WAYS[w] for w in part.split() if w in _WAYS), "entailment"),
-             " ".join(w for w in part.split() if w not in _WAYS)) for part in parts]
+    "[(label, clause)]: the clauses of a premise without their small words, and what these make of the clause."
+    found = []
+    for part in _JOINED.split(_plain(premise)):
+        label = next((label for sign, label in _SIGNS.items() if re.search(rf"\b{sign}", part)), "entailment")
+        found.append((label, re.sub(r" (perhaps|indeed|not|never)\b", "", part[re.search(r"\bthe ", part).start():])))
+    return found
 
 
 def heuristic_of(
-    premise: str, hypothesis: str,
+    premise: str, hypothesis: str, # two sentences
 ) -> str: # constituent | subsequence | lexical_overlap | "" when a word of the hypothesis is new
     "The narrowest of the three HANS heuristics that the pair satisfies."
-    whole, part = (f" {_plain(text).replace(',', '')} " for text in (premise, hypothesis))
-    if part in whole: return "constituent" if part.strip() in [clause for _, clause in _told(premise)] else "subsequence"
-    return "lexical_overlap" if set(part.split()) <= set(whole.split()) else ""
+    premise, hypothesis = _plain(premise), _plain(hypothesis)
+    if hypothesis in [_FRAME.sub("", part) for part in _JOINED.split(premise)]: return "constituent"
+    if f" {hypothesis} " in f" {premise} ": return "subsequence"
+    return "lexical_overlap" if set(hypothesis.split()) <= set(premise.split()) else ""
 
-# %% ../../nbs/11_data.toy.ipynb #9a82ff3d
+# %% ../../nbs/11_data.toy.ipynb #011afb5b
 def _read_fact(clause):
-    "(agent, verb, patient) of a clause; a noun after a preposition is passed over."
-    clause = re.sub(rf" ({'|'.join(_PREPOSITIONS)}) the \w+", "", clause)
-    return read_event(clause)[:3] if _EVENT.fullmatch(clause) else tuple(clause.split()[1:])
+    "(subject, what it did) or (thing, whether the opinion is good)."
+    if _EVENT.fullmatch(clause): return read_event(clause)[0], read_event(clause)[1:3]
+    words = clause.split()
+    return words[1], words[-1] in GOOD if words[2] == "was" else words[-1]
+
+
+_TURNED = {"entailment": "contradiction", "contradiction": "entailment", "neutral": "neutral"}
 
 
 def entailment_of(
@@ -414,28 +460,31 @@ def entailment_of(
 ) -> str: # entailment | neutral | contradiction
     "The known rule: look the hypothesis up among the facts that the premise tells; what it does not tell is neutral."
     told = {_read_fact(clause): label for label, clause in _told(premise)}
-    return told.get(_read_fact(_plain(hypothesis)), "neutral")
+    subject, said = _read_fact(_plain(hypothesis))
+    if isinstance(said, bool) and (subject, not said) in told: return _TURNED[told[subject, not said]]  # the opposite opinion
+    return told.get((subject, said), "neutral")
 
-# %% ../../nbs/11_data.toy.ipynb #0b4efaf5
+# %% ../../nbs/11_data.toy.ipynb #35871cf8
 def similarity_of(
     text: str, text_pair: str, # sentences in the words of `toy-similarity`
 ) -> float: # 0 (nothing in common) … 5 (the same event)
-    "The known rule: predicate 2 (synonym 1.5) + agent 1 + patient 1 + place 1."
+    "The known rule: predicate 2 (synonym 1.5) + agent 1 + patient 1 (each 0.5 in the other role) + place 1."
     one, two = read_event(text), read_event(text_pair)
     verb = 2.0 if one[1] == two[1] else 1.5 if _MEANING[one[1]] == _MEANING[two[1]] else 0.0
-    return verb + sum(one[i] == two[i] for i in (0, 2, 3))
+    kept, turned = sum(one[i] == two[i] for i in (0, 2, 3)), (one[0] == two[2]) + (one[2] == two[0])
+    return verb + kept + 0.5 * turned
 
 
 def _similar(rng, words):
     a, b, c, d = rng.sample(words["people"], 4)
     (verb, synonym), (other, _) = (rng.sample(pair, 2) for pair in rng.sample(words["synonyms"], 2))
     place, elsewhere = rng.sample(words["places"], 2)
-    agent, patient = rng.choice(((a, b), (a, b), (b, a), (b, a), (a, c), (c, b), (c, d)))
+    agent, patient = rng.choice(((a, b), (a, b), (b, a), (a, c), (c, b), (c, d)))
     one = say(a, verb, b, rng.random() < 0.5, f"in the {place}")
     two = say(agent, rng.choice((verb, synonym, other)), patient, rng.random() < 0.5, f"in the {rng.choice((place, elsewhere))}")
     return [dict(text=_sentence(one), text_pair=_sentence(two), label=similarity_of(one, two), rule="event")]
 
-# %% ../../nbs/11_data.toy.ipynb #06996c84
+# %% ../../nbs/11_data.toy.ipynb #7cc10357
 _ASK = {"who": "Who {past} the {thing}?", "what": "What did {who} {base} in {city}?", "where": "Where did {who} {base} the {thing}?"}
 _ANSWER = {"who": "who", "what": "thing", "where": "city"}
 
@@ -461,7 +510,7 @@ def _question(rng, words, facts, unanswerable):
 
 def _start(context, answer): return re.search(rf"\b{answer}\b", context).start()
 
-# %% ../../nbs/11_data.toy.ipynb #b206f6d4
+# %% ../../nbs/11_data.toy.ipynb #15bc3a7a
 def answer_of(
     question: str, context: str, # texts in the words of `toy-qa`
 ) -> str: # the answer, "" when there is none
@@ -475,87 +524,86 @@ def answer_of(
         if all(fact[key].lower() == value for key, value in asked.items()): return fact[next(k for k in ("who", "thing", "city") if k not in asked)]
     return ""
 
-# %% ../../nbs/11_data.toy.ipynb #3fab371a
+# %% ../../nbs/11_data.toy.ipynb #7041d4bb
 _RULES = {
     "toy-acceptability": dict(agreement=_agreement, reflexive=_reflexive, determiner=_determiner, polarity=_polarity, order=_order),
     "toy-sentiment": dict(plain=_sentiment_plain, negation=_sentiment_negation, contrast=_sentiment_contrast, intensity=_sentiment_intensity),
-    "toy-paraphrase": dict(voice=_voice, dative=_dative, attribute=_attribute, direction=_direction, synonym=_synonym),
-    "toy-entailment": dict(modality=_modality, constituent=_constituent, subsequence=_subsequence, roles=_roles),
+    "toy-paraphrase": dict(voice=_voice, dative=_dative, quantity=_quantity, negation=_negation, synonym=_synonym, roles=_turned_roles),
+    "toy-entailment": dict(modality=_modality, company=_company, scope=_scope, opinion=_opinion, roles=_roles),
     "toy-similarity": dict(event=_similar),
     "toy-qa": dict(trade=_question),
 }
 TOY_TASKS = tuple(_RULES)
-_LABELS = {"toy-acceptability": ("unacceptable", "acceptable"), "toy-sentiment": ("negative", "positive"),
-           "toy-paraphrase": ("not_equivalent", "equivalent"), "toy-entailment": ("entailment", "neutral", "contradiction")}
+HARD_RULES = ("roles",)  # only when `rules` names them
 SIZES = {"train": 2000, "validation": 500, "test": 500}
-_OPTIONS = {"noise": (0.0, 0.0, 0.5), "attractors": (1, 0, 3), "facts": (3, 2, 5), "unanswerable": (0.5, 0.0, 1.0)}
-_OPTIONS_OF = {"toy-acceptability": ("noise", "rules", "attractors"), "toy-similarity": (), "toy-qa": ("facts", "unanswerable")}
+_LABELS = {"toy-acceptability": ("unacceptable", "acceptable"), "toy-sentiment": ("negative", "positive"),
+           "toy-paraphrase": ("not_equivalent", "equivalent"), "toy-entailment": _LABELS3}
+_RANGES = {"noise": (0.0, 0.0, 0.5), "attractors": (1, 0, 3), "facts": (3, 2, 5), "unanswerable": (0.5, 0.0, 1.0)}  # default, lowest, highest
+_SPECIAL = {"toy-acceptability": ("noise", "attractors"), "toy-similarity": (), "toy-qa": ("facts", "unanswerable")}
 
-# %% ../../nbs/11_data.toy.ipynb #2c756a08
-def _check_task(task_name):
-    if task_name not in _RULES:
-        raise ParameterError(f"unknown toy task {task_name!r}{suggest(task_name, TOY_TASKS)}; there are {', '.join(TOY_TASKS)}")
-
-
+# %% ../../nbs/11_data.toy.ipynb #1aaba5ba
 def _check_sizes(sizes):
+    if not isinstance(sizes or {}, dict): raise ParameterError(f"sizes = {sizes!r}: expected a dict such as {SIZES}")
     for split, n in (sizes or {}).items():
         if split not in SPLITS: raise ParameterError(f"sizes: unknown split {split!r}{suggest(split, SPLITS)}; there are {', '.join(SPLITS)}")
         if type(n) is not int or not 1 <= n <= 100_000: raise ParameterError(f"sizes: {split} = {n!r}: expected a whole number from 1 to 100000")
-    return SIZES | dict(sizes or {})
-
-
-def _check_options(task_name, options):
-    known = _OPTIONS_OF.get(task_name, ("noise", "rules"))
-    for name, value in options.items():
-        if name not in known:
-            raise ParameterError(f"{task_name} has no option {name!r}{suggest(name, known)}; it has {', '.join(known) or 'none'}")
-        if name == "rules": _check_rules(task_name, value)
-        else: _check_number(name, value)
-    return {name: _OPTIONS[name][0] for name in known if name != "rules"} | {"rules": tuple(_RULES[task_name])} | options
+    return SIZES | (sizes or {})
 
 
 def _check_rules(task_name, rules):
-    for rule in rules if isinstance(rules, (list, tuple)) and rules else [rules]:
-        if rule not in _RULES[task_name]:
-            raise ParameterError(f"rules: {rule!r} is no rule of {task_name}; expected a list of {', '.join(_RULES[task_name])}")
+    known = tuple(_RULES[task_name])
+    if not isinstance(rules, (list, tuple)) or not rules: raise ParameterError(f"rules = {rules!r}: expected a list of {', '.join(known)}")
+    for rule in rules:
+        if rule not in known: raise ParameterError(f"rules: {task_name} has no rule {rule!r}{suggest(rule, known)}; it has {', '.join(known)}")
 
 
 def _check_number(name, value):
-    default, low, high = _OPTIONS[name]
-    if isinstance(value, bool) or not isinstance(value, (int, type(default))) or not low <= value <= high:
-        raise ParameterError(f"{name} = {value!r}: expected a number from {low} to {high}, of type {type(default).__name__}")
+    default, low, high = _RANGES[name]
+    allowed = (int, float) if type(default) is float else (int,)
+    if type(value) not in allowed or not low <= value <= high:
+        raise ParameterError(f"{name} = {value!r}: expected {type(default).__name__} from {low} to {high}")
 
-# %% ../../nbs/11_data.toy.ipynb #0bebd90f
-def generate(
-    task_name: str, # one of TOY_TASKS
-    seed: int = 0, # decides the words of each split and the rows
-    sizes: dict | None = None, # split -> rows; a split left out has its size from SIZES
-    **options, # noise, rules, attractors, facts, unanswerable: see the table
-) -> dict: # split -> list of rows (dicts)
-    "A toy task; the same arguments give the same rows. Raises ParameterError for an unknown task, split, option or a value out of range."
-    _check_task(task_name)
-    sizes, options = _check_sizes(sizes), _check_options(task_name, options)
-    splits = {split: _rows(task_name, split, seed, n, options) for split, n in sizes.items()}
-    _add_noise(task_name, splits["train"], seed, options.get("noise", 0.0))
-    return splits
+# %% ../../nbs/11_data.toy.ipynb #c7bea254
+def _check_options(task_name, options):
+    "All options of the task, with their defaults."
+    special = _SPECIAL.get(task_name, ("noise",))
+    for name, value in options.items():
+        if name == "rules": _check_rules(task_name, value)
+        elif name in special: _check_number(name, value)
+        else: raise ParameterError(f"{task_name} has no option {name!r}{suggest(name, special)}; it has {', '.join(('rules', *special))}")
+    rules = tuple(rule for rule in _RULES[task_name] if rule not in HARD_RULES)
+    return {"rules": rules} | {name: _RANGES[name][0] for name in special} | options
+
+
+def _check_task(task_name, seed=0):
+    if task_name not in _RULES:
+        raise ParameterError(f"unknown toy task {task_name!r}{suggest(task_name, TOY_TASKS)}; there are {', '.join(TOY_TASKS)}")
+    if type(seed) is not int or seed < 0: raise ParameterError(f"seed = {seed!r}: expected a whole number, 0 or above")
+
+# %% ../../nbs/11_data.toy.ipynb #71c5bc92
+def _texts(row): return tuple(row.get(key) for key in ("text", "text_pair", "question", "context"))
+
+
+def _groups(task_name, split, seed, options):
+    "Endless groups of rows."
+    rng, words = random.Random(f"{seed} {task_name} {split}"), lexicon(split, seed)
+    arguments = {key: options[key] for key in ("attractors", "facts", "unanswerable") if key in options}
+    while True:
+        for rule in options["rules"]: yield _RULES[task_name][rule](rng, words, **arguments)
 
 
 def _rows(task_name, split, seed, n, options):
-    "n rows without duplicates, the rules in turn."
-    rng, words, rows, seen, tries = random.Random(f"{seed} {task_name} {split}"), lexicon(split, seed), [], set(), 0
-    arguments = {k: options[k] for k in ("attractors", "facts", "unanswerable") if k in options}
-    while len(rows) < n:
-        rule = options["rules"][tries % len(options["rules"])]
-        tries += 1
-        group = _RULES[task_name][rule](rng, words, **arguments)
-        keys = {(row.get("context", row.get("text")), row.get("question", row.get("text_pair"))) for row in group}
-        if tries > 50 * n + 1000: raise ParameterError(f"{task_name}: {split} = {n}: the grammar has too few sentences; ask for fewer")
-        if keys & seen: continue
-        seen |= keys
+    "n rows without duplicates, shuffled."
+    rows, seen = [], set()
+    for tries, group in enumerate(_groups(task_name, split, seed, options)):
+        texts = {_texts(row) for row in group}
+        if len(rows) >= n: break
+        if tries > 20 * n + 1000: raise ParameterError(f"sizes: {split} = {n}: {task_name} has too few different sentences; ask for fewer")
+        if texts & seen or len(texts) < len(group): continue
+        seen |= texts
         rows += [row | {"group": tries} for row in group]
-    rows = rows[:n]
-    rng.shuffle(rows)
-    return [{"id": f"{task_name}-{split}-{i}"} | row for i, row in enumerate(rows)]
+    rows = random.Random(f"{seed} {task_name} {split} order").sample(rows[:n], n)
+    return [{"id": f"{task_name}/{split}/{i}"} | row for i, row in enumerate(rows)]
 
 
 def _add_noise(task_name, rows, seed, share):
@@ -564,11 +612,26 @@ def _add_noise(task_name, rows, seed, share):
     for row in rng.sample(rows, round(share * len(rows))):
         row["label"] = rng.choice([label for label in _LABELS[task_name] if label != row["label"]])
 
-# %% ../../nbs/11_data.toy.ipynb #e7cbefad
+# %% ../../nbs/11_data.toy.ipynb #2583f2a4
+def generate(
+    task_name: str, # one of TOY_TASKS
+    seed: int = 0, # decides the words of each split and the rows
+    sizes: dict | None = None, # split -> rows; a split left out has its size from SIZES
+    **options, # rules, noise, attractors, facts, unanswerable: see the table
+) -> dict: # split -> list of rows (dicts)
+    "A toy task; the same arguments give the same rows. Raises ParameterError for an unknown task, split or option and for a value out of range."
+    _check_task(task_name, seed)
+    sizes, options = _check_sizes(sizes), _check_options(task_name, options)
+    splits = {split: _rows(task_name, split, seed, n, options) for split, n in sizes.items()}
+    _add_noise(task_name, splits["train"], seed, options.get("noise", 0.0))
+    return splits
+
+# %% ../../nbs/11_data.toy.ipynb #fdeac5c4
 def predict(
-    task_name: str, row: dict, # a row of that task; its label or answers are not read
-):
-    "What the known rule says of one row: a label, a similarity, or an answer."
+    task_name: str,
+    row: dict, # a row of that task; its label or answers are not read
+) -> str | float: # a label, a similarity or an answer ("" for none)
+    "What the known rule says of one row; raises ParameterError for an unknown task."
     _check_task(task_name)
     if task_name == "toy-qa": return answer_of(row["question"], row["context"])
     if task_name == "toy-acceptability": return "acceptable" if is_acceptable(row["text"]) else "unacceptable"
@@ -581,7 +644,33 @@ def _truth(row): return (row["answers"]["text"] or [""])[0] if "answers" in row 
 
 
 def oracle(
-    task_name: str, rows: list, # rows of that task
-) -> float: # share of rows where the known rule agrees with the label: 1.0 without noise
-    "The score of the known rule, read from the text alone."
+    task_name: str,
+    rows: list, # rows of that task
+) -> float: # share of rows whose label is what the known rule says: 1 without noise
+    "The score of the known rule; raises ParameterError for an unknown task."
     return sum(predict(task_name, row) == _truth(row) for row in rows) / len(rows)
+
+# %% ../../nbs/11_data.toy.ipynb #a76ad259
+def bag_of_words(
+    task_name: str, # any toy task but toy-qa
+    train: list, rows: list, # fitted on the one, scored on the other
+) -> float: # accuracy; Matthews correlation for toy-acceptability, Pearson for toy-similarity
+    "Score of a linear model over word counts; raises ParameterError for toy-qa or an unknown task."
+    _check_task(task_name)
+    if task_name == "toy-qa": raise ParameterError("bag_of_words: toy-qa has spans, not labels")
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+
+    def read(row): return [f"{i}{word}" for i, text in enumerate(_texts(row)[:2]) if text for word in _plain(text).split()]
+    model = make_pipeline(CountVectorizer(analyzer=read), Ridge() if task_name == "toy-similarity" else LogisticRegression(max_iter=500))
+    model.fit(train, [row["label"] for row in train])
+    return _headline(task_name, model.predict(rows), [row["label"] for row in rows])
+
+
+def _headline(task_name, predictions, labels):
+    from bertvision.metrics import score
+
+    if task_name == "toy-similarity": return score(["pearson"], predictions, labels)["pearson"]
+    names, metric = _LABELS[task_name], "matthews" if task_name == "toy-acceptability" else "accuracy"
+    return score([metric], *([names.index(x) for x in some] for some in (predictions, labels)))[metric]

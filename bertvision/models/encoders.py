@@ -236,7 +236,7 @@ def _place_head(model, config, task: Task, head_is_new: bool) -> list:
     _reorder_head(model, order)
     return ["the head is the checkpoint's own" + ("" if order == sorted(order) else f", its labels put into {task.title}'s order")]
 
-# %% ../../nbs/20_models.encoders.ipynb #168f022d
+# %% ../../nbs/20_models.encoders.ipynb #8bbe6b8d
 ATTENTIONS = ("auto", "eager", "sdpa", "fast_cpu")
 
 
@@ -248,8 +248,8 @@ def choose_attention(
         raise ParameterError(f"attention = {wanted!r}: expected one of {', '.join(ATTENTIONS)}{suggest(wanted, ATTENTIONS)}")
     if wanted == "auto": wanted = "fast_cpu" if device() == "cpu" else None
     if wanted == "fast_cpu":
-        from bertvision.models import dropout  # importing it registers the function
-        assert dropout.FAST_CPU == wanted
+        from bertvision.models import cpu  # importing it registers the function
+        assert cpu.FAST_CPU == wanted
     return wanted
 
 # %% ../../nbs/20_models.encoders.ipynb #752d12c8
@@ -263,16 +263,16 @@ def _from_pretrained(auto, place, revision, **kwargs):
         raise EncoderError(f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded "
                            f"with transformers {transformers.__version__}: {reason}") from e
 
-# %% ../../nbs/20_models.encoders.ipynb #81991f20
+# %% ../../nbs/20_models.encoders.ipynb #56395809
 def _load_weights(auto, place, revision, attn_implementation, **kwargs):
-    "(model, loading info), with fast dropout where that was chosen; families without pluggable attention keep their own."
+    "(model, loading info), with the fast layers of `models.cpu` where they were chosen; families without pluggable attention keep their own."
     if attn_implementation != "fast_cpu":
         return _from_pretrained(auto, place, revision, output_loading_info=True, attn_implementation=attn_implementation, **kwargs)
-    from bertvision.models.dropout import speed_up_dropout
+    from bertvision.models.cpu import speed_up
 
     model, info = _from_pretrained(auto, place, revision, output_loading_info=True, attn_implementation="eager", **kwargs)
     if getattr(model, "_supports_attention_backend", False): model.set_attn_implementation(attn_implementation)
-    speed_up_dropout(model)
+    speed_up(model)
     return model, info
 
 # %% ../../nbs/20_models.encoders.ipynb #34a7ca99

@@ -211,7 +211,7 @@ def load_study(
     return Study(path.stem, str(raw.get("title", path.stem)), tuple(_list(tasks, str, f"{where}: tasks")),
                  tuple(_list(encoders, str, f"{where}: encoders")), tuple(seeds), steps, report)
 
-# %% ../../nbs/80_studies.plan.ipynb #4a70d618
+# %% ../../nbs/80_studies.plan.ipynb #1deede63
 def _without_comments(source: str) -> str:
     "Source without comments and empty lines; as it is when it is not plain Python."
     lines = source.splitlines()
@@ -227,25 +227,36 @@ def _package_file(module: str) -> Path | None:
     return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
 
 
-def _imports(source: str) -> set[str]:
-    "Modules of the package that a source names, also inside functions and through the lazy names of the package."
-    try: tree = ast.parse("\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))))
+def _tree(source: str) -> ast.Module:
+    "Syntax of a cell or module, without magics; raises SyntaxError."
+    return ast.parse("\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))))
+
+
+def _imported(node, package: str, aliases: set) -> set[str]:
+    "Names that one node imports; relative imports count from `package`."
+    if isinstance(node, ast.Import): return {a.name for a in node.names}
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases: return {f"bertvision.{node.attr}"}
+    if not isinstance(node, ast.ImportFrom): return set()
+    above = package.split(".")[:len(package.split(".")) + 1 - node.level] if node.level else []
+    base = ".".join([*above, *filter(None, [node.module])])
+    return {base, *(f"{base}.{a.name}" for a in node.names)}
+
+
+def _imports(source: str, package: str = "bertvision") -> set[str]:
+    "Modules of bertvision that a source names, also inside functions and through the package's lazy names."
+    try: nodes = list(ast.walk(_tree(source)))
     except SyntaxError: return set(re.findall(r"\bbertvision(?:\.\w+)+", source))
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            found |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
-        if isinstance(node, ast.Attribute): found.add(f"bertvision.{node.attr}")
+    aliases = {a.asname or "bertvision" for n in nodes if isinstance(n, ast.Import) for a in n.names if a.name.split(".")[0] == "bertvision"}
+    found = {name for n in nodes for name in _imported(n, package, aliases)}
     lazy = {f"bertvision.{name}": f"bertvision.{home}" for name, home in getattr(bertvision, "_HOME_OF", {}).items()}
     return {lazy.get(name, name) for name in found if name.split(".")[0] == "bertvision"}
 
-# %% ../../nbs/80_studies.plan.ipynb #5a795ef9
+# %% ../../nbs/80_studies.plan.ipynb #096392ce
 @lru_cache(maxsize=None)
-def _module(path: Path, stamp: tuple) -> tuple[str, frozenset]:
+def _module(path: Path, package: str, stamp: tuple) -> tuple[str, frozenset]:
     "Fingerprint of a module and the modules it imports; remembered until the file changes."
     source = path.read_text(encoding="utf-8")
-    return fingerprint(_without_comments(source).encode()), frozenset(_imports(source))
+    return fingerprint(_without_comments(source).encode()), frozenset(_imports(source, package))
 
 
 def code_closure(
@@ -257,8 +268,8 @@ def code_closure(
     while waiting:
         path = _package_file(waiting.pop())
         if path is None or (key := path.relative_to(package).as_posix()) in closure: continue
-        stat = path.stat()
-        closure[key], more = _module(path, (stat.st_mtime_ns, stat.st_size))
+        stat, parent = path.stat(), ".".join(["bertvision", *key.split("/")[:-1]])
+        closure[key], more = _module(path, parent, (stat.st_mtime_ns, stat.st_size))
         waiting |= more
     return closure
 

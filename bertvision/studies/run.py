@@ -6,7 +6,7 @@
 __all__ = ['BUSY', 'oom_kills', 'explain', 'child', 'gpus', 'child_environment', 'relative', 'headline', 'Lines', 'Live',
            'Outcome', 'stop', 'write_failures', 'make_report', 'report_again', 'run_study']
 
-# %% ../../nbs/81_studies.run.ipynb #b721cc87
+# %% ../../nbs/81_studies.run.ipynb #88ca9a76
 import os
 import re
 import shutil
@@ -17,6 +17,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from fastcore.basics import patch
 
 import bertvision
 from ..core import DataError, OutputError, StudyError, file_fingerprint, fingerprint, read_json, write_json, write_text
@@ -76,11 +78,15 @@ def _last_started(notebook: Path) -> str:
     started = [c for c in cells if c.get("metadata", {}).get("papermill", {}).get("start_time")]
     return "".join(started[-1]["source"]) if started else ""
 
-# %% ../../nbs/81_studies.run.ipynb #b4fc4fe0
+# %% ../../nbs/81_studies.run.ipynb #46a5f0dd
 def _execute(template: Path, folder: Path, parameters: dict) -> dict | None:
     "Execute into folder/notebook.ipynb; None, or what went wrong."
+    import logging
+
     from jupyter_client import AsyncKernelManager
     from papermill import PapermillExecutionError, execute_notebook
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # its inspector warns about every comment with a `;` in it
 
     class Watched(AsyncKernelManager):
         exit_code = None
@@ -328,7 +334,7 @@ class _Active:
     @property
     def seconds(self) -> float: return time.monotonic() - self.started
 
-# %% ../../nbs/81_studies.run.ipynb #97bf2c2b
+# %% ../../nbs/81_studies.run.ipynb #f5d01a81
 def _judge(job: Job, code: int) -> dict | None:
     "None when the run is done; else its failure, from the record where the child could still write it."
     state = job_state(job)
@@ -342,23 +348,24 @@ def _judge(job: Job, code: int) -> dict | None:
     except OutputError: pass  # the disk is full: the page of failures will say so
     return failure
 
-
+# %% ../../nbs/81_studies.run.ipynb #2c8b0c50
 class _Loop:
     "Starts what is ready, collects what has ended, until nothing is left."
     def __init__(self, jobs: list, states: dict, at_once: int, outcome: Outcome, show: Lines):
         self.waiting = [j for j in jobs if states[j.id].name != "done"]
         self.at_once, self.outcome, self.show, self.active = at_once, outcome, show, []
 
-    def start_ready(self):
-        "Start jobs whose needs are done while there is room; block those whose needs have failed."
-        lost = self.outcome.failed.keys() | self.outcome.blocked.keys()
+    def block(self):
+        "Take away the jobs whose needs have failed; they come in order, so one pass finds chains too."
         for job in list(self.waiting):
-            need = next((n for n in job.needs if n in lost), None)
-            if need:
-                self.waiting.remove(job)
-                lost |= {job.id}
-                self.outcome.blocked[job.id] = need
-                self.show.finished(job.id, "blocked", 0, f"needs {need}")
+            need = next((n for n in job.needs if n in self.outcome.failed or n in self.outcome.blocked), None)
+            if need is None: continue
+            self.waiting.remove(job)
+            self.outcome.blocked[job.id] = need
+            self.show.finished(job.id, "blocked", 0, f"needs {need}")
+
+    def start_ready(self):
+        "Start jobs whose needs are done, while there is room."
         busy = {j.id for j in self.waiting} | {a.job.id for a in self.active}
         for job in [j for j in self.waiting if not busy & set(j.needs)][:self.at_once - len(self.active)]:
             self.waiting.remove(job)
@@ -377,18 +384,7 @@ class _Loop:
             text = failure["reason"] if failure else headline(read_record(a.job.folder))
             self.show.finished(a.job.id, "FAILED" if failure else "done", a.seconds, text)
 
-    def run(self):
-        "Go on until every job is done, failed or blocked; on Ctrl-C stop the children, whose runs can be resumed."
-        try:
-            while self.waiting or self.active:
-                self.start_ready()
-                self.show.tick(self.active)
-                time.sleep(0.1)
-                self.collect()
-        finally:
-            stop([a.process for a in self.active])
-
-# %% ../../nbs/81_studies.run.ipynb #94ef10f3
+# %% ../../nbs/81_studies.run.ipynb #b190af4e
 def stop(
     processes: list, # children
     patience: float = 10.0, # seconds before they are killed
@@ -401,15 +397,30 @@ def stop(
         try: p.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired: p.kill()
 
-# %% ../../nbs/81_studies.run.ipynb #90619ad9
+# %% ../../nbs/81_studies.run.ipynb #cc1c9c2e
+@patch
+def run(self: _Loop):
+    "Go on until every job is done, failed or blocked; on Ctrl-C stop the children, whose runs can be resumed."
+    try:
+        while self.waiting or self.active:
+            self.block()
+            self.start_ready()
+            self.show.tick(self.active)
+            time.sleep(0.1)
+            self.collect()
+    finally:
+        stop([a.process for a in self.active])
+
+# %% ../../nbs/81_studies.run.ipynb #c8a74fe9
 _ROOM = 50e6  # bytes that must be free before anything starts
 
 
 def _prepare(plan: Plan):
-    "Check the output folder and lock the study; raises OutputError or StudyError. Returns the lock."
+    "Check the report's parameters and the output folder, lock the study; raises OutputError or StudyError. Returns the lock."
     held = lock(plan.folder / ".lock", patience=0.3)
     if held is None: raise StudyError(f"another bertvision is running in {plan.folder}; wait for it, or give another --out")
     write_text(plan.folder / ".probe", "x" * 4096).unlink()
+    if plan.study.report: _report_parameters(plan.study.report)
     free = shutil.disk_usage(plan.folder).free
     if free < _ROOM: raise OutputError(f"{plan.folder}: only {free / 1e6:.0f} MB are free on this disk; at least {_ROOM / 1e6:.0f} MB are needed")
     return held
@@ -425,7 +436,7 @@ def _write_plan(plan: Plan):
     new = {"study": plan.study.name, "title": plan.study.title, "jobs": jobs}
     if not path.exists() or old != jobs: write_json(path, new)
 
-# %% ../../nbs/81_studies.run.ipynb #c5950665
+# %% ../../nbs/81_studies.run.ipynb #5b4be2a4
 def _failure_text(plan: Plan, id: str, failure: dict) -> str:
     job, command = plan.job(id), f"bertvision run {plan.study.name}"
     if failure.get("cell"): place = f"cell {failure['cell']} of `{job.experiment.name}`: `{failure.get('source', '')}`"
@@ -455,7 +466,7 @@ def write_failures(
         parts += ["## Report", "", f"- reason: **{outcome.report_failure['reason']}**", "", "```text", *outcome.report_failure.get("traceback", []), "```", ""]
     return write_text(path, "\n".join(parts))
 
-# %% ../../nbs/81_studies.run.ipynb #0fbffc38
+# %% ../../nbs/81_studies.run.ipynb #75b1c150
 def _report_state(plan: Plan) -> str:
     "Fingerprint of all that the report is made from."
     runs = {p.parent.name: file_fingerprint(p) for p in sorted(plan.folder.glob("runs/*/record.json"))}
@@ -496,7 +507,7 @@ def make_report(
     failure = read_json(folder / "failure.json") if (folder / "failure.json").exists() else {"reason": explain("", code), "exit_code": code}
     return None, failure
 
-# %% ../../nbs/81_studies.run.ipynb #255ea7d3
+# %% ../../nbs/81_studies.run.ipynb #59c94eda
 def report_again(
     plan: Plan,
 ) -> tuple: # (folder of the report or None, failure or None)
@@ -510,7 +521,7 @@ def report_again(
         return make_report(plan, force=True)
     finally: held.close()
 
-# %% ../../nbs/81_studies.run.ipynb #cd0154a0
+# %% ../../nbs/81_studies.run.ipynb #6395849a
 def _room_note(plan: Plan, states: dict) -> list[str]:
     "A word of warning when the forecast does not fit on the disk."
     costs: dict[str, Forecast] = forecast(plan)
@@ -523,7 +534,8 @@ def _announce(plan: Plan, states: dict, show: Lines):
     "Say what will be done, and why, before it is done."
     counts = {}
     for s in states.values(): counts[s.name] = counts.get(s.name, 0) + 1
-    show.say(f"{plan.study.title}: {len(plan.jobs)} runs ({', '.join(f'{n} {name}' for name, n in counts.items())}) → {plan.folder}")
+    place = plan.folder.relative_to(Path.cwd()) if plan.folder.is_relative_to(Path.cwd()) else plan.folder
+    show.say(f"{plan.study.title}: {len(plan.jobs)} runs ({', '.join(f'{n} {name}' for name, n in counts.items())}) → {place}")
     for id, s in states.items():
         if s.name == "new" and s.why: show.say(f"warning: {s.why}; run {id} starts again")
         if s.name in ("changed", "interrupted", "failed"): show.say(f"{id}: {s.name}{f' ({s.why})' if s.why else ''}")
@@ -533,7 +545,7 @@ def _announce(plan: Plan, states: dict, show: Lines):
 def _on_terminate(*_):
     raise KeyboardInterrupt
 
-# %% ../../nbs/81_studies.run.ipynb #738669b9
+# %% ../../nbs/81_studies.run.ipynb #5a8c8f46
 def run_study(
     plan: Plan,
     jobs: int = 1, # runs at once

@@ -1,0 +1,59 @@
+"""A little lab for the runner's tests: experiments of plain Python, studies, records of runs that never took place."""
+import json
+import textwrap
+from pathlib import Path
+
+from bertvision.core import write_json
+from bertvision.runs import new_record
+from bertvision.studies.plan import load_study, plan
+from bertvision.studies.run import run_study
+
+PARAMETERS = 'task = "cola"\nencoder = "tiny-random"\nseed = 0\nlr = 1e-4\nepochs = 1.0\nout_dir = ""'
+START = 'from bertvision.runs import Run\nrun = Run.start("learn", dict(task=task, seed=seed, lr=lr), out_dir, seed)'
+FINISH = 'run.finish({"validation": {"accuracy": 0.5 + seed / 10}})'
+STUDY = """
+    tasks: [toy-sentiment]
+    encoders: [tiny-random]
+    seeds: [0, 1]
+    steps: {learn: {}}
+"""
+
+
+class Lab:
+    """A folder with experiments/, studies/, reports/ and outputs/."""
+
+    def __init__(self, root: Path):
+        self.root, self.out = root, root / "outputs"
+        self.study(STUDY)
+
+    def notebook(self, name: str, *cells: str, tag: str = "parameters") -> Path:
+        body = [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": [tag] if i == 0 else []}, "source": source,
+                 "outputs": [], "execution_count": None} for i, source in enumerate(cells)]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        path = self.root / f"{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"cells": body, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+        return path
+
+    def experiment(self, *cells: str, name: str = "learn", parameters: str = PARAMETERS) -> Path:
+        return self.notebook(f"experiments/{name}", parameters, *(cells or (START, FINISH)))
+
+    def study(self, text: str) -> Path:
+        path = self.root / "studies" / "small.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def plan(self, *overrides: str, data=None, **grid):
+        return plan(load_study("small", list(overrides), root=self.root, **grid), data, self.out)
+
+    def run(self, *overrides: str, jobs: int = 1, **grid):
+        return run_study(self.plan(*overrides, **grid), jobs=jobs, live=False)
+
+
+def pretend_done(job, **changes):
+    """Write the record that a finished run of this job would have left."""
+    told = {"study": "small", "step": job.step, "run": job.id, "fingerprint": job.fingerprint, "parts": job.parts}
+    record = new_record(job.experiment.stem, job.parameters, job.grid.get("seed", 0), job=told)
+    record |= {"status": "done", "metrics": {"validation": {"accuracy": 0.5}}, "seconds": {"total": 1.0}} | changes
+    write_json(job.folder / "record.json", record)
