@@ -65,7 +65,7 @@ def fast_cpu_attention(
 AttentionInterface.register(FAST_CPU, fast_cpu_attention)
 AttentionMaskInterface.register(FAST_CPU, eager_mask)
 
-# %% ../../nbs/19_models.cpu.ipynb #db14ea98
+# %% ../../nbs/19_models.cpu.ipynb #ac84343e
 class _Lookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight, ids, table):
@@ -79,28 +79,33 @@ class _Lookup(torch.autograd.Function):
 
 
 class FastEmbedding(nn.Embedding):
-    "`nn.Embedding` on a CPU whose dense gradient is kept between steps; its weight must not be shared with another layer."
-    _buffer, _touched = None, ()
+    "`nn.Embedding` on a CPU whose dense gradient is kept between steps."
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._kept, self._touched, self._elsewhere = None, [], False
+        if self.weight.requires_grad: self.weight.register_post_accumulate_grad_hook(self._came_from_elsewhere)
+
+    def _came_from_elsewhere(self, weight): self._elsewhere = True  # a penalty on the weight, a tied layer: all rows may hold something
 
     def forward(self, ids):
         fast = self.training and self.weight.requires_grad and self.weight.device.type == "cpu" and torch.is_grad_enabled()
         return _Lookup.apply(self.weight, ids, self) if fast else super().forward(ids)
 
     def add_gradient(self, ids, grad): # (N,), (N, D)
-        "Add rows to `weight.grad`, which `zero_grad` has set to None or which is being accumulated."
-        if self.weight.grad is None or self.weight.grad is not self._buffer: self._clear()
+        "Add rows to `weight.grad`; after `zero_grad` has set it to None the kept one takes its place, cleared."
+        if self.weight.grad is None: self.weight.grad = self._cleared()
         if self.padding_idx is not None: grad = grad * (ids != self.padding_idx).unsqueeze(1)
         self.weight.grad.index_add_(0, ids, grad.to(self.weight.dtype))
-        self._touched = (*self._touched, ids)
+        self._touched.append(ids)
 
-    def _clear(self):
-        if self._buffer is None: self._buffer = torch.zeros_like(self.weight)
-        for ids in self._touched: self._buffer[ids] = 0
-        self._touched = ()
-        if self.weight.grad is not None: self._buffer += self.weight.grad
-        self.weight.grad = self._buffer
+    def _cleared(self):
+        if self._kept is None or self._elsewhere: self._kept = torch.zeros_like(self.weight)
+        else:
+            for ids in self._touched: self._kept[ids] = 0
+        self._touched, self._elsewhere = [], False
+        return self._kept
 
-# %% ../../nbs/19_models.cpu.ipynb #d2628ab2
+# %% ../../nbs/19_models.cpu.ipynb #92fb7b45
 def _replace(model: nn.Module, kind: type, make, keep=lambda layer: False) -> int:
     found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
              if type(child) is kind and not keep(child)]
@@ -111,7 +116,7 @@ def _replace(model: nn.Module, kind: type, make, keep=lambda layer: False) -> in
 def _fast_embedding(layer: nn.Embedding) -> FastEmbedding:
     return FastEmbedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx, _weight=layer.weight, _freeze=not layer.weight.requires_grad)
 
-# %% ../../nbs/19_models.cpu.ipynb #a21031bd
+# %% ../../nbs/19_models.cpu.ipynb #c6a8b5b1
 def speed_up(
     model: nn.Module,
 ) -> dict: # how many layers of each kind were replaced
