@@ -252,7 +252,7 @@ def choose_attention(
         assert cpu.FAST_CPU == wanted
     return wanted
 
-# %% ../../nbs/20_models.encoders.ipynb #e853a545
+# %% ../../nbs/20_models.encoders.ipynb #3f864143
 def _from_pretrained(auto, place, revision, **kwargs):
     "`from_pretrained` whose failure is one clear EncoderError."
     import transformers
@@ -275,7 +275,7 @@ def _ask_hub(place: str, revision: str | None):
         try: snapshot_download(place, revision=revision, allow_patterns=["config.json"], etag_timeout=10)
         except Exception as e:  # no network, no such repository, no permission: many kinds, one consequence
             reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
-            raise EncoderError(f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded from the hub: {reason} "
+            raise EncoderError(f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded from the hub: {reason.rstrip(chr(46))}. "
                                "Give a folder that holds it, or minilm-l6, which comes with the extra [offline]") from e
 
 # %% ../../nbs/20_models.encoders.ipynb #56395809
