@@ -14,7 +14,7 @@ import time
 from . import __version__
 from .core import BertvisionError, ParameterError
 
-# %% ../nbs/99_cli.ipynb #6c667e7a
+# %% ../nbs/99_cli.ipynb #ca1e6dac
 def _words(values) -> list[str] | None:
     "['a,b', 'c'] → ['a', 'b', 'c']; None when nothing was given."
     return [w for v in values for w in v.split(",") if w] if values else None
@@ -31,20 +31,20 @@ def _plan(args):
     from bertvision.studies.plan import load_study, plan
 
     study = load_study(args.study, args.set, tasks=_words(args.tasks), encoders=_words(args.encoders), seeds=_numbers(args.seeds))
-    return plan(study, args.data, args.out)
+    return plan(study, args.data, args.out, weights=args.command.__name__ in ("run", "plan"))
 
-# %% ../nbs/99_cli.ipynb #df179baf
+# %% ../nbs/99_cli.ipynb #025d0e2f
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _dry_run(plan) -> int:
     "List all runs and what would become of them; write nothing."
-    from bertvision.studies.plan import job_state, plan_table
+    from bertvision.studies.plan import data_forgotten, job_state, plan_table
 
     states = {j.id: job_state(j) for j in plan.jobs}
     print(plan_table(plan, states))
-    for note in plan.notes: print(f"note: {note}")
+    for note in [*plan.notes, *filter(None, [data_forgotten(plan, states)])]: print(f"note: {note}")
     done = sum(s.name == "done" for s in states.values())
     print(f"{len(plan.jobs)} runs, {done} done, {len(plan.jobs) - done} to be executed (dry run: nothing was written)")
     return 0
@@ -86,7 +86,7 @@ def plan(args) -> int:
     for note in p.notes: print(f"note: {note}")
     return 0
 
-# %% ../nbs/99_cli.ipynb #96fe5bd9
+# %% ../nbs/99_cli.ipynb #d0974f12
 def _status_row(job, state) -> list:
     "Name, state, share done, seconds, score, remark."
     from bertvision.core import DataError, read_json
@@ -104,7 +104,7 @@ def _status_row(job, state) -> list:
 
 def status(args) -> int:
     "bertvision status"
-    from bertvision.studies.plan import job_state, text_table
+    from bertvision.studies.plan import data_forgotten, job_state, text_table
 
     p = _plan(args)
     states = {j.id: job_state(j) for j in p.jobs}
@@ -112,6 +112,7 @@ def status(args) -> int:
     order = ("running", "interrupted", "failed", "changed", "new", "done")
     print(text_table(sorted(rows, key=lambda r: order.index(r[1])), ["run", "state", "at", "seconds", "score", "remark"]))
     print(", ".join(f"{n} {name}" for name in order if (n := sum(s.name == name for s in states.values()))))
+    if hint := data_forgotten(p, states): print(f"hint: {hint}")
     return 0
 
 

@@ -10,13 +10,13 @@ from functools import cache
 
 from .core import DataError, resources, suggest
 
-# %% ../nbs/04_published.ipynb #c8eef63f
+# %% ../nbs/04_published.ipynb #2303fdb5
 FLAGS = {
     "ok": "as good as its source",
     "typo": "right number, wrong words around it",
     "test_file": "called dev, but scored on the MRPC test file",
     "collapsed": "a run that learnt nothing or nearly nothing",
-    "mislabelled": "the number of another metric than the column says",
+    "mislabelled": "printed under the name of another metric; the remark says what it is",
     "not_given": "the cell is there and holds no number",
     "superseded": "replaced by the same authors",
 }

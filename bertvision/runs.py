@@ -151,7 +151,7 @@ def locked(
     if handle: handle.close()
     return handle is None
 
-# %% ../nbs/01_runs.ipynb #3be0e1f4
+# %% ../nbs/01_runs.ipynb #066b7725
 SCHEMA = 1
 STATES = ("running", "done", "failed")
 _KEYS = ("status", "experiment", "parameters", "seed", "protocol", "metrics", "seconds")
@@ -161,15 +161,22 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _code_version() -> str:
-    "Version of the package, with the commit when it runs from a clone."
-    package = Path(bertvision.__file__).resolve().parent
-    found = versions()["bertvision"]
-    if not (package.parent / ".git").exists(): return found
-    git = ["git", "-C", str(package.parent), "describe", "--always", "--dirty", "--exclude", "*"]
+def _git(place: Path, *command: str) -> str | None:
+    "What git says; None when it cannot be asked."
+    git = ["git", "--no-optional-locks", "-C", str(place), *command]
     try: out = subprocess.run(git, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired): return found
-    return f"{found}+{out.stdout.strip()}" if out.returncode == 0 else found
+    except (OSError, subprocess.TimeoutExpired): return None
+    return out.stdout.strip() if out.returncode == 0 else None
+
+
+def _code_version() -> str:
+    "Version of the package; from a clone with the commit, and `-dirty` when code or notebooks differ from it."
+    clone = Path(bertvision.__file__).resolve().parents[1]
+    found = versions()["bertvision"]
+    commit = _git(clone, "rev-parse", "--short", "HEAD") if (clone / ".git").exists() else None
+    if commit is None: return found
+    changed = _git(clone, "status", "--porcelain", "--", "bertvision", "nbs")
+    return f"{found}+{commit}{'-dirty' if changed else ''}"
 
 
 def _machine() -> dict:
@@ -177,7 +184,7 @@ def _machine() -> dict:
     if "torch" in sys.modules: return device_report()
     return {"device": "cpu", "name": platform.machine(), "cores": os.cpu_count(), "precision": None}
 
-# %% ../nbs/01_runs.ipynb #63ff902b
+# %% ../nbs/01_runs.ipynb #958e7d46
 def new_record(
     experiment: str, # name of the notebook
     parameters: dict, # all parameters
@@ -193,7 +200,7 @@ def new_record(
         "protocol": protocol, "parameters": parameters, "metrics": {}, "baselines": {}, "collapsed": None, "examples": None,
         "seconds": {}, "examples_per_second": None, "peak_memory_bytes": None, "bytes_written": None,
         "parameters_count": None, "padding_waste": None, "history": None, "fingerprints": {"job": job.get("fingerprint"), **job.get("parts", {})},
-        "device": _machine(), "versions": versions(), "code_version": _code_version(), "attempt": 1,
+        "device": _machine(), "versions": versions(), "code_version": _code_version(), "attempt": 1, "seconds_before": 0.0,
         "started": _now(), "finished": None, "failure": None,
     }
 
@@ -225,7 +232,7 @@ def mark_failed(
     write_json(Path(folder) / "record.json", record)
     return record
 
-# %% ../nbs/01_runs.ipynb #8541f4f2
+# %% ../nbs/01_runs.ipynb #5fecffb4
 _held = {}  # folder -> lock of this process, so that a cell may be run twice
 
 
@@ -237,12 +244,15 @@ def _take(folder: Path):
     _held[folder] = handle
 
 
-def _attempt(folder: Path, job: dict | None) -> int:
-    "1, or one more than the attempt of the same job that was cut off here."
+def _attempt(folder: Path, job: dict | None) -> dict:
+    "Number of this attempt, and the seconds of those of the same job that were cut off here."
     try: old = read_record(folder)
-    except DataError: return 1
+    except DataError: return {"attempt": 1, "seconds_before": 0.0}
     same = old["status"] != "done" and old.get("fingerprints", {}).get("job") == (job or {}).get("fingerprint")
-    return old.get("attempt", 1) + 1 if same else 1
+    if not same: return {"attempt": 1, "seconds_before": 0.0}
+    try: told = float(read_json(folder / "progress.json").get("elapsed", 0.0))
+    except DataError: told = 0.0
+    return {"attempt": old.get("attempt", 1) + 1, "seconds_before": max(told, old.get("seconds_before", 0.0))}
 
 
 def _check_metrics(metrics: dict) -> dict:
@@ -255,7 +265,7 @@ def _check_metrics(metrics: dict) -> dict:
 def _folder_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
-# %% ../nbs/01_runs.ipynb #1a05e0ab
+# %% ../nbs/01_runs.ipynb #a74b418f
 class Run:
     "A run in progress: its folder, its record, its clock. Made by `Run.start`."
     def __init__(self, folder: Path, record: dict):
@@ -275,9 +285,10 @@ class Run:
         _take(folder)
         job = read_json(folder / "job.json") if (folder / "job.json").exists() else None
         record = new_record(experiment, dict(parameters), seed, protocol, job)
-        record["attempt"] = _attempt(folder, job)
+        record |= _attempt(folder, job)
         write_json(folder / "record.json", record)
-        if record["attempt"] == 1: (folder / "predictions.parquet").unlink(missing_ok=True)  # of an older run
+        if record["attempt"] == 1:  # what is here is of an older run
+            for name in ("predictions.parquet", "progress.json"): (folder / name).unlink(missing_ok=True)
         return cls(folder, record)
 
     def log(self, text: str):
@@ -289,17 +300,23 @@ class Run:
         now = time.monotonic()
         if done < total and now - self._told < 1: return
         self._told = now
-        write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), **info})
+        write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
 
     def __repr__(self): return f"Run({self.record['experiment']}, {self.record['status']}, {self.folder.name})"
 
-# %% ../nbs/01_runs.ipynb #8ed042bb
+# %% ../nbs/01_runs.ipynb #789fa2a8
+@patch(as_prop=True)
+def seconds(self: Run) -> float:
+    "Since the start, with the attempts before this one."
+    return self.record["seconds_before"] + time.perf_counter() - self._start
+
+
 @patch
 def _repr_markdown_(self: Run):
     rows = "\n".join(f"| {k} | `{v!r}` |" for k, v in self.record["parameters"].items())
     return f"**{self.record['experiment']}**, {self.record['status']}\n\n| parameter | value |\n|---|---|\n{rows}"
 
-# %% ../nbs/01_runs.ipynb #92582d78
+# %% ../nbs/01_runs.ipynb #4d6bb936
 def _save_predictions(folder: Path, predictions):
     with replacing(folder / "predictions.parquet") as tmp: predictions.to_parquet(tmp, index=False)
 
@@ -310,8 +327,9 @@ def _result(run: Run, metrics: dict, extra: dict) -> dict:
     for key in extra:
         if key in run.record and key not in optional:
             raise ParameterError(f"finish: {key!r} is written by the run itself and cannot be given")
-    total = time.perf_counter() - run._start
-    return {**extra, "metrics": _check_metrics(metrics), "seconds": {**run.phase.seconds, "total": total},
+    phases = run.phase.seconds
+    total = max(run.seconds, sum(phases.values()))  # a kill may lose the last second of an attempt, but not of its phases
+    return {**extra, "metrics": _check_metrics(metrics), "seconds": {**phases, "total": total},
             "peak_memory_bytes": peak_memory(), "bytes_written": _folder_bytes(run.folder),
             "device": _machine(), "finished": _now(), "status": "done"}
 

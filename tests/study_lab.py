@@ -51,6 +51,13 @@ class Lab:
         return run_study(self.plan(*overrides, **grid), jobs=jobs, live=False)
 
 
+def cola_folder(folder: Path) -> Path:
+    """A data folder with as little of CoLA as a plan looks at."""
+    (folder / "CoLA").mkdir(parents=True)
+    for name in ("train.tsv", "dev.tsv"): (folder / "CoLA" / name).write_text("a\t1\t\tA sentence .\n")
+    return folder
+
+
 def pretend_done(job, **changes):
     """Write the record that a finished run of this job would have left."""
     told = {"study": "small", "step": job.step, "run": job.id, "fingerprint": job.fingerprint, "parts": job.parts}

@@ -1,5 +1,4 @@
 """The command line: quick to answer, one line for a mistake, an exit code for each end."""
-import os
 import signal
 import subprocess
 import sys
@@ -7,7 +6,7 @@ import time
 
 import psutil
 import pytest
-from study_lab import FINISH, PARAMETERS, START, STUDY, Lab, pretend_done
+from study_lab import PARAMETERS, START, STUDY, Lab, cola_folder, pretend_done
 
 from bertvision.cli import main, parser
 from bertvision.core import read_json
@@ -92,7 +91,7 @@ def test_run_ends_with_the_table_and_status_and_report_know_it(lab, capsys):
     lab.study(STUDY + "    report: table")
     assert cli(lab, "run", "--seeds", "0") == 0
     out = capsys.readouterr().out
-    assert "| the table |" in out and "report: " in out and "1 runs executed in" in out
+    assert "| the table |" in out and "report: " in out and "1 runs executed in" in out and "runner overhead: " in out
     assert cli(lab, "status") == 0
     out = capsys.readouterr().out
     assert "1 new, 1 done" in out and "accuracy 0.500" in out
@@ -101,13 +100,40 @@ def test_run_ends_with_the_table_and_status_and_report_know_it(lab, capsys):
     assert cli(lab, "run", "--seeds", "0") == 0 and "1 were done already" in capsys.readouterr().out
 
 
-def test_a_forecast_from_finished_runs_says_so(lab, capsys):
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    device = {"device": "cpu", "name": "", "cores": cores}
-    for job in lab.plan(seeds=[0]).jobs: pretend_done(job, device=device, seconds={"total": 600.0}, peak_memory_bytes=2e9, bytes_written=3e6)
-    assert cli(lab, "plan") == 0
-    out = capsys.readouterr().out
-    assert ("measured" in out and "20.0" in out) or "cpu" not in out
+CPU = {"device": "cpu", "name": "", "count": 0, "cores": 2}
+GPU = {"device": "cuda", "name": "NVIDIA L40S", "count": 1, "cores": 16}
+
+
+@pytest.mark.parametrize("here, device, basis", [
+    (CPU, {"device": "cpu", "name": "another model", "cores": 2}, "measured"),
+    (CPU, {"device": "cpu", "name": "", "cores": 64}, "estimate"),
+    (CPU, {"device": "cuda", "name": "NVIDIA L40S", "cores": 2}, "estimate"),
+    (GPU, {"device": "cuda", "name": "NVIDIA L40S", "cores": 4}, "measured"),
+    (GPU, {"device": "cuda", "name": "NVIDIA L4", "cores": 16}, "estimate"),
+])
+def test_a_forecast_from_finished_runs_of_a_like_machine_says_so(lab, capsys, monkeypatch, here, device, basis):
+    monkeypatch.setattr("bertvision.studies.plan.this_machine", lambda: here)
+    for job in lab.plan(tasks=["rte"], seeds=[0]).jobs: pretend_done(job, device=device, seconds={"total": 600.0}, peak_memory_bytes=2e9, bytes_written=3e6)
+    assert cli(lab, "plan", "--tasks", "rte") == 0
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("learn"))
+    assert row[-1] == basis and (row[5] == "20.0") == (basis == "measured")
+
+
+def test_a_forecast_counts_what_trains_and_the_checkpoints_of_the_run_at_work(lab):
+    import inspect
+
+    from bertvision.data.splits import split
+    from bertvision.studies.plan import _CARVED_AT_MOST, disk_needed, forecast
+
+    assert inspect.signature(split).parameters["at_most"].default == _CARVED_AT_MOST
+    lab.experiment(parameters=PARAMETERS + '\nprotocol = "carved"\nvalidation_fraction = 0.1\ntrain_examples = 0\ncheckpoint_seconds = 60.0')
+    grid = {"tasks": ["rte", "mnli"], "encoders": ["bert-base-uncased"], "seeds": [0]}
+    assert [f.examples for f in forecast(lab.plan(**grid)).values()] == [2490 - 249, 392702 - 2000]
+    assert [f.examples for f in forecast(lab.plan("train_examples=1000", **grid)).values()] == [900, 900]
+    assert [f.examples for f in forecast(lab.plan("protocol=original", **grid)).values()] == [2490, 392702]
+    both = list(forecast(lab.plan(**grid)).values())
+    one, two = disk_needed(both, at_once=1), disk_needed(both, at_once=2)
+    assert 28 * 109e6 < one < 28 * 110e6 and 1.9 < two / one < 2
 
 
 def test_failing_runs_end_with_one(lab, capsys):
@@ -177,3 +203,16 @@ def test_a_finetuning_whose_kernel_is_killed_ends_with_the_same_metrics(tmp_path
     resumed, undisturbed = read_record(folder), read_record(tmp_path / "calm/kill/runs" / name)
     assert resumed["resumed_from"] > 0 and resumed["attempt"] == 2
     assert resumed["metrics"] == undisturbed["metrics"]
+
+
+def test_the_plan_and_the_failures_say_how_to_run_again(lab, monkeypatch):
+    monkeypatch.delenv("BERTVISION_DATA", raising=False)
+    monkeypatch.chdir(lab.root)
+    lab.experiment(START, "1 / 0", parameters=PARAMETERS + '\ndata = ""')
+    study = str(lab.root / "studies/small.yaml")
+    assert main(["run", study, "--tasks", "cola", "--seeds", "0,1", "--set", "lr=2e-4", "--data", str(cola_folder(lab.root / "data"))]) == 1
+    command = "bertvision run small.yaml --tasks cola --seeds 0 1 --set lr=2e-4 --data DIR"
+    plan = lab.out / "small/plan.json"
+    assert read_json(plan)["command"] == command
+    failures = (lab.out / "small/failures.md").read_text()
+    assert f"again: `{command}`" in failures and str(lab.root) not in plan.read_text()

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 LIBRARY = [p for p in NBS if re.match(r"\d\d_", p.name)]
+HOME = re.compile(r"(?<![\w.])/(home|Users|root|work|tmp)/[^\s\"'\\]*")
 EXPERIMENTS = [p for p in NBS if p.parent.name == "experiments"]
 
 
@@ -77,8 +78,15 @@ def test_notebook_is_fit_to_be_committed(path):
         if cell["cell_type"] != "code": continue
         assert source(cell).count("\n") < 40, f"cell {i} is too long to read"
         assert not any(out.get("output_type") == "error" for out in cell["outputs"]), f"cell {i} was saved with an error"
-    home = re.search(r"(/home/|/Users/|/root/|/work/|/tmp/)[^\s\"'\\]*", text)
-    assert not home, f"names a path of a machine: {home[0]}"
+    assert not HOME.search(text), f"names a path of a machine: {HOME.search(text)[0]}"
+
+
+def test_results_name_no_machine():
+    tracked = subprocess.run(["git", "ls-files", "outputs"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for name in tracked:
+        if not name.endswith((".png", ".parquet")):
+            found = HOME.search((ROOT / name).read_text(encoding="utf-8"))
+            assert not found, f"{name} names a path of a machine: {found[0]}"
 
 
 def test_readme_is_fresh():

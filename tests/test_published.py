@@ -73,6 +73,14 @@ def test_what_is_wrong_is_flagged_and_explained():
     assert sorted(table[table["flag"] == "typo"]["task"]) == ["qnli", "qnli", "qqp", "qqp"]  # titled RTE
 
 
+def test_mislabelled_is_either_corrected_or_a_repeated_accuracy():
+    table = published()
+    wrong = table[table["flag"] == "mislabelled"]
+    assert set(wrong["metric"]) == {"exact_match", "f1"}
+    assert wrong.loc[wrong["metric"] == "exact_match", "remark"].str.contains("called accuracy and holds exact match").all()
+    assert wrong.loc[wrong["metric"] == "f1", "remark"].str.contains("which is accuracy again").all()
+
+
 def test_the_old_micro_f1_repeats_the_accuracy():
     old = cells("BERTVision README, old")
     for row in old[(old["metric"] == "f1") & (old["flag"] == "mislabelled")].itertuples():

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from bertvision.core import DataError, OutputError, read_json, write_json
-from bertvision.studies.report import notes, plot_loss, plot_scores, plot_selection, readable, summary, to_html, write_report
+from bertvision.runs import lock
+from bertvision.studies.report import (DETAILS, environment, excerpt, legend, notes, plot_loss, plot_scores, plot_selection,
+                                       readable, summary, to_html, write_report)
 from bertvision.studies.results import example_study, glue_table, read_study, scores
 
 VOID = {"meta", "img", "br", "link"}
@@ -29,6 +31,12 @@ def only(study, *runs):
     for place in (study / "runs").iterdir():
         if place.name not in runs: shutil.rmtree(place)
     (study / "plan.json").unlink()
+
+
+def change_predictions(study, run, change):
+    "Replace a run's predictions by `change` of them."
+    path = study / "runs" / run / "predictions.parquet"
+    change(pd.read_parquet(path)).to_parquet(path, index=False)
 
 
 def cell(table, task, column):
@@ -58,7 +66,7 @@ def test_nothing_disappears(example):
     table = glue_table(study)
     assert "7 of 15 runs finished" in summary(study, table)
     assert (cell(table, "cola", "runs"), cell(table, "cola", "planned")) == (1, 3)
-    assert cell(table, "qnli", "status") == "not run"
+    assert cell(table, "qnli", "status") == "not started"
     shown = readable(table)
     assert shown[shown["Task"] == "CoLA"].iloc[0]["Seeds"] == "2 (of 3)"
 
@@ -68,6 +76,17 @@ def test_a_planned_task_whose_runs_all_failed_says_so(example):
     table = glue_table(read_study(example))
     assert cell(table, "cola", "status") == "failed" and np.isnan(cell(table, "cola", "mean"))
     assert cell(table, "cola", "published_bert_base") == 0.51
+
+
+def test_a_folder_without_a_record_has_not_started(example):
+    place = example / "runs" / "finetune.qnli.s0"
+    write_json(place / "job.json", {"run": place.name})
+    assert states(example)[place.name] == "not started"
+    study = read_study(example)
+    assert "10 of 15 runs finished (1 broken, 1 failed, 3 not started)" in summary(study, glue_table(study))
+    held = lock(place / ".lock")
+    assert states(example)[place.name] == "running"
+    held.close()
 
 
 def test_a_record_that_contradicts_its_predictions_is_named(example):
@@ -94,6 +113,71 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(example):
     assert any("flatters the score" in note for note in notes(table))
 
 
+def test_seeds_with_other_examples_get_no_interval_over_examples(example):
+    change_predictions(example, "finetune.cola.s1", lambda rows: rows.assign(label=1 - rows["label"], prediction=1 - rows["prediction"]))
+    change_predictions(example, "finetune.rte.s2", lambda rows: rows.assign(example_id="other/" + rows["example_id"]))
+    study = read_study(example)
+    faults = {f["run"]: f for f in study.faults if f["state"] == "different examples"}
+    assert set(faults) == {"finetune.cola.s1", "finetune.rte.s2"} and "those of finetune.cola.s0" in faults["finetune.cola.s1"]["why"]
+    table = glue_table(study)
+    assert np.isnan(cell(table, "cola", "example_low")) and np.isnan(cell(table, "rte", "example_low"))
+    assert cell(table, "cola", "runs") == 3 and not np.isnan(cell(table, "sts-b", "example_low"))
+    assert "CoLA by" not in summary(study, table)  # beyond the chance of examples nothing is known
+
+
+def test_the_order_of_the_examples_does_not_matter(example):
+    before = glue_table(read_study(example))
+    change_predictions(example, "finetune.cola.s1", lambda rows: rows[::-1])
+    after = read_study(example)
+    assert "finetune.cola.s1" not in states(example)
+    assert cell(glue_table(after), "cola", "example_low") == cell(before, "cola", "example_low")
+
+
+def test_every_interval_over_examples_holds_its_score(example):
+    rows = glue_table(read_study(example)).query("status == 'done'")
+    assert ((rows["example_low"] <= rows["mean"]) & (rows["mean"] <= rows["example_high"])).all()
+
+
+def test_different_code_in_one_row_is_named(example):
+    for seed, code in enumerate(("aa", "aa", "bb")): change(example, f"finetune.cola.s{seed}", fingerprints={"code": code})
+    fault = next(f for f in read_study(example).faults if f["run"] == "finetune.cola.s2")
+    assert fault["state"] == "different code" and fault["why"] == "bb, averaged with finetune.cola.s0 of aa"
+    assert "finetune.cola.s1" not in states(example)
+
+
+@pytest.mark.parametrize("versions, codes, commit, fingerprint", [
+    (("1+c", "1+c"), ("aa", "aa"), "1+c", "aa in all runs"),
+    (("1+c", "1+c-dirty"), ("aa", "aa"), "1+c; 1 of 2 runs had uncommitted files in the clone",
+     "aa in all runs: the package code was identical, with and without uncommitted files"),
+    (("1+c-dirty", "1+c-dirty"), ("aa", "aa"), "1+c; 2 of 2 runs had uncommitted files in the clone",
+     "aa in all runs: the package code was identical"),
+    (("1+c", "1+d"), ("aa", "bb"), "1+c / 1+d", "aa in 1 runs, bb in 1 runs"),
+    (("1+c", "1+c"), ("aa", None), "1+c", "aa in 1 runs, not recorded in 1"),
+])
+def test_the_environment_says_which_code(example, versions, codes, commit, fingerprint):
+    runs = ("finetune.cola.s0", "finetune.cola.s1")
+    only(example, *runs)
+    for run, version, code in zip(runs, versions, codes): change(example, run, code_version=version, fingerprints={"code": code})
+    found = environment(read_study(example)).set_index("Item")["Value"]
+    assert (found["Code"], found["Code fingerprint"]) == (commit, fingerprint)
+
+
+def test_a_margin_must_survive_both_intervals(example):
+    "Three seeds that agree, on twelve examples: steady, and yet within the chance of examples."
+    runs = [f"finetune.cola.s{seed}" for seed in range(3)]
+    only(example, *runs)
+    labels = np.array([0, 1] * 6)
+    rows = pd.DataFrame({"split": "validation", "example_id": [f"validation/{i}" for i in range(12)], "label": labels,
+                         "prediction": np.r_[labels[:8], 1 - labels[8:]]})
+    for run in runs:
+        change_predictions(example, run, lambda _: rows)
+        change(example, run, metrics={"validation": {"accuracy": 8 / 12}}, baselines={"validation": {"accuracy": 0.5}})
+    study = read_study(example)
+    table = glue_table(study)
+    assert cell(table, "cola", "low") > 0.5 > cell(table, "cola", "example_low")
+    assert "beats the trivial baseline beyond chance, over seeds and over examples, on 0 of 1 tasks; not on CoLA (+16.7)" in summary(study, table)
+
+
 def test_an_undefined_correlation_counts_as_zero(example):
     change(example, "finetune.sts-b.s0", metrics={"validation": {"pearson": None, "spearman": None}}, collapsed="constant prediction")
     study = read_study(example)
@@ -109,7 +193,7 @@ def test_one_run_has_no_interval_over_seeds(example):
     table = glue_table(study)
     assert np.isnan(table.loc[0, "sd"]) and not np.isnan(table.loc[0, "example_low"])
     assert "±" not in readable(table).loc[0, "Score"] and "95 % over seeds" not in readable(table)
-    assert "beats the trivial baseline beyond chance on 1 of 1 tasks" in summary(study, table)
+    assert "beats the trivial baseline beyond chance, over examples of the one seed, on 1 of 1 tasks" in summary(study, table)
 
 
 @pytest.mark.parametrize("encoder", ["bert-base-uncased", "google-bert/bert-base-uncased"])
@@ -120,14 +204,25 @@ def test_the_published_number_of_the_very_encoder_has_its_own_column(example, en
     assert cell(table, "cola", "published") == 0.51 and cell(table, "cola", "published_source") == "BERTVision README"
     assert cell(table, "cola", "difference") == pytest.approx(cell(table, "cola", "mean") - 0.51)
     assert cell(table, "mrpc", "published") == 0.887
+    said = " ".join(notes(table))
+    assert "Published BERTVision numbers" in said and "Published GluonNLP numbers" in said and "epoch chosen on this split by F1" in said
+
+
+def test_the_notes_speak_only_of_sources_that_are_shown(example):
+    only(example, "finetune.mrpc.s0")
+    said = " ".join(notes(glue_table(read_study(example))))
+    assert "GluonNLP" in said and "BERTVision" not in said
 
 
 def test_a_doubtful_published_number_is_marked(example):
     only(example, "finetune.mrpc.s0")
     change(example, "finetune.mrpc.s0", encoder="bert-large-uncased")
-    table = glue_table(read_study(example))
-    assert readable(table).loc[0, "Published"] == "80.1†"
-    assert any(note.startswith("† MRPC") and "test file" in note for note in notes(table))
+    study = read_study(example)
+    table = glue_table(study)
+    shown = readable(table)
+    assert shown.loc[0, "Published"] == "80.1†" and "Difference" not in shown  # 1,725 rows there, 408 here
+    assert table["difference"].isna().all() and "published value" not in summary(study, table)
+    assert any(note.startswith("† MRPC") and "test file" in note for note in legend(table))
 
 
 def test_both_mnli_splits_have_a_row(example):
@@ -174,6 +269,22 @@ def test_the_files_are_small_and_stand_alone(example):
     found = Balance(page)
     assert not found.open and not found.links and len(page) < 1_000_000
     assert str(example.parent) not in page + (place / "table.md").read_text() + (place / "table.csv").read_text()
+
+
+def test_what_a_readme_shows(example):
+    place = write_report(example)
+    text, whole = excerpt(place), (place / "table.md").read_text()
+    assert whole.startswith("# Generated example") and whole.count(DETAILS) == 1
+    assert "#" not in text and DETAILS not in text and text.startswith("10 of 15 runs finished")
+    head = next(line for line in text.splitlines() if line.startswith("| Task"))
+    assert head == "| Task | Metric | Encoder | Score | Trivial | Published BERT-base | Seeds | Examples/s |"
+    with pytest.raises(DataError, match="table.md cannot be read"): excerpt(example)
+
+
+def test_the_time_of_a_resumed_run_is_at_least_that_of_its_phases(example):
+    change(example, "finetune.cola.s0", seconds={"load": 1.0, "train": 60.0, "total": 20.0})
+    tidy = scores(read_study(example)).set_index("run")
+    assert tidy.loc["finetune.cola.s0", "seconds"] == 61.0 and tidy.loc["finetune.cola.s1", "seconds"] == 4.5
 
 
 def test_the_csv_holds_fractions_in_full(example):

@@ -12,9 +12,10 @@ import pytest
 from study_lab import FINISH, PARAMETERS, START, Lab, pretend_done
 
 from bertvision.core import read_json
-from bertvision.runs import read_record
+from bertvision.runs import lock, read_record
 from bertvision.studies.plan import job_state
-from bertvision.studies.run import Live, Outcome, make_report, run_study, write_failures
+from bertvision.studies.run import (Live, Outcome, _Active, _judge, _record_time, _write_job, make_report, run_study,
+                                    write_failures)
 
 A, B = "learn.toy-sentiment.tiny-random.s0", "learn.toy-sentiment.tiny-random.s1"
 TWO_STEPS = """
@@ -73,6 +74,9 @@ def test_a_changed_module_counts_when_the_notebook_imports_it(finished, tmp_path
     with open(copy / "cli.py", "a") as f: f.write("\nx = 1\n")
     assert states(finished)[A] == "done"
     with open(copy / "core.py", "a") as f: f.write("\n# a comment\n")
+    (copy / "core.py").write_text((copy / "core.py").read_text().replace('"Seconds ', '"SECONDS '))
+    assert (copy / "core.py").read_text().count('"SECONDS ')
+    with open(copy / "__init__.py", "a") as f: f.write("\nx = 1\n")
     assert states(finished)[A] == "done"
     with open(copy / "core.py", "a") as f: f.write("\nx = 1\n")
     assert states(finished)[A] == "changed"
@@ -118,8 +122,9 @@ def test_a_failing_cell_is_named_others_go_on_dependents_are_blocked(lab):
 
 
 def test_a_kernel_killed_by_sigkill_is_explained_and_the_next_run_resumes(lab):
-    lab.experiment(START, "point = run.folder / 'checkpoint' / 'step'\nresumed = point.exists()", "import os\nif not resumed:\n"
-                   "    point.parent.mkdir()\n    point.write_text('5')\n    os.kill(os.getpid(), 9)",
+    lab.experiment(START, "point = run.folder / 'checkpoint' / 'step'\nresumed = point.exists()", "import os, time\nif not resumed:\n"
+                   "    time.sleep(0.2)\n    run.update(5, 5)\n    point.parent.mkdir()\n    point.write_text('5')\n    os.kill(os.getpid(), 9)",
+                   "run.phase.seconds['train'] = 0.2  # as a checkpoint brings it back",
                    'run.finish({"validation": {"accuracy": 1.0}}, extra={"resumed": resumed})')
     outcome = lab.run(seeds=[0])
     failure = outcome.failed[A]
@@ -128,6 +133,10 @@ def test_a_kernel_killed_by_sigkill_is_explained_and_the_next_run_resumes(lab):
     assert lab.run(seeds=[0]).done == [A]
     record = read_record(outcome.folder / "runs" / A)
     assert record["resumed"] and record["attempt"] == 2
+    assert 0.2 <= record["seconds_before"] < record["seconds"]["total"] and record["seconds"]["train"] <= record["seconds"]["total"]
+    timing = read_json(outcome.folder / "timing.json")
+    assert timing["runs"] == timing["jobs"] == 1 and timing["seconds"] >= timing["run_seconds"] > timing["notebook_seconds"] > 0
+    assert timing["notebook_seconds"] < record["seconds"]["total"], "what came before the kill is not of this attempt"
 
 
 def test_a_checkpoint_of_other_parameters_is_not_resumed(lab):
@@ -157,6 +166,36 @@ def test_a_record_that_was_cut_off_is_named_and_done_again(lab, capsys):
     assert lab.run(seeds=[0]).done == [A]
     said = capsys.readouterr().out
     assert "warning:" in said and str(path) in said and "cut off" in said
+
+
+# How a run that has ended is judged.
+
+@pytest.fixture
+def ended(lab):
+    """A run at work whose folder holds the failed record and the log of an earlier attempt."""
+    job = lab.plan(seeds=[0]).jobs[0]
+    pretend_done(job, status="failed", failure={"reason": "the old reason", "cell": 9})
+    (job.folder / "log.txt").write_text("OSError: [Errno 28] No space left on device\n")
+    _write_job(job, "small")
+    return _Active(job, None, 0, _record_time(job.folder), (job.folder / "log.txt").stat().st_size)
+
+
+def test_an_older_attempt_says_nothing_about_this_one(ended):
+    with open(ended.job.folder / "log.txt", "a") as f: f.write("Segmentation fault\n")
+    failure = _judge(ended, 1)
+    assert failure["traceback"] == ["Segmentation fault"] and "disk" not in failure["reason"] and "old" not in failure["reason"]
+    assert read_record(ended.job.folder)["failure"] == failure
+
+
+def test_what_the_child_wrote_down_is_kept_though_a_lock_is_still_held(ended):
+    told = {"reason": "bad seed", "cell": 3, "traceback": ["Traceback"]}
+    pretend_done(ended.job, status="failed", failure=told)
+    held = lock(ended.job.folder / ".lock")
+    for code in (1, -9): assert _judge(ended, code) == told
+    held.close()
+    assert read_record(ended.job.folder)["failure"] == told
+    pretend_done(ended.job)
+    assert _judge(ended, 0) is None
 
 
 # Kills and stops.
@@ -229,6 +268,8 @@ def test_the_report_is_made_once_and_again_when_a_record_changes(lab):
     assert table.read_text() == "1 runs"
     table.write_text("untouched")
     assert lab.run(seeds=[0]).ok and table.read_text() == "untouched"
+    table.unlink()
+    assert lab.run(seeds=[0]).ok and table.read_text() == "1 runs"
     for job in lab.plan().jobs: pretend_done(job)
     assert lab.run().ok and table.read_text() == "2 runs"
     assert [j["seed"] for j in read_json(lab.out / "small/plan.json")["jobs"]] == [0, 1]

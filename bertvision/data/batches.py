@@ -54,7 +54,7 @@ def collate(
         batch["token_type_ids"][mask] = tokens.types[flat]
     return {k: torch.from_numpy(v) for k, v in batch.items()}
 
-# %% ../../nbs/14_data.batches.ipynb #0e5be9be
+# %% ../../nbs/14_data.batches.ipynb #3edb412a
 def tokenizer_fingerprint(
     tokenizer, # a Hugging Face tokenizer
 ) -> str: # 16 hexadecimal digits
@@ -64,11 +64,11 @@ def tokenizer_fingerprint(
 
 
 def _cache_file(columns: dict, tokenizer, max_length: int) -> Path:
-    digest = hashlib.sha256(f"2|{tokenizer_fingerprint(tokenizer)}|{max_length}".encode())
+    digest = hashlib.sha256(f"3|{tokenizer_fingerprint(tokenizer)}|{max_length}".encode())
     for texts in columns.values(): digest.update("\x1e".join(texts).encode() + b"\x1d")
     return cache_dir() / "tokens" / f"{digest.hexdigest()[:32]}.safetensors"
 
-# %% ../../nbs/14_data.batches.ipynb #da9e8ca9
+# %% ../../nbs/14_data.batches.ipynb #ac04efb9
 def _encode(columns: dict, tokenizer, max_length: int, desc: str) -> dict:
     "The flat arrays of all texts, in chunks so that a bar can be shown."
     n, chunk = len(columns["text"]), 8192
@@ -79,9 +79,9 @@ def _encode(columns: dict, tokenizer, max_length: int, desc: str) -> dict:
         out = tokenizer(*texts, truncation=True, max_length=max_length, return_token_type_ids=with_types,
                         return_attention_mask=False, return_overflowing_tokens=False)
         lengths += [len(x) for x in out["input_ids"]]
+        truncated += sum(bool(e.overflowing) for e in out.encodings if len(e.ids) >= max_length)
         ids.append(np.concatenate(out["input_ids"]).astype(np.int32))
         if with_types: types.append(np.concatenate(out["token_type_ids"]).astype(np.uint8))
-    truncated = sum(x >= max_length for x in lengths)
     arrays = {"input_ids": np.concatenate(ids), "offsets": np.r_[0, np.cumsum(lengths)].astype(np.int64),
               "truncated": np.array([truncated])}
     return arrays | ({"types": np.concatenate(types)} if with_types else {})
@@ -115,7 +115,7 @@ def _cached_arrays(columns, tokenizer, max_length, desc) -> dict:
     with replacing(path) as tmp: save_file(arrays, tmp)
     return arrays
 
-# %% ../../nbs/14_data.batches.ipynb #84fe5573
+# %% ../../nbs/14_data.batches.ipynb #330128fd
 @dataclass(frozen=True)
 class Batches:
     "The batches of every epoch, as a function of the seed and the epoch's number."
@@ -123,7 +123,7 @@ class Batches:
     batch_size: int = 16
     seed: int = 0
     bucketed: bool = True   # False: plain shuffling
-    pool: int = 50          # batches that are sorted together
+    pool: int = 8           # batches that are sorted together
     multiple: int = 1       # rows are padded to a multiple of this
 
     def __len__(self): return -(-len(self.tokens) // self.batch_size)

@@ -381,7 +381,7 @@ def _spans(task: Task, split: str, rows: Rows) -> datasets.Dataset: # example_id
     columns = {"example_id": [f"{split}/{n}" for n in rows.numbers], **dict(zip(task.columns, rows.texts)), "answers": rows.labels}
     return datasets.Dataset.from_dict(columns, features=datasets.Features({c: text for c in ("example_id", *task.columns)} | {"answers": answers}))
 
-# %% ../../nbs/12_data.sources.ipynb #846dad1c
+# %% ../../nbs/12_data.sources.ipynb #e3ffb41e
 SOURCES = ("folder", "hub", "toy")
 
 
@@ -411,6 +411,6 @@ def load_task(
     else: rows, note = load_hub(task, data, revision)
     _check_counts(task, rows)
     note["files"] = {split: [[file.name, file_fingerprint(file)] for file in r.files] for split, r in rows.items()}
-    note["dropped"] = [name for r in rows.values() for name in r.dropped]
+    note["dropped"] = [Path(name).name for r in rows.values() for name in r.dropped]  # "train.tsv:17"
     build = _spans if task.kind == "span" else canonical
     return TaskData(task, {split: build(task, split, r) for split, r in rows.items()}, note)

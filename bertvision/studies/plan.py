@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'parse_yaml', 'Step', 'Study', 'parse_overrides', 'all_studies', 'load_study',
-           'code_closure', 'Job', 'Plan', 'plan', 'State', 'job_state', 'this_machine', 'Forecast', 'forecast',
-           'text_table', 'forecast_table', 'plan_table']
+           'code_closure', 'Job', 'Plan', 'plan', 'State', 'job_state', 'data_forgotten', 'this_machine', 'Forecast',
+           'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
 
-# %% ../../nbs/80_studies.plan.ipynb #57d8c8a8
+# %% ../../nbs/80_studies.plan.ipynb #b59764d0
 import ast
 import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tokenize
@@ -23,7 +24,7 @@ from statistics import median
 import bertvision
 from ..core import DataError, EncoderError, ParameterError, StudyError, file_fingerprint, fingerprint, resources, suggest
 from ..data.tasks import data_root, get_task, input_files
-from ..models.encoders import all_encoders, check_encoder, encoder_fingerprint
+from ..models.encoders import ATTENTIONS, all_encoders, check_encoder, encoder_fingerprint, locate
 from ..recipes import check_values
 from ..runs import check_parameters, locked, notebook_cells, read_parameters, read_record
 
@@ -50,7 +51,7 @@ def parse_yaml(
         line = f", line {mark.line + 1}" if mark else ""
         raise StudyError(f"{where}{line}: not YAML ({getattr(e, 'problem', None) or e})") from e
 
-# %% ../../nbs/80_studies.plan.ipynb #051153f2
+# %% ../../nbs/80_studies.plan.ipynb #351640f6
 @dataclass(frozen=True)
 class Step:
     "One experiment notebook within a study, and how it is to be set."
@@ -73,6 +74,7 @@ class Study:
     seeds: tuple
     steps: dict              # name -> Step, in an order in which they can be run
     report: Path | None      # notebook
+    call: tuple = ()         # words of the command line that ask for it: its name, and what was given in place of its own
 
 # %% ../../nbs/80_studies.plan.ipynb #5f2ebe12
 _STUDY_KEYS = ("title", "tasks", "encoders", "seeds", "steps", "report")
@@ -163,7 +165,16 @@ def _override(steps: dict, overrides: dict) -> dict:
         for s in meant: given[s][name] = value
     return {s: replace(step, overrides=given[s]) for s, step in steps.items()}
 
-# %% ../../nbs/80_studies.plan.ipynb #e0a50767
+# %% ../../nbs/80_studies.plan.ipynb #cabc8f12
+def _call(name: str, tasks, encoders, seeds, overrides) -> tuple:
+    "Words of a command line. It will be read by others, so a folder or file is given by its name."
+    found = [Path(name).name]
+    for flag, values in (("--tasks", tasks), ("--encoders", encoders), ("--seeds", seeds)):
+        if values: found += [flag, *(Path(v).name if Path(str(v)).is_absolute() else str(v) for v in values)]
+    pairs = [f"{k}={v}" for k, v in overrides.items()] if isinstance(overrides, dict) else overrides or ()
+    return (*found, *(word for pair in pairs for word in ("--set", pair)))
+
+# %% ../../nbs/80_studies.plan.ipynb #b3a7c703
 def all_studies(
     root: Path | None = None, # folder with studies/; None = the package's
 ) -> list[str]: # names
@@ -185,7 +196,7 @@ def _encoder_name(name: str) -> str:
     "Checked; a folder by its full path, since each run works in a folder of its own."
     return str(Path(name).expanduser().resolve()) if check_encoder(name) == "folder" else name
 
-# %% ../../nbs/80_studies.plan.ipynb #a0d2e25a
+# %% ../../nbs/80_studies.plan.ipynb #09416341
 def load_study(
     name, # of a study that comes with the package, or path of a .yaml file
     overrides=None, # ["lr=1e-4", "finetune.epochs=1"] or a dictionary
@@ -203,33 +214,46 @@ def load_study(
     except (OSError, UnicodeDecodeError) as e: raise StudyError(f"{path} cannot be read: {e}") from e
     raw = _mapping(parse_yaml(text, where), where, _STUDY_KEYS)
     steps = {s: _step(s, r, places, where) for s, r in _mapping(raw.get("steps"), f"{where}: steps").items()}
+    call = _call(str(name), tasks, encoders, seeds, overrides)
     tasks = [get_task(t).name for t in _list(tasks or raw.get("tasks"), str, f"{where}: tasks")]
     encoders = [_encoder_name(e) for e in _list(encoders or raw.get("encoders"), str, f"{where}: encoders")]
     seeds = _list(seeds or raw.get("seeds"), int, f"{where}: seeds")
     report = _notebook(raw["report"], "reports", places, f"{where}: report") if raw.get("report") else None
     steps = _override(_in_order(steps, where), parse_overrides(overrides))
     return Study(path.stem, str(raw.get("title", path.stem)), tuple(_list(tasks, str, f"{where}: tasks")),
-                 tuple(_list(encoders, str, f"{where}: encoders")), tuple(seeds), steps, report)
+                 tuple(_list(encoders, str, f"{where}: encoders")), tuple(seeds), steps, report, call)
 
-# %% ../../nbs/80_studies.plan.ipynb #1deede63
-def _without_comments(source: str) -> str:
-    "Source without comments and empty lines; as it is when it is not plain Python."
-    lines = source.splitlines()
+# %% ../../nbs/80_studies.plan.ipynb #1c17a99c
+def _tree(source: str) -> ast.Module:
+    "Syntax of a cell or module, its magics left out; raises SyntaxError."
+    return ast.parse("\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.split("\n")))
+
+
+def _docstrings(source: str) -> list[ast.Expr]:
+    "The docstrings of a source, last one first."
+    kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+    found = [node.body[0] for node in ast.walk(_tree(source)) if isinstance(node, kinds) and ast.get_docstring(node) is not None]
+    return sorted(found, key=lambda node: node.lineno, reverse=True)
+
+
+def _without_prose(source: str) -> str:
+    "Source without comments, docstrings and empty lines; as it is where it is not plain Python."
+    lines = source.split("\n")
     try:
         for t in tokenize.generate_tokens(io.StringIO(source).readline):
             if t.type == tokenize.COMMENT: lines[t.start[0] - 1] = lines[t.start[0] - 1][:t.start[1]]
+        for d in _docstrings(source):  # ast counts columns in bytes
+            first, last = (lines[n - 1].encode() for n in (d.lineno, d.end_lineno))
+            lines[d.lineno - 1:d.end_lineno] = [(first[:d.col_offset] + last[d.end_col_offset:]).decode()]
     except (tokenize.TokenError, SyntaxError): pass
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
-
+# %% ../../nbs/80_studies.plan.ipynb #eb71691a
 def _package_file(module: str) -> Path | None:
+    "File of a module; None for the package itself, which holds no more than its lazy names."
+    if module == "bertvision": return None
     place = Path(bertvision.__file__).parent.joinpath(*module.split(".")[1:])
     return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
-
-
-def _tree(source: str) -> ast.Module:
-    "Syntax of a cell or module, without magics; raises SyntaxError."
-    return ast.parse("\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))))
 
 
 def _imported(node, package: str, aliases: set) -> set[str]:
@@ -251,12 +275,12 @@ def _imports(source: str, package: str = "bertvision") -> set[str]:
     lazy = {f"bertvision.{name}": f"bertvision.{home}" for name, home in getattr(bertvision, "_HOME_OF", {}).items()}
     return {lazy.get(name, name) for name in found if name.split(".")[0] == "bertvision"}
 
-# %% ../../nbs/80_studies.plan.ipynb #096392ce
+# %% ../../nbs/80_studies.plan.ipynb #9405a9bc
 @lru_cache(maxsize=None)
 def _module(path: Path, package: str, stamp: tuple) -> tuple[str, frozenset]:
     "Fingerprint of a module and the modules it imports; remembered until the file changes."
     source = path.read_text(encoding="utf-8")
-    return fingerprint(_without_comments(source).encode()), frozenset(_imports(source, package))
+    return fingerprint(_without_prose(source).encode()), frozenset(_imports(source, package))
 
 
 def code_closure(
@@ -273,7 +297,7 @@ def code_closure(
         waiting |= more
     return closure
 
-# %% ../../nbs/80_studies.plan.ipynb #86078e31
+# %% ../../nbs/80_studies.plan.ipynb #66e0750e
 @dataclass(frozen=True)
 class _Template:
     "What is read once of each experiment: its parameters' names, and the fingerprints of its code."
@@ -284,7 +308,7 @@ class _Template:
 
 def _template(path: Path) -> _Template:
     cells = [c for c in notebook_cells(path) if c["type"] == "code" and "parameters" not in c["tags"]]
-    sources = [_without_comments(c["source"]) for c in cells]
+    sources = [_without_prose(c["source"]) for c in cells]
     return _Template(tuple(read_parameters(path)), fingerprint([s for s in sources if s]), fingerprint(code_closure(sources)))
 
 
@@ -297,7 +321,7 @@ def _inputs(task: str | None, encoder: str | None, data: str) -> dict:
     if not found["files"] and not row.toy: found["hub"] = str(row.hub)
     return found
 
-# %% ../../nbs/80_studies.plan.ipynb #4bb73e84
+# %% ../../nbs/80_studies.plan.ipynb #76bbb8f4
 @dataclass(frozen=True)
 class Job:
     "One run that is to exist: a notebook, all its parameters, a folder and a fingerprint."
@@ -326,12 +350,13 @@ class Plan:
     data: str                # folder with data, "" = hub or toy
     jobs: list
     notes: list
+    command: str = ""        # that runs it again; folders by placeholders, since it is written where others read it
 
     def job(self, id: str) -> Job:
         "The job with that id."
         return next(j for j in self.jobs if j.id == id)
 
-# %% ../../nbs/80_studies.plan.ipynb #47e3af01
+# %% ../../nbs/80_studies.plan.ipynb #8a337dc5
 def _slug(encoder: str) -> str:
     "An encoder's name as a part of a folder's name; two folders of the same name stay apart by a few digits."
     if check_encoder(encoder) == "folder": return f"{Path(encoder).name}-{fingerprint(encoder)[:6]}"
@@ -366,7 +391,18 @@ def _place(need: str, jobs: list, names: tuple, path: Path):
     if len(folders) == 1: return folders[0]
     raise StudyError(f"{path.name}: {need}_dir takes one folder and {len(folders)} runs match; give it a list as default")
 
-# %% ../../nbs/80_studies.plan.ipynb #3ac4684b
+# %% ../../nbs/80_studies.plan.ipynb #1e478faa
+def _check_choices(parameters: dict):
+    "Refuse values that no run could use; raises ParameterError."
+    check_values(parameters)
+    attention = parameters.get("attention", "auto")
+    if attention not in ATTENTIONS:
+        raise ParameterError(f"attention = {attention!r}: expected one of {', '.join(ATTENTIONS)}{suggest(str(attention), ATTENTIONS)}")
+    for name, value in parameters.items():
+        if name.endswith("_examples") and isinstance(value, int) and value < 0:
+            raise ParameterError(f"{name} = {value}: expected 0 (all) or more")
+
+# %% ../../nbs/80_studies.plan.ipynb #e795ac77
 def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, data: str, where: str) -> Job:
     "One point of the grid, checked."
     id, names = _job_id(step.name, grid), template.names
@@ -376,7 +412,7 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     toy = "task" in grid and get_task(grid["task"]).toy
     if "data" in names and data and not toy: places["data"] = data
     full = check_parameters(step.experiment, _settings(step, names, grid, where) | places)
-    check_values(full)
+    _check_choices(full)
     parts = {
         "notebook": template.notebook, "code": template.code,
         "parameters": fingerprint({k: v for k, v in full.items() if k not in places and k not in ("out_dir", "data", "encoder")}),
@@ -394,33 +430,52 @@ def _grids(study: Study, names: tuple) -> list[dict]:
         if name in names: points = [p | {name: v} for p in points for v in values]
     return points
 
-# %% ../../nbs/80_studies.plan.ipynb #c9e72d65
+# %% ../../nbs/80_studies.plan.ipynb #10d827ae
+def _zoo(encoder: str | None):
+    "Row of the zoo, None for a folder, a hub id or nothing."
+    return next((z for z in all_encoders() if z.name == encoder), None)
+
+
+def _needs_hub(encoder: str) -> bool:
+    row = _zoo(encoder)
+    return bool(row.hub and not row.package) if row else check_encoder(encoder) == "hub"
+
+
+def _notes(study: Study, data: str) -> list[str]:
+    "What will come from the hub."
+    hub = [] if data else [t for t in study.tasks if not get_task(t).toy]
+    notes = [f"{', '.join(hub)}: from the hub, at the commit that the Task table pins (give --data DIR to read files)"] if hub else []
+    online = [e for e in study.encoders if _needs_hub(e)]
+    return notes + ([f"{', '.join(online)}: from the hub, fingerprinted by id and commit"] if online else [])
+
+
+def _command(study: Study, data: str, out) -> str:
+    "The command line that repeats a study."
+    words = ["bertvision", "run", *(study.call or [study.name])]
+    if data and not all(get_task(t).toy for t in study.tasks): words += ["--data", "DIR"]
+    if Path(out) != Path("outputs"): words += ["--out", "OUT"]
+    return shlex.join(words)
+
+# %% ../../nbs/80_studies.plan.ipynb #13d72b71
 def plan(
     study: Study,
     data=None, # folder in GLUE's layout; None = BERTVISION_DATA, else the hub
     out="outputs", # folder of all studies
+    weights: bool = True, # look for the weights that come with packages; a report of finished runs needs none
 ) -> Plan:
     "Turn a study into checked jobs; raises the first error that a run would meet. Writes nothing."
     root = data_root(data)
     data = str(root.resolve()) if root else ""
     folder = Path(out).expanduser().resolve() / study.name
-    made, notes = {}, []
+    made = {}
     for step in study.steps.values():
         template, where = _template(step.experiment), f"study {study.name}, step {step.name}"
         made[step.name] = [_job(step, template, grid, made, folder / "runs", data, where) for grid in _grids(study, template.names)]
-    if not data:
-        hub = [t for t in study.tasks if not get_task(t).toy]
-        if hub: notes.append(f"{', '.join(hub)}: from the hub, at the commit that the Task table pins (give --data DIR to read files)")
-    online = [e for e in study.encoders if _needs_hub(e)]
-    if online: notes.append(f"{', '.join(online)}: from the hub, fingerprinted by id and commit")
-    return Plan(study, folder, data, [j for jobs in made.values() for j in jobs], notes)
+    for name in study.encoders:
+        if weights and (row := _zoo(name)) and row.package: locate(name)
+    return Plan(study, folder, data, [j for jobs in made.values() for j in jobs], _notes(study, data), _command(study, data, out))
 
-
-def _needs_hub(encoder: str) -> bool:
-    row = next((z for z in all_encoders() if z.name == encoder), None)
-    return bool(row.hub and not row.package) if row else check_encoder(encoder) == "hub"
-
-# %% ../../nbs/80_studies.plan.ipynb #504d6c49
+# %% ../../nbs/80_studies.plan.ipynb #5779dc34
 RUNNER_LOCK = ".runner.lock"  # held by the process that executes the notebook
 
 
@@ -453,9 +508,21 @@ def job_state(
     if record["status"] == "failed": return State("failed", (record.get("failure") or {}).get("reason", ""), record)
     return State("interrupted", "it can go on from its checkpoint", record)
 
-# %% ../../nbs/80_studies.plan.ipynb #07bbc2ca
+# %% ../../nbs/80_studies.plan.ipynb #fd10b199
+def data_forgotten(
+    plan: Plan,
+    states: dict, # job id -> State
+) -> str: # '' when all is well
+    "What is wrong when finished runs read a folder of data and this plan names none: all of them would start again from the hub."
+    if plan.data: return ""
+    runs = [id for id, s in states.items() if s.record and (s.record.get("parameters") or {}).get("data")]
+    if not runs: return ""
+    return (f"{len(runs)} runs of {plan.study.name}, {runs[0]} the first, read a data folder and none is given now, so they would start "
+            "again from the hub: give --data DIR (or BERTVISION_DATA), or another --out to keep them")
+
+# %% ../../nbs/80_studies.plan.ipynb #c0c4090a
 # Sustained operations a second for fine-tuning, by a part of the device's name; a stated rule of thumb.
-SPEED = {"H200": 3e14, "H100": 2.5e14, "A100": 1.2e14, "L4": 4e13, "V100": 4e13, "T4": 2e13, "cuda": 2e13, "core": 5e10}
+SPEED = {"H200": 3e14, "H100": 2.5e14, "A100": 1.2e14, "L40S": 9e13, "L4": 4e13, "V100": 4e13, "T4": 2e13, "cuda": 2e13, "core": 5e10}
 
 
 @lru_cache(maxsize=None)
@@ -473,9 +540,9 @@ def this_machine() -> dict: # device cuda | cpu, name, count, cores
 
 def _speed(machine: dict) -> float:
     if machine["device"] == "cpu": return SPEED["core"] * machine["cores"]
-    return next((v for k, v in SPEED.items() if k in machine["name"]), SPEED["cuda"])
+    return next((v for k, v in SPEED.items() if re.search(rf"\bG?{k}\b", machine["name"])), SPEED["cuda"])
 
-# %% ../../nbs/80_studies.plan.ipynb #0f704166
+# %% ../../nbs/80_studies.plan.ipynb #c0e7125d
 @dataclass(frozen=True)
 class Forecast:
     "What one job will take; None where nothing is known."
@@ -483,37 +550,55 @@ class Forecast:
     seconds: float | None = None
     memory: float | None = None      # bytes at the peak
     disk: float | None = None        # bytes left behind
+    transient: float = 0.0           # bytes more on the disk while it runs
     basis: str = "unknown"           # measured | estimate | unknown
+
+# %% ../../nbs/80_studies.plan.ipynb #4aa8f233
+_CARVED_AT_MOST = 2000  # as `data.splits.split` has it, which is too heavy to be asked here
 
 
 def _processed(job: Job) -> int | None:
-    "Training examples times epochs."
-    p = job.parameters
-    rows = p.get("train_examples") or (get_task(job.grid["task"]).rows.get("train") if "task" in job.grid else None)
-    return round(rows * p.get("epochs", 1)) if rows else None
+    "Training examples times epochs; what is carved for model selection does not train."
+    p, rows = job.parameters, get_task(job.grid["task"]).rows.get("train") if "task" in job.grid else None
+    if wanted := p.get("train_examples"): rows = min(wanted, rows or wanted)
+    if not rows: return None
+    if p.get("protocol") == "carved": rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
+    return round(rows * p.get("epochs", 1))
+
+
+def _weights(row) -> int:
+    "Parameters of an encoder of the zoo, about."
+    return max(row.parameters, 12 * row.layers * row.width**2)
+
+
+def _transient(job: Job) -> float:
+    "Two checkpoints, of which one is being written, and the best weights: 28 bytes a weight."
+    row = _zoo(job.grid.get("encoder"))
+    return 28.0 * _weights(row) if row and "checkpoint_seconds" in job.parameters else 0.0
 
 
 def _estimate(job: Job) -> Forecast:
     "The rule of thumb: half of max_length filled, evaluation a tenth on top, 16 bytes a weight in training."
     count = _processed(job)
-    row = next((z for z in all_encoders() if z.name == job.grid.get("encoder")), None)
+    row = _zoo(job.grid.get("encoder"))
     if row is None or count is None: return Forecast(count)
-    p, weights = job.parameters, max(row.parameters, 12 * row.layers * row.width**2)
+    p, weights = job.parameters, _weights(row)
     tokens = p.get("max_length", 128) / 2
     work = 6 * 12 * row.layers * row.width**2 * tokens * count * 1.1
     activations = p.get("batch_size", 16) * tokens * row.layers * row.width * 60
     disk = 1e6 + (4 * weights if p.get("keep_model") else 0)
-    return Forecast(count, 8 + work / _speed(this_machine()), 1e9 + 16 * weights + activations, disk, "estimate")
+    return Forecast(count, 8 + work / _speed(this_machine()), 1e9 + 16 * weights + activations, disk, _transient(job), "estimate")
 
-# %% ../../nbs/80_studies.plan.ipynb #253f75aa
+# %% ../../nbs/80_studies.plan.ipynb #1417cbb9
 def _finished(out: Path) -> list[dict]:
-    "Records of all finished runs of all studies on a machine like this one."
+    "Records of all finished runs of all studies on a machine like this one: the same GPU, or as many cores."
     here, found = this_machine(), []
+    same = "name" if here["device"] == "cuda" else "cores"
     for path in sorted(out.glob("*/runs/*/record.json")):
         try: record = read_record(path.parent)
         except DataError: continue
         device = record.get("device") or {}
-        alike = device.get("device") == here["device"] and (device.get("name") == here["name"] or device.get("cores") == here["cores"])
+        alike = all(device.get(k) == here[k] for k in ("device", same))
         if record["status"] == "done" and alike and record["seconds"].get("total"): found.append(record)
     return found
 
@@ -532,9 +617,9 @@ def _measured(job: Job, finished: list) -> Forecast | None:
         if done: rates.append(r["seconds"]["total"] / done)
     seconds = median(rates) * count if rates and count else median(r["seconds"]["total"] for r in alike)
     return Forecast(count, seconds, max(r.get("peak_memory_bytes") or 0 for r in alike),
-                    median(r.get("bytes_written") or 0 for r in alike), "measured")
+                    median(r.get("bytes_written") or 0 for r in alike), _transient(job), "measured")
 
-# %% ../../nbs/80_studies.plan.ipynb #775888c7
+# %% ../../nbs/80_studies.plan.ipynb #11d7e2f0
 def forecast(
     plan: Plan,
 ) -> dict[str, Forecast]: # by job id
@@ -542,7 +627,7 @@ def forecast(
     finished = _finished(plan.folder.parent)
     return {job.id: _measured(job, finished) or _estimate(job) for job in plan.jobs}
 
-# %% ../../nbs/80_studies.plan.ipynb #77e2e569
+# %% ../../nbs/80_studies.plan.ipynb #eab57a9b
 def text_table(
     rows, # rows of cells; numbers are set to the right
     heads, # titles of the columns
@@ -554,7 +639,7 @@ def text_table(
     lines = ["  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)).rstrip() for row in cells]
     return "\n".join([lines[0], "  ".join("─" * w for w in widths), *lines[1:]])
 
-# %% ../../nbs/80_studies.plan.ipynb #2238f43e
+# %% ../../nbs/80_studies.plan.ipynb #8cff5cea
 def _amount(value, scale: float = 1.0, digits: int = 0) -> str:
     return "?" if value is None else f"{value / scale:,.{digits}f}"
 
@@ -564,11 +649,20 @@ def _sum(values) -> float | None:
     return sum(known) if known else None
 
 
+def disk_needed(
+    forecasts: list,
+    at_once: int = 1, # runs
+) -> float | None: # bytes; None when nothing is known
+    "What all runs leave behind, and the checkpoints of those that run at the same time."
+    left = _sum(f.disk for f in forecasts)
+    return None if left is None else left + sum(sorted((f.transient for f in forecasts), reverse=True)[:at_once])
+
+
 def _forecast_row(name: list, jobs: list, costs: dict) -> list:
     found = [costs[j.id] for j in jobs]
     peak = max((f.memory for f in found if f.memory), default=None)
     return [*name, len(jobs), _amount(_sum(f.examples for f in found)), _amount(_sum(f.seconds for f in found), 60, 1),
-            _amount(peak, 1e9, 1), _amount(_sum(f.disk for f in found), 1e6, 0), "/".join(sorted({f.basis for f in found}))]
+            _amount(peak, 1e9, 1), _amount(disk_needed(found), 1e6, 0), "/".join(sorted({f.basis for f in found}))]
 
 
 def forecast_table(
@@ -582,7 +676,7 @@ def forecast_table(
     if len(rows) > 1: rows.append(_forecast_row(["sum", "", ""], jobs, costs))
     return text_table(rows, ["step", "task", "encoder", "runs", "examples", "minutes", "memory GB", "disk MB", "basis"])
 
-# %% ../../nbs/80_studies.plan.ipynb #76119fbf
+# %% ../../nbs/80_studies.plan.ipynb #2dfcbad6
 def plan_table(
     plan: Plan,
     states: dict, # job id -> State

@@ -6,7 +6,7 @@
 __all__ = ['BUSY', 'oom_kills', 'explain', 'child', 'gpus', 'child_environment', 'relative', 'headline', 'Lines', 'Live',
            'Outcome', 'stop', 'write_failures', 'make_report', 'report_again', 'run_study']
 
-# %% ../../nbs/81_studies.run.ipynb #88ca9a76
+# %% ../../nbs/81_studies.run.ipynb #33ab0077
 import os
 import re
 import shutil
@@ -24,7 +24,8 @@ import bertvision
 from ..core import DataError, OutputError, StudyError, file_fingerprint, fingerprint, read_json, write_json, write_text
 from ..data.tasks import get_task
 from ..runs import lock, mark_failed, notebook_cells, read_parameters, read_record
-from .plan import RUNNER_LOCK, Forecast, Job, Plan, State, code_closure, forecast, job_state, this_machine
+from .plan import (RUNNER_LOCK, Job, Plan, code_closure, data_forgotten, disk_needed, forecast, job_state,
+                                     this_machine)
 
 # %% ../../nbs/81_studies.run.ipynb #e3c1a5e5
 _REASONS = (
@@ -78,15 +79,10 @@ def _last_started(notebook: Path) -> str:
     started = [c for c in cells if c.get("metadata", {}).get("papermill", {}).get("start_time")]
     return "".join(started[-1]["source"]) if started else ""
 
-# %% ../../nbs/81_studies.run.ipynb #46a5f0dd
-def _execute(template: Path, folder: Path, parameters: dict) -> dict | None:
-    "Execute into folder/notebook.ipynb; None, or what went wrong."
-    import logging
-
+# %% ../../nbs/81_studies.run.ipynb #8fa83bab
+def _manager() -> type:
+    "A kernel manager that remembers with which code its kernel died."
     from jupyter_client import AsyncKernelManager
-    from papermill import PapermillExecutionError, execute_notebook
-
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # its inspector warns about every comment with a `;` in it
 
     class Watched(AsyncKernelManager):
         exit_code = None
@@ -95,17 +91,27 @@ def _execute(template: Path, folder: Path, parameters: dict) -> dict | None:
             if not alive and self.provisioner: Watched.exit_code = await self.provisioner.poll()
             return alive
 
-    kills, target = oom_kills(), folder / "notebook.ipynb"
+    return Watched
+
+
+def _execute(template: Path, folder: Path, parameters: dict) -> dict | None:
+    "Execute into folder/notebook.ipynb; None, or what went wrong."
+    import logging
+
+    from papermill import PapermillExecutionError, execute_notebook
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # its inspector warns about every comment with a `;` in it
+    kills, target, manager = oom_kills(), folder / "notebook.ipynb", _manager()
     try:
         execute_notebook(os.path.relpath(template), target.name, parameters, cwd=".", progress_bar=False,
-                         start_timeout=180, kernel_manager_class=Watched)
+                         start_timeout=180, kernel_manager_class=manager)
     except PapermillExecutionError as e:
         text = f"{e.ename}: {_plain(e.evalue)}"
         return {"reason": explain(text), "exception": text, **_cell(template, e.source),
                 "traceback": _plain("\n".join(e.traceback)).splitlines()[-40:], "exit_code": None}
     except Exception as e:  # the kernel died or could not start: nbclient and jupyter_client raise many kinds
-        return {"reason": explain(str(e), Watched.exit_code, oom_kills() > kills), "exception": f"{type(e).__name__}: {e}",
-                **_cell(template, _last_started(target)), "traceback": [], "exit_code": Watched.exit_code}
+        return {"reason": explain(str(e), manager.exit_code, oom_kills() > kills), "exception": f"{type(e).__name__}: {e}",
+                **_cell(template, _last_started(target)), "traceback": [], "exit_code": manager.exit_code}
 
 # %% ../../nbs/81_studies.run.ipynb #a603f9c4
 def _kill_descendants():
@@ -305,7 +311,7 @@ class Live(Lines):
         table.add_row(f"{self.count}/{self.total}", "runs finished")
         self.live.update(table)
 
-# %% ../../nbs/81_studies.run.ipynb #f0330e24
+# %% ../../nbs/81_studies.run.ipynb #59d04e30
 @dataclass
 class Outcome:
     "What became of a study."
@@ -317,6 +323,7 @@ class Outcome:
     report: Path | None = None                     # folder of the report
     report_failure: dict | None = None
     seconds: float = 0.0
+    spent: dict = field(default_factory=dict)      # id of a run executed now -> seconds from the start of its process to its end
 
     @property
     def ok(self) -> bool:
@@ -329,26 +336,56 @@ class _Active:
     job: Job
     process: subprocess.Popen
     slot: int
+    record: int      # change time of the record that lay in the folder at the start, 0 = none
+    log: int         # length of the log at the start
     started: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float: return time.monotonic() - self.started
 
-# %% ../../nbs/81_studies.run.ipynb #f5d01a81
-def _judge(job: Job, code: int) -> dict | None:
+# %% ../../nbs/81_studies.run.ipynb #a065517d
+def _record_time(folder: Path) -> int:
+    "When the record was last written, in nanoseconds; 0 when there is none."
+    try: return (folder / "record.json").stat().st_mtime_ns
+    except OSError: return 0
+
+
+def _launch(job: Job, study: str, at_once: int, slot: int) -> _Active:
+    "Start a job, and note what its folder held before, so that this attempt is not judged by an older one."
+    _write_job(job, study)
+    if not _same_job(job.folder, {"fingerprint": job.fingerprint}): (job.folder / "progress.json").unlink(missing_ok=True)
+    log = job.folder / "log.txt"
+    before = _record_time(job.folder), log.stat().st_size if log.exists() else 0
+    return _Active(job, _start(job.folder, at_once, slot), slot, *before)
+
+
+def _log_tail(a: _Active) -> list[str]:
+    "The last lines that this attempt has written."
+    try: return (a.job.folder / "log.txt").read_bytes()[a.log:].decode(errors="replace").splitlines()[-15:]
+    except OSError: return []
+
+
+def _own_record(a: _Active) -> dict:
+    "The record that this attempt has written; {} when it came to none."
+    try: record = read_record(a.job.folder)
+    except DataError: return {}
+    mine = (record.get("fingerprints") or {}).get("job") == a.job.fingerprint
+    return record if mine and _record_time(a.job.folder) != a.record else {}
+
+# %% ../../nbs/81_studies.run.ipynb #fbe2ddc9
+def _judge(a: _Active, code: int) -> dict | None:
     "None when the run is done; else its failure, from the record where the child could still write it."
-    state = job_state(job)
-    if code == 0 and state.name == "done": return None
     if code == BUSY: return {"reason": "its folder is held by another process; run again when that has ended", "exit_code": code}
-    if code == 1 and state.name == "failed": return state.record["failure"]
-    log = (job.folder / "log.txt").read_text(errors="replace").splitlines()[-15:] if (job.folder / "log.txt").exists() else []
+    record = _own_record(a)
+    if record.get("status") == "done": return None
+    if record.get("status") == "failed" and record.get("failure"): return record["failure"]
+    log = _log_tail(a)
     failure = {"reason": explain("\n".join(log) if code != -9 else "", code), "exit_code": code, "traceback": log}
-    child_job = read_json(job.folder / "job.json")
-    try: _fail(job.folder, child_job, failure)
+    try: _fail(a.job.folder, read_json(a.job.folder / "job.json"), failure)
     except OutputError: pass  # the disk is full: the page of failures will say so
     return failure
 
-# %% ../../nbs/81_studies.run.ipynb #2c8b0c50
+# %% ../../nbs/81_studies.run.ipynb #e250ca55
 class _Loop:
     "Starts what is ready, collects what has ended, until nothing is left."
     def __init__(self, jobs: list, states: dict, at_once: int, outcome: Outcome, show: Lines):
@@ -370,21 +407,20 @@ class _Loop:
         for job in [j for j in self.waiting if not busy & set(j.needs)][:self.at_once - len(self.active)]:
             self.waiting.remove(job)
             slot = min(set(range(self.at_once)) - {a.slot for a in self.active})
-            _write_job(job, self.outcome.folder.name)
-            (job.folder / "progress.json").unlink(missing_ok=True)
-            self.active.append(_Active(job, _start(job.folder, self.at_once, slot), slot))
+            self.active.append(_launch(job, self.outcome.folder.name, self.at_once, slot))
 
     def collect(self):
         "Judge the runs that have ended."
         for a in [a for a in self.active if a.process.poll() is not None]:
             self.active.remove(a)
-            failure = _judge(a.job, a.process.returncode)
+            failure = _judge(a, a.process.returncode)
+            self.outcome.spent[a.job.id] = a.seconds
             if failure: self.outcome.failed[a.job.id] = failure
             else: self.outcome.done.append(a.job.id)
             text = failure["reason"] if failure else headline(read_record(a.job.folder))
             self.show.finished(a.job.id, "FAILED" if failure else "done", a.seconds, text)
 
-# %% ../../nbs/81_studies.run.ipynb #b190af4e
+# %% ../../nbs/81_studies.run.ipynb #6ebb8191
 def stop(
     processes: list, # children
     patience: float = 10.0, # seconds before they are killed
@@ -397,7 +433,7 @@ def stop(
         try: p.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired: p.kill()
 
-# %% ../../nbs/81_studies.run.ipynb #cc1c9c2e
+# %% ../../nbs/81_studies.run.ipynb #2d5a10a3
 @patch
 def run(self: _Loop):
     "Go on until every job is done, failed or blocked; on Ctrl-C stop the children, whose runs can be resumed."
@@ -411,7 +447,7 @@ def run(self: _Loop):
     finally:
         stop([a.process for a in self.active])
 
-# %% ../../nbs/81_studies.run.ipynb #c8a74fe9
+# %% ../../nbs/81_studies.run.ipynb #e15e8ff6
 _ROOM = 50e6  # bytes that must be free before anything starts
 
 
@@ -426,24 +462,30 @@ def _prepare(plan: Plan):
     return held
 
 
+def _again(plan: Plan, old: dict) -> str:
+    "The command that repeats the study; a report made without the data does not take it out."
+    known = old.get("command") or ""
+    return known if "--data" in known and not plan.data else plan.command
+
+
 def _write_plan(plan: Plan):
     "plan.json: which runs the report is to expect, together with those that an earlier call with other tasks or seeds left."
     path, jobs = plan.folder / "plan.json", [{"run": j.id, "step": j.step, **j.grid} for j in plan.jobs]
-    try: old = read_json(path)["jobs"]
-    except (DataError, KeyError, TypeError): old = []
+    try: old = read_json(path)
+    except DataError: old = {}
     known = {j["run"] for j in jobs}
-    jobs += [j for j in old if j["run"] not in known and (plan.folder / "runs" / j["run"] / "record.json").exists()]
-    new = {"study": plan.study.name, "title": plan.study.title, "jobs": jobs}
-    if not path.exists() or old != jobs: write_json(path, new)
+    jobs += [j for j in old.get("jobs", []) if j["run"] not in known and (plan.folder / "runs" / j["run"] / "record.json").exists()]
+    new = {"study": plan.study.name, "title": plan.study.title, "command": _again(plan, old), "jobs": jobs}
+    if old != new: write_json(path, new)
 
-# %% ../../nbs/81_studies.run.ipynb #5b4be2a4
+# %% ../../nbs/81_studies.run.ipynb #7dd0d564
 def _failure_text(plan: Plan, id: str, failure: dict) -> str:
-    job, command = plan.job(id), f"bertvision run {plan.study.name}"
+    job = plan.job(id)
     if failure.get("cell"): place = f"cell {failure['cell']} of `{job.experiment.name}`: `{failure.get('source', '')}`"
     else: place = "not in a cell"
     lines = [f"## {id}", "", f"- reason: **{failure['reason']}**", f"- where: {place}", f"- exit code: {failure.get('exit_code')}",
              f"- executed notebook: `runs/{id}/notebook.ipynb`; log: `runs/{id}/log.txt`",
-             f"- again: `{command}` with the same options executes what is not done and resumes from checkpoints", "",
+             f"- again: `{plan.command}` executes what is not done and resumes from checkpoints", "",
              "| parameter | value |", "|---|---|", *(f"| {k} | `{v!r}` |" for k, v in job.parameters.items() if k not in job.places)]
     trace = failure.get("traceback") or []
     return "\n".join([*lines, "", "```text", *trace, "```", ""] if trace else [*lines, ""])
@@ -466,7 +508,7 @@ def write_failures(
         parts += ["## Report", "", f"- reason: **{outcome.report_failure['reason']}**", "", "```text", *outcome.report_failure.get("traceback", []), "```", ""]
     return write_text(path, "\n".join(parts))
 
-# %% ../../nbs/81_studies.run.ipynb #75b1c150
+# %% ../../nbs/81_studies.run.ipynb #4a6fddc8
 def _report_state(plan: Plan) -> str:
     "Fingerprint of all that the report is made from."
     runs = {p.parent.name: file_fingerprint(p) for p in sorted(plan.folder.glob("runs/*/record.json"))}
@@ -483,6 +525,18 @@ def _report_parameters(notebook: Path) -> dict:
     return {name: ".."}
 
 
+def _report_files(folder: Path) -> list[str]:
+    "What a report has left in its folder."
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+
+
+def _up_to_date(folder: Path, state: str) -> bool:
+    "Whether the report was made from this state and all its files are still there."
+    try: stamp = read_json(folder / "fingerprint.json")
+    except DataError: return False
+    return stamp.get("inputs") == state and all((folder / name).is_file() for name in stamp.get("files") or ["no list"])
+
+# %% ../../nbs/81_studies.run.ipynb #cfe9fd05
 def make_report(
     plan: Plan,
     force: bool = False, # also when nothing has changed
@@ -492,7 +546,7 @@ def make_report(
     if plan.study.report is None: return None, None
     folder, state = plan.folder / "report", _report_state(plan)
     stamp = folder / "fingerprint.json"
-    if not force and stamp.exists() and read_json(stamp).get("inputs") == state: return folder, None
+    if not force and _up_to_date(folder, state): return folder, None
     stamp.unlink(missing_ok=True)
     write_json(folder / "job.json", {"notebook": relative(plan.study.report, folder), "record": False,
                                      "parameters": _report_parameters(plan.study.report)})
@@ -502,12 +556,12 @@ def make_report(
     try: code = process.wait()
     finally: stop([process])
     if code == 0:
-        write_json(stamp, {"inputs": state})
+        write_json(stamp, {"inputs": state, "files": _report_files(folder)})
         return folder, None
     failure = read_json(folder / "failure.json") if (folder / "failure.json").exists() else {"reason": explain("", code), "exit_code": code}
     return None, failure
 
-# %% ../../nbs/81_studies.run.ipynb #59c94eda
+# %% ../../nbs/81_studies.run.ipynb #5230dc3c
 def report_again(
     plan: Plan,
 ) -> tuple: # (folder of the report or None, failure or None)
@@ -521,16 +575,16 @@ def report_again(
         return make_report(plan, force=True)
     finally: held.close()
 
-# %% ../../nbs/81_studies.run.ipynb #6395849a
-def _room_note(plan: Plan, states: dict) -> list[str]:
-    "A word of warning when the forecast does not fit on the disk."
-    costs: dict[str, Forecast] = forecast(plan)
-    wanted = sum(costs[id].disk or 0 for id, s in states.items() if s.name != "done")
+# %% ../../nbs/81_studies.run.ipynb #c50280dc
+def _room_note(plan: Plan, states: dict, at_once: int) -> list[str]:
+    "A word of warning when the forecast, with the checkpoints of the runs at work, does not fit on the disk."
+    costs = forecast(plan)
+    wanted = disk_needed([costs[id] for id, s in states.items() if s.name != "done"], at_once) or 0
     free = shutil.disk_usage(plan.folder).free
     return [f"the forecast needs {wanted / 1e9:.1f} GB on disk and {free / 1e9:.1f} GB are free"] if wanted > free else []
 
 
-def _announce(plan: Plan, states: dict, show: Lines):
+def _announce(plan: Plan, states: dict, at_once: int, show: Lines):
     "Say what will be done, and why, before it is done."
     counts = {}
     for s in states.values(): counts[s.name] = counts.get(s.name, 0) + 1
@@ -539,13 +593,41 @@ def _announce(plan: Plan, states: dict, show: Lines):
     for id, s in states.items():
         if s.name == "new" and s.why: show.say(f"warning: {s.why}; run {id} starts again")
         if s.name in ("changed", "interrupted", "failed"): show.say(f"{id}: {s.name}{f' ({s.why})' if s.why else ''}")
-    for note in [*plan.notes, *_room_note(plan, states)]: show.say(f"note: {note}")
+    for note in [*plan.notes, *_room_note(plan, states, at_once)]: show.say(f"note: {note}")
+
+
+def _timing(outcome: Outcome, wall: float, at_once: int, show: Lines):
+    "Write timing.json and tell what the runner costs: the time of the runs' processes beyond that of the runs' own clocks."
+    records = [read_record(outcome.folder / "runs" / id) for id in outcome.done]
+    inside = sum(r["seconds"]["total"] - r.get("seconds_before", 0.0) for r in records)
+    spent = sum(outcome.spent[id] for id in outcome.done)
+    write_json(outcome.folder / "timing.json", {"runs": len(records), "jobs": at_once, "seconds": wall, "run_seconds": spent,
+                                                "notebook_seconds": inside})
+    if inside > 0:
+        show.say(f"runner overhead: {100 * (spent / inside - 1):.1f} % ({spent:.1f} s for {inside:.1f} s inside the runs; "
+                 "starting kernels and imports count as overhead)")
 
 
 def _on_terminate(*_):
     raise KeyboardInterrupt
 
-# %% ../../nbs/81_studies.run.ipynb #5a8c8f46
+# %% ../../nbs/81_studies.run.ipynb #0a38b0d1
+def _go_through(plan: Plan, jobs: int, outcome: Outcome, live: bool):
+    "The runs that are not done, then the report."
+    start, states = time.monotonic(), {j.id: job_state(j) for j in plan.jobs}
+    if forgotten := data_forgotten(plan, states): raise StudyError(forgotten)
+    outcome.skipped = [id for id, s in states.items() if s.name == "done"]
+    left = len(plan.jobs) - len(outcome.skipped)
+    _write_plan(plan)
+    with (Live if live else Lines)(left, max(len(j.id) for j in plan.jobs)) as show:
+        if left:
+            _announce(plan, states, jobs, show)
+            _Loop(plan.jobs, states, jobs, outcome, show).run()
+        if outcome.done: _timing(outcome, time.monotonic() - start, jobs, show)
+        if outcome.done or outcome.skipped: outcome.report, outcome.report_failure = make_report(plan, show=show)
+    write_failures(plan, outcome)
+
+
 def run_study(
     plan: Plan,
     jobs: int = 1, # runs at once
@@ -554,19 +636,8 @@ def run_study(
     "Execute what is not done, then the report; raises OutputError or StudyError before anything starts. One failure stops nothing else."
     start = time.monotonic()
     held, outcome = _prepare(plan), Outcome(plan.folder)
-    states = {j.id: job_state(j) for j in plan.jobs}
-    outcome.skipped = [id for id, s in states.items() if s.name == "done"]
-    show = (Live if (sys.stdout.isatty() if live is None else live) else Lines)(
-        len(plan.jobs) - len(outcome.skipped), max(len(j.id) for j in plan.jobs))
     before = signal.signal(signal.SIGTERM, _on_terminate) if threading.current_thread() is threading.main_thread() else None
-    try:
-        _write_plan(plan)
-        with show:
-            if len(outcome.skipped) < len(plan.jobs):
-                _announce(plan, states, show)
-                _Loop(plan.jobs, states, jobs, outcome, show).run()
-            if outcome.done or outcome.skipped: outcome.report, outcome.report_failure = make_report(plan, show=show)
-        write_failures(plan, outcome)
+    try: _go_through(plan, jobs, outcome, sys.stdout.isatty() if live is None else live)
     finally:
         if before is not None: signal.signal(signal.SIGTERM, before)
         held.close()
