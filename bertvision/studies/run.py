@@ -575,7 +575,7 @@ def report_again(
         return make_report(plan, force=True)
     finally: held.close()
 
-# %% ../../nbs/81_studies.run.ipynb #c50280dc
+# %% ../../nbs/81_studies.run.ipynb #0c08f363
 def _room_note(plan: Plan, states: dict, at_once: int) -> list[str]:
     "A word of warning when the forecast, with the checkpoints of the runs at work, does not fit on the disk."
     costs = forecast(plan)
@@ -596,16 +596,21 @@ def _announce(plan: Plan, states: dict, at_once: int, show: Lines):
     for note in [*plan.notes, *_room_note(plan, states, at_once)]: show.say(f"note: {note}")
 
 
+def _notebook_seconds(folder: Path) -> float:
+    "The notebook's own time: the sum of its cells' times, imports among them, as papermill noted them."
+    cells = read_json(folder / "notebook.ipynb")["cells"]
+    return sum(c["metadata"].get("papermill", {}).get("duration") or 0.0 for c in cells)
+
+
 def _timing(outcome: Outcome, wall: float, at_once: int, show: Lines):
-    "Write timing.json and tell what the runner costs: the time of the runs' processes beyond that of the runs' own clocks."
-    records = [read_record(outcome.folder / "runs" / id) for id in outcome.done]
-    inside = sum(r["seconds"]["total"] - r.get("seconds_before", 0.0) for r in records)
+    "Write timing.json and tell what the runner costs: the processes' time beyond that of the notebooks' cells."
+    inside = sum(_notebook_seconds(outcome.folder / "runs" / id) for id in outcome.done)
     spent = sum(outcome.spent[id] for id in outcome.done)
-    write_json(outcome.folder / "timing.json", {"runs": len(records), "jobs": at_once, "seconds": wall, "run_seconds": spent,
+    write_json(outcome.folder / "timing.json", {"runs": len(outcome.done), "jobs": at_once, "seconds": wall, "run_seconds": spent,
                                                 "notebook_seconds": inside})
     if inside > 0:
-        show.say(f"runner overhead: {100 * (spent / inside - 1):.1f} % ({spent:.1f} s for {inside:.1f} s inside the runs; "
-                 "starting kernels and imports count as overhead)")
+        show.say(f"runner overhead: {100 * (spent / inside - 1):.1f} % ({spent:.1f} s for {inside:.1f} s inside the notebooks; "
+                 "starting processes and kernels counts as overhead)")
 
 
 def _on_terminate(*_):
