@@ -33,7 +33,7 @@ def _plan(args):
     study = load_study(args.study, args.set, tasks=_words(args.tasks), encoders=_words(args.encoders), seeds=_numbers(args.seeds))
     return plan(study, args.data, args.out, weights=args.command.__name__ in ("run", "plan"))
 
-# %% ../nbs/99_cli.ipynb #025d0e2f
+# %% ../nbs/99_cli.ipynb #74f0eb8c
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
@@ -57,7 +57,7 @@ def _tell(plan, outcome) -> int:
     if outcome.report: print(f"report: {os.path.relpath(outcome.report)}")
     counts = (f"{len(outcome.done)} runs executed", f"{len(outcome.skipped)} were done already", f"{len(outcome.failed)} failed",
               f"{len(outcome.blocked)} blocked")
-    print(f"{', '.join(c for c in counts if not c.startswith('0 ')) or 'nothing to do'} in {_minutes(outcome.seconds)}")
+    print(f"{', '.join(c for c in counts if not c.startswith('0 ')) or 'report made'} in {_minutes(outcome.seconds)}")
     if outcome.report_failure: print(f"the report failed: {outcome.report_failure['reason']}", file=sys.stderr)
     if outcome.ok: return 0
     print(f"see {os.path.relpath(plan.folder / 'failures.md')}", file=sys.stderr)
