@@ -1,7 +1,5 @@
 """Encoders that cannot be trusted or found: one clear error each, before anything is trained."""
 import shutil
-import sys
-import types
 from dataclasses import replace
 
 import pytest
