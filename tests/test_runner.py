@@ -14,7 +14,7 @@ from study_lab import FINISH, PARAMETERS, START, Lab, pretend_done
 from bertvision.core import read_json
 from bertvision.runs import lock, read_record
 from bertvision.studies.plan import job_state
-from bertvision.studies.run import (Live, Outcome, _Active, _judge, _record_time, _write_job, make_report, run_study,
+from bertvision.studies.run import (Live, Outcome, _Active, _judge, _record_time, _write_job, make_report,
                                     write_failures)
 
 A, B = "learn.toy-sentiment.tiny-random.s0", "learn.toy-sentiment.tiny-random.s1"
