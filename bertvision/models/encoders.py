@@ -7,14 +7,14 @@ __all__ = ['ENCODERS', 'ATTENTIONS', 'Zoo', 'all_encoders', 'check_encoder', 'ch
            'locate', 'encoder_fingerprint', 'Encoder', 'label_order', 'choose_attention', 'load_encoder', 'freeze',
            'count_parameters', 'flops']
 
-# %% ../../nbs/20_models.encoders.ipynb #5d68df4b
+# %% ../../nbs/20_models.encoders.ipynb #1f4ead21
 import os
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import EncoderError, ParameterError, cache_dir, device, file_fingerprint, file_sha256, fingerprint, read_json, suggest
+from ..core import EncoderError, ParameterError, cache_dir, device, file_fingerprint, file_sha256, fingerprint, suggest
 from ..data.tasks import Task
 
 # %% ../../nbs/20_models.encoders.ipynb #f60cb091
@@ -312,7 +312,7 @@ def _tokenizer(place: str, revision: str | None):
     if tokenizer.pad_token_id is None: raise EncoderError(f"the tokenizer of {place!r} has no padding token")
     return tokenizer
 
-# %% ../../nbs/20_models.encoders.ipynb #9577f3d2
+# %% ../../nbs/20_models.encoders.ipynb #a6aa26f4
 def load_encoder(
     name: str, # zoo name, folder, or hub id
     task: Task | None = None, # a head for this task; None = the bare encoder
@@ -336,8 +336,11 @@ def load_encoder(
             kwargs |= head
         model, info = _load_weights(auto, place, commit, **kwargs)
     if task is not None:
+        from bertvision.models.precise import precise_head
+
         notes = _place_head(model, config, task, new_head or _head_is_missing(model, info))
         _name_labels(model.config, task)
+        precise_head(model)
     commit = getattr(config, "_commit_hash", None) or commit
     return Encoder(name, model, tokenizer, task, place, commit, encoder_fingerprint(name, commit),
                    model.config._attn_implementation or "eager", notes)

@@ -6,8 +6,7 @@
 __all__ = ['predict', 'decide', 'prediction_table', 'Standing', 'save_checkpoint', 'load_checkpoint', 'Fitting', 'Fit', 'fit',
            'discard_checkpoints']
 
-# %% ../../nbs/41_training.loop.ipynb #4b73dc55
-import json
+# %% ../../nbs/41_training.loop.ipynb #cada8419
 import math
 import shutil
 import tempfile
@@ -244,7 +243,7 @@ def _seconds(self: Fitting) -> dict:
     keys = {**self.standing.seconds, **self.phases.seconds}
     return {k: self.standing.seconds.get(k, 0.0) + self.phases.seconds.get(k, 0.0) for k in keys}
 
-# %% ../../nbs/41_training.loop.ipynb #62047692
+# %% ../../nbs/41_training.loop.ipynb #febc0af7
 @patch
 def evaluations(self: Fitting) -> set: # step numbers
     "After which steps the selection part is scored; always after the last."
@@ -262,9 +261,9 @@ def evaluate(self: Fitting):
         scores = score(self.task.metrics, decide(logits, self.task.kind), self.tokens["selection"].labels)
         headline = scores[self.task.metrics[0]]
         s.history[-1] |= {f"selection_{k}": v for k, v in scores.items()}
-        better = s.best is None or (math.isfinite(headline) and headline > s.best)
-        if better:
-            s.best, s.best_step, s.stale = headline if math.isfinite(headline) else -math.inf, s.step, 0
+        defined = math.isfinite(headline)
+        if not s.best_step or (defined and (s.best is None or headline > s.best)):
+            s.best, s.best_step, s.stale = headline if defined else None, s.step, 0
             with replacing(self.folder / "best.safetensors") as tmp: save_model(self._bare_model(), str(tmp))
         else: s.stale += 1
     if self.recipe.patience and s.stale >= self.recipe.patience: s.stopped = f"no better score in {s.stale} evaluations"
