@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .core import DataError, read_json, resources, write_text
 
-# %% ../nbs/90_readme.ipynb #a68711b0
+# %% ../nbs/90_readme.ipynb #edbd7900
 def _fence(text: str, language: str) -> str: return f"```{language}\n{text.rstrip()}\n```"
 
 
@@ -19,6 +19,7 @@ def _output(out: dict) -> str:
     "An output as Markdown: Markdown first, then plain text; pictures and progress bars are left out."
     data = out.get("data", {})
     if "text/markdown" in data: return "".join(data["text/markdown"])
+    if "image/png" in data: return ""
     text = "".join(data.get("text/plain", out.get("text", "") if out.get("name") == "stdout" else ""))
     return _fence(text, "text") if text.strip() else ""
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'STATES', 'notebook_cells', 'Parameter', 'read_parameters', 'check_parameters', 'lock', 'locked',
-           'new_record', 'read_record', 'mark_failed', 'Run']
+           'new_record', 'read_record', 'seconds_of', 'upstream_seconds', 'mark_failed', 'Run']
 
 # %% ../nbs/01_runs.ipynb #71eb333e
 import ast
@@ -204,7 +204,7 @@ def new_record(
         "started": _now(), "finished": None, "failure": None,
     }
 
-# %% ../nbs/01_runs.ipynb #9ab7fa39
+# %% ../nbs/01_runs.ipynb #bd75a060
 def read_record(
     folder, # folder of a run
 ) -> dict: # the record
@@ -218,6 +218,22 @@ def read_record(
     if record.get("schema", 0) > SCHEMA:
         raise DataError(f"{path} has schema {record['schema']}, newer than this bertvision's {SCHEMA}: update the package")
     return record
+
+# %% ../nbs/01_runs.ipynb #2c3aa5d3
+def seconds_of(
+    record: dict,
+) -> float | None: # of the whole run, None when nothing was timed
+    "The clock's total, or the sum of the phases where that is more, as after a resume; with the runs that it builds on."
+    seconds = record.get("seconds") or {}
+    own = max(seconds.get("total") or 0, sum(v for k, v in seconds.items() if k != "total" and v))
+    return own + (record.get("upstream_seconds") or 0) or None
+
+
+def upstream_seconds(
+    folder, # of a finished run that this one builds on; "" = none
+) -> float:
+    "What the run before has cost, with those before it; raises DataError when there is no record."
+    return (seconds_of(read_record(folder)) or 0.0) if folder else 0.0
 
 
 def mark_failed(

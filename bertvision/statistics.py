@@ -126,7 +126,7 @@ def bootstrap(
     low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
 
-# %% ../nbs/03_statistics.ipynb #632dd793
+# %% ../nbs/03_statistics.ipynb #30216285
 class Difference(NamedTuple):
     "How much better A is than B, and how easily chance explains it."
     value: float # score of A minus score of B
@@ -137,16 +137,19 @@ class Difference(NamedTuple):
 
 def paired_bootstrap(
     metric: str,         # a key of bertvision.metrics.METRICS
-    a,                   # (N,) predictions of A
-    b,                   # (N,) predictions of B on the same examples
+    a,                   # (N,) predictions of A, or (K, N) of K runs
+    b,                   # the same of B, run for run, on the same examples
     labels,              # (N,)
     n: int = 2000,       # resamples
     seed: int = 0,       # of the draws
     level: float = 0.95, # coverage, 0 < level < 1
 ) -> Difference:
-    "Percentile bootstrap of the difference A - B over examples. Raises what `score` raises."
-    value = score(metric, a, labels)[metric] - score(metric, b, labels)[metric]
-    draws = np.subtract(*_resample(metric, [a, b], labels, n, seed).T)
+    "Percentile bootstrap over examples of the difference A - B, the mean one for several runs. Raises what `score` raises."
+    a, b = (list(x) if np.ndim(x) == 2 else [x] for x in (a, b))
+    if len(a) != len(b): raise ParameterError(f"{len(a)} runs of A and {len(b)} of B: expected one for one")
+    value = float(np.mean([score(metric, p, labels)[metric] - score(metric, q, labels)[metric] for p, q in zip(a, b)]))
+    drawn = _resample(metric, [*a, *b], labels, n, seed)                       # (n, 2 K)
+    draws = (drawn[:, :len(a)] - drawn[:, len(a):]).mean(1)
     draws = draws[~np.isnan(draws)]
     if not len(draws): return Difference(value, np.nan, np.nan, np.nan)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])

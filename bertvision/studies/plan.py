@@ -7,7 +7,7 @@ __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'parse_yaml', 'Step', 'Study', 'parse
            'code_closure', 'Job', 'Plan', 'plan', 'State', 'job_state', 'data_forgotten', 'this_machine', 'Forecast',
            'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
 
-# %% ../../nbs/80_studies.plan.ipynb #b59764d0
+# %% ../../nbs/80_studies.plan.ipynb #01298d3d
 import ast
 import io
 import os
@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 
 import bertvision
-from ..core import DataError, EncoderError, ParameterError, StudyError, file_fingerprint, fingerprint, resources, suggest
+from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, resources, suggest
 from ..data.tasks import data_root, get_task, input_files
 from ..models.encoders import ATTENTIONS, all_encoders, check_encoder, encoder_fingerprint, locate
 from ..recipes import check_values
@@ -51,16 +51,19 @@ def parse_yaml(
         line = f", line {mark.line + 1}" if mark else ""
         raise StudyError(f"{where}{line}: not YAML ({getattr(e, 'problem', None) or e})") from e
 
-# %% ../../nbs/80_studies.plan.ipynb #351640f6
+# %% ../../nbs/80_studies.plan.ipynb #6c689bba
 @dataclass(frozen=True)
 class Step:
     "One experiment notebook within a study, and how it is to be set."
     name: str
     experiment: Path                                 # the notebook
-    needs: tuple = ()                                # names of steps whose runs it builds on
+    needs: dict = field(default_factory=dict)        # parameter without its `_dir` -> names of the steps whose runs it is given
+    over: tuple = ("task", "encoder", "seed")        # of these, what the step has a run for each of
     parameters: dict = field(default_factory=dict)   # for every run
     per_task: dict = field(default_factory=dict)     # task -> parameters that differ
-    recipe: str = ""                                 # "published" = lr, batch_size, max_length from the Task table
+    recipe: str = ""                                 # "published" = lr, batch_size, max_length from the Task table; or a file
+    found: dict = field(default_factory=dict)        # what stands in that file, as a search has written it
+    title: str = ""                                  # what tables call it; its name when empty
     overrides: dict = field(default_factory=dict)    # from --set; these win
 
 
@@ -76,9 +79,9 @@ class Study:
     report: Path | None      # notebook
     call: tuple = ()         # words of the command line that ask for it: its name, and what was given in place of its own
 
-# %% ../../nbs/80_studies.plan.ipynb #5f2ebe12
+# %% ../../nbs/80_studies.plan.ipynb #52ab22e1
 _STUDY_KEYS = ("title", "tasks", "encoders", "seeds", "steps", "report")
-_STEP_KEYS = ("experiment", "needs", "parameters", "per_task", "recipe")
+_STEP_KEYS = ("title", "experiment", "needs", "over", "parameters", "per_task", "recipe")
 
 
 def _mapping(raw, where: str, allowed=None) -> dict:
@@ -103,17 +106,33 @@ def _notebook(name, kind: str, places: list, where: str) -> Path:
     known = sorted({p.stem for place in places for p in (place / kind).glob("*.ipynb")})
     raise StudyError(f"{where}: no {kind}/{name}.ipynb{suggest(name, known)}; there are {', '.join(known) or 'none'}")
 
-# %% ../../nbs/80_studies.plan.ipynb #eb5a9875
+# %% ../../nbs/80_studies.plan.ipynb #58550dd1
 def _step(name: str, raw, places: list, where: str) -> Step:
     where = f"{where}, step {name}"
     raw = _mapping(raw, where, _STEP_KEYS)
-    if raw.get("recipe", "") not in ("", "published"):
-        raise StudyError(f"{where}: recipe = {raw['recipe']!r}: expected published")
-    needs = _list(raw["needs"], str, f"{where}: needs") if raw.get("needs") else []
+    recipe = raw.get("recipe") or ""
+    over = _list(raw.get("over", Step.over), str, f"{where}: over")
+    if unknown := set(over) - set(Step.over): raise StudyError(f"{where}: over: unknown {unknown.pop()!r}; there are {', '.join(Step.over)}")
     per_task = _mapping(raw.get("per_task") or {}, f"{where}: per_task")
-    return Step(name, _notebook(raw.get("experiment", name), "experiments", places, where), tuple(needs),
-                dict(_mapping(raw.get("parameters") or {}, f"{where}: parameters")),
-                {get_task(t).name: _mapping(p, f"{where}: per_task: {t}") for t, p in per_task.items()}, raw.get("recipe", ""))
+    return Step(name, _notebook(raw.get("experiment", name), "experiments", places, where),
+                _needs(raw.get("needs") or {}, f"{where}: needs"), tuple(over), dict(_mapping(raw.get("parameters") or {}, f"{where}: parameters")),
+                {get_task(t).name: _mapping(p, f"{where}: per_task: {t}") for t, p in per_task.items()}, str(recipe),
+                _recipe_file(recipe, places[0] / "studies", where) if recipe and recipe != "published" else {},
+                title=str(raw.get("title") or ""))
+
+
+def _recipe_file(name, folder: Path, where: str) -> dict:
+    "Parameters in a YAML file that a search has written; its place counts from the study's folder, or from here."
+    path = next((p for p in (folder / str(name), Path(str(name)).expanduser()) if p.is_file()), None)
+    if path is None or path.suffix not in (".yaml", ".yml"):
+        raise StudyError(f"{where}: recipe = {name!r}: expected published, or a .yaml file beside the study or below the present folder")
+    return dict(_mapping(_mapping(parse_yaml(path.read_text(encoding="utf-8"), str(name)), str(name), ("parameters",)).get("parameters"), f"{name}: parameters"))
+
+# %% ../../nbs/80_studies.plan.ipynb #baf0203a
+def _needs(raw, where: str) -> dict:
+    "`[a]` is short for `{a: [a]}`: the runs of step a, handed over as the parameter `a_dir`."
+    if isinstance(raw, list): return {name: (name,) for name in _list(raw, str, where)}
+    return {key: tuple(_list([steps] if isinstance(steps, str) else steps, str, f"{where}: {key}")) for key, steps in _mapping(raw, where).items()}
 
 
 def _in_order(steps: dict, where: str) -> dict:
@@ -124,7 +143,7 @@ def _in_order(steps: dict, where: str) -> dict:
         if name in done: return
         if name in path: raise StudyError(f"{where}: steps need each other in a circle: {' → '.join([*path[path.index(name):], name])}")
         path.append(name)
-        for need in steps[name].needs:
+        for need in dict.fromkeys(n for several in steps[name].needs.values() for n in several):
             if need not in steps:
                 raise StudyError(f"{where}, step {name}: needs unknown step {need!r}{suggest(need, steps)}; there are {', '.join(steps)}")
             visit(need)
@@ -356,7 +375,7 @@ class Plan:
         "The job with that id."
         return next(j for j in self.jobs if j.id == id)
 
-# %% ../../nbs/80_studies.plan.ipynb #8a337dc5
+# %% ../../nbs/80_studies.plan.ipynb #65179f91
 def _slug(encoder: str) -> str:
     "An encoder's name as a part of a folder's name; two folders of the same name stay apart by a few digits."
     if check_encoder(encoder) == "folder": return f"{Path(encoder).name}-{fingerprint(encoder)[:6]}"
@@ -369,9 +388,9 @@ def _job_id(step: str, grid: dict) -> str:
 
 
 def _settings(step: Step, names: tuple, grid: dict, where: str) -> dict:
-    "Parameters by rising priority: published recipe, the step's, the task's, --set, the grid's."
-    recipe = {}
-    if step.recipe and "task" in grid:
+    "Parameters by rising priority: published or found recipe, the step's, the task's, --set, the grid's."
+    recipe = dict(step.found)
+    if step.recipe == "published" and "task" in grid:
         row = get_task(grid["task"])
         recipe = {k: v for k, v in row.recipe(grid.get("encoder", "")).items() if k in names}
         if not recipe:
@@ -380,13 +399,14 @@ def _settings(step: Step, names: tuple, grid: dict, where: str) -> dict:
 
 
 def _needed(step: Step, grid: dict, made: dict) -> dict[str, list]:
-    "For each needed step its jobs that share this point of the grid."
-    return {need: [j for j in made[need] if all(j.grid[d] == grid[d] for d in j.grid.keys() & grid.keys())] for need in step.needs}
+    "For each need the jobs of its steps that share this point of the grid."
+    here = lambda j: all(j.grid[d] == grid[d] for d in j.grid.keys() & grid.keys())
+    return {key: [j for name in names for j in made[name] if here(j)] for key, names in step.needs.items()}
 
 
 def _place(need: str, jobs: list, names: tuple, path: Path):
     "Folder of the needed run, or a list of folders when the notebook's default is a list."
-    folders = [str(j.folder) for j in jobs]
+    folders = list(dict.fromkeys(str(j.folder) for j in jobs))
     if isinstance(read_parameters(path)[f"{need}_dir"].default, list): return folders
     if len(folders) == 1: return folders[0]
     raise StudyError(f"{path.name}: {need}_dir takes one folder and {len(folders)} runs match; give it a list as default")
@@ -402,11 +422,13 @@ def _check_choices(parameters: dict):
         if name.endswith("_examples") and isinstance(value, int) and value < 0:
             raise ParameterError(f"{name} = {value}: expected 0 (all) or more")
 
-# %% ../../nbs/80_studies.plan.ipynb #e795ac77
+# %% ../../nbs/80_studies.plan.ipynb #dc3b2cef
 def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, data: str, where: str) -> Job:
     "One point of the grid, checked."
     id, names = _job_id(step.name, grid), template.names
     needed = _needed(step, grid, made)
+    lost = [n for n in needed if f"{n}_dir" not in names and step.needs[n] != (n,)]
+    if lost: raise StudyError(f"{where}: needs: {lost[0]}: {step.experiment.name} has no parameter {lost[0]}_dir{suggest(f'{lost[0]}_dir', names)}")
     places = {f"{n}_dir": _place(n, jobs, names, step.experiment) for n, jobs in needed.items() if f"{n}_dir" in names}
     if "out_dir" in names: places["out_dir"] = str(out / id)
     toy = "task" in grid and get_task(grid["task"]).toy
@@ -419,15 +441,15 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
         "inputs": fingerprint(_inputs(grid.get("task"), grid.get("encoder"), data)),
         "needs": fingerprint(sorted(j.fingerprint for jobs in needed.values() for j in jobs)),
     }
-    needs = tuple(j.id for jobs in needed.values() for j in jobs)
+    needs = tuple(dict.fromkeys(j.id for jobs in needed.values() for j in jobs))
     return Job(id, step.name, step.experiment, out / id, grid, full, tuple(places), needs, parts)
 
 
-def _grids(study: Study, names: tuple) -> list[dict]:
-    "The points of the grid, over those of task, encoder and seed that the notebook has."
+def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
+    "The points of the grid, over those of task, encoder and seed that the notebook has and the step is over."
     points = [{}]
     for name, values in (("task", study.tasks), ("encoder", study.encoders), ("seed", study.seeds)):
-        if name in names: points = [p | {name: v} for p in points for v in values]
+        if name in names and name in step.over: points = [p | {name: v} for p in points for v in values]
     return points
 
 # %% ../../nbs/80_studies.plan.ipynb #10d827ae
@@ -456,7 +478,7 @@ def _command(study: Study, data: str, out) -> str:
     if Path(out) != Path("outputs"): words += ["--out", "OUT"]
     return shlex.join(words)
 
-# %% ../../nbs/80_studies.plan.ipynb #13d72b71
+# %% ../../nbs/80_studies.plan.ipynb #078337f4
 def plan(
     study: Study,
     data=None, # folder in GLUE's layout; None = BERTVISION_DATA, else the hub
@@ -470,7 +492,7 @@ def plan(
     made = {}
     for step in study.steps.values():
         template, where = _template(step.experiment), f"study {study.name}, step {step.name}"
-        made[step.name] = [_job(step, template, grid, made, folder / "runs", data, where) for grid in _grids(study, template.names)]
+        made[step.name] = [_job(step, template, grid, made, folder / "runs", data, where) for grid in _grids(study, step, template.names)]
     for name in study.encoders:
         if weights and (row := _zoo(name)) and row.package: locate(name)
     return Plan(study, folder, data, [j for jobs in made.values() for j in jobs], _notes(study, data), _command(study, data, out))
@@ -553,7 +575,7 @@ class Forecast:
     transient: float = 0.0           # bytes more on the disk while it runs
     basis: str = "unknown"           # measured | estimate | unknown
 
-# %% ../../nbs/80_studies.plan.ipynb #4aa8f233
+# %% ../../nbs/80_studies.plan.ipynb #8ff4e358
 _CARVED_AT_MOST = 2000  # as `data.splits.split` has it, which is too heavy to be asked here
 
 
@@ -576,6 +598,17 @@ def _transient(job: Job) -> float:
     row = _zoo(job.grid.get("encoder"))
     return 28.0 * _weights(row) if row and "checkpoint_seconds" in job.parameters else 0.0
 
+# %% ../../nbs/80_studies.plan.ipynb #153d21e5
+_WORK = {"extract_states": 2, "train_heads": 0.3}  # operations a weight of the encoder and token; 6 for what trains it
+
+
+def _states_bytes(job: Job, row, tokens: float, count: int) -> float:
+    "What stored states will take, with half of max_length filled."
+    if job.experiment.stem != "extract_states": return 0.0
+    p = job.parameters
+    vectors = count * (tokens if p.get("kind") == "tokens" else 1) * (row.layers + 1)
+    return vectors * row.width * {"fp16": 2, "fp32": 4, "int8": 1}.get(p.get("dtype"), 2)
+
 
 def _estimate(job: Job) -> Forecast:
     "The rule of thumb: half of max_length filled, evaluation a tenth on top, 16 bytes a weight in training."
@@ -584,9 +617,9 @@ def _estimate(job: Job) -> Forecast:
     if row is None or count is None: return Forecast(count)
     p, weights = job.parameters, _weights(row)
     tokens = p.get("max_length", 128) / 2
-    work = 6 * 12 * row.layers * row.width**2 * tokens * count * 1.1
+    work = _WORK.get(job.experiment.stem, 6) * 12 * row.layers * row.width**2 * tokens * count * 1.1
     activations = p.get("batch_size", 16) * tokens * row.layers * row.width * 60
-    disk = 1e6 + (4 * weights if p.get("keep_model") else 0)
+    disk = 1e6 + (4 * weights if p.get("keep_model") else 0) + _states_bytes(job, row, tokens, count)
     return Forecast(count, 8 + work / _speed(this_machine()), 1e9 + 16 * weights + activations, disk, _transient(job), "estimate")
 
 # %% ../../nbs/80_studies.plan.ipynb #1417cbb9

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DETAILS', 'FIGURES', 'readable', 'compact', 'details', 'summary', 'legend', 'notes', 'recipes', 'environment',
-           'plot_scores', 'curves', 'plot_loss', 'plot_selection', 'to_markdown', 'excerpt', 'to_html', 'write_report']
+           'plot_scores', 'curves', 'plot_loss', 'plot_selection', 'differences', 'to_markdown', 'excerpt', 'to_html',
+           'write_report']
 
-# %% ../../nbs/83_studies.report.ipynb #2cc911be
+# %% ../../nbs/83_studies.report.ipynb #983d8ba6
 import base64
 import html
 from collections import Counter
@@ -23,7 +24,9 @@ from matplotlib.ticker import MaxNLocator
 from ..core import DataError, replacing, write_text
 from ..data.tasks import TASKS
 from ..metrics import METRICS
-from .results import KEYS, Results, code_of, encoder_title, glue_table, read_study, scores, seconds_of, settings_of
+from ..runs import seconds_of
+from .methods import against, plot_cost, plot_shares, several_methods, verdict, wide
+from .results import KEYS, Results, code_of, encoder_title, glue_table, read_study, scores, settings_of
 
 # %% ../../nbs/83_studies.report.ipynb #8bffc124
 _GLUE = "\u00a0"  # a space at which no line is broken
@@ -62,10 +65,10 @@ def _collapsed(row):
     if not row["runs"]: return ""
     return f"{row['collapsed']} of {row['runs']}: {row['collapsed_reasons']}" if row["collapsed"] else "none"
 
-# %% ../../nbs/83_studies.report.ipynb #26c7fea6
+# %% ../../nbs/83_studies.report.ipynb #0058afd4
 _SHOWN = {
     "Task": lambda r: _title(r["task"]), "Metric": lambda r: _metric_title(r["metric"], r["split"]), "Encoder": lambda r: r["encoder"],
-    "Settings": lambda r: r["settings"], "Score": _score, "95 % over seeds": lambda r: _range(r["low"], r["high"]),
+    "Method": lambda r: r["method"], "Settings": lambda r: r["settings"], "Score": _score, "95 % over seeds": lambda r: _range(r["low"], r["high"]),
     "95 % over examples": lambda r: _range(r["example_low"], r["example_high"]), "Trivial": lambda r: _number(r["baseline"]),
     "Published": lambda r: _doubtful(r["published"], r["published_flag"]), "Source": lambda r: r["published_source"],
     "Difference": lambda r: _number(r["difference"], sign=True),
@@ -85,8 +88,8 @@ def readable(
     shown = pd.DataFrame(cells, columns=list(_SHOWN)).map(lambda x: "" if x is None or x != x else str(x))
     return shown.loc[:, (shown != "").any()]
 
-# %% ../../nbs/83_studies.report.ipynb #accec6a3
-_NAMES = ("Task", "Metric", "Encoder", "Settings")
+# %% ../../nbs/83_studies.report.ipynb #8af92a91
+_NAMES = ("Task", "Metric", "Encoder", "Method", "Settings")
 _MAIN = (*_NAMES, "Score", "Trivial", "Published", "Published BERT-base", "Seeds", "Examples/s")
 
 
@@ -103,7 +106,7 @@ def details(
     "The columns that the main table leaves out: intervals, sources, collapse, protocol, cost."
     return shown[[c for c in shown if c in _NAMES or c not in _MAIN]]
 
-# %% ../../nbs/83_studies.report.ipynb #1c107bf5
+# %% ../../nbs/83_studies.report.ipynb #ca574d3b
 def _headlines(table):
     "The first metric of each finished task and encoder, with its margin over the trivial baseline."
     rows = table[table["status"] == "done"].drop_duplicates(KEYS)
@@ -114,12 +117,13 @@ def _headlines(table):
 
 def _states(study):
     "How many runs are in which state, as text."
-    known = {*study.runs, *(f["run"] for f in study.faults)}
-    lost = [f["state"] for f in study.faults if f["run"] not in study.runs]
+    finished = study.finished()
+    known = {*finished, *(f["run"] for f in study.faults)}
+    lost = [f["state"] for f in study.faults if f["run"] not in finished and f["run"] not in study.runs]
     counts = {state: lost.count(state) for state in dict.fromkeys(lost)}
     counts["not started"] = counts.pop("not started", 0) + sum(job["run"] not in known for job in study.jobs)
     others = [f"{n} {state}" for state, n in counts.items() if n]
-    return f"{len(study.runs)} of {len(study.runs) + sum(counts.values())} runs finished" + (f" ({', '.join(others)})" if others else "")
+    return f"{len(finished)} of {len(finished) + sum(counts.values())} runs finished" + (f" ({', '.join(others)})" if others else "")
 
 
 def _listing(rows): return ", ".join(f"{_title(r['task'])} by {_number(r['margin'])}" for r in rows.to_dict("records"))
@@ -137,7 +141,13 @@ def _chance(rows):
     if several.all(): return "over seeds and over examples"
     return "over examples, and over seeds where there are several" if several.any() else "over examples of the one seed"
 
-# %% ../../nbs/83_studies.report.ipynb #2bf653c9
+# %% ../../nbs/83_studies.report.ipynb #084eefa6
+def _who(row):
+    "Encoder, with the method and the settings where there are several."
+    more = ", ".join(filter(None, (row["method"], row["settings"])))
+    return row["encoder"] + (f" ({more})" if more else "")
+
+
 def _verdict(name, rows):
     "One sentence on an encoder's headline scores."
     won, rest = rows[rows["beats"]].sort_values("margin", ascending=False), rows[~rows["beats"]]
@@ -159,9 +169,8 @@ def summary(
     "What the numbers say, in words made from the numbers."
     fallen = [run for run, r in study.runs.items() if r.get("collapsed")]
     text = f"{_states(study)}; {len(fallen) or 'none'} collapsed" + (f" ({', '.join(fallen)})" if 0 < len(fallen) < 6 else "") + "."
-    heads = _headlines(table)
-    for (encoder, settings), rows in heads.groupby(["encoder", "settings"], sort=False):
-        text += " " + _verdict(f"{encoder} ({settings})" if settings else encoder, rows)
+    heads = _headlines(table[table["variant"] == ""])  # heads are compared with each other elsewhere
+    for _, rows in heads.groupby(["encoder", "method", "settings"], sort=False): text += " " + _verdict(_who(rows.iloc[0]), rows)
     return text
 
 # %% ../../nbs/83_studies.report.ipynb #fe1ff308
@@ -295,12 +304,12 @@ def environment(
     items["Time of all runs"] = f"{sum(seconds_of(r) or 0 for r in runs) / 60:,.1f} minutes"
     return pd.DataFrame({"Item": list(items), "Value": list(items.values())}).query("Value != ''").reset_index(drop=True)
 
-# %% ../../nbs/83_studies.report.ipynb #4ce9309f
+# %% ../../nbs/83_studies.report.ipynb #f02cc9a5
 def _place(table):
     "Rows of the figure with their height, encoders of a task close together."
-    rows = table[table["status"] == "done"].copy()
+    rows = table[(table["status"] == "done") & (table["variant"] == "")].copy()
     label = [f"{_title(t)}\n{_metric_title(m, s)}" for t, m, s in zip(rows["task"], rows["metric"], rows["split"])]
-    who = (rows["encoder"] + rows["settings"].map(lambda s: f" ({s})" if s else "")).tolist()
+    who = [_who(row) for row in rows.to_dict("records")]
     names, groups = list(dict.fromkeys(label)), list(dict.fromkeys(who))
     shift = (np.arange(len(groups)) - (len(groups) - 1) / 2) * 0.7 / max(1, len(groups))
     height = [names.index(a) + shift[groups.index(b)] for a, b in zip(label, who)]
@@ -459,15 +468,43 @@ def _markdown_table(frame):
     rule = "".join("---|" if c in _TEXT_COLUMNS else "---:|" for c in frame.columns)
     return "\n".join([line(frame.columns), f"|{rule}", *(line(row) for row in frame.itertuples(index=False))])
 
-# %% ../../nbs/83_studies.report.ipynb #75fef686
+# %% ../../nbs/83_studies.report.ipynb #78da3df0
+def differences(
+    compared: pd.DataFrame, # from `methods.against`
+) -> pd.DataFrame: # text cells, differences × 100
+    "The paired tests as people read them."
+    p = lambda x: "" if pd.isna(x) else "< 0.001" if x < 0.001 else f"{x:.3f}"
+    return pd.DataFrame([{
+        "Task": _title(r["task"]), "Method": r["method"], f"Against {r['baseline']}": _number(r["difference"], sign=True),
+        "95 % over examples": _range(r["low"], r["high"]), "p": p(r["p"]), "p (Holm)": p(r["p_holm"]),
+        "Seeds ahead": f"{r['ahead']} of {r['seeds']}"} for r in compared.to_dict("records")])
+
+
+_TESTED = ("Differences × 100 on the same examples and seeds, averaged over seeds; interval and p from a bootstrap over examples; "
+           "Holm's correction counts all comparisons of this study.")
+
+
+def _method_parts(study, table):
+    "[(heading, table, caption)] and sentences of a study of several methods; both empty for others."
+    if not several_methods(table): return [], []
+    compared = against(study, table)
+    words = [verdict(compared, m) for m, v in dict(zip(compared["method"], compared["variant"])).items() if v.startswith("adapter")]
+    parts = [("Methods beside each other", wide(table), "Headline scores × 100, mean ± standard deviation over seeds.")]
+    return parts + ([("Against the baseline", differences(compared), _TESTED)] if len(compared) else []), words
+
+# %% ../../nbs/83_studies.report.ipynb #bc4726af
 def to_markdown(
     study: Results,
     table: pd.DataFrame, # from `glue_table`
 ) -> str:
     "The report as Markdown: sentence, main table, details, notes, faults, how to run it again."
-    shown = readable(table)
-    parts = [f"# {study.title}", summary(study, table), _markdown_table(compact(shown)), *legend(table), DETAILS,
-             "## Details", _markdown_table(details(shown)), "\n".join(f"- {n}" for n in notes(table))]
+    shown, (more, words) = readable(table), _method_parts(study, table)
+    main = [_markdown_table(compact(shown)), *legend(table)]
+    parts = [f"# {study.title}", summary(study, table)]
+    if more: parts += [_markdown_table(more[0][1]), more[0][2], *words, DETAILS, "## All scores", *main]
+    else: parts += [*main, DETAILS]
+    for heading, frame, caption in more[1:]: parts += [f"## {heading}", _markdown_table(frame), caption]
+    parts = [*parts, "## Details", _markdown_table(details(shown)), "\n".join(f"- {n}" for n in notes(table))]
     if study.faults: parts += ["## Runs that are missing or doubtful", _markdown_table(pd.DataFrame(study.faults))]
     return "\n\n".join([*parts, "## To run it again", f"```\n{study.command}\n```"]) + "\n"
 
@@ -546,7 +583,7 @@ def _image(path, alt):
     code = base64.b64encode(Path(path).read_bytes()).decode()
     return f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{code}"></figure>'
 
-# %% ../../nbs/83_studies.report.ipynb #4e820d5f
+# %% ../../nbs/83_studies.report.ipynb #20f16d28
 def to_html(
     study: Results,
     table: pd.DataFrame, # from `glue_table`
@@ -555,7 +592,11 @@ def to_html(
     "The whole report as one self-contained page."
     off, shown = set(table.index[table["status"] != "done"]), readable(table)
     emphasis = lambda note: html.escape(note).replace("*carved*", "<em>carved</em>").replace("*original*", "<em>original</em>").replace("`", "")
-    parts = ["<h2>Scores</h2>", _html_table(compact(shown), " ".join(legend(table)), off=off)]
+    more, words = _method_parts(study, table)
+    parts = []
+    for heading, frame, caption in more: parts += [f"<h2>{html.escape(heading)}</h2>", _html_table(frame, caption)]
+    parts += [f"<p>{html.escape(w)}</p>" for w in words]
+    parts += ["<h2>Scores</h2>", _html_table(compact(shown), " ".join(legend(table)), off=off)]
     parts += [f"<h2>{html.escape(title)}</h2>{_image(path, title)}" for title, path in figures.items()]
     parts += ["<h2>Details</h2>", _html_table(details(shown), off=off),
               '<ul class="notes">' + "".join(f"<li>{emphasis(n)}</li>" for n in notes(table)) + "</ul>"]
@@ -566,8 +607,9 @@ def to_html(
     return _PAGE.substitute(title=html.escape(study.title), style=_STYLE, lead=html.escape(summary(study, table)), body="\n".join(parts),
                             subtitle=html.escape(" · ".join([f"Study {study.name}", f"{len(study.runs)} runs", *_protocols(table)])))
 
-# %% ../../nbs/83_studies.report.ipynb #70b806a5
-FIGURES = {"scores": "Scores at a glance", "selection": "Selection score while training", "loss": "Training loss"}
+# %% ../../nbs/83_studies.report.ipynb #c9e911f4
+FIGURES = {"scores": "Scores at a glance", "parameters": "Score against trainable parameters", "seconds": "Score against time",
+           "shares": "Layers that the scalar mixes take", "selection": "Selection score while training", "loss": "Training loss"}
 
 
 def _save(fig, path):
@@ -577,13 +619,19 @@ def _save(fig, path):
     return path
 
 
+def _method_figures(study, table):
+    if not several_methods(table): return {}
+    drawn = {cost: plot_cost(table, cost) for cost in ("parameters", "seconds")}
+    return drawn | ({"shares": fig} if (fig := plot_shares(study)) else {})
+
+
 def write_report(
     folder, # outputs/<study>
 ) -> Path: # folder of the report: table.md, table.csv, report.html and figures
     "Read a study and write its report; raises DataError when the folder is no study and OutputError when it cannot be written."
     study = read_study(folder)
     table, place = glue_table(study), study.folder / "report"
-    drawn = {"scores": plot_scores(study, table), "selection": plot_selection(study), "loss": plot_loss(study)}
+    drawn = {"scores": plot_scores(study, table), **_method_figures(study, table), "selection": plot_selection(study), "loss": plot_loss(study)}
     figures = {FIGURES[name]: _save(fig, place / f"{name}.png") for name, fig in drawn.items()}
     with replacing(place / "table.csv") as tmp: table.to_csv(tmp, index=False, lineterminator="\n")
     write_text(place / "table.md", to_markdown(study, table))

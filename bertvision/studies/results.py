@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'BERT_BASE', 'COLUMNS', 'example_study', 'Results', 'encoder_title', 'code_of', 'read_study', 'settings_of',
-           'seconds_of', 'scores', 'glue_table']
+           'scores', 'glue_table']
 
-# %% ../../nbs/82_studies.results.ipynb #94779b03
+# %% ../../nbs/82_studies.results.ipynb #391a40c5
 import json
 import tempfile
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ..core import DataError, read_json, write_json
 from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS, baseline, score
 from ..published import published_value
-from ..runs import locked, read_record
+from ..runs import locked, read_record, seconds_of
 from ..statistics import bootstrap, collapse, summarise
 from .plan import RUNNER_LOCK
 
@@ -81,7 +81,7 @@ def example_study(
     write_json(failed, read_json(failed) | {"status": "failed", "failure": {"reason": "out of memory", "cell": 7}})
     return folder
 
-# %% ../../nbs/82_studies.results.ipynb #a444cba7
+# %% ../../nbs/82_studies.results.ipynb #c30a407d
 @dataclass
 class Results:
     "What a study has left behind."
@@ -93,8 +93,13 @@ class Results:
     predictions: dict  # run -> DataFrame, where the file is whole
     faults: list       # {"run", "state", "why"} of all others, and of what does not add up
     command: str       # how to run it again
+    titles: dict       # step -> what the tables call it
 
-    def __repr__(self): return f"Results({self.name}: {len(self.runs)} finished runs, {len(self.faults)} faults)"
+    def finished(self) -> set:
+        "Names of the finished runs; one that trained several heads counts once."
+        return {r.get("of", run) for run, r in self.runs.items()}
+
+    def __repr__(self): return f"Results({self.name}: {len(self.finished())} finished runs, {len(self.faults)} faults)"
 
 
 def _read_run(place):
@@ -137,7 +142,24 @@ def _disagreement(record, rows):
                 return f"the record says {split} {name} = {said:.4f}, its predictions give {again[name]:.4f}"
     return None
 
-# %% ../../nbs/82_studies.results.ipynb #9747fb97
+# %% ../../nbs/82_studies.results.ipynb #da83a99a
+def _variants(run, record, rows):
+    "A run as one entry a variant: (name, record, predictions); most runs have one, without a name."
+    if not record.get("variants"):
+        lora = record["parameters"].get("lora")
+        return [(run, record | {"variant": f"LoRA, rank {lora}" if lora else ""}, rows)]
+    found, several = [], len({v.get("seed", record["seed"]) for v in record["variants"]}) > 1
+    for v in record["variants"]:
+        seed, mine = v.get("seed", record["seed"]), None
+        name = f"{run}/{v['variant']}" + (f".s{seed}" if several else "")
+        if rows is not None and "variant" in rows:
+            mine = rows[(rows["variant"] == v["variant"]) & ((rows["seed"] == seed) if "seed" in rows else True)].drop(columns="variant")
+        about = {"of": run, "variant": v["variant"], "seed": seed, "metrics": v["metrics"], "collapsed": v.get("collapsed"), "variants": None, "history": None,
+                 "parameters_count": {"trainable": v.get("parameters")}, "tried": v.get("tried"), "layer_shares": v.get("layer_shares")}
+        found.append((name, record | about, mine))
+    return found
+
+# %% ../../nbs/82_studies.results.ipynb #cc8994ac
 _NO_SETTINGS = ("seed", "task", "encoder", "protocol", "data", "out_dir", "drive", "checkpoint_seconds", "keep_model")
 
 
@@ -158,14 +180,14 @@ def code_of(
     return parts["code"] + (f" (notebook {parts['notebook']})" if parts.get("notebook") else "")
 
 
-def _settings(record): return {k: v for k, v in record["parameters"].items() if k not in _NO_SETTINGS}
+def _settings(record): return {k: v for k, v in record["parameters"].items() if k not in _NO_SETTINGS and not k.endswith("_dir")}
 
 
 def _averaged(runs):
     "Lists of the runs that the table averages."
     groups = {}
     for run, r in runs.items():
-        key = json.dumps([r.get("step"), r.get("task"), encoder_title(r.get("encoder")), r["protocol"], _settings(r)], sort_keys=True)
+        key = json.dumps([r.get("step"), r.get("variant"), r.get("task"), encoder_title(r.get("encoder")), r["protocol"], _settings(r)], sort_keys=True)
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
@@ -190,7 +212,7 @@ def _mixed(runs, predictions):
                 faults.append({"run": run, "state": "different examples", "why": why})
     return faults
 
-# %% ../../nbs/82_studies.results.ipynb #6fa4e326
+# %% ../../nbs/82_studies.results.ipynb #6fee1740
 def read_study(
     folder, # outputs/<study>
 ) -> Results:
@@ -206,24 +228,25 @@ def read_study(
         if fault:
             faults.append(fault)
             continue
-        runs[place.name] = record
-        rows, why = _read_predictions(place)
-        if rows is not None:
-            predictions[place.name] = rows
-            why = _disagreement(record, rows)
-        if why: faults.append({"run": place.name, "state": "unchecked" if rows is None else "contradiction", "why": why})
+        whole, missing = _read_predictions(place) if record["metrics"] or record.get("variants") else (None, None)
+        if missing: faults.append({"run": place.name, "state": "unchecked", "why": missing})
+        for entry, r, rows in _variants(place.name, record, whole):
+            runs[entry] = r
+            if rows is None: continue
+            predictions[entry] = rows
+            if why := _disagreement(r, rows): faults.append({"run": entry, "state": "contradiction", "why": why})
     faults += _mixed(runs, predictions)
     name = plan.get("study") or folder.name
     return Results(folder, name, plan.get("title") or name, plan.get("jobs") or [], runs, predictions, faults,
-                   plan.get("command") or f"bertvision run {name}")
+                   plan.get("command") or f"bertvision run {name}", plan.get("titles") or {})
 
-# %% ../../nbs/82_studies.results.ipynb #1dc1abab
+# %% ../../nbs/82_studies.results.ipynb #2e998f93
 def settings_of(
     runs: dict, # run -> record
 ) -> dict: # run -> text such as "lr=0.0001", "" when nothing but the seed differs
     "The parameters in which each run differs from others of its step, task and encoder."
     groups, found = {}, {}
-    for run, r in runs.items(): groups.setdefault((r.get("step"), r.get("task"), r.get("encoder")), []).append(run)
+    for run, r in runs.items(): groups.setdefault((r.get("step"), r.get("variant"), r.get("task"), r.get("encoder")), []).append(run)
     for group in groups.values():
         given = {run: _settings(runs[run]) for run in group}
         names = dict.fromkeys(k for values in given.values() for k in values)
@@ -232,19 +255,11 @@ def settings_of(
     return found
 
 
-def seconds_of(
-    record: dict,
-) -> float | None: # of the whole run, None when nothing was timed
-    "The clock's total, or the sum of the phases where that is more, as after a resume."
-    seconds = record.get("seconds") or {}
-    return max(seconds.get("total") or 0, sum(v for k, v in seconds.items() if k != "total" and v)) or None
-
-
 def _value(x, metric):
     if x is not None: return float(x)
     return 0.0 if metric in METRICS and METRICS[metric].kind == "regression" else np.nan
 
-# %% ../../nbs/82_studies.results.ipynb #efe289a0
+# %% ../../nbs/82_studies.results.ipynb #11a63a70
 def scores(
     study: Results,
 ) -> pd.DataFrame: # one row a run, split and metric
@@ -253,7 +268,8 @@ def scores(
     for run, r in study.runs.items():
         about = {
             "task": r.get("task"), "encoder": encoder_title(r.get("encoder")), "step": r.get("step") or r["experiment"],
-            "settings": settings[run], "protocol": r["protocol"], "run": run, "seed": r["seed"], "collapsed": r.get("collapsed"),
+            "variant": r.get("variant") or "", "parameters": (r.get("parameters_count") or {}).get("trainable"),
+            "fine_tuned": r.get("fine_tuned", True), "settings": settings[run], "protocol": r["protocol"], "run": run, "seed": r["seed"], "collapsed": r.get("collapsed"),
             "examples_per_second": r.get("examples_per_second"), "seconds": seconds_of(r),
             "peak_memory_bytes": r.get("peak_memory_bytes")}
         for split in (s for s in r["metrics"] if s != "selection"):
@@ -263,11 +279,11 @@ def scores(
     return pd.DataFrame(rows, columns=_SCORE_COLUMNS)
 
 
-_SCORE_COLUMNS = ["task", "encoder", "step", "settings", "protocol", "split", "metric", "run", "seed", "value", "undefined", "baseline",
+_SCORE_COLUMNS = ["task", "encoder", "step", "variant", "settings", "protocol", "parameters", "fine_tuned", "split", "metric", "run", "seed", "value", "undefined", "baseline",
                   "collapsed", "examples_per_second", "seconds", "peak_memory_bytes"]
 
-# %% ../../nbs/82_studies.results.ipynb #8fb27fc0
-KEYS = ["task", "encoder", "step", "settings", "protocol"]
+# %% ../../nbs/82_studies.results.ipynb #3b32274b
+KEYS = ["task", "encoder", "step", "variant", "settings", "protocol"]
 BERT_BASE = "bert-base-uncased"
 
 
@@ -281,16 +297,23 @@ def _over_examples(study, runs, split, metric):
     return found.low, found.high
 
 
-def _published(task, encoder, metric, split):
+def _model(variant, fine_tuned):
+    "Which published model a method is to be held against; None when nobody published one of its kind."
+    if variant.startswith("adapter") and fine_tuned: return "AdapterPooler"
+    return None if variant else "fine-tuning"
+
+
+def _published(task, encoder, metric, split, model="fine-tuning"):
     "The columns that hold published numbers: the encoder's own, or else BERT-base's in columns of another name."
-    own = published_value(task, encoder.rsplit("/", 1)[-1].lower(), metric, split) or {}
-    base = {} if own else published_value(task, BERT_BASE, metric, split) or {}
+    ask = lambda name: (published_value(task, name, metric, split, model) or {}) if model else {}
+    own = ask(encoder.rsplit("/", 1)[-1].lower())
+    base = {} if own else ask(BERT_BASE)
     return {"published": own.get("value"), "published_source": own.get("source"), "published_flag": own.get("flag"),
             "published_remark": own.get("remark"), "published_bert_base": base.get("value"),
             "published_bert_base_source": base.get("source"), "published_bert_base_flag": base.get("flag"),
             "published_bert_base_remark": base.get("remark")}
 
-# %% ../../nbs/82_studies.results.ipynb #ec53461f
+# %% ../../nbs/82_studies.results.ipynb #eb28d0b0
 def _possible(x, metric):
     "An end of an interval, cut at the metric's range: with few seeds the t-interval leaves it."
     return float(np.clip(x, METRICS[metric].low, METRICS[metric].high)) if metric in METRICS else x
@@ -298,8 +321,8 @@ def _possible(x, metric):
 
 def _row(study, key, group, planned):
     "One row of the table from the runs of one group."
-    task, encoder, _, settings, _, split, metric = key
-    found, shown = summarise(group["value"]), _published(task, encoder, metric, split)
+    task, encoder, _, variant, settings, _, split, metric = key
+    found, shown = summarise(group["value"]), _published(task, encoder, metric, split, _model(variant, group["fine_tuned"].all()))
     low, high = _possible(found.low, metric), _possible(found.high, metric)
     example_low, example_high = _over_examples(study, list(group["run"]), split, metric)
     collapsed = group["collapsed"].dropna()
@@ -310,10 +333,10 @@ def _row(study, key, group, planned):
         "example_low": example_low, "example_high": example_high, "baseline": group["baseline"].astype(float).mean(),
         **shown, "difference": found.mean - shown["published"] if comparable else None,
         "collapsed": len(collapsed), "collapsed_reasons": ", ".join(sorted(set(collapsed))),
-        "undefined": int(group["undefined"].sum()), "examples_per_second": group["examples_per_second"].astype(float).mean(),
+        "undefined": int(group["undefined"].sum()), "parameters": group["parameters"].astype(float).mean(), "examples_per_second": group["examples_per_second"].astype(float).mean(),
         "seconds": group["seconds"].astype(float).mean(), "peak_memory_bytes": group["peak_memory_bytes"].astype(float).max()}
 
-# %% ../../nbs/82_studies.results.ipynb #861f3dbd
+# %% ../../nbs/82_studies.results.ipynb #05d39a3d
 def _ask(job, key):
     "A job's task, encoder or seed, which the plan may hold among the parameters."
     return job[key] if key in job else job.get("parameters", {}).get(key)
@@ -334,16 +357,22 @@ def _missing(study, key, names):
     name, encoder, step = key
     task = get_task(name) if name in TASKS else None
     tried = [f for f in study.faults if f["run"] in names]
-    about = {"task": name, "encoder": encoder, "step": step, "settings": "", "protocol": None, "runs": 0, "planned": len(names),
+    about = {"task": name, "encoder": encoder, "step": step, "variant": "", "settings": "", "protocol": None, "runs": 0, "planned": len(names),
              "status": tried[0]["state"] if tried else "not started", "collapsed": 0, "undefined": 0, "seeds": ""}
     cells = [(split, metric) for split in task.report for metric in task.metrics] if task else [(None, None)]
     return [about | {"split": s, "metric": m} | (_published(name, encoder, m, s) if m else {}) for s, m in cells]
 
-# %% ../../nbs/82_studies.results.ipynb #cfd47427
-COLUMNS = KEYS + ["split", "metric", "status", "runs", "planned", "seeds", "mean", "sd", "low", "high", "example_low", "example_high",
+# %% ../../nbs/82_studies.results.ipynb #e8bacd1c
+COLUMNS = KEYS + ["method", "split", "metric", "status", "runs", "planned", "seeds", "mean", "sd", "low", "high", "example_low", "example_high",
                   "baseline", "published", "published_source", "published_flag", "published_remark", "difference", "published_bert_base",
                   "published_bert_base_source", "published_bert_base_flag", "published_bert_base_remark", "collapsed", "collapsed_reasons",
-                  "undefined", "examples_per_second", "seconds", "peak_memory_bytes"]
+                  "undefined", "parameters", "examples_per_second", "seconds", "peak_memory_bytes"]
+
+
+def _methods(study, table):
+    "What to call each row's step and variant; nothing where the study has one step without a title."
+    if table["step"].nunique() < 2 and not study.titles and not table["variant"].any(): return ""
+    return [study.titles.get(s, s) + (f": {v}" if v else "") for s, v in zip(table["step"], table["variant"])]
 
 
 def glue_table(
@@ -356,6 +385,9 @@ def glue_table(
     done = {tuple(row[k] for k in KEYS[:3]) for row in rows}
     for key, names in plan.items():
         if key not in done: rows += _missing(study, key, names)
-    order = {name: i for i, name in enumerate(TASKS)}
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return table.sort_values("task", key=lambda names: names.map(order).fillna(len(order)), kind="stable", ignore_index=True)
+    table["method"] = _methods(study, table)
+    steps = dict.fromkeys([*(job.get("step") for job in study.jobs), *table["step"]])  # as planned
+    order = {"task": list(TASKS), "step": list(steps)}
+    rank = lambda column: column.map({name: i for i, name in enumerate(order[column.name])}).fillna(len(order[column.name]))
+    return table.sort_values(["task", "step"], key=rank, kind="stable", ignore_index=True)

@@ -447,7 +447,7 @@ def run(self: _Loop):
     finally:
         stop([a.process for a in self.active])
 
-# %% ../../nbs/81_studies.run.ipynb #e15e8ff6
+# %% ../../nbs/81_studies.run.ipynb #a8aab102
 _ROOM = 50e6  # bytes that must be free before anything starts
 
 
@@ -475,7 +475,8 @@ def _write_plan(plan: Plan):
     except DataError: old = {}
     known = {j["run"] for j in jobs}
     jobs += [j for j in old.get("jobs", []) if j["run"] not in known and (plan.folder / "runs" / j["run"] / "record.json").exists()]
-    new = {"study": plan.study.name, "title": plan.study.title, "command": _again(plan, old), "jobs": jobs}
+    titles = {s.name: s.title for s in plan.study.steps.values() if s.title}
+    new = {"study": plan.study.name, "title": plan.study.title, "command": _again(plan, old), "jobs": jobs} | ({"titles": titles} if titles else {})
     if old != new: write_json(path, new)
 
 # %% ../../nbs/81_studies.run.ipynb #7dd0d564
