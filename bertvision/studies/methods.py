@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['several_methods', 'wide', 'against', 'verdict', 'plot_cost', 'shares', 'plot_shares']
 
-# %% ../../nbs/83_studies.methods.ipynb #2c5cb492
+# %% ../../nbs/83_studies.methods.ipynb #d5c2b6dd
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
 from ..data.tasks import TASKS, get_task
-from ..metrics import METRICS
+from ..metrics import METRICS, score
 from ..statistics import holm, paired_bootstrap
-from .results import Results, encoder_title, scores
+from .results import KEYS, Results, encoder_title, scores
 
 # %% ../../nbs/83_studies.methods.ipynb #e80a28d1
 def _headline(table: pd.DataFrame) -> pd.DataFrame:
@@ -44,11 +44,10 @@ def wide(
     out.insert(0, "Trainable", ["" if pd.isna(n) else f"{n:,.0f}" for n in sizes.reindex(out.index)])
     return out.reset_index(level=0).rename(columns={"encoder": "Encoder"}).rename_axis(columns=None).reset_index()
 
-# %% ../../nbs/83_studies.methods.ipynb #d85a652d
-def _seeds(study: Results, task: str, encoder: str, method: tuple) -> dict: # seed -> run
-    step, variant, settings, protocol = method
-    rows = scores(study)
-    mine = rows[(rows[["task", "encoder", "step", "variant", "settings", "protocol"]] == [task, encoder, step, variant, settings, protocol]).all(axis=1)]
+# %% ../../nbs/83_studies.methods.ipynb #c6b71a4e
+def _seeds(tidy: pd.DataFrame, row: dict) -> dict: # seed -> run
+    "The runs behind a row of the table."
+    mine = tidy[(tidy[KEYS] == [row[k] for k in KEYS]).all(axis=1)]
     return dict(zip(mine["seed"], mine["run"]))
 
 
@@ -61,27 +60,24 @@ def _paired(study: Results, a: dict, b: dict, metric: str, split: str):
     if not tables or not all(same(x, tables[0][1]) and same(y, tables[0][1]) for x, y in tables): return None
     x, y = (np.stack([pair[i]["prediction"] for pair in tables]) for i in (0, 1))
     labels = tables[0][1]["label"].to_numpy()
-    each = [paired_bootstrap(metric, p, q, labels, n=1).value for p, q in zip(x, y)]
+    each = [score(metric, p, labels)[metric] - score(metric, q, labels)[metric] for p, q in zip(x, y)]
     return paired_bootstrap(metric, x, y, labels), int(np.sum(np.array(each) > 0)), len(both)
 
-# %% ../../nbs/83_studies.methods.ipynb #9c2d193f
-_METHOD = ["step", "variant", "settings", "protocol"]
-
-
+# %% ../../nbs/83_studies.methods.ipynb #0d988aba
 def against(
     study: Results,
     table: pd.DataFrame, # from `glue_table`
     baseline: str = "", # a method's name; "" = the first of the table
 ) -> pd.DataFrame: # a row a task and method: difference, low, high, p, p_holm, ahead, seeds
     "Each method against the baseline, as differences of the headline score; methods that share no seeds or examples with it are left out."
-    rows, found = _headline(table), []
+    rows, tidy, found = _headline(table), scores(study), []
     baseline = baseline or rows["method"].iloc[0]
     for (task, encoder), group in rows.groupby(["task", "encoder"], sort=False):
         base = group[group["method"] == baseline]
         if not len(base): continue
-        b = _seeds(study, task, encoder, tuple(base[_METHOD].iloc[0]))
+        b = _seeds(tidy, base.iloc[0])
         for r in group[group["method"] != baseline].to_dict("records"):
-            result = _paired(study, _seeds(study, task, encoder, tuple(r[k] for k in _METHOD)), b, r["metric"], r["split"])
+            result = _paired(study, _seeds(tidy, r), b, r["metric"], r["split"])
             if result is None: continue
             d, ahead, seeds = result
             found.append({"task": task, "encoder": encoder, "method": r["method"], "variant": r["variant"], "baseline": baseline, "difference": d.value,
