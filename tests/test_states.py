@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections import namedtuple
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np

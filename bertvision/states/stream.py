@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'Stream', 'stream_splits', 'state_batches', 'ordered_batches', 'extract']
 
-# %% ../../nbs/31_states.stream.ipynb #d76f9bef
+# %% ../../nbs/31_states.stream.ipynb #3460a394
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DataError, EncoderError, ParameterError, TrainingError, choose_precision, device, progress
-from ..data.batches import Batches, Tokens, collate, prediction_batches, tokenise, tokenizer_fingerprint
+from ..data.batches import Batches, Tokens, collate, tokenise, tokenizer_fingerprint
 from ..data.ragged import Ragged
 from .origin import LIMITS, Origin, States, check_values, weights_fingerprint
 from .store import Stored, Writer, check_stored, encode, load_header, open_states
