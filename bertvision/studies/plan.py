@@ -51,7 +51,7 @@ def parse_yaml(
         line = f", line {mark.line + 1}" if mark else ""
         raise StudyError(f"{where}{line}: not YAML ({getattr(e, 'problem', None) or e})") from e
 
-# %% ../../nbs/80_studies.plan.ipynb #6c689bba
+# %% ../../nbs/80_studies.plan.ipynb #2c58d85a
 @dataclass(frozen=True)
 class Step:
     "One experiment notebook within a study, and how it is to be set."
@@ -64,6 +64,7 @@ class Step:
     recipe: str = ""                                 # "published" = lr, batch_size, max_length from the Task table; or a file
     found: dict = field(default_factory=dict)        # what stands in that file, as a search has written it
     title: str = ""                                  # what tables call it; its name when empty
+    highlights: tuple = ()                           # of its variants, those in the report's first table and figure; () = all
     overrides: dict = field(default_factory=dict)    # from --set; these win
 
 
@@ -79,9 +80,9 @@ class Study:
     report: Path | None      # notebook
     call: tuple = ()         # words of the command line that ask for it: its name, and what was given in place of its own
 
-# %% ../../nbs/80_studies.plan.ipynb #52ab22e1
+# %% ../../nbs/80_studies.plan.ipynb #a3f30187
 _STUDY_KEYS = ("title", "tasks", "encoders", "seeds", "steps", "report")
-_STEP_KEYS = ("title", "experiment", "needs", "over", "parameters", "per_task", "recipe")
+_STEP_KEYS = ("title", "experiment", "needs", "over", "parameters", "per_task", "recipe", "highlights")
 
 
 def _mapping(raw, where: str, allowed=None) -> dict:
@@ -106,7 +107,7 @@ def _notebook(name, kind: str, places: list, where: str) -> Path:
     known = sorted({p.stem for place in places for p in (place / kind).glob("*.ipynb")})
     raise StudyError(f"{where}: no {kind}/{name}.ipynb{suggest(name, known)}; there are {', '.join(known) or 'none'}")
 
-# %% ../../nbs/80_studies.plan.ipynb #58550dd1
+# %% ../../nbs/80_studies.plan.ipynb #95c1c17c
 def _step(name: str, raw, places: list, where: str) -> Step:
     where = f"{where}, step {name}"
     raw = _mapping(raw, where, _STEP_KEYS)
@@ -118,7 +119,8 @@ def _step(name: str, raw, places: list, where: str) -> Step:
                 _needs(raw.get("needs") or {}, f"{where}: needs"), tuple(over), dict(_mapping(raw.get("parameters") or {}, f"{where}: parameters")),
                 {get_task(t).name: _mapping(p, f"{where}: per_task: {t}") for t, p in per_task.items()}, str(recipe),
                 _recipe_file(recipe, places[0] / "studies", where) if recipe and recipe != "published" else {},
-                title=str(raw.get("title") or ""))
+                title=str(raw.get("title") or ""),
+                highlights=tuple(_list(raw["highlights"], str, f"{where}: highlights")) if "highlights" in raw else ())
 
 
 def _recipe_file(name, folder: Path, where: str) -> dict:
@@ -709,7 +711,7 @@ def forecast_table(
     if len(rows) > 1: rows.append(_forecast_row(["sum", "", ""], jobs, costs))
     return text_table(rows, ["step", "task", "encoder", "runs", "examples", "minutes", "memory GB", "disk MB", "basis"])
 
-# %% ../../nbs/80_studies.plan.ipynb #2dfcbad6
+# %% ../../nbs/80_studies.plan.ipynb #8ecc538a
 def plan_table(
     plan: Plan,
     states: dict, # job id -> State
@@ -720,5 +722,10 @@ def plan_table(
         defaults = {n: p.default for n, p in read_parameters(j.experiment).items()}
         shown = {k: v for k, v in j.parameters.items() if v != defaults[k] and k not in GRID and k not in j.places}
         state = states[j.id]
-        rows.append([j.id, state.name + (f" ({state.why})" if state.name == "changed" else ""), " ".join(f"{k}={v}" for k, v in shown.items())])
+        rows.append([j.id, state.name + (f" ({state.why})" if state.name == "changed" else ""), " ".join(f"{k}={_brief(v)}" for k, v in shown.items())])
     return text_table(rows, ["run", "state", "parameters that differ from the notebook's"])
+
+
+def _brief(value) -> str:
+    "A long list as its first value and its length."
+    return f"[{value[0]}, … {len(value)}]" if isinstance(value, (list, tuple)) and len(value) > 3 else str(value)

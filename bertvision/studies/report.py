@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DETAILS', 'FIGURES', 'readable', 'compact', 'details', 'summary', 'legend', 'notes', 'recipes', 'environment',
-           'plot_scores', 'curves', 'plot_loss', 'plot_selection', 'differences', 'to_markdown', 'excerpt', 'to_html',
-           'write_report']
+           'plot_scores', 'curves', 'plot_loss', 'plot_selection', 'differences', 'findings', 'compare_methods',
+           'to_markdown', 'excerpt', 'to_html', 'write_report']
 
-# %% ../../nbs/83_studies.report.ipynb #983d8ba6
+# %% ../../nbs/83_studies.report.ipynb #fa607346
 import base64
 import html
 from collections import Counter
@@ -25,7 +25,7 @@ from ..core import DataError, replacing, write_text
 from ..data.tasks import TASKS
 from ..metrics import METRICS
 from ..runs import seconds_of
-from .methods import against, plot_cost, plot_shares, several_methods, verdict, wide
+from .methods import against, highlighted, plot_cost, plot_shares, printed_tables, several_methods, verdict, wide
 from .results import KEYS, Results, code_of, encoder_title, glue_table, read_study, scores, settings_of
 
 # %% ../../nbs/83_studies.report.ipynb #8bffc124
@@ -141,7 +141,7 @@ def _chance(rows):
     if several.all(): return "over seeds and over examples"
     return "over examples, and over seeds where there are several" if several.any() else "over examples of the one seed"
 
-# %% ../../nbs/83_studies.report.ipynb #084eefa6
+# %% ../../nbs/83_studies.report.ipynb #fd228c97
 def _who(row):
     "Encoder, with the method and the settings where there are several."
     more = ", ".join(filter(None, (row["method"], row["settings"])))
@@ -169,7 +169,7 @@ def summary(
     "What the numbers say, in words made from the numbers."
     fallen = [run for run, r in study.runs.items() if r.get("collapsed")]
     text = f"{_states(study)}; {len(fallen) or 'none'} collapsed" + (f" ({', '.join(fallen)})" if 0 < len(fallen) < 6 else "") + "."
-    heads = _headlines(table[table["variant"] == ""])  # heads are compared with each other elsewhere
+    heads = _headlines(table[table["method"] == table["method"].iloc[0]] if len(table) else table)  # the others are compared with it
     for _, rows in heads.groupby(["encoder", "method", "settings"], sort=False): text += " " + _verdict(_who(rows.iloc[0]), rows)
     return text
 
@@ -304,12 +304,13 @@ def environment(
     items["Time of all runs"] = f"{sum(seconds_of(r) or 0 for r in runs) / 60:,.1f} minutes"
     return pd.DataFrame({"Item": list(items), "Value": list(items.values())}).query("Value != ''").reset_index(drop=True)
 
-# %% ../../nbs/83_studies.report.ipynb #f02cc9a5
+# %% ../../nbs/83_studies.report.ipynb #37a9ee73
 def _place(table):
     "Rows of the figure with their height, encoders of a task close together."
-    rows = table[(table["status"] == "done") & (table["variant"] == "")].copy()
+    rows = table[table["status"] == "done"].copy()
     label = [f"{_title(t)}\n{_metric_title(m, s)}" for t, m, s in zip(rows["task"], rows["metric"], rows["split"])]
-    who = [_who(row) for row in rows.to_dict("records")]
+    several = rows["encoder"].nunique() > 1
+    who = [_who(row) if several or not row["method"] else row["method"] for row in rows.to_dict("records")]
     names, groups = list(dict.fromkeys(label)), list(dict.fromkeys(who))
     shift = (np.arange(len(groups)) - (len(groups) - 1) / 2) * 0.7 / max(1, len(groups))
     height = [names.index(a) + shift[groups.index(b)] for a, b in zip(label, who)]
@@ -359,13 +360,14 @@ def _finding(table):
         if len(gaps): text += f";\n{reach or 'none'} of {len(gaps)} reach{'' if reach > 1 else 'es'} {name}"
     return text
 
-# %% ../../nbs/83_studies.report.ipynb #c9c3dd72
+# %% ../../nbs/83_studies.report.ipynb #6e4f5f94
 def plot_scores(
     study: Results,
     table: pd.DataFrame, # from `glue_table`
 ) -> plt.Figure:
     "Scores with seeds and intervals beside trivial and published ones."
     if not (table["status"] == "done").any(): return _nothing("no run has finished")
+    table = highlighted(study, table)
     rows, names, groups = _place(table)
     colors, tidy = sns.color_palette("colorblind", len(groups)), scores(study)
     with sns.axes_style("whitegrid"):
@@ -468,7 +470,7 @@ def _markdown_table(frame):
     rule = "".join("---|" if c in _TEXT_COLUMNS else "---:|" for c in frame.columns)
     return "\n".join([line(frame.columns), f"|{rule}", *(line(row) for row in frame.itertuples(index=False))])
 
-# %% ../../nbs/83_studies.report.ipynb #78da3df0
+# %% ../../nbs/83_studies.report.ipynb #0aef2414
 def differences(
     compared: pd.DataFrame, # from `methods.against`
 ) -> pd.DataFrame: # text cells, differences × 100
@@ -483,27 +485,51 @@ def differences(
 _TESTED = ("Differences × 100 on the same examples and seeds, averaged over seeds; interval and p from a bootstrap over examples; "
            "Holm's correction counts all comparisons of this study.")
 
+# %% ../../nbs/83_studies.report.ipynb #a8dabd33
+_WIDE = "Headline scores × 100, mean ± standard deviation over seeds."
 
-def _method_parts(study, table):
-    "[(heading, table, caption)] and sentences of a study of several methods; both empty for others."
-    if not several_methods(table): return [], []
-    compared = against(study, table)
-    words = [verdict(compared, m) for m, v in dict(zip(compared["method"], compared["variant"])).items() if v.startswith("adapter")]
-    parts = [("Methods beside each other", wide(table), "Headline scores × 100, mean ± standard deviation over seeds.")]
-    return parts + ([("Against the baseline", differences(compared), _TESTED)] if len(compared) else []), words
 
-# %% ../../nbs/83_studies.report.ipynb #bc4726af
+def findings(
+    study: Results,
+    table: pd.DataFrame, # from `glue_table`
+    compared: pd.DataFrame, # from `methods.against`
+) -> list[str]:
+    "A sentence for each highlighted method: where it beats the baseline, where it does not."
+    return [verdict(compared, m) for m in highlighted(study, table)["method"].unique() if m in set(compared["method"])]
+
+
+def _sections(study, table, compared):
+    "[(heading, table, caption)] of what follows the main table."
+    parts = []
+    if several_methods(table):
+        if len(highlighted(study, table)) < len(table): parts.append(("All methods", wide(table), _WIDE))
+        if len(compared): parts.append(("Against the baseline", differences(compared), _TESTED))
+    printed, remarks = printed_tables(table)
+    return parts + ([("The tables of the original", printed, " ".join(remarks))] if len(printed) else [])
+
+
+def compare_methods(
+    study: Results,
+    table: pd.DataFrame, # from `glue_table`
+) -> pd.DataFrame: # as `methods.against` gives it; empty for a study of one method
+    "The paired tests of a study; they take seconds to minutes, so that they are made once and handed on."
+    return against(study, table) if several_methods(table) else pd.DataFrame(columns=["method"])
+
+# %% ../../nbs/83_studies.report.ipynb #c41bfccc
 def to_markdown(
     study: Results,
     table: pd.DataFrame, # from `glue_table`
+    compared: pd.DataFrame, # from `compare_methods`
 ) -> str:
     "The report as Markdown: sentence, main table, details, notes, faults, how to run it again."
-    shown, (more, words) = readable(table), _method_parts(study, table)
+    shown = readable(table)
     main = [_markdown_table(compact(shown)), *legend(table)]
     parts = [f"# {study.title}", summary(study, table)]
-    if more: parts += [_markdown_table(more[0][1]), more[0][2], *words, DETAILS, "## All scores", *main]
+    if several_methods(table):
+        words = "\n".join(f"- {w}" for w in findings(study, table, compared))
+        parts += [_markdown_table(wide(highlighted(study, table))), _WIDE, words, DETAILS, "## All scores", *main]
     else: parts += [*main, DETAILS]
-    for heading, frame, caption in more[1:]: parts += [f"## {heading}", _markdown_table(frame), caption]
+    for heading, frame, caption in _sections(study, table, compared): parts += [f"## {heading}", _markdown_table(frame), caption]
     parts = [*parts, "## Details", _markdown_table(details(shown)), "\n".join(f"- {n}" for n in notes(table))]
     if study.faults: parts += ["## Runs that are missing or doubtful", _markdown_table(pd.DataFrame(study.faults))]
     return "\n\n".join([*parts, "## To run it again", f"```\n{study.command}\n```"]) + "\n"
@@ -583,21 +609,24 @@ def _image(path, alt):
     code = base64.b64encode(Path(path).read_bytes()).decode()
     return f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{code}"></figure>'
 
-# %% ../../nbs/83_studies.report.ipynb #20f16d28
+# %% ../../nbs/83_studies.report.ipynb #445eba58
 def to_html(
     study: Results,
     table: pd.DataFrame, # from `glue_table`
+    compared: pd.DataFrame, # from `compare_methods`
     figures: dict,       # title -> PNG file, in the order of the page
 ) -> str:
     "The whole report as one self-contained page."
     off, shown = set(table.index[table["status"] != "done"]), readable(table)
     emphasis = lambda note: html.escape(note).replace("*carved*", "<em>carved</em>").replace("*original*", "<em>original</em>").replace("`", "")
-    more, words = _method_parts(study, table)
-    parts = []
-    for heading, frame, caption in more: parts += [f"<h2>{html.escape(heading)}</h2>", _html_table(frame, caption)]
-    parts += [f"<p>{html.escape(w)}</p>" for w in words]
-    parts += ["<h2>Scores</h2>", _html_table(compact(shown), " ".join(legend(table)), off=off)]
+    scored = _html_table(compact(shown), " ".join(legend(table)), off=off)
+    parts = [f"<h2>Scores</h2>{scored}"]
+    if several_methods(table):
+        said = "".join(f"<li>{html.escape(w)}</li>" for w in findings(study, table, compared))
+        parts = ["<h2>Methods beside each other</h2>", _html_table(wide(highlighted(study, table)), _WIDE), f"<ul>{said}</ul>"]
     parts += [f"<h2>{html.escape(title)}</h2>{_image(path, title)}" for title, path in figures.items()]
+    for heading, frame, caption in _sections(study, table, compared): parts += [f"<h2>{html.escape(heading)}</h2>", _html_table(frame, caption)]
+    if several_methods(table): parts.append(f"<h2>All scores</h2>{scored}")
     parts += ["<h2>Details</h2>", _html_table(details(shown), off=off),
               '<ul class="notes">' + "".join(f"<li>{emphasis(n)}</li>" for n in notes(table)) + "</ul>"]
     if study.faults: parts += ["<h2>Runs that are missing or doubtful</h2>", _html_table(pd.DataFrame(study.faults), style="text")]
@@ -607,7 +636,7 @@ def to_html(
     return _PAGE.substitute(title=html.escape(study.title), style=_STYLE, lead=html.escape(summary(study, table)), body="\n".join(parts),
                             subtitle=html.escape(" · ".join([f"Study {study.name}", f"{len(study.runs)} runs", *_protocols(table)])))
 
-# %% ../../nbs/83_studies.report.ipynb #c9e911f4
+# %% ../../nbs/83_studies.report.ipynb #4ce44c42
 FIGURES = {"scores": "Scores at a glance", "parameters": "Score against trainable parameters", "seconds": "Score against time",
            "shares": "Layers that the scalar mixes take", "selection": "Selection score while training", "loss": "Training loss"}
 
@@ -627,13 +656,15 @@ def _method_figures(study, table):
 
 def write_report(
     folder, # outputs/<study>
+    compared: pd.DataFrame | None = None, # from `compare_methods`, when it is at hand
 ) -> Path: # folder of the report: table.md, table.csv, report.html and figures
     "Read a study and write its report; raises DataError when the folder is no study and OutputError when it cannot be written."
     study = read_study(folder)
     table, place = glue_table(study), study.folder / "report"
+    if compared is None: compared = compare_methods(study, table)
     drawn = {"scores": plot_scores(study, table), **_method_figures(study, table), "selection": plot_selection(study), "loss": plot_loss(study)}
     figures = {FIGURES[name]: _save(fig, place / f"{name}.png") for name, fig in drawn.items()}
     with replacing(place / "table.csv") as tmp: table.to_csv(tmp, index=False, lineterminator="\n")
-    write_text(place / "table.md", to_markdown(study, table))
-    write_text(place / "report.html", to_html(study, table, figures))
+    write_text(place / "table.md", to_markdown(study, table, compared))
+    write_text(place / "report.html", to_html(study, table, compared, figures))
     return place

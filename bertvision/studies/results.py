@@ -81,7 +81,7 @@ def example_study(
     write_json(failed, read_json(failed) | {"status": "failed", "failure": {"reason": "out of memory", "cell": 7}})
     return folder
 
-# %% ../../nbs/82_studies.results.ipynb #c30a407d
+# %% ../../nbs/82_studies.results.ipynb #3d32f579
 @dataclass
 class Results:
     "What a study has left behind."
@@ -94,6 +94,7 @@ class Results:
     faults: list       # {"run", "state", "why"} of all others, and of what does not add up
     command: str       # how to run it again
     titles: dict       # step -> what the tables call it
+    highlights: dict   # step -> those of its variants that the first table and figure show
 
     def finished(self) -> set:
         "Names of the finished runs; one that trained several heads counts once."
@@ -213,7 +214,7 @@ def _mixed(runs, predictions):
                 faults.append({"run": run, "state": "different examples", "why": why})
     return faults
 
-# %% ../../nbs/82_studies.results.ipynb #6fee1740
+# %% ../../nbs/82_studies.results.ipynb #a79adba2
 def read_study(
     folder, # outputs/<study>
 ) -> Results:
@@ -239,7 +240,7 @@ def read_study(
     faults += _mixed(runs, predictions)
     name = plan.get("study") or folder.name
     return Results(folder, name, plan.get("title") or name, plan.get("jobs") or [], runs, predictions, faults,
-                   plan.get("command") or f"bertvision run {name}", plan.get("titles") or {})
+                   plan.get("command") or f"bertvision run {name}", plan.get("titles") or {}, plan.get("highlights") or {})
 
 # %% ../../nbs/82_studies.results.ipynb #2e998f93
 def settings_of(

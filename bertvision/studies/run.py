@@ -447,7 +447,7 @@ def run(self: _Loop):
     finally:
         stop([a.process for a in self.active])
 
-# %% ../../nbs/81_studies.run.ipynb #a8aab102
+# %% ../../nbs/81_studies.run.ipynb #3d4fce74
 _ROOM = 50e6  # bytes that must be free before anything starts
 
 
@@ -475,8 +475,9 @@ def _write_plan(plan: Plan):
     except DataError: old = {}
     known = {j["run"] for j in jobs}
     jobs += [j for j in old.get("jobs", []) if j["run"] not in known and (plan.folder / "runs" / j["run"] / "record.json").exists()]
-    titles = {s.name: s.title for s in plan.study.steps.values() if s.title}
-    new = {"study": plan.study.name, "title": plan.study.title, "command": _again(plan, old), "jobs": jobs} | ({"titles": titles} if titles else {})
+    steps = plan.study.steps.values()
+    shown = {"titles": {s.name: s.title for s in steps if s.title}, "highlights": {s.name: list(s.highlights) for s in steps if s.highlights}}
+    new = {"study": plan.study.name, "title": plan.study.title, "command": _again(plan, old), "jobs": jobs} | {k: v for k, v in shown.items() if v}
     if old != new: write_json(path, new)
 
 # %% ../../nbs/81_studies.run.ipynb #7dd0d564

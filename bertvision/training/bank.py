@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['Stack', 'stack_size', 'forecast_memory', 'Bank', 'BankFit', 'fit_heads']
 
-# %% ../../nbs/43_training.bank.ipynb #da394fdb
+# %% ../../nbs/43_training.bank.ipynb #6f49c467
 import copy
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import count
 
 import numpy as np
 import pandas as pd
 import psutil
 import torch
 from fastcore.basics import patch
-from torch import nn
 from torch.func import functional_call, vmap
 
 from ..core import Phases, TrainingError, device, progress
@@ -29,7 +29,7 @@ from ..states.stream import ordered_batches, state_batches
 from ..statistics import collapse
 from .loop import decide, prediction_table
 
-# %% ../../nbs/43_training.bank.ipynb #f05d7ff9
+# %% ../../nbs/43_training.bank.ipynb #15d22951
 class Stack:
     "K heads of one shape and what each needs for its training. All vectors have one entry a head."
     def __init__(self, recipes: list, build, steps: int, where: str = "cpu"):
@@ -45,7 +45,7 @@ class Stack:
         self.score, self.best_step, self.stale = [None] * self.K, [0] * self.K, [0] * self.K
         self.active, self.t = [True] * self.K, 0
 
-    def parameters_each(self) -> int: return sum(p[0].numel() for p in self.params.values())
+
 
 # %% ../../nbs/43_training.bank.ipynb #0c799583
 @patch
@@ -198,7 +198,7 @@ class Bank:
     def __repr__(self):
         return f"Bank({len(self.recipes)} heads on {self.layers} states of width {self.width}, {sum(self.bytes) / 1e6:.1f} MB, {len(self.passes)} passes)"
 
-# %% ../../nbs/43_training.bank.ipynb #fdbe1a3e
+# %% ../../nbs/43_training.bank.ipynb #dbdc44e8
 @patch
 def _labels(self: Bank, states, rows) -> torch.Tensor:
     labels = torch.as_tensor(states.labels[rows])
@@ -206,9 +206,14 @@ def _labels(self: Bank, states, rows) -> torch.Tensor:
 
 
 @patch
-def _stacks(self: Bank, numbers: list, train, batch_size: int, seed: int) -> dict: # tuple of head numbers -> Stack
+def stacks(self: Bank,
+    numbers: list, # of heads
+    train, # states
+    batch_size: int,
+    seed: int = 0, # order of the batches
+) -> dict: # tuple of head numbers -> Stack
     "Stacks of equal heads, in the sizes that are fastest here."
-    steps, shapes, stacks = math.ceil(len(train) / batch_size), {}, {}
+    steps, shapes, made = math.ceil(len(train) / batch_size), {}, {}
     for i in numbers: shapes.setdefault(self.recipes[i].head, []).append(i)
     rows, x = next(iter(state_batches(train, batch_size, seed)))
     x, labels = x.to(self.where), self._labels(train, rows)
@@ -218,20 +223,27 @@ def _stacks(self: Bank, numbers: list, train, batch_size: int, seed: int) -> dic
             self.groups[name] = self.group or stack_size(recipes, self.build, x, labels, self.task.kind)
         for j in range(0, len(members), self.groups[name]):
             part = tuple(members[j:j + self.groups[name]])
-            stacks[part] = Stack([self.recipes[i] for i in part], self.build, steps, self.where)
-    return stacks
+            made[part] = Stack([self.recipes[i] for i in part], self.build, steps, self.where)
+    return made
 
-# %% ../../nbs/43_training.bank.ipynb #1c3b80b4
+# %% ../../nbs/43_training.bank.ipynb #63e4feab
 @patch
-def _epoch(self: Bank, stacks: dict, train, batch_size: int, seed: int, epoch: int, tell) -> dict: # head number -> mean loss
+def train_epoch(self: Bank,
+    stacks: dict, # from `stacks`
+    train, # states
+    batch_size: int,
+    seed: int = 0, # order of the batches
+    epoch: int = 0,
+    tell=lambda: None, # called after each batch
+) -> dict: # head number -> mean loss
     "One pass over the states, every batch through every stack that is still active."
-    sums, count = {part: 0.0 for part in stacks}, 0
+    sums, batches = {part: 0.0 for part in stacks}, 0
     for rows, x in state_batches(train, batch_size, seed, epoch):
         x, labels = x.to(self.where), self._labels(train, rows)
         for part, stack in stacks.items(): sums[part] = sums[part] + stack.train_step(x, labels, self.task.kind)
-        count += 1
-        tell(stacks)
-    return {i: float(loss) / count for part, s in sums.items() for i, loss in zip(part, s)}
+        batches += 1
+        tell()
+    return {i: float(loss) / batches for part, s in sums.items() for i, loss in zip(part, s)}
 
 
 @patch
@@ -245,7 +257,7 @@ def _answers(self: Bank, stacks: dict, states, best: bool) -> dict: # head numbe
                 for i, logits in zip(part, stack.logits(x, stack.best if best else None).cpu().numpy()): out[i][rows] = logits
     return out
 
-# %% ../../nbs/43_training.bank.ipynb #ce290d26
+# %% ../../nbs/43_training.bank.ipynb #19f05ee5
 @patch
 def _select(self: Bank, stacks: dict, selection, epoch: int, losses: dict):
     "Score the selection part, let every stack judge, write the history."
@@ -263,7 +275,7 @@ def _run_pass(self: Bank, stacks: dict, train, selection, batch_size: int, seed:
     for epoch in range(math.ceil(max(r.epochs for s in stacks.values() for r in s.recipes))):
         left = {part: s for part, s in stacks.items() if any(s.active)}
         if not left: break
-        with self.phases("train"): losses = self._epoch(left, train, batch_size, seed, epoch, tell)
+        with self.phases("train"): losses = self.train_epoch(left, train, batch_size, seed, epoch, tell)
         self._select(left, selection, epoch, losses)
 
 # %% ../../nbs/43_training.bank.ipynb #f31fd94d
@@ -339,7 +351,7 @@ def plot(self: BankFit,
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return ax
 
-# %% ../../nbs/43_training.bank.ipynb #4bce3985
+# %% ../../nbs/43_training.bank.ipynb #844465b6
 @patch
 def _collect(self: Bank, stacks: dict, parts: dict) -> tuple: # heads, {split: logits}, both by head number
     with self.phases("evaluate"): logits = {name: self._answers(stacks, states, best=True) for name, states in parts.items()}
@@ -359,12 +371,12 @@ def fit(self: Bank,
     parts = {"selection": selection, **(report or {})}
     for name, states in {"train": train, **parts}.items(): self._check(name, states, train)
     total = len(self.passes) * math.ceil(len(train) / batch_size) * math.ceil(max(r.epochs for r in self.recipes))
-    bar, heads, logits, best = progress(total=total, desc="bank"), {}, {name: {} for name in parts}, {}
-    def tell(stacks):
+    bar, heads, logits, best, steps = progress(total=total, desc="bank"), {}, {name: {} for name in parts}, {}, count(1)
+    def tell():
         bar.update()
-        if on_step: on_step(bar.n if not bar.disable else sum(s.t for s in stacks.values()) // len(stacks), total)
+        if on_step: on_step(next(steps), total)
     for numbers in self.passes:
-        with self.phases("prepare"): stacks = self._stacks(numbers, train, batch_size, seed)
+        with self.phases("prepare"): stacks = self.stacks(numbers, train, batch_size, seed)
         self._run_pass(stacks, train, selection, batch_size, seed, tell)
         made, out = self._collect(stacks, parts)
         heads |= made

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SPACES', 'ALGORITHMS', 'check_space', 'Trial', 'propose', 'Search', 'load_search', 'search']
 
-# %% ../../nbs/44_training.search.ipynb #f99c4ee5
+# %% ../../nbs/44_training.search.ipynb #a9e4d469
 import json
 import math
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +18,9 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core import BertvisionError, DataError, ParameterError, TrainingError
+from ..core import BertvisionError, DataError, OutputError, ParameterError, TrainingError
 from ..core import progress, read_json, suggest, write_json, write_text
+from ..runs import lock
 
 # %% ../../nbs/44_training.search.ipynb #90b58b11
 _KINDS = ("uniform", "loguniform", "choice", "randint")
@@ -267,7 +269,7 @@ def _inside(rule: dict, value) -> bool:
     if kind == "choice": return json.dumps(value) in map(json.dumps, values)
     return _is_number(value) and values[0] <= value <= values[1] and (kind != "randint" or value == int(value) < values[1])
 
-# %% ../../nbs/44_training.search.ipynb #8275b90b
+# %% ../../nbs/44_training.search.ipynb #6ce3fa5c
 def search(
     space: dict,     # see check_space; SPACES has ready ones
     evaluate,        # list of parameter dicts -> list of losses, or of dicts with "loss" and anything that JSON can hold
@@ -281,10 +283,12 @@ def search(
     path=None,       # JSON file to keep the trials in and to go on from
     on_step=None,    # called as on_step(trials done, trials, loss=best of the batch, best=…), None while all failed
 ) -> Search:
-    "Look for the smallest loss; raises ParameterError, DataError (foreign file), OutputError, TrainingError (all trials failed)."
+    "Look for the smallest loss; raises ParameterError, DataError (foreign file), OutputError (or a file in use), TrainingError (all failed)."
     _at_least("trials", trials, 1)
-    found = _begin(Search(space, algorithm, seed, batch, startup, objective), path)
-    with progress(total=trials, initial=len(found.trials), desc="search") as bar:
+    fresh = Search(space, algorithm, seed, batch, startup, objective)
+    with _alone(path), progress(total=trials, desc="search") as bar:
+        found = _begin(fresh, path)
+        bar.update(len(found.trials))
         while len(found.trials) < trials:
             pending = found.proposals(trials)
             found.judge(pending, evaluate)
@@ -294,7 +298,17 @@ def search(
     found.best  # raises when there is none
     return found
 
-# %% ../../nbs/44_training.search.ipynb #956f4483
+# %% ../../nbs/44_training.search.ipynb #2a8c7b19
+@contextmanager
+def _alone(path):
+    "Nobody else writes the file meanwhile."
+    held = lock(f"{path}.lock", patience=0) if path else None
+    if path and not held: raise OutputError(f"{path}: another process is searching into this file; wait for it, or name another one")
+    try: yield
+    finally:
+        if held: held.close()
+
+
 def _smallest(trials: list) -> float | None:
     return min((t.loss for t in trials if t.status == "ok"), default=None)
 
