@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['several_methods', 'highlighted', 'wide', 'printed_tables', 'against', 'verdict', 'plot_cost', 'shares', 'plot_shares']
 
-# %% ../../nbs/83_studies.methods.ipynb #9e64aad6
+# %% ../../nbs/83_studies.methods.ipynb #90a94641
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS, score
 from ..published import published, published_value
 from ..statistics import holm, paired_bootstrap
-from .results import KEYS, Results, encoder_title, scores
+from .results import KEYS, Results, encoder_title, method_title, scores
 
 # %% ../../nbs/83_studies.methods.ipynb #6495d452
 def _headline(table: pd.DataFrame) -> pd.DataFrame:
@@ -144,9 +144,10 @@ def against(
     out = pd.DataFrame(found, columns=["task", "encoder", "method", "variant", "baseline", "difference", "low", "high", "p", "ahead", "seeds"])
     return out.assign(p_holm=holm(out["p"].to_numpy(float)) if len(out) else [])
 
-# %% ../../nbs/83_studies.methods.ipynb #52836a53
+# %% ../../nbs/83_studies.methods.ipynb #9391082f
 def _listed(rows: pd.DataFrame) -> str:
-    return ", ".join(f"{get_task(t).title if t in TASKS else t} ({100 * d:+.1f})".replace("-", "−") for t, d in zip(rows["task"], rows["difference"]))
+    number = lambda d: f"{100 * d:+.1f}".replace("-", "−")
+    return ", ".join(f"{get_task(t).title if t in TASKS else t} ({number(d)})" for t, d in zip(rows["task"], rows["difference"]))
 
 
 def verdict(
@@ -164,7 +165,7 @@ def verdict(
     if len(open_): parts.append(f"undecided on {_listed(open_)}")
     return f"{method}: {'; '.join(parts)}."
 
-# %% ../../nbs/83_studies.methods.ipynb #bf094cca
+# %% ../../nbs/83_studies.methods.ipynb #259c81c1
 _COSTS = {"parameters": "trainable parameters", "seconds": "seconds in all, with the runs it builds on"}
 
 
@@ -176,9 +177,9 @@ def plot_cost(
     rows = _headline(table).dropna(subset=[cost])
     rows = rows.assign(score=100 * rows["mean"], panel=[f"{get_task(t).title}: {METRICS[m].title}" for t, m in zip(rows["task"], rows["metric"])])
     n = max(1, rows["panel"].nunique())
-    rows["what"] = [m.removesuffix(f": {v}") if v else m for m, v in zip(rows["method"], rows["variant"])]
-    rows["head"] = rows["variant"].replace("", "none")
-    grid = sns.relplot(rows, x=cost, y="score", hue="what", style="head", col="panel", col_wrap=min(2, n), height=3.4, aspect=1.2, s=50,
+    rows["Method"] = [m.removesuffix(f": {v}") if v else m for m, v in zip(rows["method"], rows["variant"])]
+    rows["Variant"] = rows["variant"].replace("", "all weights")
+    grid = sns.relplot(rows, x=cost, y="score", hue="Method", style="Variant", col="panel", col_wrap=min(2, n), height=3.4, aspect=1.2, s=50,
                        facet_kws={"sharey": False, "sharex": True})
     grid.set(xscale="log").set_titles("{col_name}").set_axis_labels(_COSTS[cost], "score × 100")
     for ax, (_, part) in zip(grid.axes.flat, rows.groupby("panel", sort=False)):
@@ -187,12 +188,12 @@ def plot_cost(
     plt.close(grid.figure)
     return grid.figure
 
-# %% ../../nbs/83_studies.methods.ipynb #7610f1b3
+# %% ../../nbs/83_studies.methods.ipynb #be322cdb
 def shares(
     study: Results,
 ) -> pd.DataFrame: # task, encoder, method, seed, layer, share
     "Weights of all scalar mixes, tidy; empty when no head has one."
-    rows = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": study.titles.get(r.get("step"), r.get("step")) + f": {r['variant']}",
+    rows = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": method_title(study, r.get("step"), r["variant"]),
              "seed": r["seed"], "layer": i, "share": s}
             for r in study.runs.values() for i, s in enumerate(r.get("layer_shares") or [])]
     return pd.DataFrame(rows, columns=["task", "encoder", "method", "seed", "layer", "share"])
@@ -204,7 +205,7 @@ def plot_shares(
     "Share of each layer in the scalar mixes, mean and spread over seeds; the grey line is an equal share."
     rows = shares(study)
     if not len(rows): return None
-    panels = rows["task"].nunique()
+    rows, panels = rows.assign(task=[get_task(t).title if t in TASKS else t for t in rows["task"]]), rows["task"].nunique()
     grid = sns.relplot(rows, x="layer", y="share", hue="method", col="task", col_wrap=min(4, panels), kind="line", errorbar="sd", marker="o",
                        height=2.6, aspect=1.1)
     for ax in grid.axes.flat: ax.axhline(1 / (1 + rows["layer"].max()), color="0.6", linestyle=":", lw=1)

@@ -7,7 +7,7 @@ __all__ = ['DETAILS', 'FIGURES', 'readable', 'compact', 'details', 'summary', 'l
            'plot_scores', 'curves', 'plot_loss', 'plot_selection', 'differences', 'findings', 'compare_methods',
            'to_markdown', 'excerpt', 'to_html', 'write_report']
 
-# %% ../../nbs/83_studies.report.ipynb #fa607346
+# %% ../../nbs/83_studies.report.ipynb #c55d8eab
 import base64
 import html
 from collections import Counter
@@ -26,7 +26,7 @@ from ..data.tasks import TASKS
 from ..metrics import METRICS
 from ..runs import seconds_of
 from .methods import against, highlighted, plot_cost, plot_shares, printed_tables, several_methods, verdict, wide
-from .results import KEYS, Results, code_of, encoder_title, glue_table, read_study, scores, settings_of
+from .results import KEYS, Results, code_of, encoder_title, glue_table, method_title, read_study, scores, settings_of
 
 # %% ../../nbs/83_studies.report.ipynb #8bffc124
 _GLUE = "\u00a0"  # a space at which no line is broken
@@ -395,10 +395,10 @@ def _frame(ax, rows, names, tidy):
     ax.grid(False, axis="y")
     sns.despine(ax=ax, left=True)
 
-# %% ../../nbs/83_studies.report.ipynb #9ef10212
+# %% ../../nbs/83_studies.report.ipynb #96d4bb6e
 def curves(
     study: Results,
-) -> pd.DataFrame: # run, task, encoder, seed, metric, step, epoch, loss, score
+) -> pd.DataFrame: # run, task, encoder, method, seed, metric, step, epoch, loss, score
     "The histories of all finished runs, tidy; `score` is the headline metric on the selection part, nan between evaluations."
     parts = [pd.DataFrame(columns=_CURVES)]
     for run, r in _ordered(study):
@@ -407,18 +407,20 @@ def curves(
         found = [c for c in rows if c.startswith("selection_") and c != "selection_loss"]
         headline = next((f"selection_{m}" for m in r["metrics"].get("selection", {}) if f"selection_{m}" in found), next(iter(found), None))
         parts.append(pd.DataFrame({
-            "run": run, "task": _title(r.get("task")), "encoder": encoder_title(r.get("encoder")), "seed": str(r["seed"]),
+            "run": run, "task": _title(r.get("task")), "encoder": encoder_title(r.get("encoder")),
+            "method": method_title(study, r.get("step"), r.get("variant") or ""), "seed": str(r["seed"]),
             "metric": (headline or "").removeprefix("selection_"), "step": rows["step"], "epoch": rows["epoch"],
             "loss": rows.get("loss", np.nan), "score": rows[headline] if headline else np.nan}))
     return pd.concat(parts[1:] or parts, ignore_index=True).astype({"loss": float, "score": float})
 
 
-_CURVES = ["run", "task", "encoder", "seed", "metric", "step", "epoch", "loss", "score"]
+_CURVES = ["run", "task", "encoder", "method", "seed", "metric", "step", "epoch", "loss", "score"]
 
 
 def _lines(rows, y, label, title):
     "One panel a task, one line a run."
-    style = {"hue": "encoder", "palette": "colorblind"} if rows["encoder"].nunique() > 1 else {"color": sns.color_palette("colorblind")[0]}
+    several = next((c for c in ("method", "encoder") if rows[c].nunique() > 1), None)
+    style = {"hue": several, "palette": "colorblind"} if several else {"color": sns.color_palette("colorblind")[0]}
     marker = "o" if y == "score" else None
     panels = rows["task"].nunique()
     size = {"height": 2.3 if panels > 2 else 3.2, "aspect": 1.15}

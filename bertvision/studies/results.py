@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'BERT_BASE', 'COLUMNS', 'example_study', 'Results', 'encoder_title', 'code_of', 'read_study', 'settings_of',
-           'scores', 'glue_table']
+           'scores', 'method_title', 'glue_table']
 
 # %% ../../nbs/82_studies.results.ipynb #391a40c5
 import json
@@ -364,17 +364,26 @@ def _missing(study, key, names):
     cells = [(split, metric) for split in task.report for metric in task.metrics] if task else [(None, None)]
     return [about | {"split": s, "metric": m} | (_published(name, encoder, m, s) if m else {}) for s, m in cells]
 
-# %% ../../nbs/82_studies.results.ipynb #e8bacd1c
+# %% ../../nbs/82_studies.results.ipynb #3d33da13
 COLUMNS = KEYS + ["method", "split", "metric", "status", "runs", "planned", "seeds", "mean", "sd", "low", "high", "example_low", "example_high",
                   "baseline", "published", "published_source", "published_flag", "published_remark", "difference", "published_bert_base",
                   "published_bert_base_source", "published_bert_base_flag", "published_bert_base_remark", "collapsed", "collapsed_reasons",
                   "undefined", "parameters", "examples_per_second", "seconds", "peak_memory_bytes"]
 
 
+def method_title(
+    study: Results,
+    step, # of the study
+    variant: str = "", # of the run
+) -> str:
+    "What tables and figures call a method."
+    return study.titles.get(step, str(step)) + (f": {variant}" if variant else "")
+
+
 def _methods(study, table):
     "What to call each row's step and variant; nothing where the study has one step without a title."
     if table["step"].nunique() < 2 and not study.titles and not table["variant"].any(): return ""
-    return [study.titles.get(s, s) + (f": {v}" if v else "") for s, v in zip(table["step"], table["variant"])]
+    return [method_title(study, s, v) for s, v in zip(table["step"], table["variant"])]
 
 
 def glue_table(
