@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['several_methods', 'highlighted', 'wide', 'printed_tables', 'against', 'verdict', 'plot_cost', 'shares', 'plot_shares']
 
-# %% ../../nbs/83_studies.methods.ipynb #90a94641
+# %% ../../nbs/83_studies.methods.ipynb #6c102049
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS, score
@@ -57,7 +58,7 @@ def wide(
     out.insert(0, "Trainable", ["" if pd.isna(n) else f"{n:,.0f}" for n in sizes.reindex(out.index)])
     return out.reset_index(level=0).rename(columns={"encoder": "Encoder"}).rename_axis(columns=None).reset_index()
 
-# %% ../../nbs/83_studies.methods.ipynb #875266c3
+# %% ../../nbs/83_studies.methods.ipynb #a63697fa
 _PRINTED = {"BERT-base": ("bert-base-uncased", "fine-tuning"), "BERTVision-base": ("bert-base-uncased", "AdapterPooler"),
             "BERT-large": ("bert-large-uncased", "fine-tuning"), "BERTVision-large": ("bert-large-uncased", "AdapterPooler")}
 
@@ -83,10 +84,10 @@ def printed_tables(
         for title, (encoder, model) in _PRINTED.items():
             said = published_value(name, encoder, task.metrics[0], task.report[0], model) or {}
             odd = said.get("flag", "ok") != "ok"
-            if said.get("remark"): remarks[f"{'† ' if odd else ''}{task.title}, {title}, {said['source']}: {said['remark']}."] = None
+            if said.get("remark"): remarks.setdefault(f"{'† ' * odd}{said['source']}: {said['remark']}", []).append(f"{task.title} {title}")
             cells[-1] |= {f"{title}, published": f"{100 * said['value']:.1f}" + "†" * odd if said else "none",
                           f"{title}, here": _here(rows, name, encoder, model)}
-    return pd.DataFrame(cells), list(remarks)
+    return pd.DataFrame(cells), [f"{text} ({', '.join(where)})." for text, where in remarks.items()]
 
 # %% ../../nbs/83_studies.methods.ipynb #2b65b60d
 def _seeds(tidy: pd.DataFrame, row: dict) -> dict: # seed -> run
@@ -165,7 +166,7 @@ def verdict(
     if len(open_): parts.append(f"undecided on {_listed(open_)}")
     return f"{method}: {'; '.join(parts)}."
 
-# %% ../../nbs/83_studies.methods.ipynb #259c81c1
+# %% ../../nbs/83_studies.methods.ipynb #c15a6b64
 _COSTS = {"parameters": "trainable parameters", "seconds": "seconds in all, with the runs it builds on"}
 
 
@@ -182,6 +183,9 @@ def plot_cost(
     grid = sns.relplot(rows, x=cost, y="score", hue="Method", style="Variant", col="panel", col_wrap=min(2, n), height=3.4, aspect=1.2, s=50,
                        facet_kws={"sharey": False, "sharex": True})
     grid.set(xscale="log").set_titles("{col_name}").set_axis_labels(_COSTS[cost], "score × 100")
+    for ax in grid.axes.flat:
+        if cost == "seconds": ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,.0f}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
     for ax, (_, part) in zip(grid.axes.flat, rows.groupby("panel", sort=False)):
         ax.axhline(100 * part["baseline"].mean(), color="0.6", linestyle=":", lw=1)
         ax.errorbar(part[cost], part["score"], yerr=100 * part["sd"].fillna(0), fmt="none", ecolor="0.7", lw=1, zorder=0)

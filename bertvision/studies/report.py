@@ -395,7 +395,7 @@ def _frame(ax, rows, names, tidy):
     ax.grid(False, axis="y")
     sns.despine(ax=ax, left=True)
 
-# %% ../../nbs/83_studies.report.ipynb #96d4bb6e
+# %% ../../nbs/83_studies.report.ipynb #08f01900
 def curves(
     study: Results,
 ) -> pd.DataFrame: # run, task, encoder, method, seed, metric, step, epoch, loss, score
@@ -420,7 +420,7 @@ _CURVES = ["run", "task", "encoder", "method", "seed", "metric", "step", "epoch"
 def _lines(rows, y, label, title):
     "One panel a task, one line a run."
     several = next((c for c in ("method", "encoder") if rows[c].nunique() > 1), None)
-    style = {"hue": several, "palette": "colorblind"} if several else {"color": sns.color_palette("colorblind")[0]}
+    style = {"hue": several, "hue_order": sorted(rows[several].unique()), "palette": "colorblind"} if several else {"color": sns.color_palette("colorblind")[0]}
     marker = "o" if y == "score" else None
     panels = rows["task"].nunique()
     size = {"height": 2.3 if panels > 2 else 3.2, "aspect": 1.15}
