@@ -611,7 +611,7 @@ def _image(path, alt):
     code = base64.b64encode(Path(path).read_bytes()).decode()
     return f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{code}"></figure>'
 
-# %% ../../nbs/83_studies.report.ipynb #445eba58
+# %% ../../nbs/83_studies.report.ipynb #4748cf08
 def to_html(
     study: Results,
     table: pd.DataFrame, # from `glue_table`
@@ -636,7 +636,7 @@ def to_html(
                              "<h2>Environment</h2>", _html_table(environment(study), style="text")]
     parts += ["<h2>To run it again</h2>", f"<pre>{html.escape(study.command)}</pre>"]
     return _PAGE.substitute(title=html.escape(study.title), style=_STYLE, lead=html.escape(summary(study, table)), body="\n".join(parts),
-                            subtitle=html.escape(" · ".join([f"Study {study.name}", f"{len(study.runs)} runs", *_protocols(table)])))
+                            subtitle=html.escape(" · ".join([f"Study {study.name}", f"{len(study.finished())} runs", *_protocols(table)])))
 
 # %% ../../nbs/83_studies.report.ipynb #4ce44c42
 FIGURES = {"scores": "Scores at a glance", "parameters": "Score against trainable parameters", "seconds": "Score against time",
