@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'STATES', 'notebook_cells', 'Parameter', 'read_parameters', 'check_parameters', 'lock', 'locked',
-           'new_record', 'read_record', 'seconds_of', 'upstream_seconds', 'mark_failed', 'Run']
+           'new_record', 'read_record', 'seconds_of', 'upstream_seconds', 'mark_failed', 'mark_accepted', 'Run']
 
 # %% ../nbs/01_runs.ipynb #71eb333e
 import ast
@@ -219,7 +219,7 @@ def read_record(
         raise DataError(f"{path} has schema {record['schema']}, newer than this bertvision's {SCHEMA}: update the package")
     return record
 
-# %% ../nbs/01_runs.ipynb #2c3aa5d3
+# %% ../nbs/01_runs.ipynb #870cf1e7
 def seconds_of(
     record: dict,
 ) -> float | None: # of the whole run, None when nothing was timed
@@ -235,7 +235,7 @@ def upstream_seconds(
     "What the run before has cost, with those before it; raises DataError when there is no record."
     return (seconds_of(read_record(folder)) or 0.0) if folder else 0.0
 
-
+# %% ../nbs/01_runs.ipynb #1c17cd67
 def mark_failed(
     folder, # folder of a run
     failure: dict, # reason, and where known cell, source, exception, traceback, exit_code
@@ -245,6 +245,21 @@ def mark_failed(
     try: record = read_record(folder)
     except DataError: record = new_record(**asked)
     record |= {"status": "failed", "finished": _now(), "failure": failure}
+    write_json(Path(folder) / "record.json", record)
+    return record
+
+
+def mark_accepted(
+    folder, # folder of a finished run
+    parts: dict, # fingerprints that it is to count for from now on
+    reason: str, # why it would give the same numbers today
+) -> dict: # the record as written
+    "Let a finished run count for newer code; what made it stays in the record under `accepted`, with the reason."
+    record = read_record(folder)
+    if record["status"] != "done": raise DataError(f"{folder} is {record['status']}: only a finished run can be accepted")
+    was = {name: record["fingerprints"].get(name) for name in parts if record["fingerprints"].get(name) != parts[name]}
+    record["fingerprints"] |= parts
+    record["accepted"] = [*record.get("accepted", []), {"reason": reason, "when": _now(), "by": _code_version(), "was": was}]
     write_json(Path(folder) / "record.json", record)
     return record
 

@@ -8,7 +8,8 @@ import pytest
 
 from bertvision.core import DataError, OutputError, read_json, write_json
 from bertvision.runs import lock
-from bertvision.studies.report import (DETAILS, compare_methods, environment, excerpt, legend, notes, plot_loss, plot_scores, plot_selection,
+from bertvision.studies.methods import against
+from bertvision.studies.report import (DETAILS, environment, excerpt, legend, notes, plot_loss, plot_scores, plot_selection,
                                        readable, summary, to_html, write_report)
 from bertvision.studies.results import example_study, glue_table, read_study, scores
 
@@ -306,7 +307,7 @@ def test_text_from_outside_is_escaped(example):
     write_json(example / "plan.json", read_json(example / "plan.json") | {"title": "<script>alert(1)</script> & $more"})
     change(example, "finetune.sts-b.s2", failure={"reason": "<b>bold</b>"})
     study = read_study(example)
-    page = to_html(study, glue_table(study), compare_methods(study, glue_table(study)), {})
+    page = to_html(study, glue_table(study), against(study, glue_table(study)), {})
     assert "<script>" not in page and "<b>bold" not in page and "&amp; $more" in page
 
 

@@ -342,7 +342,7 @@ def _inputs(task: str | None, encoder: str | None, data: str) -> dict:
     if not found["files"] and not row.toy: found["hub"] = str(row.hub)
     return found
 
-# %% ../../nbs/80_studies.plan.ipynb #76bbb8f4
+# %% ../../nbs/80_studies.plan.ipynb #4c271ff1
 @dataclass(frozen=True)
 class Job:
     "One run that is to exist: a notebook, all its parameters, a folder and a fingerprint."
@@ -361,6 +361,11 @@ class Job:
     def fingerprint(self) -> str:
         "Of everything that could change the run's numbers."
         return fingerprint(self.parts)
+
+    @property
+    def settings(self) -> dict:
+        "The parameters, without folders and what the fingerprint of the inputs covers."
+        return {k: v for k, v in self.parameters.items() if k not in self.places and k not in ("out_dir", "data", "encoder")}
 
 
 @dataclass
@@ -424,7 +429,7 @@ def _check_choices(parameters: dict):
         if name.endswith("_examples") and isinstance(value, int) and value < 0:
             raise ParameterError(f"{name} = {value}: expected 0 (all) or more")
 
-# %% ../../nbs/80_studies.plan.ipynb #dc3b2cef
+# %% ../../nbs/80_studies.plan.ipynb #a89dc281
 def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, data: str, where: str) -> Job:
     "One point of the grid, checked."
     id, names = _job_id(step.name, grid), template.names
@@ -437,14 +442,11 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     if "data" in names and data and not toy: places["data"] = data
     full = check_parameters(step.experiment, _settings(step, names, grid, where) | places)
     _check_choices(full)
-    parts = {
-        "notebook": template.notebook, "code": template.code,
-        "parameters": fingerprint({k: v for k, v in full.items() if k not in places and k not in ("out_dir", "data", "encoder")}),
-        "inputs": fingerprint(_inputs(grid.get("task"), grid.get("encoder"), data)),
-        "needs": fingerprint(sorted(j.fingerprint for jobs in needed.values() for j in jobs)),
-    }
-    needs = tuple(dict.fromkeys(j.id for jobs in needed.values() for j in jobs))
-    return Job(id, step.name, step.experiment, out / id, grid, full, tuple(places), needs, parts)
+    before = {j.id: j.fingerprint for jobs in needed.values() for j in jobs}
+    job = Job(id, step.name, step.experiment, out / id, grid, full, tuple(places), tuple(before), {})
+    return replace(job, parts={
+        "notebook": template.notebook, "code": template.code, "parameters": fingerprint(job.settings),
+        "inputs": fingerprint(_inputs(grid.get("task"), grid.get("encoder"), data)), "needs": fingerprint(sorted(before.values()))})
 
 
 def _grids(study: Study, step: Step, names: tuple) -> list[dict]:

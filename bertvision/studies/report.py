@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DETAILS', 'FIGURES', 'readable', 'compact', 'details', 'summary', 'legend', 'notes', 'recipes', 'environment',
-           'plot_scores', 'curves', 'plot_loss', 'plot_selection', 'differences', 'findings', 'compare_methods',
-           'to_markdown', 'excerpt', 'to_html', 'write_report']
+           'plot_scores', 'curves', 'plot_loss', 'plot_selection', 'differences', 'findings', 'accepted', 'to_markdown',
+           'excerpt', 'to_html', 'write_report']
 
 # %% ../../nbs/83_studies.report.ipynb #c55d8eab
 import base64
@@ -141,7 +141,7 @@ def _chance(rows):
     if several.all(): return "over seeds and over examples"
     return "over examples, and over seeds where there are several" if several.any() else "over examples of the one seed"
 
-# %% ../../nbs/83_studies.report.ipynb #fd228c97
+# %% ../../nbs/83_studies.report.ipynb #701f17e1
 def _who(row):
     "Encoder, with the method and the settings where there are several."
     more = ", ".join(filter(None, (row["method"], row["settings"])))
@@ -170,7 +170,7 @@ def summary(
     fallen = [run for run, r in study.runs.items() if r.get("collapsed")]
     text = f"{_states(study)}; {len(fallen) or 'none'} collapsed" + (f" ({', '.join(fallen)})" if 0 < len(fallen) < 6 else "") + "."
     heads = _headlines(table[table["method"] == table["method"].iloc[0]] if len(table) else table)  # the others are compared with it
-    for _, rows in heads.groupby(["encoder", "method", "settings"], sort=False): text += " " + _verdict(_who(rows.iloc[0]), rows)
+    for _, rows in heads.groupby(["encoder", "settings"], sort=False): text += " " + _verdict(_who(rows.iloc[0]), rows)
     return text
 
 # %% ../../nbs/83_studies.report.ipynb #fe1ff308
@@ -360,7 +360,7 @@ def _finding(table):
         if len(gaps): text += f";\n{reach or 'none'} of {len(gaps)} reach{'' if reach > 1 else 'es'} {name}"
     return text
 
-# %% ../../nbs/83_studies.report.ipynb #6e4f5f94
+# %% ../../nbs/83_studies.report.ipynb #3eb2d9d0
 def plot_scores(
     study: Results,
     table: pd.DataFrame, # from `glue_table`
@@ -369,7 +369,7 @@ def plot_scores(
     if not (table["status"] == "done").any(): return _nothing("no run has finished")
     table = highlighted(study, table)
     rows, names, groups = _place(table)
-    colors, tidy = sns.color_palette("colorblind", len(groups)), scores(study)
+    colors, tidy = sns.color_palette("colorblind" if len(groups) <= 10 else "husl", len(groups)), scores(study)
     with sns.axes_style("whitegrid"):
         fig, ax = plt.subplots(figsize=(7.5, 1.5 + 0.55 * len(names) + 0.12 * len(rows)), layout="constrained")
     for row in rows.to_dict("records"):
@@ -460,8 +460,8 @@ def plot_selection(
     return _lines(rows.assign(score=100 * rows["score"], task=titles), "score", "selection × 100",
                   f"The last evaluation was the best in {late} of {rows['run'].nunique()} runs")
 
-# %% ../../nbs/83_studies.report.ipynb #d12e2fef
-_TEXT_COLUMNS = {*_NAMES, "Source", "Source (BERT-base)", "Protocol", "Collapsed", "Seeds",
+# %% ../../nbs/83_studies.report.ipynb #b88bd58e
+_TEXT_COLUMNS = {*_NAMES, "Made by", "Accepted", "For", "Reason", "Source", "Source (BERT-base)", "Protocol", "Collapsed", "Seeds",
                  "run", "state", "why", "Item", "Value", "optimizer", "precision", "examples"}
 DETAILS = "<!-- details -->"
 
@@ -487,7 +487,7 @@ def differences(
 _TESTED = ("Differences × 100 on the same examples and seeds, averaged over seeds; interval and p from a bootstrap over examples; "
            "Holm's correction counts all comparisons of this study.")
 
-# %% ../../nbs/83_studies.report.ipynb #a8dabd33
+# %% ../../nbs/83_studies.report.ipynb #d6b6aba4
 _WIDE = "Headline scores × 100, mean ± standard deviation over seeds."
 
 
@@ -500,6 +500,19 @@ def findings(
     return [verdict(compared, m) for m in highlighted(study, table)["method"].unique() if m in set(compared["method"])]
 
 
+_ACCEPTED = "The code has changed since these runs; somebody has accepted them, for the reason given, and they were not run again."
+
+
+def accepted(
+    study: Results,
+) -> pd.DataFrame: # text cells, a row a reason
+    "Which runs count for newer code than the one that made them, and why."
+    records = {r.get("of", run): r for run, r in study.runs.items()}
+    found = [(r.get("code_version"), a["when"][:10], a["by"], a["reason"]) for r in records.values() for a in r.get("accepted", [])]
+    return pd.DataFrame([{"Runs": str(n), "Made by": made, "Accepted": when, "For": by, "Reason": why}
+                         for (made, when, by, why), n in Counter(found).items()])
+
+
 def _sections(study, table, compared):
     "[(heading, table, caption)] of what follows the main table."
     parts = []
@@ -507,21 +520,15 @@ def _sections(study, table, compared):
         if len(highlighted(study, table)) < len(table): parts.append(("All methods", wide(table), _WIDE))
         if len(compared): parts.append(("Against the baseline", differences(compared), _TESTED))
     printed, remarks = printed_tables(table)
-    return parts + ([("The tables of the original", printed, " ".join(remarks))] if len(printed) else [])
+    if len(printed): parts.append(("The tables of the original", printed, " ".join(remarks)))
+    earlier = accepted(study)
+    return parts + ([("Runs of an earlier code", earlier, _ACCEPTED)] if len(earlier) else [])
 
-
-def compare_methods(
-    study: Results,
-    table: pd.DataFrame, # from `glue_table`
-) -> pd.DataFrame: # as `methods.against` gives it; empty for a study of one method
-    "The paired tests of a study; they take seconds to minutes, so that they are made once and handed on."
-    return against(study, table) if several_methods(table) else pd.DataFrame(columns=["method"])
-
-# %% ../../nbs/83_studies.report.ipynb #c41bfccc
+# %% ../../nbs/83_studies.report.ipynb #85602068
 def to_markdown(
     study: Results,
     table: pd.DataFrame, # from `glue_table`
-    compared: pd.DataFrame, # from `compare_methods`
+    compared: pd.DataFrame, # from `methods.against`
 ) -> str:
     "The report as Markdown: sentence, main table, details, notes, faults, how to run it again."
     shown = readable(table)
@@ -611,11 +618,11 @@ def _image(path, alt):
     code = base64.b64encode(Path(path).read_bytes()).decode()
     return f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{code}"></figure>'
 
-# %% ../../nbs/83_studies.report.ipynb #4748cf08
+# %% ../../nbs/83_studies.report.ipynb #8ad713f0
 def to_html(
     study: Results,
     table: pd.DataFrame, # from `glue_table`
-    compared: pd.DataFrame, # from `compare_methods`
+    compared: pd.DataFrame, # from `methods.against`
     figures: dict,       # title -> PNG file, in the order of the page
 ) -> str:
     "The whole report as one self-contained page."
@@ -638,7 +645,7 @@ def to_html(
     return _PAGE.substitute(title=html.escape(study.title), style=_STYLE, lead=html.escape(summary(study, table)), body="\n".join(parts),
                             subtitle=html.escape(" · ".join([f"Study {study.name}", f"{len(study.finished())} runs", *_protocols(table)])))
 
-# %% ../../nbs/83_studies.report.ipynb #4ce44c42
+# %% ../../nbs/83_studies.report.ipynb #98c1ee91
 FIGURES = {"scores": "Scores at a glance", "parameters": "Score against trainable parameters", "seconds": "Score against time",
            "shares": "Layers that the scalar mixes take", "selection": "Selection score while training", "loss": "Training loss"}
 
@@ -658,12 +665,12 @@ def _method_figures(study, table):
 
 def write_report(
     folder, # outputs/<study>
-    compared: pd.DataFrame | None = None, # from `compare_methods`, when it is at hand
+    compared: pd.DataFrame | None = None, # from `methods.against`, when it is at hand
 ) -> Path: # folder of the report: table.md, table.csv, report.html and figures
     "Read a study and write its report; raises DataError when the folder is no study and OutputError when it cannot be written."
     study = read_study(folder)
     table, place = glue_table(study), study.folder / "report"
-    if compared is None: compared = compare_methods(study, table)
+    if compared is None: compared = against(study, table)
     drawn = {"scores": plot_scores(study, table), **_method_figures(study, table), "selection": plot_selection(study), "loss": plot_loss(study)}
     figures = {FIGURES[name]: _save(fig, place / f"{name}.png") for name, fig in drawn.items()}
     with replacing(place / "table.csv") as tmp: table.to_csv(tmp, index=False, lineterminator="\n")
