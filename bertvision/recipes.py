@@ -88,7 +88,7 @@ class Recipe:
             if name not in known: raise ParameterError(f"unknown hyper-parameter {name!r}{suggest(name, known)}; there are {', '.join(known)}")
         return replace(self, **changes)
 
-# %% ../nbs/09_recipes.ipynb #edc47ade
+# %% ../nbs/09_recipes.ipynb #32cd0a2f
 LAYER_POOLERS = ("last", "layer", "mean", "concat", "scalar-mix", "adapter", "conv-1xn", "conv-nxn")
 TOKEN_POOLERS = ("cls", "mean", "attention", "flatten", "each")
 _NUMBERED = {"layer": "the layer's number", "adapter": "the adapter's size"}
@@ -97,7 +97,7 @@ _OPTIONS = {"scalar-mix": ("norm",), "adapter": ("skip", "unshared", "tensorflow
 
 @dataclass(frozen=True)
 class HeadSpec:
-    "What a head is made of; `HeadSpec.parse` reads its name."
+    "What a head is made of; `parse_head` reads its name."
     layers: str               # one of LAYER_POOLERS
     tokens: str               # one of TOKEN_POOLERS
     number: int = 0           # layer of `layer`, size of `adapter`

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Tokens', 'collate', 'tokenizer_fingerprint', 'tokenise', 'Batches', 'prediction_batches']
 
-# %% ../../nbs/14_data.batches.ipynb #6438fd68
+# %% ../../nbs/14_data.batches.ipynb #1ef94660
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,13 +55,14 @@ def collate(
         batch["token_type_ids"][mask] = tokens.types[flat]
     return {k: torch.from_numpy(v) for k, v in batch.items()}
 
-# %% ../../nbs/14_data.batches.ipynb #3edb412a
+# %% ../../nbs/14_data.batches.ipynb #ad66a4ed
 def tokenizer_fingerprint(
     tokenizer, # a Hugging Face tokenizer
 ) -> str: # 16 hexadecimal digits
-    "Identity of a tokenizer: its vocabulary, rules and special tokens."
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return fingerprint(backend.to_str() if backend is not None else [type(tokenizer).__name__, tokenizer.get_vocab()])
+    "Identity of a tokenizer: its vocabulary, rules, special tokens and the side on which it cuts; not how its last call cut and padded."
+    backend, side = getattr(tokenizer, "backend_tokenizer", None), tokenizer.truncation_side
+    if backend is None: return fingerprint([type(tokenizer).__name__, tokenizer.get_vocab(), side])
+    return fingerprint(json.loads(backend.to_str()) | {"truncation": side, "padding": None})
 
 
 def _cache_file(columns: dict, tokenizer, max_length: int) -> Path:

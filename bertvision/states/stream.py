@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'Stream', 'stream_splits', 'state_batches', 'ordered_batches', 'extract']
 
-# %% ../../nbs/31_states.stream.ipynb #3460a394
+# %% ../../nbs/31_states.stream.ipynb #6a9b8c63
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..core import DataError, EncoderError, ParameterError, TrainingError, choose_precision, device, progress
 from ..data.batches import Batches, Tokens, collate, tokenise, tokenizer_fingerprint
 from ..data.ragged import Ragged
-from .origin import LIMITS, Origin, States, check_values, weights_fingerprint
+from .origin import DTYPES, LIMITS, Origin, States, check_values, weights_fingerprint
 from .store import Stored, Writer, check_stored, encode, load_header, open_states
 
 # %% ../../nbs/31_states.stream.ipynb #ff69fb39
@@ -254,10 +254,10 @@ def extract(
     if not found or found.written < len(found): _fill(stream, origin, path, on_step, flush_seconds)
     return open_states(path)
 
-# %% ../../nbs/31_states.stream.ipynb #42efbe55
+# %% ../../nbs/31_states.stream.ipynb #67aefdd3
 def _fill(stream: Stream, origin: Origin, path, on_step, flush_seconds: float):
     "Compute and write the rows that are missing; a chunk is written while the next one is computed."
-    vector = stream.layers * (stream.width * {"fp16": 2, "fp32": 4, "int8": 1}[origin.dtype] + 2)
+    vector = stream.layers * (stream.width * np.dtype(DTYPES[origin.dtype]).itemsize + 2)
     with Writer(path, stream.tokens, origin, flush_seconds) as writer, ThreadPoolExecutor(1) as pool:
         todo = [c for c in _chunks(stream, origin.notes["chunk"], vector) if c[0] >= writer.written]
         bar, waiting, rooms = progress(total=len(stream), initial=writer.written, desc="extract"), None, ({}, {})

@@ -58,15 +58,14 @@ def wide(
     out.insert(0, "Trainable", ["" if pd.isna(n) else f"{n:,.0f}" for n in sizes.reindex(out.index)])
     return out.reset_index(level=0).rename(columns={"encoder": "Encoder"}).rename_axis(columns=None).reset_index()
 
-# %% ../../nbs/83_studies.methods.ipynb #a63697fa
+# %% ../../nbs/83_studies.methods.ipynb #40791743
 _PRINTED = {"BERT-base": ("bert-base-uncased", "fine-tuning"), "BERTVision-base": ("bert-base-uncased", "AdapterPooler"),
             "BERT-large": ("bert-large-uncased", "fine-tuning"), "BERTVision-large": ("bert-large-uncased", "AdapterPooler")}
 
 
 def _here(rows: pd.DataFrame, task: str, encoder: str, model: str) -> str:
     "Our score with a published encoder and kind of model: of the first such method of the study."
-    kind = rows["variant"].str.startswith("adapter") if model == "AdapterPooler" else rows["variant"] == ""
-    mine = rows[kind & (rows["task"] == task) & (rows["encoder"].str.rsplit("/", n=1).str[-1].str.lower() == encoder)]
+    mine = rows[(rows["model"] == model) & (rows["task"] == task) & (rows["encoder"].str.rsplit("/", n=1).str[-1].str.lower() == encoder)]
     return "not run" if not len(mine) else _cell(mine.iloc[0])
 
 
@@ -117,7 +116,7 @@ def _comparisons(study: Results, rows: pd.DataFrame, baseline: str):
         for r in group[group["method"] != baseline].to_dict("records"):
             if sides := _side_by_side(study, _seeds(tidy, r), b, r["split"]): yield r, *sides
 
-# %% ../../nbs/83_studies.methods.ipynb #6d162c29
+# %% ../../nbs/83_studies.methods.ipynb #c4c99a69
 _RESAMPLES = 2000
 
 
@@ -134,7 +133,7 @@ def against(
 ) -> pd.DataFrame: # a row a task and method: difference, low, high, p, p_holm, ahead, seeds
     "Each method against the baseline, as differences of the headline score; methods that share no seeds or examples with it are left out."
     rows, found = _headline(table), []
-    baseline = baseline or rows["method"].iloc[0]
+    baseline = baseline or next(iter(rows["method"]), "")
     pairs = list(_comparisons(study, rows, baseline))
     for r, x, y, labels in pairs:
         metric = r["metric"]

@@ -315,7 +315,7 @@ def _published(task, encoder, metric, split, model="fine-tuning"):
             "published_bert_base_source": base.get("source"), "published_bert_base_flag": base.get("flag"),
             "published_bert_base_remark": base.get("remark")}
 
-# %% ../../nbs/82_studies.results.ipynb #eb28d0b0
+# %% ../../nbs/82_studies.results.ipynb #b7579238
 def _possible(x, metric):
     "An end of an interval, cut at the metric's range: with few seeds the t-interval leaves it."
     return float(np.clip(x, METRICS[metric].low, METRICS[metric].high)) if metric in METRICS else x
@@ -324,13 +324,14 @@ def _possible(x, metric):
 def _row(study, key, group, planned):
     "One row of the table from the runs of one group."
     task, encoder, _, variant, settings, _, split, metric = key
-    found, shown = summarise(group["value"]), _published(task, encoder, metric, split, _model(variant, group["fine_tuned"].all()))
+    model = _model(variant, group["fine_tuned"].all())
+    found, shown = summarise(group["value"]), _published(task, encoder, metric, split, model)
     low, high = _possible(found.low, metric), _possible(found.high, metric)
     example_low, example_high = _over_examples(study, list(group["run"]), split, metric)
     collapsed = group["collapsed"].dropna()
     comparable = shown["published"] is not None and shown["published_flag"] != "test_file"
     return dict(zip(KEYS + ["split", "metric"], key)) | {
-        "status": "done", "runs": found.n, "planned": found.n if settings else max(planned, found.n),
+        "status": "done", "model": model, "runs": found.n, "planned": found.n if settings else max(planned, found.n),
         "seeds": " ".join(str(s) for s in sorted(group["seed"])), "mean": found.mean, "sd": found.sd, "low": low, "high": high,
         "example_low": example_low, "example_high": example_high, "baseline": group["baseline"].astype(float).mean(),
         **shown, "difference": found.mean - shown["published"] if comparable else None,
@@ -364,8 +365,8 @@ def _missing(study, key, names):
     cells = [(split, metric) for split in task.report for metric in task.metrics] if task else [(None, None)]
     return [about | {"split": s, "metric": m} | (_published(name, encoder, m, s) if m else {}) for s, m in cells]
 
-# %% ../../nbs/82_studies.results.ipynb #3d33da13
-COLUMNS = KEYS + ["method", "split", "metric", "status", "runs", "planned", "seeds", "mean", "sd", "low", "high", "example_low", "example_high",
+# %% ../../nbs/82_studies.results.ipynb #36e8b10f
+COLUMNS = KEYS + ["method", "model", "split", "metric", "status", "runs", "planned", "seeds", "mean", "sd", "low", "high", "example_low", "example_high",
                   "baseline", "published", "published_source", "published_flag", "published_remark", "difference", "published_bert_base",
                   "published_bert_base_source", "published_bert_base_flag", "published_bert_base_remark", "collapsed", "collapsed_reasons",
                   "undefined", "parameters", "examples_per_second", "seconds", "peak_memory_bytes"]
