@@ -98,7 +98,7 @@ def plan(args) -> int:
     for note in p.notes: print(f"note: {note}")
     return 0
 
-# %% ../nbs/99_cli.ipynb #dd7e7293
+# %% ../nbs/99_cli.ipynb #53fd478a
 def _status_row(job, state) -> list:
     "Name, state, share done, seconds, score, remark."
     from bertvision.core import DataError, read_json
@@ -127,7 +127,7 @@ def status(args) -> int:
     if hint := data_forgotten(p, states): print(f"hint: {hint}")
     return 0
 
-
+# %% ../nbs/99_cli.ipynb #d3464d6d
 def accept(args) -> int:
     "bertvision accept"
     from bertvision.studies.accept import accept as take
