@@ -333,7 +333,7 @@ def layer_shares(self: BankFit,
     mixes = {self.recipes[i].head: m for i in numbers for m in self.heads[i].modules() if isinstance(m, ScalarMix)}
     return pd.DataFrame({name: m.shares().detach().numpy() for name, m in mixes.items()}).rename_axis("layer")
 
-# %% ../../nbs/43_training.bank.ipynb #15d0a7fc
+# %% ../../nbs/43_training.bank.ipynb #20fe3081
 @patch
 def plot(self: BankFit,
     numbers: list | None = None, # of heads; None = all
@@ -341,9 +341,10 @@ def plot(self: BankFit,
     "The selection score of each head by epoch, with the trivial predictor's as a grey line."
     import matplotlib.pyplot as plt
 
-    metric = self.task.metrics[0]
+    metric, numbers = self.task.metrics[0], list(range(len(self.recipes))) if numbers is None else numbers
     _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-    for i in range(len(self.recipes)) if numbers is None else numbers:
+    ax.set_prop_cycle(color=plt.get_cmap("tab10" if len(numbers) <= 10 else "tab20").colors)
+    for i in numbers:
         rows = self.history[self.history["head"] == i]
         ax.plot(rows["epoch"], rows[f"selection_{metric}"], marker=".", label=f"{self.recipes[i].head}, lr {self.recipes[i].lr:g}")
     ax.axhline(self.baselines["selection"][metric], color="grey", linestyle=":", label="trivial predictor")

@@ -373,7 +373,7 @@ class Fit:
 
     def _repr_html_(self): return self.table().to_html(float_format=lambda x: f"{x:.3f}")
 
-# %% ../../nbs/41_training.loop.ipynb #6017a74f
+# %% ../../nbs/41_training.loop.ipynb #1b66583a
 @patch
 def plot(self: Fit, axes=None): # two matplotlib axes, made when None
     "Training loss, and the selection score with the trivial predictor's as a grey line."
@@ -387,7 +387,7 @@ def plot(self: Fit, axes=None): # two matplotlib axes, made when None
         scored = h.dropna(subset=column)
         axes[1].plot(scored.epoch, scored[column], marker="o")
     axes[1].axhline(self.baselines["selection"][metric], color="grey", linestyle=":", label="trivial predictor")
-    axes[1].set(xlabel="epoch", ylabel=metric, title=f"selection {metric}, best at step {self.best_step}")
+    axes[1].set(xlabel="epoch", ylabel=metric, xlim=axes[0].get_xlim(), title=f"selection {metric}, best at step {self.best_step}")
     axes[1].legend()
     return axes
 
