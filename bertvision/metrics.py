@@ -12,13 +12,13 @@ import numpy as np
 
 from .core import DataError, ParameterError, suggest
 
-# %% ../nbs/02_metrics.ipynb #c3d0ae9f
+# %% ../nbs/02_metrics.ipynb #4775e04c
 @dataclass(frozen=True)
 class Metric:
     "One row of the table: what a report has to know about a metric."
-    name: str    # key in records: accuracy | f1 | matthews | pearson | spearman
+    name: str    # key in records: accuracy | f1 | matthews | pearson | spearman | answer_f1 | exact_match | …
     title: str   # column title in tables
-    kind: str    # classification | regression
+    kind: str    # classification | regression | span
     low: float   # smallest possible value
     high: float = 1.0             # largest possible value
     higher_is_better: bool = True # the direction of progress
@@ -30,6 +30,13 @@ METRICS = {m.name: m for m in (
     Metric("matthews", "Matthews", "classification", -1.0),
     Metric("pearson", "Pearson", "regression", -1.0),
     Metric("spearman", "Spearman", "regression", -1.0),
+    Metric("answer_f1", "F1", "span", 0.0),
+    Metric("exact_match", "EM", "span", 0.0),
+    Metric("has_answer_f1", "HasAns F1", "span", 0.0),
+    Metric("has_answer_exact_match", "HasAns EM", "span", 0.0),
+    Metric("no_answer_f1", "NoAns F1", "span", 0.0),
+    Metric("no_answer_exact_match", "NoAns EM", "span", 0.0),
+    Metric("avna", "AvNA", "span", 0.0),
 )}
 
 # %% ../nbs/02_metrics.ipynb #49c3cf08
@@ -67,7 +74,7 @@ def class_ids(
         raise DataError(f"{what} {int(bad.argmax())} is {x[bad.argmax()]}: expected a class id (0, 1, …)")
     return x.astype(np.int64)
 
-# %% ../nbs/02_metrics.ipynb #6bd87b6d
+# %% ../nbs/02_metrics.ipynb #34edabe0
 def _f1(p, y):
     from sklearn.metrics import f1_score
 
@@ -92,13 +99,14 @@ def _correlation(p, y, name):
 _FORMULAS = {
     "accuracy": lambda p, y: (p == y).mean(), "f1": _f1, "matthews": _matthews,
     "pearson": lambda p, y: _correlation(p, y, "pearsonr"), "spearman": lambda p, y: _correlation(p, y, "spearmanr"),
+    **{m.name: lambda p, y: p[y > 0].mean() if (y > 0).any() else np.nan for m in METRICS.values() if m.kind == "span"},
 }
 
-# %% ../nbs/02_metrics.ipynb #1839df0e
+# %% ../nbs/02_metrics.ipynb #6f03896c
 def score(
     names,       # one metric or several, keys of METRICS
-    predictions, # (N,) class ids for classification, numbers for regression
-    labels,      # (N,) the same kind, none missing
+    predictions, # (N,) class ids for classification, numbers for regression, each question's own score for spans
+    labels,      # (N,) the same kind, none missing; for spans 1 where the question counts, else 0
 ) -> dict: # metric -> float, in the order of `names`; nan where the metric is undefined
     "Score predictions; raises DataError for vectors that do not fit and ParameterError for an unknown metric."
     names = [names] if isinstance(names, str) else list(names)

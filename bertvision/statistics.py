@@ -63,7 +63,7 @@ def _ratio(top, bottom, otherwise):
 
 _FROM_COUNTS = {"accuracy": _accuracy_from, "f1": _f1_from, "matthews": _matthews_from}
 
-# %% ../nbs/03_statistics.ipynb #b5e9eae5
+# %% ../nbs/03_statistics.ipynb #358442ac
 def _resample_classes(metric, stack, y, n, rng): # stack (K, N) class ids -> (n, K) scores
     size = int(max(stack.max(), y.max())) + 1
     size = max(size, 2)
@@ -85,6 +85,14 @@ def _resample_numbers(metric, stack, y, n, rng): # stack (K, N) numbers -> (n, K
     return np.concatenate(found)
 
 
+def _resample_means(stack, counted, n, rng): # stack (K, N) scores of questions, counted (N,) 0 or 1 -> (n, K) means
+    found = []
+    for start in range(0, n, 100):
+        drawn = rng.multinomial(len(counted), np.full(len(counted), 1 / len(counted)), size=min(100, n - start)) * counted  # (R, N)
+        found.append(np.divide(drawn @ stack.T, drawn.sum(1)[:, None], out=np.full((len(drawn), len(stack)), np.nan), where=drawn.sum(1)[:, None] > 0))
+    return np.concatenate(found)
+
+# %% ../nbs/03_statistics.ipynb #f5f9003c
 def _correlations(metric, a, b): # (R, N) each -> (R,)
     if metric == "spearman":
         from scipy.stats import rankdata
@@ -99,6 +107,7 @@ def _resample(metric, predictions, labels, n, seed):
     y, rng = np.asarray(labels), np.random.default_rng(seed)
     if n < 1: raise ParameterError(f"n = {n}: expected at least 1 resample")
     if get_metric(metric).kind == "regression": return _resample_numbers(metric, np.array(stack, float), y, n, rng)
+    if get_metric(metric).kind == "span": return _resample_means(np.array(stack, float), y, n, rng)
     stack = np.stack([class_ids(p, "prediction") for p in stack])
     return _resample_classes(metric, stack, class_ids(y, "label"), n, rng)
 

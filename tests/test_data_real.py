@@ -6,10 +6,15 @@ import time
 import numpy as np
 import pytest
 
+from bertvision import load_encoder
 from bertvision.core import DataError
 from bertvision.data.sources import load_task
 from bertvision.data.splits import split
+from bertvision.data.squad import read_squad
 from bertvision.data.tasks import get_task, input_files
+from bertvision.qa.decoding import answers, decode_spans
+from bertvision.qa.scoring import score_answers
+from bertvision.qa.windows import make_windows
 
 COUNTS = {
     "cola": {"train": 8_551, "validation": 1_043, "test": 1_063},
@@ -123,3 +128,33 @@ def test_official_counts_where_the_files_are_complete(task):
     samples = {("qqp", "train"), ("qqp", "validation"), ("mnli", "train"), ("qnli", "train")}
     for name, n in COUNTS[task].items():
         assert (get_task(task).rows[name] == n) == ((task, name) not in samples)
+
+
+@pytest.mark.parametrize("file, questions, without, contexts, articles", [
+    ("dev-v2.0.json", 11_873, 5_945, 1_204, 35), ("dev-v1.1.json", 10_570, 0, 2_067, 48), ("train-v1.1-first-articles.json", 4_370, 0, 678, 12)])
+def test_every_question_is_read(file, questions, without, contexts, articles, data_dir):
+    found = read_squad(data_dir / "SQuAD" / file)
+    assert (len(found), sum(not a["text"] for a in found.answers)) == (questions, without)
+    assert (len(set(found.contexts)), len(set(found.titles))) == (contexts, articles)
+    assert not found.moved and not found.absent and not found.unlabelled
+
+
+def test_articles_of_train_and_test_are_apart(data_dir):
+    for name, rows in (("squad1-articles", {"train": 4_370 + 4_557, "test": 10_570 - 4_557}), ("squad2-articles", {"train": 5_921, "test": 5_952})):
+        data = load_task(name, data_dir)
+        assert {s: len(ds) for s, ds in data.splits.items()} == rows
+        parts = split(data)
+        titles = [set(ds["title"]) for ds in (parts.train, parts.selection, data["test"])]
+        assert all(titles) and not (titles[0] & titles[1] or titles[0] & titles[2] or titles[1] & titles[2])
+
+
+@pytest.mark.parametrize("task", ["squad1-articles", "squad2-articles"])
+def test_perfect_logits_score_100_except_where_a_window_cuts(task, data_dir):
+    test = load_task(task, data_dir)["test"].select(range(1500))
+    windows = make_windows(test, load_encoder("tiny-random").tokenizer, 384, 128, cached=False)
+    logits = np.zeros((len(windows.input_ids), 2), np.float32)
+    for w, (start, end) in enumerate(windows.labels): logits[windows.offsets[w] + start, 0] = logits[windows.offsets[w] + end, 1] = 9
+    decoded = decode_spans(windows, logits, max_answer=400)
+    rows = score_answers(windows.ids, windows.answers, answers(decoded, 0.0)).rows
+    wrong = set(rows.loc[rows["exact_match"] < 1, "example_id"])
+    assert wrong <= set(windows.cut) | set(windows.unaligned), f"{len(wrong)} answers are lost on the way"

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from ..core import DataError, cache_dir, fingerprint, progress, replacing
 
-# %% ../../nbs/14_data.batches.ipynb #619158ea
+# %% ../../nbs/14_data.batches.ipynb #9b8a902e
 @dataclass
 class Tokens:
     "Tokenised examples, end to end, without padding."
@@ -35,7 +35,13 @@ class Tokens:
     def lengths(self) -> np.ndarray: # (examples,) tokens of each example
         return np.diff(self.offsets)
 
-# %% ../../nbs/14_data.batches.ipynb #fd1ce03f
+    def where(self,
+        rows: np.ndarray, # (B,) which examples
+    ) -> np.ndarray: # (tokens of these examples,) their numbers among all tokens, example after example
+        lengths = self.lengths[rows]
+        return np.repeat(self.offsets[rows] - np.r_[0, np.cumsum(lengths)[:-1]], lengths) + np.arange(lengths.sum())
+
+# %% ../../nbs/14_data.batches.ipynb #00e9a65f
 def collate(
     tokens: Tokens,
     rows: np.ndarray, # (B,) which examples
@@ -45,8 +51,7 @@ def collate(
     lengths = tokens.lengths[rows]
     T = -(-int(lengths.max()) // multiple) * multiple
     mask = np.arange(T) < lengths[:, None]                                     # (B, T)
-    starts = np.repeat(tokens.offsets[rows] - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
-    flat = starts + np.arange(lengths.sum())                                   # (tokens of the batch,)
+    flat = tokens.where(rows)                                                  # (tokens of the batch,)
     ids = np.full((len(rows), T), tokens.pad_id, dtype=np.int64)
     ids[mask] = tokens.input_ids[flat]
     batch = {"input_ids": ids, "attention_mask": mask.astype(np.int64), "labels": tokens.labels[rows]}

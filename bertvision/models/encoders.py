@@ -312,7 +312,7 @@ def _tokenizer(place: str, revision: str | None):
     if tokenizer.pad_token_id is None: raise EncoderError(f"the tokenizer of {place!r} has no padding token")
     return tokenizer
 
-# %% ../../nbs/20_models.encoders.ipynb #a6aa26f4
+# %% ../../nbs/20_models.encoders.ipynb #60fc5e03
 def load_encoder(
     name: str, # zoo name, folder, or hub id
     task: Task | None = None, # a head for this task; None = the bare encoder
@@ -332,8 +332,8 @@ def load_encoder(
     with _quiet(), torch_seed(seed):
         tokenizer, config = _tokenizer(place, commit), _from_pretrained(tf.AutoConfig, place, commit)
         if task is not None:
-            auto, head = tf.AutoModelForSequenceClassification, _head_config(place, config, task, new_head)
-            kwargs |= head
+            auto = tf.AutoModelForQuestionAnswering if task.kind == "span" else tf.AutoModelForSequenceClassification
+            kwargs |= _head_config(place, config, task, new_head)
         model, info = _load_weights(auto, place, commit, **kwargs)
     if task is not None:
         from bertvision.models.precise import precise_head
@@ -345,7 +345,7 @@ def load_encoder(
     return Encoder(name, model, tokenizer, task, place, commit, encoder_fingerprint(name, commit),
                    model.config._attn_implementation or "eager", notes)
 
-# %% ../../nbs/20_models.encoders.ipynb #45bee0b7
+# %% ../../nbs/20_models.encoders.ipynb #b3114023
 def _head_is_missing(model, info: dict) -> bool:
     "Whether weights outside the bare encoder were not in the checkpoint."
     return any(not key.startswith(f"{model.base_model_prefix}.") for key in info["missing_keys"])
@@ -353,7 +353,8 @@ def _head_is_missing(model, info: dict) -> bool:
 
 def _head_config(place, config, task: Task, new_head: bool) -> dict:
     "Arguments that give the head one output a label."
-    outputs = len(task.labels) if task.kind == "classification" else 1
+    outputs = task.num_labels
+    if task.kind == "span": return {"num_labels": outputs}  # a start and an end in every family
     ours = any("ForSequenceClassification" in a for a in config.architectures or [])
     if ours and not new_head and config.num_labels != outputs:
         raise EncoderError(f"the checkpoint {place!r} has a trained head for {config.num_labels} labels and {task.title} has {outputs}: "
@@ -363,9 +364,8 @@ def _head_config(place, config, task: Task, new_head: bool) -> dict:
 
 def _name_labels(config, task: Task):
     "Write the task's labels and kind into the configuration, where every later reader finds them."
-    config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
-    names = task.labels if task.kind == "classification" else ("score",)
-    config.id2label, config.label2id = dict(enumerate(names)), {n: i for i, n in enumerate(names)}
+    config.problem_type = {"regression": "regression", "classification": "single_label_classification"}.get(task.kind)
+    config.id2label, config.label2id = task.id2label, task.label2id
 
 # %% ../../nbs/20_models.encoders.ipynb #eba6d2d4
 def freeze(

@@ -236,7 +236,7 @@ def _check_rows(stored: Stored, tokens: Tokens):
         i = int(differ[0])
         raise DataError(f"{path}: row {i} has label {stored.labels[i]}, expected {tokens.labels[i]}")
 
-# %% ../../nbs/30_states.store.ipynb #c46fa4d0
+# %% ../../nbs/30_states.store.ipynb #6efa2b8a
 def _wanted(encoder, **more) -> dict:
     if encoder is None: return more
     return {"weights": weights_fingerprint(encoder.model), "tokenizer": tokenizer_fingerprint(encoder.tokenizer), **more}
@@ -254,7 +254,9 @@ def open_states(
     "States in a file, after all that is given has been compared with it; raises DataError that names both sides."
     stored = load_header(path)
     _check_origin(stored, _wanted(encoder, task=task, split=split, kind=kind), getattr(encoder, "name", ""))
-    if tokens is not None: _check_rows(stored, tokens)
+    if tokens is not None:
+        _check_rows(stored, tokens)
+        stored.tokens = tokens  # a file knows no way back from windows to texts
     if stored.written < len(stored):
         raise DataError(f"{path} is incomplete: {stored.written} of {len(stored)} rows are written; "
                         "running the extraction again goes on there")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'Stream', 'stream_splits', 'state_batches', 'ordered_batches', 'extract']
 
-# %% ../../nbs/31_states.stream.ipynb #6a9b8c63
+# %% ../../nbs/31_states.stream.ipynb #a8d67fe0
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,9 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DataError, EncoderError, ParameterError, TrainingError, choose_precision, device, progress
-from ..data.batches import Batches, Tokens, collate, tokenise, tokenizer_fingerprint
+from ..data.batches import Batches, Tokens, collate, tokenizer_fingerprint
 from ..data.ragged import Ragged
+from ..qa.windows import tokenise_for
 from .origin import DTYPES, LIMITS, Origin, States, check_values, weights_fingerprint
 from .store import Stored, Writer, check_stored, encode, load_header, open_states
 
@@ -130,18 +131,19 @@ def _collect(self: Stream, rows: np.ndarray, dtype: str) -> Ragged:
         check_values(Ragged(exact, lengths), [self.example_ids[i] for i in rows], numbers, dtype)
     return Ragged(values, lengths)
 
-# %% ../../nbs/31_states.stream.ipynb #cdf455f6
+# %% ../../nbs/31_states.stream.ipynb #e5e5e136
 def stream_splits(
     encoder, # Encoder, with or without a head
     splits, # Splits: train, selection and the reported ones
     max_length: int = 128, # tokens; longer inputs are cut
     task: str = "", # its name
+    doc_stride: int = 128, # of questions: tokens from one window's start to the next one's
     **given, # kind, layers, precision: as for `Stream`
 ) -> dict: # train, selection, … -> Stream
     "A stream of each part."
     parts = {"train": splits.train, "selection": splits.selection, **splits.report}
-    return {name: Stream(encoder, tokenise(rows, encoder.tokenizer, max_length, desc=f"tokenise {name}"), task_name=task, split=name, **given)
-            for name, rows in parts.items()}
+    read = lambda rows, name: tokenise_for(splits.task, rows, encoder.tokenizer, max_length, doc_stride, desc=f"tokenise {name}")
+    return {name: Stream(encoder, read(rows, name), task_name=task or splits.task.name, split=name, **given) for name, rows in parts.items()}
 
 # %% ../../nbs/31_states.stream.ipynb #4b03e5dd
 def _batches(states: States, plan):
@@ -223,7 +225,7 @@ def _scatter(whole: torch.Tensor, values: torch.Tensor, starts: np.ndarray, leng
         target[start:start + n] = source[at:at + n]
         at += n
 
-# %% ../../nbs/31_states.stream.ipynb #69c25094
+# %% ../../nbs/31_states.stream.ipynb #6bc9cdfb
 def extract(
     encoder, # Encoder, with or without a head
     tokens: Tokens, # examples, tokenised by its tokenizer
@@ -252,7 +254,7 @@ def extract(
     if begun and precision == "auto": origin = replace(origin, precision=begun.precision)
     if found: check_stored(found, origin, tokens)
     if not found or found.written < len(found): _fill(stream, origin, path, on_step, flush_seconds)
-    return open_states(path)
+    return open_states(path, tokens=tokens)
 
 # %% ../../nbs/31_states.stream.ipynb #67aefdd3
 def _fill(stream: Stream, origin: Origin, path, on_step, flush_seconds: float):

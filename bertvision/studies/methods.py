@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['several_methods', 'highlighted', 'wide', 'printed_tables', 'against', 'verdict', 'plot_cost', 'shares', 'plot_shares']
 
-# %% ../../nbs/83_studies.methods.ipynb #6c102049
+# %% ../../nbs/83_studies.methods.ipynb #772101b8
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS, score
 from ..published import published, published_value
 from ..statistics import holm, paired_bootstrap
-from .results import KEYS, Results, encoder_title, method_title, scores
+from .results import KEYS, Results, encoder_title, method_title, scored_columns, scores
 
 # %% ../../nbs/83_studies.methods.ipynb #6495d452
 def _headline(table: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def wide(
     out.insert(0, "Trainable", ["" if pd.isna(n) else f"{n:,.0f}" for n in sizes.reindex(out.index)])
     return out.reset_index(level=0).rename(columns={"encoder": "Encoder"}).rename_axis(columns=None).reset_index()
 
-# %% ../../nbs/83_studies.methods.ipynb #40791743
+# %% ../../nbs/83_studies.methods.ipynb #6949b3b1
 _PRINTED = {"BERT-base": ("bert-base-uncased", "fine-tuning"), "BERTVision-base": ("bert-base-uncased", "AdapterPooler"),
             "BERT-large": ("bert-large-uncased", "fine-tuning"), "BERTVision-large": ("bert-large-uncased", "AdapterPooler")}
 
@@ -71,10 +71,11 @@ def _here(rows: pd.DataFrame, task: str, encoder: str, model: str) -> str:
 
 def printed_tables(
     table: pd.DataFrame, # from `glue_table`
-) -> tuple: # (table of text cells, a row for each of the eight tasks; remarks on what the originals printed)
+) -> tuple: # (table of text cells, a row for each of the tasks of its kind; remarks on what the originals printed)
     "The original's four tables with our values beside theirs; empty for a study without any of their tasks."
     rows, printed = _headline(table), published()
-    tasks = [t for t in TASKS if t in set(printed["task"])]
+    spans = {TASKS[t].kind == "span" for t in set(table["task"]) & set(TASKS)}  # labels, answers to questions, or both
+    tasks = [t for t in TASKS if t in set(printed["task"]) and (TASKS[t].kind == "span") in spans]
     if not set(tasks) & set(table["task"]): return pd.DataFrame(), []
     cells, remarks = [], {}
     for name in tasks:
@@ -88,22 +89,22 @@ def printed_tables(
                           f"{title}, here": _here(rows, name, encoder, model)}
     return pd.DataFrame(cells), [f"{text} ({', '.join(where)})." for text, where in remarks.items()]
 
-# %% ../../nbs/83_studies.methods.ipynb #2b65b60d
+# %% ../../nbs/83_studies.methods.ipynb #1e6a83dc
 def _seeds(tidy: pd.DataFrame, row: dict) -> dict: # seed -> run
     "The runs behind a row of the table."
     mine = tidy[(tidy[KEYS] == [row[k] for k in KEYS]).all(axis=1)]
     return dict(zip(mine["seed"], mine["run"]))
 
 
-def _side_by_side(study: Results, a: dict, b: dict, split: str):
+def _side_by_side(study: Results, a: dict, b: dict, split: str, metric: str):
     "(predictions of A, of B, labels) on the seeds that both have, (seeds, N) each; None when they share no seed or no examples."
     both = [s for s in a if s in b and a[s] in study.predictions and b[s] in study.predictions]
     tables = [[p[p["split"] == split].sort_values("example_id", ignore_index=True) for p in (study.predictions[a[s]], study.predictions[b[s]])]
               for s in both]
     same = lambda x, y: x[["example_id", "label"]].equals(y[["example_id", "label"]])
     if not tables or not all(same(x, tables[0][1]) and same(y, tables[0][1]) for x, y in tables): return None
-    x, y = (np.stack([pair[i]["prediction"] for pair in tables]) for i in (0, 1))
-    return x, y, tables[0][1]["label"].to_numpy()
+    x, y = (np.stack([scored_columns(metric, pair[i])[0] for pair in tables]) for i in (0, 1))
+    return x, y, scored_columns(metric, tables[0][1])[1]
 
 
 def _comparisons(study: Results, rows: pd.DataFrame, baseline: str):
@@ -114,7 +115,7 @@ def _comparisons(study: Results, rows: pd.DataFrame, baseline: str):
         if not len(base): continue
         b = _seeds(tidy, base.iloc[0])
         for r in group[group["method"] != baseline].to_dict("records"):
-            if sides := _side_by_side(study, _seeds(tidy, r), b, r["split"]): yield r, *sides
+            if sides := _side_by_side(study, _seeds(tidy, r), b, r["split"], r["metric"]): yield r, *sides
 
 # %% ../../nbs/83_studies.methods.ipynb #c4c99a69
 _RESAMPLES = 2000

@@ -7,7 +7,7 @@ __all__ = ['DETAILS', 'FIGURES', 'readable', 'compact', 'details', 'summary', 'l
            'plot_scores', 'curves', 'plot_loss', 'plot_selection', 'differences', 'findings', 'accepted', 'to_markdown',
            'excerpt', 'to_html', 'write_report']
 
-# %% ../../nbs/83_studies.report.ipynb #c55d8eab
+# %% ../../nbs/83_studies.report.ipynb #664fce29
 import base64
 import html
 from collections import Counter
@@ -26,6 +26,7 @@ from ..data.tasks import TASKS
 from ..metrics import METRICS
 from ..runs import seconds_of
 from .methods import against, highlighted, plot_cost, plot_shares, printed_tables, several_methods, verdict, wide
+from .questions import error_table, plot_lengths, question_rows
 from .results import KEYS, Results, code_of, encoder_title, glue_table, method_title, read_study, scores, settings_of
 
 # %% ../../nbs/83_studies.report.ipynb #8bffc124
@@ -487,7 +488,7 @@ def differences(
 _TESTED = ("Differences × 100 on the same examples and seeds, averaged over seeds; interval and p from a bootstrap over examples; "
            "Holm's correction counts all comparisons of this study.")
 
-# %% ../../nbs/83_studies.report.ipynb #d6b6aba4
+# %% ../../nbs/83_studies.report.ipynb #dabe3032
 _WIDE = "Headline scores × 100, mean ± standard deviation over seeds."
 
 
@@ -500,6 +501,7 @@ def findings(
     return [verdict(compared, m) for m in highlighted(study, table)["method"].unique() if m in set(compared["method"])]
 
 
+_QUESTIONS = "Per cent of the questions, mean over seeds. Silent: the answer is empty. Second best: the span with the next highest score."
 _ACCEPTED = "The code has changed since these runs; somebody has accepted them, for the reason given, and they were not run again."
 
 
@@ -507,10 +509,11 @@ def accepted(
     study: Results,
 ) -> pd.DataFrame: # text cells, a row a reason
     "Which runs count for newer code than the one that made them, and why."
-    records = {r.get("of", run): r for run, r in study.runs.items()}
-    found = [(r.get("code_version"), a["when"][:10], a["by"], a["reason"]) for r in records.values() for a in r.get("accepted", [])]
-    return pd.DataFrame([{"Runs": str(n), "Made by": made, "Accepted": when, "For": by, "Reason": why}
-                         for (made, when, by, why), n in Counter(found).items()])
+    records, groups = {r.get("of", run): r for run, r in study.runs.items()}, {}
+    for r in records.values():
+        for a in r.get("accepted", []): groups.setdefault((a["when"][:10], a["by"], a["reason"]), []).append(str(r.get("code_version")))
+    return pd.DataFrame([{"Runs": str(len(made)), "Made by": _together(made), "Accepted": when, "For": by, "Reason": why}
+                         for (when, by, why), made in groups.items()])
 
 
 def _sections(study, table, compared):
@@ -521,6 +524,8 @@ def _sections(study, table, compared):
         if len(compared): parts.append(("Against the baseline", differences(compared), _TESTED))
     printed, remarks = printed_tables(table)
     if len(printed): parts.append(("The tables of the original", printed, " ".join(remarks)))
+    questions = error_table(question_rows(study))
+    if len(questions): parts.append(("Where answers go wrong", questions, _QUESTIONS))
     earlier = accepted(study)
     return parts + ([("Runs of an earlier code", earlier, _ACCEPTED)] if len(earlier) else [])
 
@@ -645,9 +650,9 @@ def to_html(
     return _PAGE.substitute(title=html.escape(study.title), style=_STYLE, lead=html.escape(summary(study, table)), body="\n".join(parts),
                             subtitle=html.escape(" · ".join([f"Study {study.name}", f"{len(study.finished())} runs", *_protocols(table)])))
 
-# %% ../../nbs/83_studies.report.ipynb #98c1ee91
+# %% ../../nbs/83_studies.report.ipynb #e4682e9d
 FIGURES = {"scores": "Scores at a glance", "parameters": "Score against trainable parameters", "seconds": "Score against time",
-           "shares": "Layers that the scalar mixes take", "selection": "Selection score while training", "loss": "Training loss"}
+           "lengths": "F1 by the length of answers and contexts", "shares": "Layers that the scalar mixes take", "selection": "Selection score while training", "loss": "Training loss"}
 
 
 def _save(fig, path):
@@ -660,7 +665,9 @@ def _save(fig, path):
 def _method_figures(study, table):
     if not several_methods(table): return {}
     drawn = {cost: plot_cost(table, cost) for cost in ("parameters", "seconds")}
-    return drawn | ({"shares": fig} if (fig := plot_shares(study)) else {})
+    shown = list(highlighted(study, table)["method"].unique())
+    more = {"lengths": plot_lengths(question_rows(study), shown), "shares": plot_shares(study)}
+    return drawn | {name: fig for name, fig in more.items() if fig}
 
 
 def write_report(

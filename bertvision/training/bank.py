@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Stack', 'stack_size', 'forecast_memory', 'Bank', 'BankFit', 'fit_heads']
 
-# %% ../../nbs/43_training.bank.ipynb #6f49c467
+# %% ../../nbs/43_training.bank.ipynb #95ab07bf
 import copy
 import math
 import time
@@ -21,13 +21,11 @@ from torch.func import functional_call, vmap
 
 from ..core import Phases, TrainingError, device, progress
 from ..data.tasks import Task
-from ..metrics import baseline, score
-from ..models.heads import Head, build_head, head_losses
+from ..models.heads import Head, build_head, head_losses, span_losses
 from ..models.poolers import ScalarMix
 from ..recipes import HeadRecipe
 from ..states.stream import ordered_batches, state_batches
-from ..statistics import collapse
-from .loop import decide, prediction_table
+from .grading import fallen, grade, trivial
 
 # %% ../../nbs/43_training.bank.ipynb #15d22951
 class Stack:
@@ -66,7 +64,7 @@ def rates(self: Stack) -> torch.Tensor: # (K,)
         factors.append(active * max(0.0, rise if self.t < warm else fall))
     return self.lr * torch.tensor(factors, device=self.lr.device)
 
-# %% ../../nbs/43_training.bank.ipynb #86dc7c04
+# %% ../../nbs/43_training.bank.ipynb #9cb633ef
 def _column(vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor: # (K, 1, …)
     return vector.reshape(-1, *[1] * (like.ndim - 1))
 
@@ -74,8 +72,7 @@ def _column(vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor: # (K, 1, 
 @patch
 def train_step(self: Stack, x, labels, kind: str) -> torch.Tensor: # (K,) losses before the step
     "Forward, backward and one AdamW step of every active head."
-    out = self.logits(x)                                                                       # (K, B, C)
-    losses = head_losses(out.flatten(0, 1), labels.repeat(self.K), kind).reshape(self.K, -1).mean(1)
+    losses = self._losses(self.logits(x), x, labels, kind)                                     # (K,)
     grads = dict(zip(self.params, torch.autograd.grad(losses.sum(), list(self.params.values()))))
     norms = torch.stack([g.reshape(self.K, -1).square().sum(1) for g in grads.values()]).sum(0).sqrt()    # (K,)
     scale = torch.where((self.clip > 0) & (norms > self.clip), self.clip / norms, torch.ones_like(norms))
@@ -84,6 +81,15 @@ def train_step(self: Stack, x, labels, kind: str) -> torch.Tensor: # (K,) losses
     with torch.no_grad():
         for n, g in grads.items(): self._adamw(n, g * _column(scale, g), _column(rates, g))
     return losses.detach()
+
+
+@patch
+def _losses(self: Stack, out, x, labels, kind: str) -> torch.Tensor: # (K,) from logits (K, B, C), or (K, N, 2) of tokens
+    if kind != "span": return head_losses(out.flatten(0, 1), labels.repeat(self.K), kind).reshape(self.K, -1).mean(1)
+    B, T = len(x), int(x.lengths.max())
+    mask, padded = torch.zeros(B, T, dtype=torch.bool, device=out.device), out.new_zeros(self.K, B, T, 2)
+    mask[x.rows, x.columns], padded[:, x.rows, x.columns] = True, out
+    return span_losses(padded, labels, mask).mean(1)
 
 
 @patch
@@ -173,7 +179,7 @@ def _passes(sizes: list, budget: float) -> list: # lists of head numbers
 def _memory_budget(where: str) -> float:
     return 0.6 * (torch.cuda.mem_get_info()[0] if where == "cuda" else psutil.virtual_memory().available)
 
-# %% ../../nbs/43_training.bank.ipynb #ce5deab1
+# %% ../../nbs/43_training.bank.ipynb #f687689f
 class Bank:
     "Heads to be trained together. Raises ParameterError for a head that cannot be built on such states."
     def __init__(self,
@@ -186,7 +192,7 @@ class Bank:
         memory: float = 0, # bytes for parameters and moments; 0 = 60 % of what is free
     ):
         self.recipes, self.task, self.layers, self.width, self.length, self.group = list(recipes), task, layers, width, length, group
-        self.outputs, self.where = len(task.labels) if task.kind == "classification" else 1, device()
+        self.outputs, self.where = task.num_labels, device()
         if not self.recipes: raise TrainingError("a bank needs at least one head")
         self.bytes = forecast_memory(self.recipes, layers, width, self.outputs, length)
         self.passes = _passes(self.bytes, memory or _memory_budget(self.where))
@@ -198,11 +204,11 @@ class Bank:
     def __repr__(self):
         return f"Bank({len(self.recipes)} heads on {self.layers} states of width {self.width}, {sum(self.bytes) / 1e6:.1f} MB, {len(self.passes)} passes)"
 
-# %% ../../nbs/43_training.bank.ipynb #dbdc44e8
+# %% ../../nbs/43_training.bank.ipynb #bdb02d92
 @patch
 def _labels(self: Bank, states, rows) -> torch.Tensor:
     labels = torch.as_tensor(states.labels[rows])
-    return (labels.long() if self.task.kind == "classification" else labels.float()).to(self.where)
+    return (labels.float() if self.task.kind == "regression" else labels.long()).to(self.where)
 
 
 @patch
@@ -226,7 +232,7 @@ def stacks(self: Bank,
             made[part] = Stack([self.recipes[i] for i in part], self.build, steps, self.where)
     return made
 
-# %% ../../nbs/43_training.bank.ipynb #63e4feab
+# %% ../../nbs/43_training.bank.ipynb #abd89680
 @patch
 def train_epoch(self: Bank,
     stacks: dict, # from `stacks`
@@ -249,22 +255,24 @@ def train_epoch(self: Bank,
 @patch
 def _answers(self: Bank, stacks: dict, states, best: bool) -> dict: # head number -> (examples, C) float32
     "Logits of all heads for every example, with the present or the best weights."
-    out = {i: np.empty((len(states), self.outputs), np.float32) for part in stacks for i in part}
+    spans, tokens = self.task.kind == "span", states.tokens
+    size = len(tokens.input_ids) if spans else len(tokens)
+    out = {i: np.empty((size, self.outputs), np.float32) for part in stacks for i in part}
     with torch.no_grad():
         for rows, x in ordered_batches(states):
-            x = x.to(self.where)
+            x, at = x.to(self.where), tokens.where(rows) if spans else rows
             for part, stack in stacks.items():
-                for i, logits in zip(part, stack.logits(x, stack.best if best else None).cpu().numpy()): out[i][rows] = logits
+                for i, logits in zip(part, stack.logits(x, stack.best if best else None).cpu().numpy()): out[i][at] = logits
     return out
 
-# %% ../../nbs/43_training.bank.ipynb #19f05ee5
+# %% ../../nbs/43_training.bank.ipynb #3222e60a
 @patch
 def _select(self: Bank, stacks: dict, selection, epoch: int, losses: dict):
     "Score the selection part, let every stack judge, write the history."
     with self.phases("evaluate"): answers = self._answers(stacks, selection, best=False)
     for part, stack in stacks.items():
         was_active, scores = list(stack.active), []
-        for i in part: scores.append(score(self.task.metrics, decide(answers[i], self.task.kind), selection.labels))
+        for i in part: scores.append(grade(self.task, {"selection": selection.tokens}, {"selection": answers[i]})["selection"].metrics)
         stack.judge([s[self.task.metrics[0]] for s in scores])
         for i, active, row in zip(part, was_active, scores):
             if active: self.history.append({"head": i, "epoch": epoch + 1, "loss": losses[i], **{f"selection_{k}": v for k, v in row.items()}})
@@ -278,7 +286,7 @@ def _run_pass(self: Bank, stacks: dict, train, selection, batch_size: int, seed:
         with self.phases("train"): losses = self.train_epoch(left, train, batch_size, seed, epoch, tell)
         self._select(left, selection, epoch, losses)
 
-# %% ../../nbs/43_training.bank.ipynb #f31fd94d
+# %% ../../nbs/43_training.bank.ipynb #48ea7f63
 @dataclass
 class BankFit:
     "Trained heads, in the order of their recipes."
@@ -286,9 +294,10 @@ class BankFit:
     task: Task
     heads: list              # Head with the best weights
     logits: dict             # split -> list of (examples, C), one a head
-    predictions: dict        # split -> list of tables as `prediction_table` makes them
+    predictions: dict        # split -> list of tables as `grade` makes them
     metrics: list            # split -> metric -> value, one a head
     baselines: dict          # split -> metric -> value of the trivial predictor
+    graded: list             # split -> Graded, one a head
     history: pd.DataFrame    # head, epoch, loss, selection_<metric>
     parameters: list         # trainable parameters of each head
     best_steps: list
@@ -307,7 +316,7 @@ class BankFit:
         numbers = [i for i, r in enumerate(self.recipes) if not head or r.head == head]
         return max(numbers, key=lambda i: (np.nan_to_num(self.metrics[i]["selection"][self.task.metrics[0]], nan=-np.inf), -i))
 
-# %% ../../nbs/43_training.bank.ipynb #de2b7441
+# %% ../../nbs/43_training.bank.ipynb #10eed6a7
 @patch
 def chosen(self: BankFit) -> list: # numbers of heads
     "For each name of a head the one that is best on the selection part, in the order of the recipes."
@@ -322,7 +331,7 @@ def summary(self: BankFit,
     first = next((name for name in self.logits if name != "selection"), "selection")
     said, losses = self.predictions[first][i], self.history.loc[self.history["head"] == i, "loss"].tolist()
     return {**asdict(self.recipes[i]), "parameters": self.parameters[i], "best_step": self.best_steps[i], "metrics": self.metrics[i],
-            "collapsed": collapse(said["prediction"].to_numpy(), said["label"].to_numpy(), losses, self.task.kind)}
+            "collapsed": fallen(self.task, said, losses)}
 
 
 @patch
@@ -386,7 +395,7 @@ def fit(self: Bank,
     bar.close()
     return self._result(heads, logits, best, {"train": train, **parts})
 
-# %% ../../nbs/43_training.bank.ipynb #21bda7ca
+# %% ../../nbs/43_training.bank.ipynb #84fa9538
 @patch
 def _check(self: Bank, name: str, states, train):
     if (states.layers, states.width) != (self.layers, self.width):
@@ -400,12 +409,13 @@ def _check(self: Bank, name: str, states, train):
 
 @patch
 def _result(self: Bank, heads: dict, logits: dict, best: dict, parts: dict) -> BankFit:
-    numbers, kind, names = range(len(self.recipes)), self.task.kind, self.task.metrics
+    numbers, tokens = range(len(self.recipes)), {name: states.tokens for name, states in parts.items()}
     logits = {name: [by_head[i] for i in numbers] for name, by_head in logits.items()}
-    metrics = [{name: score(names, decide(logits[name][i], kind), parts[name].labels) for name in logits} for i in numbers]
-    tables = {name: [prediction_table(name, parts[name].tokens, x, self.task) for x in logits[name]] for name in logits}
-    trivial = {name: baseline(names, parts["train"].labels, parts[name].labels, kind) for name in logits}
-    return BankFit(self.recipes, self.task, [heads[i] for i in numbers], logits, tables, metrics, trivial, pd.DataFrame(self.history),
+    graded = [grade(self.task, tokens, {name: logits[name][i] for name in logits}) for i in numbers]
+    metrics = [{name: g.metrics for name, g in of.items()} for of in graded]
+    tables = {name: [of[name].table for of in graded] for name in logits}
+    trivials = {name: trivial(self.task, tokens["train"], tokens[name]) for name in logits}
+    return BankFit(self.recipes, self.task, [heads[i] for i in numbers], logits, tables, metrics, trivials, graded, pd.DataFrame(self.history),
                    [sum(p.numel() for p in heads[i].parameters()) for i in numbers], [best[i] for i in numbers], dict(self.groups),
                    len(self.passes), dict(self.phases.seconds))
 
