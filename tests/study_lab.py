@@ -3,6 +3,7 @@ import json
 import textwrap
 from pathlib import Path
 
+from bertvision.cli import main
 from bertvision.core import write_json
 from bertvision.runs import new_record
 from bertvision.studies.plan import load_study, plan
@@ -18,6 +19,12 @@ STUDY = """
     steps: {learn: {}}
 """
 
+TWO_STEPS = """
+    tasks: [toy-sentiment]
+    encoders: [tiny-random]
+    seeds: [0, 1]
+    steps: {learn: {}, use: {needs: [learn]}}
+"""
 
 class Lab:
     """A folder with experiments/, studies/, reports/ and outputs/."""
@@ -64,3 +71,12 @@ def pretend_done(job, **changes):
     record = new_record(job.experiment.stem, job.parameters, job.grid.get("seed", 0), job=told)
     record |= {"status": "done", "metrics": {"validation": {"accuracy": 0.5}}, "seconds": {"total": 1.0}} | changes
     write_json(job.folder / "record.json", record)
+
+
+def run_small(place: Path, name: str, text: str, code: int = 0) -> Path:
+    """Run a study's text to its end through the command; returns its folder."""
+    file = place / "studies" / f"{name}.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    assert main(["run", str(file), "--jobs", "2", "--out", str(place / "outputs")]) == code
+    return place / "outputs" / name

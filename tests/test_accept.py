@@ -1,6 +1,6 @@
 """Finished runs of an older code: what may be accepted, what never, and that the report says so."""
 import pytest
-from study_lab import FINISH, PARAMETERS, START, Lab, pretend_done
+from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, pretend_done
 
 from bertvision.cli import main
 from bertvision.core import ParameterError, StudyError
@@ -9,13 +9,6 @@ from bertvision.studies.accept import accept
 from bertvision.studies.plan import job_state
 from bertvision.studies.report import accepted
 from bertvision.studies.results import read_study
-
-TWO_STEPS = """
-    tasks: [toy-sentiment]
-    encoders: [tiny-random]
-    seeds: [0, 1]
-    steps: {learn: {}, use: {needs: [learn]}}
-"""
 
 
 @pytest.fixture

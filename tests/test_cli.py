@@ -179,7 +179,7 @@ def test_a_finetuning_whose_kernel_is_killed_ends_with_the_same_metrics(tmp_path
     study = tmp_path / "studies" / "kill.yaml"
     study.parent.mkdir()
     study.write_text("tasks: [toy-sentiment]\nencoders: [tiny-random]\nseeds: [0]\nsteps:\n  finetune: {parameters: "
-                     "{epochs: 12, train_examples: 1600, max_length: 64, lr: 1e-3, checkpoint_seconds: 0.3, precision: fp32}}\n")
+                     "{epochs: 6, train_examples: 1600, max_length: 64, lr: 1e-3, checkpoint_seconds: 0.3, precision: fp32}}\n")
 
     def run(out):
         return subprocess.Popen([*COMMAND, "run", str(study), "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -216,3 +216,11 @@ def test_the_plan_and_the_failures_say_how_to_run_again(lab, monkeypatch):
     assert read_json(plan)["command"] == command
     failures = (lab.out / "small/failures.md").read_text()
     assert f"again: `{command}`" in failures and str(lab.root) not in plan.read_text()
+
+
+def test_doctor_knows_the_files_of_questions(capsys, tmp_path):
+    (tmp_path / "SQuAD").mkdir()
+    (tmp_path / "SQuAD" / "dev-v2.0.json").write_text("{}")
+    assert main(["doctor", "--data", str(tmp_path)]) == 0
+    told = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("squad")}
+    assert "lacks train-v2.0.json" in told["squad2"] and "yes" in told["squad2-articles"]

@@ -1,6 +1,7 @@
 """From fine-tuning over states to heads, ensembles and the report, as one small study; and a recipe that a search has found."""
 import pandas as pd
 import pytest
+from study_lab import run_small
 
 from bertvision.cli import main
 from bertvision.core import read_json
@@ -28,11 +29,7 @@ report: glue
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """The folder of the study, run to its end."""
-    place = tmp_path_factory.mktemp("lab")
-    (place / "studies").mkdir()
-    (place / "studies" / "small.yaml").write_text(STUDY)
-    assert main(["run", str(place / "studies" / "small.yaml"), "--jobs", "2", "--out", str(place / "outputs")]) == 1  # `stray` must fail
-    return place / "outputs" / "small"
+    return run_small(tmp_path_factory.mktemp("lab"), "small", STUDY, 1)  # `stray` must fail
 
 
 def test_every_variant_has_a_row(done):

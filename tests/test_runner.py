@@ -9,7 +9,7 @@ import time
 import bertvision
 import psutil
 import pytest
-from study_lab import FINISH, PARAMETERS, START, Lab, pretend_done
+from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, pretend_done
 
 from bertvision.core import read_json
 from bertvision.runs import lock, read_record
@@ -18,12 +18,6 @@ from bertvision.studies.run import (Live, Outcome, _Active, _judge, _record_time
                                     write_failures)
 
 A, B = "learn.toy-sentiment.tiny-random.s0", "learn.toy-sentiment.tiny-random.s1"
-TWO_STEPS = """
-    tasks: [toy-sentiment]
-    encoders: [tiny-random]
-    seeds: [0, 1]
-    steps: {learn: {}, use: {needs: [learn]}}
-"""
 
 
 @pytest.fixture

@@ -284,7 +284,7 @@ register_task(Task(
     folder=Folder(("IMDB", "aclImdb"), {s: File(f"{s}.tsv", ("text",), "label") for s in ("train", "test")}),
     report=("test",), rows={"train": 25_000, "test": 25_000}))
 
-# %% ../../nbs/10_data.tasks.ipynb #79529dea
+# %% ../../nbs/10_data.tasks.ipynb #8ed74c65
 _SPAN = dict(kind="span", metrics=("answer_f1", "exact_match"), pair=True)
 
 
@@ -309,12 +309,13 @@ register_task(Task(
     "squad1-articles", "SQuAD 1.1, articles", **_SPAN, report=("test",),
     folder=Folder(("SQuAD", "squad"), {
         "train": (Articles("train-v1.1-first-articles.json"), Articles("dev-v1.1.json", without="dev-v2.0.json")),
-        "test": (Articles("dev-v1.1.json", within="dev-v2.0.json"),)}),
+        "test": (Articles("dev-v1.1.json", within="dev-v2.0.json"),)}), rows={"train": 8_927, "test": 6_013},
     notes=("trained and tested on other articles than the official split: not comparable with published scores",)))
 
 register_task(Task(
     "squad2-articles", "SQuAD 2.0, articles", **_SPAN, no_answer=True, report=("test",),
     folder=Folder(("SQuAD", "squad"), {"train": (Articles("dev-v2.0.json", half="first"),), "test": (Articles("dev-v2.0.json", half="second"),)}),
+    rows={"train": 5_921, "test": 5_952},
     notes=("trained and tested on halves of the official dev set: not comparable with published scores",)))
 
 # %% ../../nbs/10_data.tasks.ipynb #27dfaa20

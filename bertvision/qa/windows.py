@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['Pieces', 'pieces', 'Frame', 'read_frame', 'Windows', 'place_answer', 'make_windows', 'tokenise_for']
 
-# %% ../../nbs/16_qa.windows.ipynb #35164f5d
+# %% ../../nbs/16_qa.windows.ipynb #0738bb64
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import datasets
 import numpy as np

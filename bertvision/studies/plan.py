@@ -7,7 +7,7 @@ __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'parse_yaml', 'Step', 'Study', 'parse
            'code_closure', 'Job', 'Plan', 'plan', 'State', 'job_state', 'data_forgotten', 'this_machine', 'Forecast',
            'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
 
-# %% ../../nbs/80_studies.plan.ipynb #01298d3d
+# %% ../../nbs/80_studies.plan.ipynb #96d20887
 import ast
 import io
 import os
@@ -23,7 +23,7 @@ from statistics import median
 
 import bertvision
 from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, resources, suggest
-from ..data.tasks import data_root, get_task, input_files
+from ..data.tasks import TASKS, data_root, get_task, input_files
 from ..models.encoders import ATTENTIONS, all_encoders, check_encoder, encoder_fingerprint, locate
 from ..recipes import check_values
 from ..runs import check_parameters, locked, notebook_cells, read_parameters, read_record
@@ -626,7 +626,7 @@ def _estimate(job: Job) -> Forecast:
     disk = 1e6 + (4 * weights if p.get("keep_model") else 0) + _states_bytes(job, row, tokens, count)
     return Forecast(count, 8 + work / _speed(this_machine()), 1e9 + 16 * weights + activations, disk, _transient(job), "estimate")
 
-# %% ../../nbs/80_studies.plan.ipynb #1417cbb9
+# %% ../../nbs/80_studies.plan.ipynb #7cc97b73
 def _finished(out: Path) -> list[dict]:
     "Records of all finished runs of all studies on a machine like this one: the same GPU, or as many cores."
     here, found = this_machine(), []
@@ -640,12 +640,17 @@ def _finished(out: Path) -> list[dict]:
     return found
 
 
+def _asks(task) -> bool:
+    "Whether a task is one of questions."
+    return task in TASKS and TASKS[task].kind == "span"
+
+
 def _measured(job: Job, finished: list) -> Forecast | None:
-    "From finished runs of the same experiment and encoder, of the same task where there are any."
+    "From finished runs of the same experiment and encoder, of the same task where there are any; labels say nothing about questions."
     def key(r, *names): return [r["experiment"], *(r.get(n) for n in names)]
     def mine(*names): return [job.experiment.stem, *(job.grid.get(n) for n in names)]
     for names in (("encoder", "task"), ("encoder",)):
-        alike = [r for r in finished if key(r, *names) == mine(*names)]
+        alike = [r for r in finished if key(r, *names) == mine(*names) and _asks(r.get("task")) == _asks(job.grid.get("task"))]
         if alike: break
     else: return None
     count, rates = _processed(job), []
