@@ -147,7 +147,7 @@ def report(args) -> int:
     folder, failure = report_again(p)
     return _tell(p, Outcome(p.folder, report=folder, report_failure=failure, seconds=time.monotonic() - start))
 
-# %% ../nbs/99_cli.ipynb #efc5de07
+# %% ../nbs/99_cli.ipynb #cfdcb5ba
 def _print_scores(scored):
     import json
 
@@ -160,7 +160,7 @@ def _print_scores(scored):
 
 def predict(args) -> int:
     "bertvision predict"
-    from bertvision.qa.answering import answer_file
+    from bertvision.answering import answer_file
 
     scored = answer_file(args.file, args.encoder, args.out, args.task, args.threshold, args.max_length, args.doc_stride)
     print(f"answers: {os.path.relpath(args.out)}/predictions.json", file=sys.stderr)
@@ -170,7 +170,7 @@ def predict(args) -> int:
 
 def score(args) -> int:
     "bertvision score"
-    from bertvision.qa.answering import score_file
+    from bertvision.answering import score_file
 
     _print_scores(score_file(args.file, args.predictions, args.null_odds, args.threshold))
     return 0

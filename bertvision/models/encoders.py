@@ -312,7 +312,7 @@ def _tokenizer(place: str, revision: str | None):
     if tokenizer.pad_token_id is None: raise EncoderError(f"the tokenizer of {place!r} has no padding token")
     return tokenizer
 
-# %% ../../nbs/20_models.encoders.ipynb #60fc5e03
+# %% ../../nbs/20_models.encoders.ipynb #6f282d04
 def load_encoder(
     name: str, # zoo name, folder, or hub id
     task: Task | None = None, # a head for this task; None = the bare encoder
@@ -335,6 +335,7 @@ def load_encoder(
             auto = tf.AutoModelForQuestionAnswering if task.kind == "span" else tf.AutoModelForSequenceClassification
             kwargs |= _head_config(place, config, task, new_head)
         model, info = _load_weights(auto, place, commit, **kwargs)
+        if task is not None and new_head: _forget_head(auto, model)
     if task is not None:
         from bertvision.models.precise import precise_head
 
@@ -345,10 +346,16 @@ def load_encoder(
     return Encoder(name, model, tokenizer, task, place, commit, encoder_fingerprint(name, commit),
                    model.config._attn_implementation or "eager", notes)
 
-# %% ../../nbs/20_models.encoders.ipynb #b3114023
+# %% ../../nbs/20_models.encoders.ipynb #f213c5f8
 def _head_is_missing(model, info: dict) -> bool:
     "Whether weights outside the bare encoder were not in the checkpoint."
     return any(not key.startswith(f"{model.base_model_prefix}.") for key in info["missing_keys"])
+
+
+def _forget_head(auto, model):
+    "Start the head anew: weights of a trained one that happens to have the right size would be kept."
+    body, fresh = f"{model.base_model_prefix}.", auto.from_config(model.config).state_dict()
+    model.load_state_dict({name: values for name, values in fresh.items() if not name.startswith(body)}, strict=False)
 
 
 def _head_config(place, config, task: Task, new_head: bool) -> dict:

@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['Source', 'open_source', 'open_extracted']
 
-# %% ../../nbs/34_states.sources.ipynb #b2678360
+# %% ../../nbs/34_states.sources.ipynb #a04afc59
 from pathlib import Path
 from typing import NamedTuple
 
 from ..core import DataError
 from ..data.sources import TaskData, load_task
-from ..data.splits import Splits, split, subset
+from ..data.splits import Splits, cut_report, split, subset
 from ..data.tasks import get_task
 from ..models.encoders import Encoder, load_encoder
 from ..qa.windows import tokenise_for
 from ..runs import read_record
 from .store import open_states
 
-# %% ../../nbs/34_states.sources.ipynb #3bc52d0e
+# %% ../../nbs/34_states.sources.ipynb #ddc5d97d
 class Source(NamedTuple):
     "Examples and the encoder that is to be asked about them."
     data: TaskData
@@ -36,13 +36,16 @@ def open_source(
     validation_fraction: float = 0.1, # share of train carved for model selection
     split_seed: int = 0, # of the carving
     train_examples: int = 0, # random part of train; 0 = all of it
+    report_examples: int = 0, # random part of each reported split; 0 = all of it
 ) -> Source:
     "Load both. Raises DataError when the run was tuned on another split or its model was not kept."
     if finetune_dir and not Path(finetune_dir, "model").is_dir():
         raise DataError(f"{finetune_dir} holds no model: run `finetune` with keep_model = true")
     loaded = load_task(task, data or None)
     if train_examples: loaded.splits["train"] = subset(loaded["train"], train_examples, seed=split_seed)
+    notes = cut_report(loaded, report_examples, split_seed)
     splits = split(loaded, protocol, validation_fraction, seed=split_seed)
+    splits.notes += notes
     if finetune_dir and read_record(finetune_dir)["fingerprints"].get("selection_ids") != splits.ids_fingerprint:
         raise DataError(f"{finetune_dir} was trained on another split of {task}: give its protocol, validation_fraction, split_seed and train_examples")
     if finetune_dir: return Source(loaded, splits, load_encoder(f"{finetune_dir}/model", loaded.task), True)
