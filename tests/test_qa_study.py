@@ -1,9 +1,13 @@
 """Questions from fine-tuning to the report: BERT, heads on its streamed states, their ensembles and BiDAF, as one small study."""
+import os
+
 import pandas as pd
 import pytest
 from study_lab import run_small
 
 from bertvision.core import read_json
+
+pytestmark = pytest.mark.skipif(not os.environ.get("BERTVISION_LONG"), reason="BERTVISION_LONG is not set: this study takes a minute or more")
 
 STUDY = """
 title: Questions
