@@ -17,20 +17,12 @@ from .qa.scoring import Scored, score_answers
 from .qa.windows import make_windows
 from .training.loop import predict
 
-# %% ../nbs/47_answering.ipynb #542184a3
-def _texts(path) -> dict:
+# %% ../nbs/47_answering.ipynb #4475023d
+def _by_question(path, kinds: tuple, what: str, expected: str) -> dict: # question id -> value
     found = read_json(path)
-    bad = next((k for k, v in found.items() if not isinstance(v, str)), None) if isinstance(found, dict) else found
-    if not isinstance(found, dict): raise DataError(f"{path}: expected an object of question ids and texts")
-    if bad is not None: raise DataError(f"{path}: the answer to {bad!r} is {found[bad]!r:.40}, expected text")
-    return found
-
-
-def _numbers(path) -> dict:
-    found = read_json(path)
-    bad = next((k for k, v in found.items() if type(v) not in (int, float)), None) if isinstance(found, dict) else found
-    if not isinstance(found, dict): raise DataError(f"{path}: expected an object of question ids and numbers")
-    if bad is not None: raise DataError(f"{path}: the null odds of {bad!r} are {found[bad]!r:.40}, expected a number")
+    if not isinstance(found, dict): raise DataError(f"{path}: expected an object of question ids and {expected}s")
+    bad = next((k for k, v in found.items() if type(v) not in kinds), None)
+    if bad is not None: raise DataError(f"{path}: {what} of {bad!r}: {found[bad]!r:.40}, expected a {expected}")
     return found
 
 
@@ -43,7 +35,8 @@ def score_file(
     "Score predictions against a file. Raises DataError for a file that cannot be read, or questions without a list of answers."
     gold = read_squad(path)
     if gold.unlabelled: raise DataError(f"{path}: question {gold.unlabelled[0]!r} has no list of answers: there is nothing to score against")
-    return score_answers(gold.ids, [a["text"] for a in gold.answers], _texts(predictions), _numbers(null_odds) if null_odds else None, threshold)
+    return score_answers(gold.ids, [a["text"] for a in gold.answers], _by_question(predictions, (str,), "the answer", "text"),
+                         _by_question(null_odds, (int, float), "the null odds", "number") if null_odds else None, threshold)
 
 # %% ../nbs/47_answering.ipynb #4b1c2eb1
 def _dataset(q: Questions) -> datasets.Dataset:

@@ -82,7 +82,7 @@ def test_questions_that_are_not_scored_are_counted(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("[1]", "expected an object of question ids and texts"), ('{"1": 3}', "the answer to '1' is 3, expected text"), ('{"1": ', "is not JSON")])
+    ("[1]", "expected an object of question ids and texts"), ('{"1": 3}', "the answer of '1': 3, expected a text"), ('{"1": ', "is not JSON")])
 def test_a_bad_file_of_predictions(tmp_path, capsys, content, message):
     gold = write(tmp_path / "gold.json", official(qa()))
     assert main(["score", str(gold), str(write(tmp_path / "p.json", content))]) == 2
