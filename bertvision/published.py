@@ -10,7 +10,7 @@ from functools import cache
 
 from .core import DataError, resources, suggest
 
-# %% ../nbs/04_published.ipynb #2303fdb5
+# %% ../nbs/04_published.ipynb #dc91a585
 FLAGS = {
     "ok": "as good as its source",
     "typo": "right number, wrong words around it",
@@ -26,6 +26,8 @@ SOURCES = {  # in the order in which `published_value` prefers them
     "BERTVision final table": "cbenge509/BERTVision, images/bert_base_vs_bertvision.png (spring 2021)",
     "GluonNLP model zoo": "dmlc/gluon-nlp, scripts/bert, index.rst (2019)",
     "BERTVision README, old": "cbenge509/BERTVision, code/torch, OLD: TO BE REPLACED",
+    "Depth probes": "travismcguire/cs224nfinalproject, results (2020)",
+    "CS224N reports": "reports of Stanford CS224N's default project, baseline of minggg/squad",
 }
 
 # %% ../nbs/04_published.ipynb #2b3c9605

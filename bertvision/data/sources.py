@@ -152,13 +152,14 @@ def canonical(
     columns = {"example_id": [f"{split}/{n}" for n in rows.numbers], **dict(zip(task.columns, rows.texts)), "label": labels}
     return datasets.Dataset.from_dict(columns, features=_features(task))
 
-# %% ../../nbs/12_data.sources.ipynb #6e20f3c8
+# %% ../../nbs/12_data.sources.ipynb #1dd166f0
 @dataclass
 class TaskData:
     "A task with its splits, and where they came from."
     task: Task
     splits: dict[str, datasets.Dataset]  # train, validation (or validation_matched, …), test when there is one
     source: dict                         # kind, place, files, dropped, missing
+    notes: list = field(default_factory=list)  # what a reader of the results should know
 
     def __getitem__(self,
         split: str, # "train", …

@@ -195,7 +195,7 @@ def encoder_fingerprint(
     files = sorted(p for p in Path(place).iterdir() if p.suffix in _WEIGHTS)
     return fingerprint([(p.name, file_fingerprint(p)) for p in files])
 
-# %% ../../nbs/20_models.encoders.ipynb #6e815363
+# %% ../../nbs/20_models.encoders.ipynb #93ceff18
 @dataclass
 class Encoder:
     "An encoder with its tokenizer and, for a task, a classification or regression head."
@@ -212,6 +212,13 @@ class Encoder:
     def __repr__(self):
         head = f"head for {self.task.title}" if self.task else "no head"
         return f"Encoder({self.name}, {type(self.model).__name__}, {head}, attention {self.attention})"
+
+    def save(self,
+        folder, # where an ordinary checkpoint is to lie
+    ):
+        "Write weights, configuration and tokenizer, as `load_encoder` and transformers read them."
+        with _quiet():
+            for part in (self.model, self.tokenizer): part.save_pretrained(folder)
 
 # %% ../../nbs/20_models.encoders.ipynb #93df582c
 def label_order(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Decoded', 'decode_spans', 'answers', 'nbest', 'write_answers']
 
-# %% ../../nbs/17_qa.decoding.ipynb #ff170163
+# %% ../../nbs/17_qa.decoding.ipynb #3f4e14c9
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..core import DataError, ParameterError, write_json
+from ..data.batches import longest_first
 from .windows import Windows
 
 # %% ../../nbs/17_qa.decoding.ipynb #9cc25dd7
@@ -23,14 +24,14 @@ def _span_scores(starts: torch.Tensor, ends: torch.Tensor, begin: torch.Tensor, 
     shifted = torch.nn.functional.pad(ends, (0, M - 1), value=-torch.inf).unfold(1, M, 1)     # (B, T, M)
     return starts.masked_fill(~begin, -torch.inf)[..., None] + shifted
 
-# %% ../../nbs/17_qa.decoding.ipynb #5dd64c9e
+# %% ../../nbs/17_qa.decoding.ipynb #bf3f4046
 def _best_of_batch(windows: Windows, logits: np.ndarray, batch: np.ndarray, n: int, max_answer: int) -> tuple:
     "(scores, starts, ends), (B, n) each: the best spans of some windows; -inf where there are fewer."
     lengths = windows.lengths[batch]
     T = int(lengths.max())
     columns = np.arange(T)
     real = columns < lengths[:, None]
-    flat = (windows.offsets[:-1][batch][:, None] + columns)[real]
+    flat = windows.where(batch)
     padded = np.full((len(batch), T, 2), -np.inf, np.float32)
     padded[real] = logits[flat]
     begin, at = np.zeros((len(batch), T), bool), windows.start[batch][:, None]
@@ -67,7 +68,7 @@ class Decoded:
 
     def __repr__(self): return f"Decoded({len(self.scores):,} questions, {self.scores.shape[1]} best spans)"
 
-# %% ../../nbs/17_qa.decoding.ipynb #a89bafde
+# %% ../../nbs/17_qa.decoding.ipynb #0792c210
 def decode_spans(
     windows: Windows,
     logits: np.ndarray, # (tokens, 2) start and end logits of all tokens of the windows, end to end
@@ -79,11 +80,7 @@ def decode_spans(
     for name, value in (("n_best", n_best), ("max_answer", max_answer)):
         if value < 1: raise ParameterError(f"{name} = {value}: expected at least 1")
     logits = _checked(windows, logits)
-    order, found = np.argsort(-windows.lengths, kind="stable"), {}
-    while len(order):
-        size = max(1, positions // int(windows.lengths[order[0]]))
-        batch, order = order[:size], order[size:]
-        found[len(found)] = batch, *_best_of_batch(windows, logits, batch, n_best, max_answer)
+    found = [(batch, *_best_of_batch(windows, logits, batch, n_best, max_answer)) for batch in longest_first(windows.lengths, positions)]
     return _merge(windows, logits, found, n_best)
 
 
@@ -97,11 +94,11 @@ def _checked(windows: Windows, logits) -> np.ndarray:
         raise DataError(f"question {windows.ids[windows.question[w]]!r}: a logit of window {windows.example_ids[w]} is not finite")
     return logits
 
-# %% ../../nbs/17_qa.decoding.ipynb #51020a90
-def _merge(windows: Windows, logits: np.ndarray, found: dict, n: int) -> Decoded:
+# %% ../../nbs/17_qa.decoding.ipynb #9504b5dc
+def _merge(windows: Windows, logits: np.ndarray, found: list, n: int) -> Decoded:
     "Spans of all windows of a question, the best first."
-    window = np.concatenate([np.repeat(b, s.shape[1]) for b, s, _, _ in found.values()])
-    score, start, end = (np.concatenate([f[i].ravel() for f in found.values()]) for i in (1, 2, 3))
+    window = np.concatenate([np.repeat(b, s.shape[1]) for b, s, _, _ in found])
+    score, start, end = (np.concatenate([f[i].ravel() for f in found]) for i in (1, 2, 3))
     keep = np.isfinite(score)
     window, score, start, end = window[keep], score[keep], start[keep], end[keep]
     question = windows.question[window]

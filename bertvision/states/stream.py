@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'Stream', 'stream_splits', 'state_batches', 'ordered_batches', 'extract']
 
-# %% ../../nbs/31_states.stream.ipynb #a8d67fe0
+# %% ../../nbs/31_states.stream.ipynb #24284c74
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DataError, EncoderError, ParameterError, TrainingError, choose_precision, device, progress
-from ..data.batches import Batches, Tokens, collate, tokenizer_fingerprint
+from ..data.batches import Batches, Tokens, collate, longest_first, tokenizer_fingerprint
 from ..data.ragged import Ragged
 from ..qa.windows import tokenise_for
 from .origin import DTYPES, LIMITS, Origin, States, check_values, weights_fingerprint
@@ -145,7 +145,7 @@ def stream_splits(
     read = lambda rows, name: tokenise_for(splits.task, rows, encoder.tokenizer, max_length, doc_stride, desc=f"tokenise {name}")
     return {name: Stream(encoder, read(rows, name), task_name=task or splits.task.name, split=name, **given) for name, rows in parts.items()}
 
-# %% ../../nbs/31_states.stream.ipynb #4b03e5dd
+# %% ../../nbs/31_states.stream.ipynb #a2b465b4
 def _batches(states: States, plan):
     "Yields (rows, Ragged) for a plan of batches, one ahead where that helps."
     if not states.reads_ahead:
@@ -176,16 +176,7 @@ def ordered_batches(
     positions: int = 4096, # padded tokens a batch, at most (one example at least)
 ):
     "Yields (rows, Ragged), longest examples first, for predictions; the rows say where the results belong."
-    yield from _batches(states, _longest_first(np.arange(len(states)), states.tokens.lengths, positions))
-
-# %% ../../nbs/31_states.stream.ipynb #2c554753
-def _longest_first(rows: np.ndarray, lengths: np.ndarray, positions: int):
-    "Rows in batches of like length, the longest first."
-    rows, start = rows[np.argsort(-lengths[rows], kind="stable")], 0
-    while start < len(rows):
-        size = max(1, positions // int(lengths[rows[start]]))
-        yield rows[start:start + size]
-        start += size
+    yield from _batches(states, longest_first(states.tokens.lengths, positions))
 
 # %% ../../nbs/31_states.stream.ipynb #6e9bd264
 CHUNK_BYTES = 2**28  # of values in the file's dtype; two chunks are in memory at a time
@@ -201,12 +192,12 @@ def _chunks(states: States, chunk: int, vector_bytes: int) -> list:
         start = stop
     return out
 
-# %% ../../nbs/31_states.stream.ipynb #29be4021
+# %% ../../nbs/31_states.stream.ipynb #a410d275
 def _encode_chunk(stream: Stream, origin: Origin, first: int, end: int, room: dict) -> dict:
     "Encoded states of consecutive rows, computed in batches of like length; `room` is used again, fresh memory is slow."
     lengths = stream.lengths[first:end]
     starts, n = np.cumsum(lengths) - lengths, int(lengths.sum())
-    for rows in _longest_first(np.arange(first, end), stream.tokens.lengths, origin.notes["positions"]):
+    for rows in longest_first(stream.tokens.lengths, origin.notes["positions"], np.arange(first, end)):
         for name, values in _encoded(stream, rows, origin).items():
             if name not in room or len(room[name]) < n: room[name] = torch.empty(n, *values.shape[1:], dtype=values.dtype)
             _scatter(room[name], values, starts[rows - first], lengths[rows - first])

@@ -7,7 +7,7 @@ __all__ = ['DETAILS', 'FIGURES', 'readable', 'compact', 'details', 'summary', 'l
            'plot_scores', 'curves', 'plot_loss', 'plot_selection', 'differences', 'findings', 'accepted', 'to_markdown',
            'excerpt', 'to_html', 'write_report']
 
-# %% ../../nbs/83_studies.report.ipynb #664fce29
+# %% ../../nbs/83_studies.report.ipynb #79aff856
 import base64
 import html
 from collections import Counter
@@ -25,8 +25,8 @@ from ..core import DataError, replacing, write_text
 from ..data.tasks import TASKS
 from ..metrics import METRICS
 from ..runs import seconds_of
-from .methods import against, highlighted, plot_cost, plot_shares, printed_tables, several_methods, verdict, wide
-from .questions import error_table, plot_lengths, question_rows
+from .methods import against, highlighted, plot_cost, plot_growth, plot_shares, printed_tables, several_methods, verdict, wide
+from .questions import error_table, plot_lengths, published_answers, question_rows
 from .results import KEYS, Results, code_of, encoder_title, glue_table, method_title, read_study, scores, settings_of
 
 # %% ../../nbs/83_studies.report.ipynb #8bffc124
@@ -488,7 +488,7 @@ def differences(
 _TESTED = ("Differences × 100 on the same examples and seeds, averaged over seeds; interval and p from a bootstrap over examples; "
            "Holm's correction counts all comparisons of this study.")
 
-# %% ../../nbs/83_studies.report.ipynb #dabe3032
+# %% ../../nbs/83_studies.report.ipynb #ba675744
 _WIDE = "Headline scores × 100, mean ± standard deviation over seeds."
 
 
@@ -502,6 +502,7 @@ def findings(
 
 
 _QUESTIONS = "Per cent of the questions, mean over seeds. Silent: the answer is empty. Second best: the span with the next highest score."
+_PUBLISHED = "What others printed for the whole task, beside which the scores above may be read. Scores on other articles, or on a part of the questions, are not comparable with them."
 _ACCEPTED = "The code has changed since these runs; somebody has accepted them, for the reason given, and they were not run again."
 
 
@@ -515,7 +516,7 @@ def accepted(
     return pd.DataFrame([{"Runs": str(len(made)), "Made by": _together(made), "Accepted": when, "For": by, "Reason": why}
                          for (when, by, why), made in groups.items()])
 
-
+# %% ../../nbs/83_studies.report.ipynb #e54408cc
 def _sections(study, table, compared):
     "[(heading, table, caption)] of what follows the main table."
     parts = []
@@ -526,6 +527,8 @@ def _sections(study, table, compared):
     if len(printed): parts.append(("The tables of the original", printed, " ".join(remarks)))
     questions = error_table(question_rows(study))
     if len(questions): parts.append(("Where answers go wrong", questions, _QUESTIONS))
+    elsewhere = published_answers(study)
+    if len(elsewhere): parts.append(("Published scores", elsewhere, _PUBLISHED))
     earlier = accepted(study)
     return parts + ([("Runs of an earlier code", earlier, _ACCEPTED)] if len(earlier) else [])
 
@@ -650,8 +653,9 @@ def to_html(
     return _PAGE.substitute(title=html.escape(study.title), style=_STYLE, lead=html.escape(summary(study, table)), body="\n".join(parts),
                             subtitle=html.escape(" · ".join([f"Study {study.name}", f"{len(study.finished())} runs", *_protocols(table)])))
 
-# %% ../../nbs/83_studies.report.ipynb #e4682e9d
+# %% ../../nbs/83_studies.report.ipynb #ffb978b7
 FIGURES = {"scores": "Scores at a glance", "parameters": "Score against trainable parameters", "seconds": "Score against time",
+           "epochs": "Score against epochs of fine-tuning", "examples": "Score against training examples",
            "lengths": "F1 by the length of answers and contexts", "shares": "Layers that the scalar mixes take", "selection": "Selection score while training", "loss": "Training loss"}
 
 
@@ -666,8 +670,9 @@ def _method_figures(study, table):
     if not several_methods(table): return {}
     drawn = {cost: plot_cost(table, cost) for cost in ("parameters", "seconds")}
     shown = list(highlighted(study, table)["method"].unique())
+    drawn |= {along: plot_growth(study, along) for along in ("epochs", "examples")}
     more = {"lengths": plot_lengths(question_rows(study), shown), "shares": plot_shares(study)}
-    return drawn | {name: fig for name, fig in more.items() if fig}
+    return {name: fig for name, fig in (drawn | more).items() if fig}
 
 
 def write_report(

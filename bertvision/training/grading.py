@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Graded', 'decide', 'grade', 'trivial', 'fallen']
 
-# %% ../../nbs/39_training.grading.ipynb #2767034f
+# %% ../../nbs/39_training.grading.ipynb #1e287ded
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -17,19 +18,26 @@ from ..data.batches import Tokens
 from ..data.tasks import Task
 from ..metrics import baseline, score
 from ..qa.decoding import Decoded, answers, decode_spans
-from ..qa.scoring import Scored, best_threshold, exact, score_answers
+from ..qa.scoring import best_threshold, exact, score_answers, silence
 from ..qa.windows import Windows
 from ..statistics import collapse
 
-# %% ../../nbs/39_training.grading.ipynb #c2680973
+# %% ../../nbs/39_training.grading.ipynb #ce026921
 @dataclass(frozen=True)
 class Graded:
     "One split's predictions and scores."
+    split: str
     metrics: dict              # metric -> value
-    table: pd.DataFrame        # split, example_id, label, prediction, …, one row an example
+    rows: pd.DataFrame         # example_id, label, prediction, …, one row an example
     answers: dict | None = None    # of spans: id -> text
     decoded: Decoded | None = None # of spans
     threshold: float | None = None # of the null odds, where questions may have no answer
+
+    @cached_property
+    def table(self) -> pd.DataFrame: # split, example_id, label, prediction, …; for spans with what an error analysis asks
+        "What a run keeps of the split. Made when it is asked for: evaluations in training need the metrics alone."
+        table = self.rows if self.decoded is None else self.rows.assign(**_circumstances(self.decoded))
+        return table.assign(split=self.split)[["split", *table.columns]]
 
 
 def decide(
@@ -42,13 +50,13 @@ def decide(
 
 def _grade_labels(task: Task, name: str, tokens: Tokens, logits: np.ndarray) -> Graded:
     said = decide(logits, task.kind)
-    rows = {"split": name, "example_id": tokens.example_ids, "label": tokens.labels, "prediction": said}
+    rows = {"example_id": tokens.example_ids, "label": tokens.labels, "prediction": said}
     if task.kind == "classification":
         p = torch.from_numpy(logits).softmax(1).numpy()
         rows |= {f"p_{label}": p[:, i] for i, label in enumerate(task.labels)}
-    return Graded(score(task.metrics, said, tokens.labels), pd.DataFrame(rows))
+    return Graded(name, score(task.metrics, said, tokens.labels), pd.DataFrame(rows))
 
-# %% ../../nbs/39_training.grading.ipynb #d9ad9589
+# %% ../../nbs/39_training.grading.ipynb #681fbcff
 def _circumstances(d: Decoded) -> dict:
     "What an error analysis asks of each question: words of its answer and context, and whether the second best span is right."
     w, second = d.windows, [""] * len(d.windows.ids)
@@ -58,20 +66,17 @@ def _circumstances(d: Decoded) -> dict:
             "second_best": [int(bool(a) and exact(s, a) == 1) for s, a in zip(second, w.answers)]}
 
 
-def _graded_spans(name: str, scored: Scored, d: Decoded, threshold=None) -> Graded:
-    rows = scored.rows.drop(columns="answer").assign(**_circumstances(d))
-    rows.insert(0, "split", name)
-    return Graded(scored.metrics, rows, dict(zip(scored.rows["example_id"], scored.rows["answer"])), d, threshold)
-
-
-def _grade_spans(task: Task, name: str, windows: Windows, logits: np.ndarray, threshold, tune: bool) -> Graded:
+def _grade_spans(task: Task, name: str, windows: Windows, logits: np.ndarray, threshold: float | None) -> Graded:
+    "A threshold of None is tuned on the split itself, where questions may have no answer."
     d = decode_spans(windows, logits)
-    free, score_them = answers(d), lambda *odds: score_answers(windows.ids, windows.answers, free, *odds)
-    if not task.no_answer: return _graded_spans(name, score_them(), d)
-    if tune: threshold = best_threshold(score_them(d.null_odds), task.metrics[0])[0]
-    return _graded_spans(name, score_them(d.null_odds, threshold), d, threshold)
+    scored = score_answers(windows.ids, windows.answers, answers(d), d.null_odds if task.no_answer else None)
+    if task.no_answer:
+        if threshold is None: threshold = best_threshold(scored, task.metrics[0])[0]
+        scored = silence(scored, threshold)
+    texts = dict(zip(scored.rows["example_id"], scored.rows["answer"]))
+    return Graded(name, scored.metrics, scored.rows.drop(columns="answer"), texts, d, threshold)
 
-# %% ../../nbs/39_training.grading.ipynb #bc4eef45
+# %% ../../nbs/39_training.grading.ipynb #f90d46b5
 def grade(
     task: Task,
     tokens: dict, # split -> Tokens, or Windows for spans
@@ -82,9 +87,9 @@ def grade(
     if task.no_answer and "selection" not in logits: raise DataError(f"{task.name}: a selection part is needed to tune the threshold of no answer")
     first, threshold = {}, None
     if task.no_answer:
-        first["selection"] = _grade_spans(task, "selection", tokens["selection"], logits["selection"], None, tune=True)
+        first["selection"] = _grade_spans(task, "selection", tokens["selection"], logits["selection"], None)
         threshold = first["selection"].threshold
-    return {name: first.get(name) or _grade_spans(task, name, tokens[name], x, threshold, tune=False) for name, x in logits.items()}
+    return {name: first.get(name) or _grade_spans(task, name, tokens[name], x, threshold) for name, x in logits.items()}
 
 # %% ../../nbs/39_training.grading.ipynb #e97e7374
 def trivial(
