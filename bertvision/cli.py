@@ -147,7 +147,7 @@ def report(args) -> int:
     folder, failure = report_again(p)
     return _tell(p, Outcome(p.folder, report=folder, report_failure=failure, seconds=time.monotonic() - start))
 
-# %% ../nbs/99_cli.ipynb #cfdcb5ba
+# %% ../nbs/99_cli.ipynb #a934b312
 def _print_scores(scored):
     import json
 
@@ -160,10 +160,12 @@ def _print_scores(scored):
 
 def predict(args) -> int:
     "bertvision predict"
-    from bertvision.answering import answer_file
+    from bertvision.answering import answer_file, null_threshold
+    from bertvision.data.tasks import get_task
 
     scored = answer_file(args.file, args.encoder, args.out, args.task, args.threshold, args.max_length, args.doc_stride)
-    print(f"answers: {os.path.relpath(args.out)}/predictions.json", file=sys.stderr)
+    limit = f", null odds above {null_threshold(args.encoder, args.threshold):.3f} are no answer" if get_task(args.task).no_answer else ""
+    print(f"answers: {os.path.relpath(args.out)}/predictions.json{limit}", file=sys.stderr)
     if scored: _print_scores(scored)
     return 0
 
@@ -289,13 +291,13 @@ def _search_arguments(parser):
     parser.add_argument("--trials", type=_at_least_one, metavar="N", help="proposals in all (default: 20)")
     parser.add_argument("--batch", type=_at_least_one, metavar="N", help="proposals trained in one pass")
 
-# %% ../nbs/99_cli.ipynb #118b9afd
+# %% ../nbs/99_cli.ipynb #5611710d
 def _predict_arguments(parser):
     parser.add_argument("file", metavar="FILE.json", help="in SQuAD's format, with or without gold answers")
     parser.add_argument("--encoder", required=True, metavar="ENCODER", help="zoo name, folder or hub id of a checkpoint with a span head")
     parser.add_argument("--task", default="squad2", metavar="TASK", help="squad1, or squad2 where questions may have no answer (default: squad2)")
     parser.add_argument("--out", default="answers", metavar="DIR", help="folder of predictions.json, nbest_predictions.json and null_odds.json (default: answers)")
-    parser.add_argument("--threshold", type=float, default=0.0, metavar="X", help="null odds above it make an answer empty (default: 0)")
+    parser.add_argument("--threshold", type=float, metavar="X", help="null odds above it make an answer empty (default: as tuned by the encoder's own run, else 0)")
     parser.add_argument("--max-length", type=_at_least_one, default=384, metavar="N", help="tokens of a window (default: 384)")
     parser.add_argument("--doc-stride", type=_at_least_one, default=128, metavar="N", help="tokens from a window's start to the next one's (default: 128)")
 

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers with all threads each would wait for each other
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

@@ -1,12 +1,13 @@
 """Questions: files, windows, decoder and command line together. The modules' own notebooks test them one by one."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from bertvision import load_encoder, load_task
+from bertvision import fit, load_encoder, load_task, split
 from bertvision.cli import main
-from bertvision.core import DataError, read_json
+from bertvision.core import DataError, ParameterError, read_json
 from bertvision.data.squad import read_squad
 from bertvision.data.tasks import get_task
 from bertvision.qa.decoding import answers, decode_spans, write_answers
@@ -141,3 +142,27 @@ def test_predict_answers_any_checkpoint(tmp_path, capsys):
     assert list(read_json(tmp_path / "out" / "predictions.json")) == ["1", "2"]
     assert main([*argv, "tiny-random"]) == 2
     assert "no trained span head" in capsys.readouterr().err
+
+
+def changed(task, row, **answer):
+    """The task with one training answer written otherwise."""
+    other = lambda r, i: {"answers": {**r["answers"], **answer}} if i == row else {}
+    return replace(task, splits=task.splits | {"train": task["train"].map(other, with_indices=True)})
+
+
+def test_an_answer_that_is_not_where_it_should_be_is_counted_and_one_that_is_nowhere_does_not_train():
+    task = load_task("toy-qa")
+    trains = set(split(task).train["example_id"])
+    row, example = next((i, r["example_id"]) for i, r in enumerate(task["train"]) if r["example_id"] in trains and r["answers"]["text"])
+    lost, beside = split(changed(task, row, text=["zebra"], answer_start=[0])), split(changed(task, row, answer_start=[10**6]))
+    assert trains - set(lost.train["example_id"]) == {example}
+    assert lost.notes[-1] == f"1 questions of train are left out, their answer is not in their context: {example}"
+    assert set(beside.train["example_id"]) == trains
+    assert beside.notes[-1] == f"1 answers of train do not stand where their offset says, the nearest place counts: {example}"
+
+
+def test_windows_longer_than_the_encoder_are_refused_before_it_trains():
+    task = load_task("toy-qa")
+    long = task["train"].map(lambda r: {"context": r["context"] + " and so on" * 400})
+    with pytest.raises(ParameterError, match="'tiny-random' reads at most 512: choose a smaller max_length"):
+        fit(load_encoder("tiny-random", task.task), replace(task, splits=task.splits | {"train": long}), max_length=1024, epochs=1)

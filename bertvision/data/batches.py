@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from ..core import DataError, cache_dir, fingerprint, progress, replacing
 
-# %% ../../nbs/14_data.batches.ipynb #9b8a902e
+# %% ../../nbs/14_data.batches.ipynb #1287e91a
 @dataclass
 class Tokens:
     "Tokenised examples, end to end, without padding."
@@ -30,6 +30,11 @@ class Tokens:
     truncated: int = 0           # examples that were longer than max_length
 
     def __len__(self): return len(self.offsets) - 1
+
+    @property
+    def examples(self) -> int:
+        "Examples as a person counts them: questions have several windows."
+        return len(self)
 
     @property
     def lengths(self) -> np.ndarray: # (examples,) tokens of each example

@@ -98,7 +98,20 @@ def _repeats(task, train: Dataset, selection: Dataset) -> list: # a note when te
     n = sum(texts in seen for texts in zip(*(selection[c] for c in task.columns)))
     return [f"{n:,} of {len(selection):,} texts that select also occur in train"] if n else []
 
-# %% ../../nbs/13_data.splits.ipynb #0c0390e4
+# %% ../../nbs/13_data.splits.ipynb #f0e82351
+def _placed(train: Dataset) -> tuple: # train without questions whose answer is nowhere; notes
+    absent, moved = [], []
+    for i, (context, a) in enumerate(zip(train["context"], train["answers"])):
+        if not a["text"] or (a["answer_start"][0] >= 0 and context.startswith(a["text"][0], a["answer_start"][0])): continue
+        (moved if a["text"][0] in context else absent).append(i)
+    named = lambda rows: ", ".join(train["example_id"][i] for i in rows[:5]) + ", …" * (len(rows) > 5)
+    notes = [f"{len(moved)} answers of train do not stand where their offset says, the nearest place counts: {named(moved)}"] if moved else []
+    if not absent: return train, notes
+    if len(absent) == len(train): raise DataError(f"no question of train has its answer in its context: {named(absent)}")
+    notes.append(f"{len(absent)} questions of train are left out, their answer is not in their context: {named(absent)}")
+    return train.select(np.setdiff1d(np.arange(len(train)), absent)), notes
+
+# %% ../../nbs/13_data.splits.ipynb #e7379800
 def split(
     data: TaskData,
     protocol: str = "carved", # carved | original
@@ -120,6 +133,9 @@ def split(
     else:
         train, selection = _carve(data, fraction, at_most, seed)
         notes += _repeats(task, train, selection)
+    if task.kind == "span":
+        train, placing = _placed(train)
+        notes += placing
     return Splits(train, selection, report, protocol, fingerprint(sorted(selection["example_id"])), task, notes)
 
 # %% ../../nbs/13_data.splits.ipynb #149cd35d

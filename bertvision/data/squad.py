@@ -33,7 +33,7 @@ class Questions:
         n = sum(not a["text"] for a in self.answers)
         return f"Questions({len(self):,}, {n:,} without an answer, {len(set(self.titles)):,} articles, {len(set(self.contexts)):,} contexts)"
 
-# %% ../../nbs/11_data.squad.ipynb #0b561f6e
+# %% ../../nbs/11_data.squad.ipynb #c8cb2aed
 def _load(path: Path) -> list: # articles
     text = decode(read_bytes(path), path)
     try: found = json.loads(text)
@@ -51,9 +51,15 @@ def _get(thing, key: str, kind: type, where: str):
     if not isinstance(thing, dict): raise DataError(f"{where}: {type(thing).__name__}, expected an object with {key!r}")
     if key not in thing: raise DataError(f"{where} lacks {key!r}; it has {', '.join(map(repr, thing)) or 'nothing'}")
     if not isinstance(thing[key], kind) or isinstance(thing[key], bool): raise DataError(f"{where}: {key!r} is {thing[key]!r:.40}, expected {_NAMES[kind]}")
+    if kind is str: _check_text(thing[key], f"{where}: {key!r}")
     return thing[key]
 
-# %% ../../nbs/11_data.squad.ipynb #1bddb790
+
+def _check_text(text: str, where: str):
+    try: text.encode()
+    except UnicodeEncodeError as e: raise DataError(f"{where} holds half a surrogate pair at character {e.start}: expected whole characters") from e
+
+# %% ../../nbs/11_data.squad.ipynb #c3688417
 def _answers(qa: dict, context: str, id: str, where: str, out: Questions) -> dict:
     "The gold answers of one question, their faults noted."
     if "answers" not in qa:
@@ -63,6 +69,8 @@ def _answers(qa: dict, context: str, id: str, where: str, out: Questions) -> dic
     for n, answer in enumerate(_get(qa, "answers", list, where)):
         texts.append(_get(answer, "text", str, f"{where}, answers[{n}]"))
         starts.append(_get(answer, "answer_start", int, f"{where}, answers[{n}]"))
+        if not texts[-1]: raise DataError(f"{where}, answers[{n}]: 'text' is empty; expected words of the context, or no answers at all")
+        if abs(starts[-1]) >= 2**31: raise DataError(f"{where}, answers[{n}]: 'answer_start' is {starts[-1]}, expected a place in a context of {len(context)} characters")
     if qa.get("is_impossible") and texts: raise DataError(f"{where}: is_impossible, and yet it has {len(texts)} answers; expected none")
     if any(t not in context for t in texts): out.absent.append(id)
     elif any(s < 0 or not context.startswith(t, s) for t, s in zip(texts, starts)): out.moved.append(id)

@@ -6,7 +6,7 @@
 __all__ = ['SPECIAL', 'word_tokenizer', 'read_vectors', 'Highway', 'Recurrent', 'AttentionFlow', 'BiDAFConfig', 'BiDAF',
            'build_bidaf']
 
-# %% ../../nbs/24_models.bidaf.ipynb #df9bf061
+# %% ../../nbs/24_models.bidaf.ipynb #a74e0861
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, PretrainedCo
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from ..core import DataError, fingerprint
-from ..data.files import decode, read_bytes
+from ..data.files import read_lines
 from ..data.tasks import Task
 from .encoders import Encoder, torch_seed
 
@@ -41,21 +41,21 @@ def word_tokenizer(
     names = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
     return PreTrainedTokenizerFast(tokenizer_object=raw, model_input_names=["input_ids", "token_type_ids", "attention_mask"], **names)
 
-# %% ../../nbs/24_models.bidaf.ipynb #2cf64f71
+# %% ../../nbs/24_models.bidaf.ipynb #ed982431
 def read_vectors(
     path, # text file, plain or .gz: a word and D numbers a line
     words: dict, # word -> row
     seed: int = 0, # of the rows that are not in the file
 ) -> np.ndarray: # (words, D) float32
     "Vectors of the words; raises DataError for a line with another number of values, or when no word is found."
-    found, width = {}, 0
-    for n, line in enumerate(decode(read_bytes(Path(path)), path).rstrip("\n").split("\n"), 1):
-        word, *values = line.rstrip().split(" ")
+    found, width, wanted = {}, 0, {w.encode(): row for w, row in words.items()}
+    for n, line in enumerate(read_lines(Path(path)), 1):  # one by one: GloVe's larger files do not fit into memory
+        word, *values = line.rstrip().split(b" ")
         width = width or len(values)
-        if len(values) > width: word, values = " ".join([word, *values[:-width]]), values[-width:]  # some words hold spaces
+        if len(values) > width: word, values = b" ".join([word, *values[:-width]]), values[-width:]  # some words hold spaces
         if len(values) != width: raise DataError(f"{path}:{n}: {len(values)} numbers where {width} are expected")
-        if word not in words: continue
-        try: found[words[word]] = np.array(values, np.float32)
+        if word not in wanted: continue
+        try: found[wanted[word]] = np.array(values).astype(np.float32)
         except ValueError as e: raise DataError(f"{path}:{n}: {e}") from e
     if not found: raise DataError(f"{path}: none of the {len(words)} words of the vocabulary is in it")
     out = np.random.default_rng(seed).normal(0, 0.1, (len(words), width)).astype(np.float32)

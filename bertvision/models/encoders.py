@@ -7,14 +7,14 @@ __all__ = ['ENCODERS', 'ATTENTIONS', 'Zoo', 'all_encoders', 'check_encoder', 'ch
            'locate', 'encoder_fingerprint', 'Encoder', 'label_order', 'choose_attention', 'load_encoder', 'freeze',
            'count_parameters', 'flops']
 
-# %% ../../nbs/20_models.encoders.ipynb #1f4ead21
+# %% ../../nbs/20_models.encoders.ipynb #d273addf
 import os
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import EncoderError, ParameterError, cache_dir, device, file_fingerprint, file_sha256, fingerprint, suggest
+from ..core import DataError, EncoderError, ParameterError, cache_dir, device, file_fingerprint, file_sha256, fingerprint, suggest
 from ..data.tasks import Task
 
 # %% ../../nbs/20_models.encoders.ipynb #f60cb091
@@ -195,7 +195,14 @@ def encoder_fingerprint(
     files = sorted(p for p in Path(place).iterdir() if p.suffix in _WEIGHTS)
     return fingerprint([(p.name, file_fingerprint(p)) for p in files])
 
-# %% ../../nbs/20_models.encoders.ipynb #93ceff18
+# %% ../../nbs/20_models.encoders.ipynb #61a92db3
+def _positions(model) -> int | None:
+    "Tokens that an encoder has positions for; RoBERTa's first ones stand for padding."
+    longest = getattr(model.config, "max_position_embeddings", None)
+    padding = next((getattr(m, "padding_idx", None) for name, m in model.named_modules() if name.endswith("position_embeddings")), None)
+    return longest if longest is None or padding is None else longest - padding - 1
+
+# %% ../../nbs/20_models.encoders.ipynb #cdd39c85
 @dataclass
 class Encoder:
     "An encoder with its tokenizer and, for a task, a classification or regression head."
@@ -212,6 +219,17 @@ class Encoder:
     def __repr__(self):
         head = f"head for {self.task.title}" if self.task else "no head"
         return f"Encoder({self.name}, {type(self.model).__name__}, {head}, attention {self.attention})"
+
+    def check(self,
+        tokens, # Tokens that it is to read
+    ):
+        "Raises DataError or ParameterError for tokens that this encoder cannot read."
+        if not len(tokens.lengths): raise DataError("there are no examples to be read")
+        vocabulary, longest = getattr(self.model.config, "vocab_size", None), _positions(self.model)
+        if vocabulary and (last := tokens.input_ids.max()) >= vocabulary:
+            raise DataError(f"word piece {last} is not among the {vocabulary} of {self.name!r}: another tokenizer made these tokens")
+        if longest and longest > 1 and (T := tokens.lengths.max()) > longest:
+            raise ParameterError(f"the longest example has {T} tokens, {self.name!r} reads at most {longest}: choose a smaller max_length")
 
     def save(self,
         folder, # where an ordinary checkpoint is to lie

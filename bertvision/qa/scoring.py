@@ -57,13 +57,14 @@ def _overlap(said: list, gold: list) -> float:
     same = sum((Counter(said) & Counter(gold)).values())
     return 2 * same / (len(said) + len(gold))
 
-# %% ../../nbs/06_qa.scoring.ipynb #a1eb191b
+# %% ../../nbs/06_qa.scoring.ipynb #b80dc464
 @dataclass(frozen=True)
 class Scored:
     "Scores of all questions, fractions."
     rows: pd.DataFrame    # example_id, answer, label, prediction, exact_match, answer_f1 [, null_odds]; label and prediction: 1 = with an answer
     missing: int          # questions without a prediction
     unknown: int          # predictions for questions that are not asked
+    unhushed: pd.DataFrame | None = None  # the rows before a threshold emptied some answers
 
     @property
     def metrics(self) -> dict: # name -> mean
@@ -74,8 +75,13 @@ class Scored:
 
     def __repr__(self): return f"Scored({len(self.rows)} questions, {', '.join(f'{k} {100 * v:.2f}' for k, v in self.metrics.items())})"
 
-# %% ../../nbs/06_qa.scoring.ipynb #19c561d0
+# %% ../../nbs/06_qa.scoring.ipynb #67b3c000
 _WHOLE = ("answer_f1", "exact_match")  # of all questions together
+
+
+def _missing(rows: pd.DataFrame) -> pd.Series: # bool
+    "Unanswerable questions that are wrong without an answer: nothing was predicted for them. Others are wrong anyway."
+    return (rows["label"] == 0) & (rows["prediction"] == 0) & (rows["exact_match"] == 0)
 
 
 def question_scores(
@@ -84,12 +90,12 @@ def question_scores(
 ) -> tuple: # two (N,) arrays: what each question scores, and 1 where it counts
     "Spans as `metrics.score` takes them."
     has = rows["label"].to_numpy(bool)
-    if metric == "avna": return (rows["prediction"].to_numpy(bool) == has).astype(float), np.ones(len(rows))
+    if metric == "avna": return ((rows["prediction"].to_numpy(bool) == has) & ~_missing(rows).to_numpy()).astype(float), np.ones(len(rows))
     counted = has if metric.startswith("has_answer_") else ~has if metric.startswith("no_answer_") else np.ones(len(rows), bool)
     own = "exact_match" if metric.endswith("exact_match") else "answer_f1"
     return rows[own].to_numpy(float), counted.astype(float)
 
-# %% ../../nbs/06_qa.scoring.ipynb #bc91ec04
+# %% ../../nbs/06_qa.scoring.ipynb #f2f66c41
 def score_answers(
     example_ids: list, # of all questions
     answers: list, # for each a list of gold texts, [] = it has none
@@ -119,7 +125,8 @@ def silence(
     hushed = (scored.rows["null_odds"] > threshold) & (scored.rows["answer"] != "")
     right = 1.0 - scored.rows["label"]
     columns = {"answer": "", "prediction": 0, "exact_match": right, "answer_f1": right}
-    return Scored(scored.rows.assign(**{name: scored.rows[name].mask(hushed, value) for name, value in columns.items()}), scored.missing, scored.unknown)
+    rows = scored.rows.assign(**{name: scored.rows[name].mask(hushed, value) for name, value in columns.items()})
+    return Scored(rows, scored.missing, scored.unknown, scored.rows)
 
 
 def _odds(example_ids, null_odds):
@@ -128,16 +135,17 @@ def _odds(example_ids, null_odds):
     if lost: raise DataError(f"null odds: none for question {lost[0]!r}; {len(lost)} of {len(example_ids)} are missing")
     return np.array([null_odds[i] for i in example_ids], float)
 
-# %% ../../nbs/06_qa.scoring.ipynb #089253b4
+# %% ../../nbs/06_qa.scoring.ipynb #fe5887d9
 def best_threshold(
-    scored: Scored, # of the spans, before any threshold, with null odds
+    scored: Scored, # with null odds; what a threshold has emptied is looked at as it was before
     metric: str = "answer_f1", # answer_f1 | exact_match
 ) -> tuple: # (threshold, mean score with it)
     "The threshold on the null odds with the highest mean; ties go to the lowest. Raises ParameterError without null odds."
     if "null_odds" not in scored.rows: raise ParameterError("best_threshold: expected scores with null odds")
-    rows = scored.rows.sort_values("null_odds", kind="stable")
-    gain = (rows[metric] - (rows["label"] == 0)).to_numpy()  # by answering instead of keeping silent
-    odds, total = rows["null_odds"].to_numpy(), (rows["label"] == 0).sum() + np.r_[0.0, np.cumsum(gain)]
+    rows = (scored.rows if scored.unhushed is None else scored.unhushed).sort_values("null_odds", kind="stable")
+    silent = (rows["label"] == 0) & ~_missing(rows)  # right without an answer
+    gain = (rows[metric] - silent).to_numpy()  # by answering instead of keeping silent
+    odds, total = rows["null_odds"].to_numpy(), silent.sum() + np.r_[0.0, np.cumsum(gain)]
     ends = np.r_[True, np.r_[odds[1:] != odds[:-1], True]]  # equal odds are on one side of any threshold
     best = int(np.argmax(np.where(ends, total, -np.inf)))
     lowest = float(odds[0]) - 1.0 if len(odds) else 0.0

@@ -87,7 +87,7 @@ def read_frame(
     at = lambda i: types[min(i, len(types) - 1)]
     return Frame((ids[:q], ids[q_end:c], ids[c_end:]), (at(0), at(q), at(q_end), at(c), at(c_end)))
 
-# %% ../../nbs/16_qa.windows.ipynb #0c754cf4
+# %% ../../nbs/16_qa.windows.ipynb #86f0a118
 @dataclass
 class Windows(Tokens):
     "Windows as an encoder reads them; `labels` (W, 2) are the positions of the answer's first and last token, (0, 0) for none."
@@ -103,6 +103,9 @@ class Windows(Tokens):
     answers: list = None          # (questions,) gold texts, [] = none
     unaligned: list = None        # ids of questions whose answer is not in the context where it should be, nor elsewhere
     cut: list = None              # ids of questions whose answer no window holds whole
+
+    @property
+    def examples(self) -> int: return len(self.ids)
 
     def __repr__(self):
         return (f"Windows({len(self):,} of {len(self.ids):,} questions, {self.lengths.mean():.0f} tokens on average, "

@@ -21,7 +21,7 @@ from ..qa.windows import tokenise_for
 from .origin import DTYPES, LIMITS, Origin, States, check_values, weights_fingerprint
 from .store import Stored, Writer, check_stored, encode, load_header, open_states
 
-# %% ../../nbs/31_states.stream.ipynb #ff69fb39
+# %% ../../nbs/31_states.stream.ipynb #932b93e3
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -37,7 +37,7 @@ class Stream(States):
         split: str = "",
     ):
         self.model, self.precision = encoder.model.base_model.to(device()), choose_precision(precision)
-        _check_tokens(tokens, self.model.config, encoder.name)
+        encoder.check(tokens)
         self.tokens = tokens
         self._halves, self._versions = self._half_weights(), self._read_versions()
         probe = self._forward(np.array([tokens.lengths.argmin()]))[0]
@@ -46,17 +46,7 @@ class Stream(States):
         super().__init__(Origin(*identity, probe[0].shape[-1], numbers, kind, "fp32", self.precision, task_name, split,
                                 max_length=int(tokens.lengths.max())), tokens)
 
-# %% ../../nbs/31_states.stream.ipynb #971c87b8
-def _check_tokens(tokens: Tokens, config, name: str):
-    "Raises DataError or ParameterError for tokens that this encoder cannot read."
-    if not len(tokens): raise DataError("there are no examples whose states could be made")
-    vocabulary, longest = getattr(config, "vocab_size", None), getattr(config, "max_position_embeddings", None)
-    if vocabulary and (last := tokens.input_ids.max()) >= vocabulary:
-        raise DataError(f"word piece {last} is not among the {vocabulary} of {name!r}: another tokenizer made these tokens")
-    if longest and longest > 1 and (T := tokens.lengths.max()) > longest:
-        raise ParameterError(f"the longest example has {T} tokens, {name!r} reads at most {longest}: tokenise with max_length")
-
-
+# %% ../../nbs/31_states.stream.ipynb #e1561e54
 def _check_layers(layers, states: int, name: str) -> tuple:
     if layers is None: return tuple(range(states))
     wrong = [n for n in layers if not 0 <= n < states]

@@ -220,7 +220,7 @@ def plot_shares(
     plt.close(grid.figure)
     return grid.figure
 
-# %% ../../nbs/83_studies.methods.ipynb #7bd31348
+# %% ../../nbs/83_studies.methods.ipynb #0871c57c
 _ALONG = {"epochs": "epochs of fine-tuning", "examples": "training examples"}
 
 
@@ -228,23 +228,27 @@ def _tuned(study: Results, record: dict) -> dict | None:
     "The fine-tuning behind a run: itself, or that of the runs that it builds on."
     if record["experiment"] == "finetune": return record
     given = record["parameters"]
-    before = study.runs.get(Path(given.get("finetune_dir") or given.get("extract_dir") or "").name)
+    place = given.get("finetune_dir") or given.get("extract_dir") or ""
+    before = study.runs.get(Path(place).name) if isinstance(place, str) else None  # an ensemble has several
     return before and _tuned(study, before)
 
 
 def growth(
     study: Results,
-) -> pd.DataFrame: # task, encoder, method, seed, epochs, examples, score
+) -> pd.DataFrame: # task, encoder, method, step, seed, epochs, examples, score
     "Headline scores of the highlighted methods with the epochs that their encoder was fine-tuned and the examples that they were trained on."
     found = []
     for r in study.runs.values():
         variant, tuned, reported = r.get("variant") or "", _tuned(study, r), [s for s in r["metrics"] if s != "selection"]
         if variant not in study.highlights.get(r.get("step"), (variant,)) or not tuned or not reported or r["task"] not in TASKS: continue
-        found.append({"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": variant or "BERT", "seed": r["seed"],
+        found.append({"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": variant or "BERT", "step": r.get("step"), "seed": r["seed"],
                       "epochs": tuned["parameters"]["epochs"], "examples": r["examples"]["train"], "score": r["metrics"][reported[0]][get_task(r["task"]).metrics[0]]})
-    return pd.DataFrame(found, columns=["task", "encoder", "method", "seed", "epochs", "examples", "score"])
+    rows = pd.DataFrame(found, columns=["task", "encoder", "method", "step", "seed", "epochs", "examples", "score"])
+    again = rows.duplicated(["task", "encoder", "method", "seed", "epochs", "examples"], keep=False)  # by several steps, as on out-of-fold states
+    rows.loc[again, "method"] = [method_title(study, s, m) for s, m in zip(rows.loc[again, "step"], rows.loc[again, "method"])]
+    return rows
 
-
+# %% ../../nbs/83_studies.methods.ipynb #757c0c02
 def plot_growth(
     study: Results,
     along: str = "epochs", # epochs | examples
@@ -255,6 +259,7 @@ def plot_growth(
     rows = rows[rows[other] == groups[other].transform("max")]
     if not len(rows) or rows.groupby(["task", "encoder", "method"])[along].nunique().max() < 2: return None
     rows = rows.assign(score=100 * rows["score"], task=[get_task(t).title for t in rows["task"]])
+    if rows["encoder"].nunique() > 1: rows["method"] = rows["encoder"] + ", " + rows["method"]
     grid = sns.relplot(rows, x=along, y="score", hue="method", style="method", col="task", col_wrap=min(3, rows["task"].nunique()), kind="line", errorbar="sd",
                        err_style="bars", markers=True, dashes=False, height=3, aspect=1.1, facet_kws={"sharey": False, "sharex": False})
     grid.set_titles("{col_name}").set_axis_labels(_ALONG[along], "score × 100")

@@ -605,7 +605,7 @@ class Forecast:
     transient: float = 0.0           # bytes more on the disk while it runs
     basis: str = "unknown"           # measured | estimate | unknown
 
-# %% ../../nbs/80_studies.plan.ipynb #8ff4e358
+# %% ../../nbs/80_studies.plan.ipynb #ee1fb42e
 _CARVED_AT_MOST = 2000  # as `data.splits.split` has it, which is too heavy to be asked here
 
 
@@ -615,6 +615,7 @@ def _processed(job: Job) -> int | None:
     if wanted := p.get("train_examples"): rows = min(wanted, rows or wanted)
     if not rows: return None
     if p.get("protocol") == "carved": rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
+    if drawn := p.get("head_examples"): rows = min(rows, drawn)
     return round(rows * p.get("epochs", 1))
 
 

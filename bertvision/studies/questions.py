@@ -32,7 +32,7 @@ def question_rows(
         found.append(rows[rows["split"] != "selection"].assign(**about))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["task", "encoder", "method", "seed"])
 
-# %% ../../nbs/83_studies.questions.ipynb #b45e9f7e
+# %% ../../nbs/83_studies.questions.ipynb #ca6dd68a
 def error_table(
     rows: pd.DataFrame, # from `question_rows`
 ) -> pd.DataFrame: # a row a task and method, text cells
@@ -41,11 +41,12 @@ def error_table(
     for (task, encoder, method), group in rows.groupby(["task", "encoder", "method"], sort=False):
         has, none = group[group["label"] == 1], group[group["label"] == 0]
         wrong = has[has["exact_match"] < 1]
+        said = wrong[wrong["prediction"] == 1]
         share = lambda part, which: f"{100 * which.mean():.1f}" if len(part) else ""
         out.append({"Task": get_task(task).title if task in TASKS else task, "Encoder": encoder, "Method": method,
                     "Answerable: exact": share(has, has["exact_match"] == 1), "Answerable: silent": share(has, has["prediction"] == 0),
                     "Unanswerable: silent": share(none, none["prediction"] == 0),
-                    "Errors that are silence": share(wrong, wrong["prediction"] == 0), "Errors whose second best is right": share(wrong, wrong["second_best"] == 1)})
+                    "Errors that are silence": share(wrong, wrong["prediction"] == 0), "Wrong answers whose second best is right": share(said, said["second_best"] == 1)})
     return pd.DataFrame(out)
 
 # %% ../../nbs/83_studies.questions.ipynb #53b0913d
@@ -73,17 +74,17 @@ def _printed(task: str, split: str, system: str, cells: pd.DataFrame) -> list:
     remarks = dict.fromkeys(r for r in cells["remark"] if r)
     return [get_task(task).title, split, system, value.get("exact_match", ""), value.get("answer_f1", ""), cells["source"].iloc[0], "; ".join(remarks)]
 
-# %% ../../nbs/83_studies.questions.ipynb #1c58f9d5
+# %% ../../nbs/83_studies.questions.ipynb #0b70b2c4
 def by_length(
     rows: pd.DataFrame, # from `question_rows`
     of: str = "context_words", # answer_words | context_words
-) -> pd.DataFrame: # task, method, seed, bin, answer_f1
+) -> pd.DataFrame: # task, encoder, method, seed, bin, answer_f1
     "Mean F1 by the length of answers (of questions that have one) or contexts."
     rows = rows[rows["label"] == 1] if of == "answer_words" else rows
     edges = _EDGES[of]
     names = [f"{int(low) + 1} to {int(high)}" if high < np.inf else f"over {int(low)}" for low, high in zip(edges, edges[1:])]
     rows = rows.assign(bin=pd.cut(rows[of], edges, labels=names))
-    return rows.groupby(["task", "method", "seed", "bin"], observed=True, sort=False)["answer_f1"].mean().reset_index().sort_values("bin", kind="stable", ignore_index=True)
+    return rows.groupby(["task", "encoder", "method", "seed", "bin"], observed=True, sort=False)["answer_f1"].mean().reset_index().sort_values("bin", kind="stable", ignore_index=True)
 
 
 def plot_lengths(
@@ -95,6 +96,7 @@ def plot_lengths(
     rows = rows if methods is None else rows[rows["method"].isin(methods)]
     parts = [by_length(rows, of).assign(of=title) for of, title in (("answer_words", "words of the answer"), ("context_words", "words of the context"))]
     table = pd.concat(parts, ignore_index=True).astype({"bin": str})
+    if table["encoder"].nunique() > 1: table["method"] = table["encoder"] + ", " + table["method"]
     table = table.assign(score=100 * table["answer_f1"], task=[get_task(t).title if t in TASKS else t for t in table["task"]])
     grid = sns.relplot(table, x="bin", y="score", hue="method", row="task", col="of", kind="line", errorbar="sd", marker="o", height=2.8, aspect=1.3,
                        facet_kws={"sharex": "col"})

@@ -316,7 +316,7 @@ class BankFit:
         numbers = [i for i, r in enumerate(self.recipes) if not head or r.head == head]
         return max(numbers, key=lambda i: (np.nan_to_num(self.metrics[i]["selection"][self.task.metrics[0]], nan=-np.inf), -i))
 
-# %% ../../nbs/43_training.bank.ipynb #10eed6a7
+# %% ../../nbs/43_training.bank.ipynb #36b05f7a
 @patch
 def chosen(self: BankFit) -> list: # numbers of heads
     "For each name of a head the one that is best on the selection part, in the order of the recipes."
@@ -331,7 +331,7 @@ def summary(self: BankFit,
     first = next((name for name in self.logits if name != "selection"), "selection")
     said, losses = self.predictions[first][i], self.history.loc[self.history["head"] == i, "loss"].tolist()
     return {**asdict(self.recipes[i]), "parameters": self.parameters[i], "best_step": self.best_steps[i], "metrics": self.metrics[i],
-            "collapsed": fallen(self.task, said, losses)}
+            "collapsed": fallen(self.task, said, losses), "threshold": self.graded[i]["selection"].threshold}
 
 
 @patch

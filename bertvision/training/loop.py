@@ -150,13 +150,14 @@ def load_checkpoint(
     _set_random_state(load_file(place / "random.safetensors"))
     return Standing(**saved["standing"])
 
-# %% ../../nbs/41_training.loop.ipynb #87979b62
+# %% ../../nbs/41_training.loop.ipynb #82f2a7da
 class Fitting:
     "One fine-tuning in progress."
     def __init__(self, encoder: Encoder, splits: Splits, recipe: Recipe, folder: Path, on_step=None, log_every: int = 0):
         self.encoder, self.splits, self.recipe, self.folder, self.on_step = encoder, splits, recipe, folder, on_step
         self.task, self.phases = encoder.task, Phases()
         with self.phases("tokenise"): self.tokens = {k: self._tokenise(k, d) for k, d in self._datasets().items()}
+        for tokens in self.tokens.values(): encoder.check(tokens)
         seed_everything(recipe.seed, recipe.deterministic)
         freeze(encoder, recipe.freeze)
         self.precision = choose_precision(recipe.precision)
