@@ -41,7 +41,7 @@ def score_file(
     return score_answers(gold.ids, [a["text"] for a in gold.answers], _by_question(predictions, (str,), "the answer", "text"),
                          _by_question(null_odds, (int, float), "the null odds", "number") if null_odds else None, threshold)
 
-# %% ../nbs/47_answering.ipynb #65a0560b
+# %% ../nbs/47_answering.ipynb #1b3eaba8
 def _dataset(q: Questions) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"example_id": q.ids, "question": q.questions, "context": q.contexts, "answers": q.answers})
 
@@ -73,7 +73,7 @@ def answer_file(
     if any("is new" in note for note in loaded.notes): raise EncoderError(f"{encoder} has no trained span head: fine-tune it first")
     windows = make_windows(_dataset(questions), loaded.tokenizer, max_length, doc_stride)
     loaded.check(windows)
-    decoded = decode_spans(windows, predict(loaded.model.to(device()), windows))
+    decoded = decode_spans(windows, predict(loaded.model.to(device()), windows, precision="auto"))
     limit = null_threshold(encoder, threshold) if row.no_answer else None
     write_answers(out, decoded, limit)
     if questions.unlabelled: return None

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'Stream', 'stream_splits', 'state_batches', 'ordered_batches', 'extract']
 
-# %% ../../nbs/31_states.stream.ipynb #24284c74
+# %% ../../nbs/31_states.stream.ipynb #45d0667f
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +17,12 @@ from fastcore.basics import patch
 from ..core import DataError, EncoderError, ParameterError, TrainingError, choose_precision, device, progress
 from ..data.batches import Batches, Tokens, collate, longest_first, tokenizer_fingerprint
 from ..data.ragged import Ragged
+from ..models.precise import HALF, autocast
 from ..qa.windows import tokenise_for
 from .origin import DTYPES, LIMITS, Origin, States, check_values, weights_fingerprint
 from .store import Stored, Writer, check_stored, encode, load_header, open_states
 
-# %% ../../nbs/31_states.stream.ipynb #932b93e3
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
+# %% ../../nbs/31_states.stream.ipynb #d541a266
 class Stream(States):
     "States made whenever they are asked for. Raises ParameterError, DataError or EncoderError for what does not fit."
     def __init__(self,
@@ -55,29 +53,29 @@ def _check_layers(layers, states: int, name: str) -> tuple:
                              f"the last block of {name!r}")
     return tuple(int(n) for n in layers)
 
-# %% ../../nbs/31_states.stream.ipynb #3f1b1a7b
+# %% ../../nbs/31_states.stream.ipynb #eb97bba4
 @patch
 def _half_weights(self: Stream) -> dict:
     "Parameters of the linear layers in half precision, by name; none for fp32."
     if self.precision == "fp32": return {}
     linear = [(name, m) for name, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)]
     parameters = {f"{name}.{n}": p for name, m in linear for n, p in m.named_parameters(recurse=False)}
-    return {name: p.detach().to(_HALF[self.precision]) for name, p in parameters.items()}
+    return {name: p.detach().to(HALF[self.precision]) for name, p in parameters.items()}
 
 
 @patch
 def _read_versions(self: Stream) -> list: return [p._version for p in self.model.parameters()]
 
-# %% ../../nbs/31_states.stream.ipynb #3dcdd715
+# %% ../../nbs/31_states.stream.ipynb #ceaa3f34
 @patch
 def _forward(self: Stream, rows: np.ndarray) -> tuple: # (hidden states (B, T, D) of all layers, attention mask (B, T))
     "The frozen encoder on some rows, in evaluation mode; raises EncoderError when it gives no hidden states."
     if self._read_versions() != self._versions:
         raise TrainingError("the encoder was changed after the stream had been made: make another one")
     inputs = {k: v.to(self.model.device, non_blocking=True) for k, v in collate(self.tokens, rows).items() if k != "labels"}
-    training, half = self.model.training, self.precision != "fp32"
+    training = self.model.training
     self.model.eval()
-    with torch.no_grad(), torch.autocast(self.model.device.type, _HALF.get(self.precision), enabled=half):
+    with torch.no_grad(), autocast(self.model.device.type, self.precision):
         out = torch.func.functional_call(self.model, self._halves, (), {**inputs, "output_hidden_states": True})
     self.model.train(training)
     if getattr(out, "hidden_states", None) is None: raise EncoderError(f"{type(self.model).__name__} returns no hidden states")

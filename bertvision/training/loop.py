@@ -6,7 +6,7 @@
 __all__ = ['predict', 'Standing', 'save_checkpoint', 'load_checkpoint', 'Fitting', 'batch_loss', 'Fit', 'fit',
            'discard_checkpoints']
 
-# %% ../../nbs/41_training.loop.ipynb #6e67133c
+# %% ../../nbs/41_training.loop.ipynb #a14524ec
 import math
 import shutil
 import tempfile
@@ -29,12 +29,13 @@ from ..data.batches import Batches, Tokens, prediction_batches
 from ..data.splits import Splits, split
 from ..models.encoders import Encoder, freeze
 from ..models.heads import span_losses
+from ..models.precise import autocast
 from ..qa.windows import tokenise_for
 from ..recipes import Recipe
 from .grading import fallen, grade, trivial
 from .optimizers import Average, make_optimizer, make_schedule
 
-# %% ../../nbs/41_training.loop.ipynb #bacd27bc
+# %% ../../nbs/41_training.loop.ipynb #e4c2a3f7
 def _outputs(model, batch: dict) -> torch.Tensor: # (B, C) logits; for spans (B, T, 2) of start and end
     out = model(**{k: v for k, v in batch.items() if k != "labels"})
     return out.logits if "logits" in out else torch.stack([out.start_logits, out.end_logits], -1)
@@ -46,14 +47,15 @@ def predict(
     tokens: Tokens, # Windows for spans
     positions: int = 8192, # padded tokens a batch
     desc: str = "predict", # label of the progress bar
+    precision: str = "fp32", # auto | bf16 | fp16 | fp32; a model that accelerate has prepared keeps its own
 ) -> np.ndarray: # (examples, C) float32 logits in the order of the tokens; for spans (tokens, 2), end to end
     "Logits of every example; the model is in evaluation mode meanwhile."
-    training, logits = model.training, None
+    training, logits, precision = model.training, None, choose_precision(precision)
     model.eval()
     bar = progress(total=len(tokens), desc=desc)
     for rows, batch in prediction_batches(tokens, positions):
         batch = {k: v.to(model.device, non_blocking=True) for k, v in batch.items()}
-        out = _outputs(model, batch).float()
+        with autocast(model.device.type, precision): out = _outputs(model, batch).float()
         if spans := out.ndim == 3: out = out[batch["attention_mask"].bool()]
         if logits is None: logits = np.empty((len(tokens.input_ids) if spans else len(tokens), out.shape[-1]), np.float32)
         logits[tokens.where(rows) if spans else rows] = out.cpu().numpy()
