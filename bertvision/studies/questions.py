@@ -15,22 +15,26 @@ from ..data.tasks import TASKS, get_task
 from ..published import published
 from .results import Results, encoder_title, method_title
 
-# %% ../../nbs/83_studies.questions.ipynb #35e7131b
+# %% ../../nbs/83_studies.questions.ipynb #07c53ae9
 _ASKED = ("answer_words", "context_words", "second_best")
 _EDGES = {"answer_words": (0, 1, 2, 4, np.inf), "context_words": (0, 80, 120, 180, np.inf)}
 
 
 def question_rows(
     study: Results,
+    table: pd.DataFrame, # from `glue_table`, or some of its rows: which methods, in which order
 ) -> pd.DataFrame: # task, encoder, method, seed, and the columns of the runs' predictions
-    "The reported questions of all finished runs; empty for a study without questions."
+    "The reported questions of the finished runs of these methods; empty for a study without questions."
+    order = {key: i for i, key in enumerate(dict.fromkeys(zip(table["task"], table["encoder"], table["method"])))}
     found = []
     for run, rows in study.predictions.items():
         r = study.runs[run]
-        if not set(_ASKED) <= set(rows): continue
-        about = {"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": method_title(study, r.get("step"), r.get("variant") or ""), "seed": r["seed"]}
-        found.append(rows[rows["split"] != "selection"].assign(**about))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["task", "encoder", "method", "seed"])
+        key = r["task"], encoder_title(r["encoder"]), method_title(study, r.get("step"), r.get("variant") or "")
+        if not set(_ASKED) <= set(rows) or key not in order: continue
+        about = dict(zip(("task", "encoder", "method"), key)) | {"seed": r["seed"]}
+        found.append((order[key], rows[rows["split"] != "selection"].assign(**about)))
+    if not found: return pd.DataFrame(columns=["task", "encoder", "method", "seed"])
+    return pd.concat([rows for _, rows in sorted(found, key=lambda x: x[0])], ignore_index=True)
 
 # %% ../../nbs/83_studies.questions.ipynb #ca6dd68a
 def error_table(
@@ -49,7 +53,7 @@ def error_table(
                     "Errors that are silence": share(wrong, wrong["prediction"] == 0), "Wrong answers whose second best is right": share(said, said["second_best"] == 1)})
     return pd.DataFrame(out)
 
-# %% ../../nbs/83_studies.questions.ipynb #53b0913d
+# %% ../../nbs/83_studies.questions.ipynb #de5aba0e
 _SILENT = {"validation": 5945 / 11873}  # unanswerable questions of the official dev 2.0: what answering nothing scores
 
 
@@ -59,7 +63,7 @@ def published_answers(
     "Published exact match and F1 of the study's tasks; those of parts of SQuAD are asked for as the whole."
     asked = {r["task"].partition("-")[0] for r in study.runs.values() if r["task"] in TASKS and get_task(r["task"]).kind == "span"}
     rows = published()
-    rows = rows[rows["task"].isin(asked) & ~rows["flag"].isin(["superseded", "not_given", "collapsed"])]
+    rows = rows[rows["task"].isin(asked) & ~rows["flag"].isin(["superseded", "not_given", "collapsed"]) & (rows["source"] != "BERTVision README, old")]
     if not len(rows): return pd.DataFrame()
     out = [_printed(task, split, f"{encoder}, {model}", group) for (task, split, encoder, model, _), group
            in rows.groupby(["task", "split", "encoder", "model", "source"], sort=False)]
@@ -74,7 +78,7 @@ def _printed(task: str, split: str, system: str, cells: pd.DataFrame) -> list:
     remarks = dict.fromkeys(r for r in cells["remark"] if r)
     return [get_task(task).title, split, system, value.get("exact_match", ""), value.get("answer_f1", ""), cells["source"].iloc[0], "; ".join(remarks)]
 
-# %% ../../nbs/83_studies.questions.ipynb #0b70b2c4
+# %% ../../nbs/83_studies.questions.ipynb #cf1228d0
 def by_length(
     rows: pd.DataFrame, # from `question_rows`
     of: str = "context_words", # answer_words | context_words
@@ -89,11 +93,9 @@ def by_length(
 
 def plot_lengths(
     rows: pd.DataFrame, # from `question_rows`
-    methods: list | None = None, # which of them; None = all
 ) -> plt.Figure | None: # None without questions
     "F1 against the length of answers and contexts, a line a method, a row a task; bars are the spread over seeds."
     if not len(rows): return None
-    rows = rows if methods is None else rows[rows["method"].isin(methods)]
     parts = [by_length(rows, of).assign(of=title) for of, title in (("answer_words", "words of the answer"), ("context_words", "words of the context"))]
     table = pd.concat(parts, ignore_index=True).astype({"bin": str})
     if table["encoder"].nunique() > 1: table["method"] = table["encoder"] + ", " + table["method"]
