@@ -37,13 +37,22 @@ def key_words(
     order = np.lexsort((tokens.input_ids, -weight, row))
     return tokens.input_ids[order[tokens.offsets[:-1]]]
 
-# %% ../../nbs/50_probing.controls.ipynb #4afc6312
+# %% ../../nbs/50_probing.controls.ipynb #4a326097
 _SPAN_PLACES, _SPAN_LENGTHS = 10, 3
 
 
 def _drawn(types: np.ndarray, seed: int, salt: int) -> np.ndarray: # (examples,) uniform numbers below 1, one a type
     "The same number for the same type in every part."
     return np.array([np.random.default_rng([seed, salt, int(t)]).random() for t in np.unique(types)])[np.unique(types, return_inverse=True)[1]]
+
+
+def _places(types: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray: # (examples,) between 0 and 1, one a type
+    "The middle of each type among the training texts, `known`, in random order."
+    names, sizes = np.unique(known, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    ends = np.cumsum(sizes[order])
+    middle = dict(zip(names[order].tolist(), (ends - sizes[order] / 2) / len(known)))
+    return np.array([middle.get(t, u) for t, u in zip(types.tolist(), _drawn(types, seed, 0))])
 
 
 def control_tokens(
@@ -53,12 +62,13 @@ def control_tokens(
     seed: int = 0, # another seed is another control task
 ) -> Tokens: # the same texts with labels of the control task
     "A part of the control task. Raises DataError when all texts would get one label."
-    types = key_words(tokens, frequencies(train))
+    counts = frequencies(train)
+    types = key_words(tokens, counts)
     if task.kind == "span":
         begin = np.minimum((_drawn(types, seed, 0) * _SPAN_PLACES).astype(np.int64), tokens.size - 1)
         length = (_drawn(types, seed, 1) * _SPAN_LENGTHS).astype(np.int64)
         start = tokens.start + begin
         labels = np.stack([start, np.minimum(start + length, tokens.start + tokens.size - 1)], 1)
-    else: labels = np.sort(train.labels)[(_drawn(types, seed, 0) * len(train)).astype(np.int64)]
+    else: labels = np.sort(train.labels)[(_places(types, key_words(train, counts), seed) * len(train)).astype(np.int64)]
     if len(np.unique(labels, axis=0)) < 2: raise DataError(f"{task.name}: too few different words for a control task")
     return replace(tokens, labels=labels)

@@ -248,16 +248,17 @@ def growth(
     rows.loc[again, "method"] = [method_title(study, s, m) for s, m in zip(rows.loc[again, "step"], rows.loc[again, "method"])]
     return rows
 
-# %% ../../nbs/83_studies.methods.ipynb #63dcfc1c
+# %% ../../nbs/83_studies.methods.ipynb #1ebcbb03
 def plot_growth(
     study: Results,
     along: str = "epochs", # epochs | examples
-) -> plt.Figure | None: # None when no task has two values
-    "Mean headline score and its spread over seeds, a line a method, a panel a task that has several values; the other of the two is at its largest."
+) -> plt.Figure | None: # None when no method was tried with two values
+    "Mean headline score and its spread over seeds, a line a method, a panel a task of which a method has several values; the other of the two is at its largest."
     rows, other = growth(study), next(k for k in _ALONG if k != along)
     groups = rows.groupby(["task", "encoder", "method"], sort=False)
     rows = rows[rows[other] == groups[other].transform("max")]
-    rows = rows[rows.groupby("task")[along].transform("nunique") > 1]
+    varied = rows.groupby(["task", "encoder", "method"])[along].transform("nunique") > 1
+    rows = rows[varied.groupby(rows["task"]).transform("any")]
     if not len(rows): return None
     rows = rows.assign(score=100 * rows["score"], task=[get_task(t).title for t in rows["task"]])
     if rows["encoder"].nunique() > 1: rows["method"] = rows["encoder"] + ", " + rows["method"]
