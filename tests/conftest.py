@@ -1,11 +1,15 @@
 """What the tests share: the folder with real data, when there is one."""
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers with all threads each would wait for each other
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell ignores Ctrl-C, and so would the processes that tests interrupt
 
 
 @pytest.fixture(scope="session")
