@@ -92,11 +92,11 @@ class Recipe:
             if name not in known: raise ParameterError(f"unknown hyper-parameter {name!r}{suggest(name, known)}; there are {', '.join(known)}")
         return replace(self, **changes)
 
-# %% ../nbs/09_recipes.ipynb #32cd0a2f
-LAYER_POOLERS = ("last", "layer", "mean", "concat", "scalar-mix", "adapter", "conv-1xn", "conv-nxn")
+# %% ../nbs/09_recipes.ipynb #4e79c539
+LAYER_POOLERS = ("last", "layer", "mean", "concat", "scalar-mix", "scalar-mix-to", "adapter", "conv-1xn", "conv-nxn")
 TOKEN_POOLERS = ("cls", "mean", "attention", "flatten", "each")
-_NUMBERED = {"layer": "the layer's number", "adapter": "the adapter's size"}
-_OPTIONS = {"scalar-mix": ("norm",), "adapter": ("skip", "unshared", "tensorflow", "mixmean", "mixscalar")}
+_NUMBERED = {"layer": "the layer's number", "scalar-mix-to": "the last layer's number", "adapter": "the adapter's size"}
+_OPTIONS = {"layer": ("norm",), "scalar-mix": ("norm",), "scalar-mix-to": ("norm",), "adapter": ("skip", "unshared", "tensorflow", "mixmean", "mixscalar")}
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,15 @@ class HeadSpec:
     "What a head is made of; `parse_head` reads its name."
     layers: str               # one of LAYER_POOLERS
     tokens: str               # one of TOKEN_POOLERS
-    number: int = 0           # layer of `layer`, size of `adapter`
+    number: int = 0           # layer of `layer`, last layer of `scalar-mix-to`, size of `adapter`
     options: tuple = ()       # words behind it
+    hidden: int = 0           # width of a hidden layer before the outputs; 0 = none
 
     def __str__(self):
         number = (str(self.number),) if self.layers in _NUMBERED else ()
-        return "-".join((self.layers, *number, *self.options)) + f":{self.tokens}"
+        return "-".join((self.layers, *number, *self.options)) + f":{self.tokens}" + (f":{self.hidden}" if self.hidden else "")
 
-# %% ../nbs/09_recipes.ipynb #d4dd9d37
+# %% ../nbs/09_recipes.ipynb #8750694e
 def _refuse(name, what): raise ParameterError(f"head {name!r}: {what}; expected for instance adapter-64:mean, scalar-mix:cls or layer-3:cls")
 
 
@@ -119,8 +120,8 @@ def parse_head(
     name: str, # e.g. adapter-64-skip:mean
 ) -> HeadSpec:
     "Read a head's name; raises ParameterError that says which part of it is wrong."
-    if not isinstance(name, str) or name.count(":") != 1: _refuse(name, "no name of the form layers:tokens")
-    left, tokens = name.split(":")
+    if not isinstance(name, str) or name.count(":") not in (1, 2): _refuse(name, "no name of the form layers:tokens or layers:tokens:hidden")
+    left, tokens, *hidden = name.split(":")
     layers = max((p for p in LAYER_POOLERS if left == p or left.startswith(p + "-")), key=len, default=None)
     if layers is None: _refuse(name, f"unknown {left!r}{suggest(left, LAYER_POOLERS)}; there are {', '.join(LAYER_POOLERS)}")
     if tokens not in TOKEN_POOLERS: _refuse(name, f"unknown {tokens!r}{suggest(tokens, TOKEN_POOLERS)}; there are {', '.join(TOKEN_POOLERS)}")
@@ -130,7 +131,13 @@ def parse_head(
         number = int(words.pop(0))
         if layers == "adapter" and not 1 <= number <= 65536: _refuse(name, f"size {number}, expected 1 to 65536")
     _check_options(name, layers, words)
-    return HeadSpec(layers, tokens, number, tuple(words))
+    return HeadSpec(layers, tokens, number, tuple(words), _hidden(name, hidden))
+
+
+def _hidden(name, words) -> int:
+    if not words: return 0
+    if not words[0].isdigit() or not 1 <= int(words[0]) <= 65536: _refuse(name, f"hidden layer {words[0]!r}, expected its width, 1 to 65536")
+    return int(words[0])
 
 
 def _check_options(name, layers, words):

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from ..core import DataError, cache_dir, fingerprint, progress, replacing
 
-# %% ../../nbs/14_data.batches.ipynb #1287e91a
+# %% ../../nbs/14_data.batches.ipynb #04519a72
 @dataclass
 class Tokens:
     "Tokenised examples, end to end, without padding."
@@ -45,6 +45,13 @@ class Tokens:
     ) -> np.ndarray: # (tokens of these examples,) their numbers among all tokens, example after example
         lengths = self.lengths[rows]
         return np.repeat(self.offsets[rows] - np.r_[0, np.cumsum(lengths)[:-1]], lengths) + np.arange(lengths.sum())
+
+    def part(self,
+        rows: np.ndarray, # (B,) which examples, in which order
+    ) -> "Tokens": # without what only windows know of their questions
+        at = self.where(rows)
+        return Tokens(self.input_ids[at], None if self.types is None else self.types[at], np.r_[0, np.cumsum(self.lengths[rows])].astype(np.int64),
+                      self.labels[rows], [self.example_ids[i] for i in rows], self.pad_id)
 
 # %% ../../nbs/14_data.batches.ipynb #00e9a65f
 def collate(

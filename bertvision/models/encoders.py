@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENCODERS', 'ATTENTIONS', 'Zoo', 'all_encoders', 'check_encoder', 'check_weights', 'torch_seed', 'build_random',
            'locate', 'encoder_fingerprint', 'Encoder', 'label_order', 'choose_attention', 'load_encoder', 'freeze',
-           'count_parameters', 'flops']
+           'count_parameters', 'untrained', 'flops']
 
 # %% ../../nbs/20_models.encoders.ipynb #d273addf
 import os
@@ -433,6 +433,17 @@ def count_parameters(
     values = list(encoder.model.parameters())
     return {"total": sum(p.numel() for p in values), "trainable": sum(p.numel() for p in values if p.requires_grad),
             "embeddings": sum(p.numel() for p in _embeddings(encoder.model.base_model).parameters())}
+
+# %% ../../nbs/20_models.encoders.ipynb #f3582a52
+def untrained(
+    encoder: Encoder,
+    seed: int = 0,
+) -> Encoder: # the same encoder
+    "Replace all weights by a new random start of the same architecture: what a probe reads from it was not learned (Zhang and Bowman 2018)."
+    with torch_seed(seed), _quiet(): fresh = type(encoder.model)(encoder.model.config)
+    encoder.model.load_state_dict(fresh.state_dict())
+    encoder.notes.append(f"all weights are random, from seed {seed}: nothing was learned")
+    return encoder
 
 # %% ../../nbs/20_models.encoders.ipynb #9111e648
 def flops(

@@ -17,27 +17,32 @@ from .poolers import (AdapterPooler, Attend, Concat, Each, First, Flatten, Layer
                                        ScalarMix)
 from ..recipes import HeadSpec, parse_head
 
-# %% ../../nbs/22_models.heads.ipynb #d9d5d094
+# %% ../../nbs/22_models.heads.ipynb #0f92950f
 class Head(nn.Module):
-    "Layers → tokens → linear."
+    "Layers → tokens → linear, with one hidden layer (ReLU, as in Hewitt and Liang's MLP-1) before the outputs if asked for."
     def __init__(self,
         pooler: nn.Module, # over layers: Ragged (N, S, D) → Ragged (N, F)
         tokens: nn.Module, # over tokens: Ragged (N, F) → (B, F'), or (N, F) for `Each`
         outputs: int, # C
+        hidden: int = 0, # H, width of the hidden layer; 0 = none
     ):
         super().__init__()
-        self.pooler, self.tokens, self.linear = pooler, tokens, nn.Linear(tokens.features, outputs)
+        self.pooler, self.tokens = pooler, tokens
+        self.hidden = nn.Linear(tokens.features, hidden) if hidden else None
+        self.linear = nn.Linear(hidden or tokens.features, outputs)
         self.first = type(tokens) is First and not getattr(pooler, "square", False)
 
     def forward(self, x: Ragged) -> torch.Tensor: # (B, C), or (N, C) a token
-        return self.linear(self.tokens(self.pooler(x.first() if self.first else x)))
+        z = self.tokens(self.pooler(x.first() if self.first else x))
+        return self.linear(F.relu(self.hidden(z)) if self.hidden else z)
 
-# %% ../../nbs/22_models.heads.ipynb #eebaf9d2
+# %% ../../nbs/22_models.heads.ipynb #ab24b850
 def _pooler(spec: HeadSpec, layers: int, width: int) -> nn.Module:
     simple = {"last": OneLayer, "mean": MeanLayers, "concat": Concat}
     if spec.layers in simple: return simple[spec.layers](layers, width)
-    if spec.layers == "layer": return OneLayer(layers, width, spec.number)
-    if spec.layers == "scalar-mix": return ScalarMix(layers, width, norm="norm" in spec.options)
+    norm = "norm" in spec.options
+    if spec.layers == "layer": return OneLayer(layers, width, spec.number, norm)
+    if spec.layers.startswith("scalar-mix"): return ScalarMix(layers, width, norm, last=spec.number if spec.layers == "scalar-mix-to" else -1)
     if spec.layers.startswith("conv"): return LayerConv(layers, width, square=spec.layers == "conv-nxn")
     mix = next((o[3:] for o in spec.options if o.startswith("mix")), "none")
     return AdapterPooler(layers, width, spec.number, shared="unshared" not in spec.options, skip="skip" in spec.options,
@@ -58,7 +63,7 @@ def build_head(
         pooler = _pooler(spec, layers, width)
         kinds = {"cls": First, "mean": Mean, "attention": Attend, "each": Each}
         tokens = Flatten(pooler.features, length) if spec.tokens == "flatten" else kinds[spec.tokens](pooler.features)
-        return Head(pooler, tokens, outputs)
+        return Head(pooler, tokens, outputs, spec.hidden)
 
 # %% ../../nbs/22_models.heads.ipynb #17226f5e
 def head_parameters(

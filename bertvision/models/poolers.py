@@ -14,19 +14,22 @@ from torch import nn
 from ..core import ParameterError
 from ..data.ragged import Ragged
 
-# %% ../../nbs/21_models.poolers.ipynb #9673f031
+# %% ../../nbs/21_models.poolers.ipynb #81a942c5
 class OneLayer(nn.Module):
     "The state of one layer. Raises ParameterError when there is no such layer."
     def __init__(self,
         layers: int, # S, states of the encoder, embeddings included
         width: int, # D
         layer: int = -1, # 0 = embeddings … S - 1 = last block; negative from the end
+        norm: bool = False, # layer normalisation of the state, without parameters
     ):
         super().__init__()
         if not -layers <= layer < layers: raise ParameterError(f"layer = {layer}: expected 0 to {layers - 1}, or negative from the end")
-        self.layer, self.features = layer % layers, width
+        self.layer, self.norm, self.features = layer % layers, norm, width
 
-    def forward(self, x: Ragged) -> Ragged: return x.like(x.values[:, self.layer])  # (N, D)
+    def forward(self, x: Ragged) -> Ragged: # (N, D)
+        state = x.values[:, self.layer]
+        return x.like(F.layer_norm(state, state.shape[-1:]) if self.norm else state)
 
 
 class MeanLayers(nn.Module):
@@ -52,7 +55,7 @@ class Concat(nn.Module):
 
     def forward(self, x: Ragged) -> Ragged: return x.like(x.values.flatten(1))  # (N, S·D)
 
-# %% ../../nbs/21_models.poolers.ipynb #08da1958
+# %% ../../nbs/21_models.poolers.ipynb #c1e7b8ff
 class ScalarMix(nn.Module):
     "A learned weighted mean of all states (Peters et al. 2018, eq. 1)."
     def __init__(self,
@@ -60,18 +63,21 @@ class ScalarMix(nn.Module):
         width: int, # D
         norm: bool = False, # layer normalisation of each state, without parameters
         std: float = 0.0, # of the initial weights; 0 = uniform, 0.05 = BERTVision
+        last: int = -1, # mix the states up to this one; negative from the end
     ):
         super().__init__()
+        if not -layers <= last < layers: raise ParameterError(f"last = {last}: expected 0 to {layers - 1}, or negative from the end")
         self.norm, self.features = norm, width
-        self.weights = nn.Parameter(torch.randn(layers) * std)  # (S,)
+        self.weights = nn.Parameter(torch.randn(last % layers + 1) * std)  # (S,), or fewer
         self.gamma = nn.Parameter(torch.ones(()))
 
-    def shares(self) -> torch.Tensor: # (S,) sum to 1
+    def shares(self) -> torch.Tensor: # (S,), or fewer; they sum to 1
         "How much of each layer the mix takes."
         return self.weights.softmax(0)
 
     def forward(self, x: Ragged) -> Ragged:
-        values = F.layer_norm(x.values, x.values.shape[-1:]) if self.norm else x.values
+        values = x.values[:, :len(self.weights)]
+        if self.norm: values = F.layer_norm(values, values.shape[-1:])
         return x.like(self.gamma * torch.einsum("nsd,s->nd", values, self.shares()))  # (N, D)
 
 # %% ../../nbs/21_models.poolers.ipynb #f894e343

@@ -18,7 +18,7 @@ from ..qa.windows import tokenise_for
 from ..runs import read_record
 from .store import open_states
 
-# %% ../../nbs/34_states.sources.ipynb #45a1c478
+# %% ../../nbs/34_states.sources.ipynb #959245bb
 class Source(NamedTuple):
     "Examples and the encoder that is to be asked about them."
     data: TaskData
@@ -37,20 +37,24 @@ def open_source(
     split_seed: int = 0, # of the carving
     train_examples: int = 0, # random part of train; 0 = all of it
     report_examples: int = 0, # random part of each reported split; 0 = all of it
+    checkpoint: str = "model", # folder within finetune_dir: model (the best weights), or epochs/1 … of a run with keep_epochs
 ) -> Source:
     "Load both. Raises DataError when the run was tuned on another split or its model was not kept."
-    if finetune_dir: _with_model(finetune_dir)
+    if finetune_dir: _with_model(finetune_dir, checkpoint)
     loaded = part_of(load_task(task, data or None), train_examples, report_examples, split_seed)
     splits = split(loaded, protocol, validation_fraction, seed=split_seed)
     if finetune_dir and read_record(finetune_dir)["fingerprints"].get("selection_ids") != splits.ids_fingerprint:
         raise DataError(f"{finetune_dir} was trained on another split of {task}: give its protocol, validation_fraction, split_seed and train_examples")
-    if finetune_dir: return Source(loaded, splits, load_encoder(f"{finetune_dir}/model", loaded.task), True)
+    if finetune_dir: return Source(loaded, splits, load_encoder(f"{finetune_dir}/{checkpoint}", loaded.task), True)
     return Source(loaded, splits, load_encoder(encoder), False)
 
 
-def _with_model(finetune_dir: str) -> Path:
-    if Path(finetune_dir, "model").is_dir(): return Path(finetune_dir)
-    raise DataError(f"{finetune_dir} holds no model: run `finetune` with keep_model = true")
+def _with_model(finetune_dir: str, checkpoint: str = "model") -> Path:
+    folder = Path(finetune_dir)
+    if (folder / checkpoint).is_dir(): return folder
+    if checkpoint == "model": raise DataError(f"{folder} holds no model: run `finetune` with keep_model = true")
+    there = sorted(p.relative_to(folder).as_posix() for p in folder.glob("epochs/*"))
+    raise DataError(f"{folder} holds no {checkpoint}: there are {', '.join(there) or 'none; run `finetune` with keep_epochs = true'}")
 
 # %% ../../nbs/34_states.sources.ipynb #5443fd29
 def start_from(

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Stack', 'stack_size', 'forecast_memory', 'Bank', 'BankFit', 'fit_heads']
 
-# %% ../../nbs/43_training.bank.ipynb #95ab07bf
+# %% ../../nbs/43_training.bank.ipynb #01dc9e39
 import copy
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -22,18 +22,20 @@ from torch.func import functional_call, vmap
 from ..core import Phases, TrainingError, device, progress
 from ..data.tasks import Task
 from ..models.heads import Head, build_head, head_losses, span_losses
-from ..models.poolers import ScalarMix
-from ..recipes import HeadRecipe
+from ..models.poolers import OneLayer, ScalarMix
+from ..recipes import HeadRecipe, parse_head
 from ..states.stream import ordered_batches, state_batches
 from .grading import fallen, grade, trivial
 
-# %% ../../nbs/43_training.bank.ipynb #15d22951
+# %% ../../nbs/43_training.bank.ipynb #6d77d025
 class Stack:
     "K heads of one shape and what each needs for its training. All vectors have one entry a head."
     def __init__(self, recipes: list, build, steps: int, where: str = "cpu"):
         heads = [build(r) for r in recipes]
         named = [dict(h.named_parameters()) for h in heads]
         self.recipes, self.base, self.K = recipes, copy.deepcopy(heads[0]).to("meta"), len(heads)
+        self.numbers = _different_layers(heads)
+        if self.numbers: self.base.pooler.layer = 0  # of the one state that each is given
         self.params = {n: torch.stack([p[n].detach() for p in named]).to(where).requires_grad_() for n in named[0]}
         self.decays = {n: p.ndim > 2 and not n.endswith("bias") for n, p in self.params.items()}
         self.m, self.v = ({n: torch.zeros_like(p) for n, p in self.params.items()} for _ in range(2))
@@ -44,14 +46,28 @@ class Stack:
         self.active, self.t = [True] * self.K, 0
 
 
+def _different_layers(heads: list) -> list:
+    "The layer of each head, where each reads one and they differ; else []."
+    numbers = [h.pooler.layer for h in heads if isinstance(h.pooler, OneLayer)]
+    return numbers if len(numbers) == len(heads) and len(set(numbers)) > 1 else []
 
-# %% ../../nbs/43_training.bank.ipynb #0c799583
+# %% ../../nbs/43_training.bank.ipynb #4c1122f4
 @patch
 def logits(self: Stack, x, params=None) -> torch.Tensor: # (K, B, C)
     "Answers of all heads."
     params = params or self.params
-    one = lambda p: functional_call(self.base, p, (x,))
-    return one({n: p[0] for n, p in params.items()})[None] if self.K == 1 else vmap(one)(params)
+    one = lambda p, x: functional_call(self.base, p, (x,))
+    if self.K == 1: return one({n: p[0] for n, p in params.items()}, x)[None]
+    if not self.numbers: return vmap(lambda p: one(p, x))(params)
+    if self.base.first: x = x.first()
+    return vmap(lambda p, state: one(p, x.like(state[:, None])), in_dims=(0, 1))(params, self._layers_of(x.values))
+
+
+@patch
+def _layers_of(self: Stack, values: torch.Tensor) -> torch.Tensor: # (N, K, D), without a copy where the layers follow one another
+    first, last = self.numbers[0], self.numbers[-1]
+    if self.numbers == list(range(first, last + 1)): return values[:, first:last + 1]
+    return values[:, self.numbers]
 
 
 @patch
@@ -101,7 +117,7 @@ def _adamw(self: Stack, n: str, g, lr, b1=0.9, b2=0.999, eps=1e-8):
     denominator = (v / (1 - b2 ** self.t)).sqrt_().add_(eps)
     p.sub_(lr / (1 - b1 ** self.t) * m / denominator)
 
-# %% ../../nbs/43_training.bank.ipynb #a56234de
+# %% ../../nbs/43_training.bank.ipynb #5133397e
 @patch
 def judge(self: Stack, scores: list):
     "Keep the weights of heads that are better than ever, count the others towards their patience, stop those whose schedule has ended."
@@ -115,10 +131,11 @@ def judge(self: Stack, scores: list):
 
 
 @patch
-def head(self: Stack, k: int) -> Head:
-    "Head k with its best weights, on the CPU."
+def head(self: Stack, k: int, best: bool = True) -> Head:
+    "Head k with its best weights or the present ones, on the CPU."
     module = copy.deepcopy(self.base).to_empty(device="cpu")
-    module.load_state_dict({n: p[k].cpu() for n, p in self.best.items()})
+    module.load_state_dict({n: p[k].detach().cpu() for n, p in (self.best if best else self.params).items()})
+    if self.numbers: module.pooler.layer = self.numbers[k]
     return module
 
 # %% ../../nbs/43_training.bank.ipynb #6cc45904
@@ -179,7 +196,7 @@ def _passes(sizes: list, budget: float) -> list: # lists of head numbers
 def _memory_budget(where: str) -> float:
     return 0.6 * (torch.cuda.mem_get_info()[0] if where == "cuda" else psutil.virtual_memory().available)
 
-# %% ../../nbs/43_training.bank.ipynb #f687689f
+# %% ../../nbs/43_training.bank.ipynb #a304c36f
 class Bank:
     "Heads to be trained together. Raises ParameterError for a head that cannot be built on such states."
     def __init__(self,
@@ -196,7 +213,7 @@ class Bank:
         if not self.recipes: raise TrainingError("a bank needs at least one head")
         self.bytes = forecast_memory(self.recipes, layers, width, self.outputs, length)
         self.passes = _passes(self.bytes, memory or _memory_budget(self.where))
-        self.groups, self.phases, self.history = {}, Phases(), []
+        self.groups, self.phases, self.history, self.selected = {}, Phases(), [], {}
 
     def build(self, recipe: HeadRecipe) -> Head:
         return build_head(recipe.head, self.layers, self.width, self.outputs, self.length, recipe.seed)
@@ -204,11 +221,22 @@ class Bank:
     def __repr__(self):
         return f"Bank({len(self.recipes)} heads on {self.layers} states of width {self.width}, {sum(self.bytes) / 1e6:.1f} MB, {len(self.passes)} passes)"
 
-# %% ../../nbs/43_training.bank.ipynb #bdb02d92
+# %% ../../nbs/43_training.bank.ipynb #ad06144f
 @patch
 def _labels(self: Bank, states, rows) -> torch.Tensor:
     labels = torch.as_tensor(states.labels[rows])
     return (labels.float() if self.task.kind == "regression" else labels.long()).to(self.where)
+
+
+def _shapes(recipes: list, numbers: list) -> dict: # shape -> head numbers
+    "Heads that can share a stack: of one name, or on one layer each, every layer once."
+    shapes, seen = {}, {}
+    for i in numbers:
+        spec = parse_head(recipes[i].head)
+        times = seen[recipes[i].head] = seen.get(recipes[i].head, -1) + 1
+        shape = (str(replace(spec, layers="last", number=0)), times) if spec.layers == "layer" else recipes[i].head
+        shapes.setdefault(shape, []).append(i)
+    return shapes
 
 
 @patch
@@ -219,18 +247,26 @@ def stacks(self: Bank,
     seed: int = 0, # order of the batches
 ) -> dict: # tuple of head numbers -> Stack
     "Stacks of equal heads, in the sizes that are fastest here."
-    steps, shapes, made = math.ceil(len(train) / batch_size), {}, {}
-    for i in numbers: shapes.setdefault(self.recipes[i].head, []).append(i)
+    steps, made = math.ceil(len(train) / batch_size), {}
     rows, x = next(iter(state_batches(train, batch_size, seed)))
     x, labels = x.to(self.where), self._labels(train, rows)
-    for name, members in shapes.items():
-        recipes = [self.recipes[i] for i in members]
-        if name not in self.groups:
-            self.groups[name] = self.group or stack_size(recipes, self.build, x, labels, self.task.kind)
-        for j in range(0, len(members), self.groups[name]):
-            part = tuple(members[j:j + self.groups[name]])
+    for members in _shapes(self.recipes, numbers).values():
+        size = self._group(members, x, labels)
+        for j in range(0, len(members), size):
+            part = tuple(members[j:j + size])
             made[part] = Stack([self.recipes[i] for i in part], self.build, steps, self.where)
     return made
+
+
+@patch
+def _group(self: Bank, members: list, x, labels) -> int: # heads in a stack
+    "Probes of different layers stay together, each has its own states to read; copies of one head as many as is fastest."
+    recipes = [self.recipes[i] for i in members]
+    names = list(dict.fromkeys(r.head for r in recipes))
+    if names[0] not in self.groups:
+        size = len(members) if len(names) > 1 else stack_size(recipes, self.build, x, labels, self.task.kind)
+        self.groups |= dict.fromkeys(names, self.group or size)
+    return self.groups[names[0]]
 
 # %% ../../nbs/43_training.bank.ipynb #abd89680
 @patch
@@ -265,7 +301,7 @@ def _answers(self: Bank, stacks: dict, states, best: bool) -> dict: # head numbe
                 for i, logits in zip(part, stack.logits(x, stack.best if best else None).cpu().numpy()): out[i][at] = logits
     return out
 
-# %% ../../nbs/43_training.bank.ipynb #3222e60a
+# %% ../../nbs/43_training.bank.ipynb #bfd3024f
 @patch
 def _select(self: Bank, stacks: dict, selection, epoch: int, losses: dict):
     "Score the selection part, let every stack judge, write the history."
@@ -274,17 +310,20 @@ def _select(self: Bank, stacks: dict, selection, epoch: int, losses: dict):
         was_active, scores = list(stack.active), []
         for i in part: scores.append(grade(self.task, {"selection": selection.tokens}, {"selection": answers[i]})["selection"].metrics)
         stack.judge([s[self.task.metrics[0]] for s in scores])
-        for i, active, row in zip(part, was_active, scores):
-            if active: self.history.append({"head": i, "epoch": epoch + 1, "loss": losses[i], **{f"selection_{k}": v for k, v in row.items()}})
+        for k, (i, row) in enumerate(zip(part, scores)):
+            if not was_active[k]: continue
+            if stack.best_step[k] == stack.t: self.selected[i] = answers[i]
+            self.history.append({"head": i, "epoch": epoch + 1, "loss": losses[i], **{f"selection_{m}": v for m, v in row.items()}})
 
 
 @patch
-def _run_pass(self: Bank, stacks: dict, train, selection, batch_size: int, seed: int, tell):
+def _run_pass(self: Bank, stacks: dict, train, selection, batch_size: int, seed: int, tell, on_epoch):
     for epoch in range(math.ceil(max(r.epochs for s in stacks.values() for r in s.recipes))):
         left = {part: s for part, s in stacks.items() if any(s.active)}
         if not left: break
         with self.phases("train"): losses = self.train_epoch(left, train, batch_size, seed, epoch, tell)
         self._select(left, selection, epoch, losses)
+        if on_epoch: on_epoch(epoch + 1, {i: s.head(k, best=False) for part, s in left.items() for k, i in enumerate(part)})
 
 # %% ../../nbs/43_training.bank.ipynb #48ea7f63
 @dataclass
@@ -361,11 +400,13 @@ def plot(self: BankFit,
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return ax
 
-# %% ../../nbs/43_training.bank.ipynb #844465b6
+# %% ../../nbs/43_training.bank.ipynb #72dbb702
 @patch
-def _collect(self: Bank, stacks: dict, parts: dict) -> tuple: # heads, {split: logits}, both by head number
-    with self.phases("evaluate"): logits = {name: self._answers(stacks, states, best=True) for name, states in parts.items()}
-    return {i: s.head(k) for part, s in stacks.items() for k, i in enumerate(part)}, logits
+def _collect(self: Bank, stacks: dict, report: dict) -> tuple: # heads, {split: logits}, both by head number
+    "The selection part's logits are those by which the best weights were chosen."
+    with self.phases("evaluate"): logits = {name: self._answers(stacks, states, best=True) for name, states in report.items()}
+    heads = {i: s.head(k) for part, s in stacks.items() for k, i in enumerate(part)}
+    return heads, {"selection": {i: self.selected[i] for i in heads}} | logits
 
 
 @patch
@@ -376,6 +417,7 @@ def fit(self: Bank,
     batch_size: int = 16,
     seed: int = 0, # order of the batches, for all heads
     on_step=None, # called as on_step(step, total)
+    on_epoch=None, # called as on_epoch(epoch, {head number: Head with the weights of that moment}) after each pass over the states
 ) -> BankFit:
     "Train all heads. Raises TrainingError when a part has other layers, another width or other labels than the bank."
     parts = {"selection": selection, **(report or {})}
@@ -387,8 +429,8 @@ def fit(self: Bank,
         if on_step: on_step(next(steps), total)
     for numbers in self.passes:
         with self.phases("prepare"): stacks = self.stacks(numbers, train, batch_size, seed)
-        self._run_pass(stacks, train, selection, batch_size, seed, tell)
-        made, out = self._collect(stacks, parts)
+        self._run_pass(stacks, train, selection, batch_size, seed, tell, on_epoch)
+        made, out = self._collect(stacks, report or {})
         heads |= made
         best |= {i: s.best_step[k] for part, s in stacks.items() for k, i in enumerate(part)}
         for name in parts: logits[name] |= out[name]
@@ -419,7 +461,7 @@ def _result(self: Bank, heads: dict, logits: dict, best: dict, parts: dict) -> B
                    [sum(p.numel() for p in heads[i].parameters()) for i in numbers], [best[i] for i in numbers], dict(self.groups),
                    len(self.passes), dict(self.phases.seconds))
 
-# %% ../../nbs/43_training.bank.ipynb #ffc5b125
+# %% ../../nbs/43_training.bank.ipynb #8c158b27
 def fit_heads(
     heads: list, # names as in `parse_head`, or HeadRecipes
     states: dict, # train, selection and any reported splits -> stored or streamed states
@@ -428,6 +470,7 @@ def fit_heads(
     seed: int = 0, # order of the batches; initialisation of heads given by name
     group: int = 0, # heads in a stack; 0 = found by trying
     on_step=None, # called as on_step(step, total)
+    on_epoch=None, # called as on_epoch(epoch, {head number: Head}) after each epoch; once more a pass when memory asks for several
     **changes, # hyper-parameters of the heads given by name
 ) -> BankFit:
     "Train a bank of heads in one pass an epoch; raises ParameterError and TrainingError."
@@ -436,4 +479,4 @@ def fit_heads(
     train, selection = states["train"], states["selection"]
     length = max(int(s.lengths.max()) for s in states.values())
     report = {name: s for name, s in states.items() if name not in ("train", "selection")}
-    return Bank(recipes, task, train.layers, train.width, length, group).fit(train, selection, report, batch_size, seed, on_step)
+    return Bank(recipes, task, train.layers, train.width, length, group).fit(train, selection, report, batch_size, seed, on_step, on_epoch)

@@ -6,12 +6,12 @@
 __all__ = ['predict', 'Standing', 'save_checkpoint', 'load_checkpoint', 'Fitting', 'batch_loss', 'Fit', 'fit',
            'discard_checkpoints']
 
-# %% ../../nbs/41_training.loop.ipynb #a14524ec
+# %% ../../nbs/41_training.loop.ipynb #b45b8bbe
 import math
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -152,11 +152,11 @@ def load_checkpoint(
     _set_random_state(load_file(place / "random.safetensors"))
     return Standing(**saved["standing"])
 
-# %% ../../nbs/41_training.loop.ipynb #82f2a7da
+# %% ../../nbs/41_training.loop.ipynb #c41f608b
 class Fitting:
     "One fine-tuning in progress."
-    def __init__(self, encoder: Encoder, splits: Splits, recipe: Recipe, folder: Path, on_step=None, log_every: int = 0):
-        self.encoder, self.splits, self.recipe, self.folder, self.on_step = encoder, splits, recipe, folder, on_step
+    def __init__(self, encoder: Encoder, splits: Splits, recipe: Recipe, folder: Path, on_step=None, log_every: int = 0, keep: bool = False):
+        self.encoder, self.splits, self.recipe, self.folder, self.on_step, self.keep = encoder, splits, recipe, folder, on_step, keep
         self.task, self.phases = encoder.task, Phases()
         with self.phases("tokenise"): self.tokens = {k: self._tokenise(k, d) for k, d in self._datasets().items()}
         for tokens in self.tokens.values(): encoder.check(tokens)
@@ -248,7 +248,7 @@ def _seconds(self: Fitting) -> dict:
     keys = {**self.standing.seconds, **self.phases.seconds}
     return {k: self.standing.seconds.get(k, 0.0) + self.phases.seconds.get(k, 0.0) for k in keys}
 
-# %% ../../nbs/41_training.loop.ipynb #c51e62a5
+# %% ../../nbs/41_training.loop.ipynb #9c438a14
 @patch
 def evaluations(self: Fitting) -> set: # step numbers
     "After which steps the selection part is scored; always after the last."
@@ -272,6 +272,7 @@ def evaluate(self: Fitting):
             s.best, s.best_step, s.stale = headline if defined else None, s.step, 0
             with replacing(self.folder / "best.safetensors") as tmp: save_model(self._bare_model(), str(tmp))
         else: s.stale += 1
+    if self.keep: replace(self.encoder, model=self._bare_model()).save(self.folder / "epochs" / f"{s.step / self.steps_per_epoch:g}")
     if self.average: self.average.swap(self._bare_model())
     if self.recipe.patience and s.stale >= self.recipe.patience: s.stopped = f"no better score in {s.stale} evaluations"
 
@@ -421,7 +422,7 @@ def result(self: Fitting, resumed_from: int) -> Fit:
         collapsed=fallen(task, graded[first].table, list(history.get("loss", []))), graded=graded, tokens=self.tokens,
         stopped=s.stopped, resumed_from=resumed_from)
 
-# %% ../../nbs/41_training.loop.ipynb #95486478
+# %% ../../nbs/41_training.loop.ipynb #27f8bfed
 def fit(
     encoder: Encoder, # with a head for the task: `load_encoder(name, data.task)`
     data, # TaskData, which is split by the recipe's protocol, or Splits
@@ -430,6 +431,7 @@ def fit(
     folder=None, # keeps checkpoints and resumes from them, until `discard_checkpoints`; a temporary folder when None
     on_step=None, # called as on_step(step, total, loss=…, best=…) after each step
     log_every: int = 0, # steps a row of the history; 0 = about a hundred rows
+    keep_epochs: bool = False, # leave a checkpoint of each evaluation in folder/epochs, named by the epochs done
     **changes, # hyper-parameters that differ from the recipe
 ) -> Fit:
     "Fine-tune; raises TrainingError, ParameterError or DataError before anything is computed."
@@ -438,7 +440,7 @@ def fit(
     splits = data if isinstance(data, Splits) else split(data, recipe.protocol, recipe.validation_fraction, seed=recipe.split_seed)
     temporary = None if folder else tempfile.TemporaryDirectory()
     place = Path(folder or temporary.name)
-    fitting = Fitting(encoder, splits, recipe, place, on_step, log_every)
+    fitting = Fitting(encoder, splits, recipe, place, on_step, log_every, keep_epochs)
     resumed_from = fitting.restore()
     fitting.run()
     done = fitting.result(resumed_from)
