@@ -146,7 +146,7 @@ def _check_options(name, layers, words):
         if w not in known: _refuse(name, f"unknown option {w!r}{suggest(w, known)}; {layers} has {', '.join(known) or 'none'}")
     if len(set(words)) < len(words) or {"mixmean", "mixscalar"} <= set(words): _refuse(name, "options that repeat or exclude each other")
 
-# %% ../nbs/09_recipes.ipynb #e4003b7f
+# %% ../nbs/09_recipes.ipynb #3838698a
 @dataclass(frozen=True)
 class HeadRecipe:
     "A head and how it is trained; raises ParameterError on a value out of range."
@@ -154,7 +154,8 @@ class HeadRecipe:
     lr: float = 1e-3               # peak learning rate
     epochs: float = 10.0           # passes over the states
     weight_decay: float = 0.01     # decoupled; not on biases and single vectors
-    warmup: float = 0.1            # share of steps with a linear rise, then a linear fall to 0
+    warmup: float = 0.1            # share of steps with a linear rise
+    schedule: str = "linear"       # after the warm-up: linear (to 0) | constant
     clip: float = 1.0              # largest norm of this head's gradient; 0 = no clipping
     patience: int = 3              # stop after so many epochs without a better score; 0 = never
     seed: int = 0                  # initialisation
