@@ -103,7 +103,7 @@ def save_probes(
     write_json(folder / "probes.json", about | {"checkpoint": checkpoint, "heads": list(heads)})
     return folder
 
-# %% ../../nbs/54_probing.probes.ipynb #25ce2805
+# %% ../../nbs/54_probing.probes.ipynb #121d3887
 def load_probes(
     folder, # with probes.safetensors and probes.json
 ) -> Probes:
@@ -126,10 +126,11 @@ def load_probes(
 
 
 def probe_folders(
-    place, # an experiment's folder, or the folder of one epoch's probes
+    place, # an experiment's folder, the folder of one epoch's probes, or that of their predictions
 ) -> list: # of Path
     "All folders with probes at or below a place; raises DataError when there are none."
-    found = sorted(p.parent for p in Path(place).rglob("probes.json"))
+    place = Path(place).parent if Path(place).name == "predictions" else Path(place)
+    found = sorted(p.parent for p in place.rglob("probes.json"))
     if not found: raise DataError(f"{place} holds no probes: expected probes.json in it or below")
     return found
 
