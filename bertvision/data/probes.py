@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['TARGETS', 'RULES', 'LABELS', 'ORACLES', 'length_of', 'word_of', 'shift_of', 'number_of', 'depth_of']
 
-# %% ../../nbs/11_data.probes.ipynb #07c30a63
-from functools import partial
-import random
+# %% ../../nbs/11_data.probes.ipynb #fb4de4c3
 import re
+from functools import partial
 
 from .grammar import ACCEPTABILITY, OTHER, PREPOSITIONS, exchange, is_acceptable, letters, modifier, past, plain, sentence
 
