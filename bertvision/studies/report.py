@@ -6,7 +6,7 @@
 __all__ = ['FIGURES', 'readable', 'compact', 'details', 'summary', 'legend', 'notes', 'plot_scores', 'curves', 'plot_loss',
            'plot_selection', 'differences', 'findings', 'to_markdown', 'to_html', 'write_report']
 
-# %% ../../nbs/83_studies.report.ipynb #581fde4e
+# %% ../../nbs/83_studies.report.ipynb #1daf7866
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS
 from .methods import against, highlighted, plot_cost, plot_growth, plot_shares, printed_tables, several_methods, verdict, wide
-from .page import (DETAILS, EARLIER, accepted, between, environment, excerpt, heading, html_end, html_figure, html_list, html_page, html_sections,
+from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, between, environment, excerpt, heading, html_end, html_figure, html_list, html_page, html_sections,
                                      html_table, markdown_end, markdown_sections, markdown_table, mean_sd, metric_title, nothing, number, ordered, p_value, recipes, remarks,
                                      save_figures, tally, task_title, write_files)
 from .questions import error_table, plot_lengths, published_answers, question_rows
@@ -173,11 +173,7 @@ def legend(
     apart = [f"{get_task(t).title}: {note}." for t in table["task"].unique() if t in TASKS for note in get_task(t).notes if "not comparable" in note]
     return [" ".join([_LEGEND, *_sources(table)]), *apart, *(f"† {text}" for text, flag in _remarks(table) if flag != "ok")]
 
-# %% ../../nbs/83_studies.report.ipynb #c66d69c8
-_PROTOCOLS = {
-    "carved": "Protocol *carved*: model selection used a part of the training set; the reported split was looked at once.",
-    "original": "Protocol *original*: the model was selected on the reported split, as the earlier studies did, which flatters the score.",
-}
+# %% ../../nbs/83_studies.report.ipynb #5e351ae8
 _TUNED = {
     "BERTVision": "Published BERTVision numbers come from one seed that was tuned on the reported split.",
     "GluonNLP": "Published GluonNLP numbers come from one seed, of whose epochs the best on the reported split was taken.",
@@ -201,7 +197,7 @@ def notes(
              "Beyond chance: the trivial score lies below both intervals; with one seed, below the one over examples.",
              "Seconds: a whole run, mean. Peak GiB: largest memory of the device (of the process, on a CPU).",
              "Trivial: the commonest class, or the mean, is that of the training part; correlations count as 0."]
-    found += [text for name, text in _PROTOCOLS.items() if (table["protocol"] == name).any()]
+    found += [text for name, text in PROTOCOL_NOTES.items() if (table["protocol"] == name).any()]
     if table["undefined"].sum(): found.append("The correlation of a constant prediction is undefined and counted as 0.")
     return found + _about_published(table)
 
