@@ -49,7 +49,7 @@ def published_table(
     layers = sorted((c for c in frame if c.isdigit()), key=int) + [c for c in frame if c == "all"]
     return frame.reindex(columns=[*(c for c in frame if c not in layers + last), *layers, *last]).fillna("")
 
-# %% ../../nbs/84_studies.layers.ipynb #3f9e78ac
+# %% ../../nbs/84_studies.layers.ipynb #f27c75bc
 _COLORS = sns.color_palette("colorblind")
 _STYLE = {"pretrained": {"color": _COLORS[0], "marker": "o", "linestyle": "-", "lw": 1.8, "ms": 5}, "fine-tuned": {"color": _COLORS[3], "marker": "s", "linestyle": "-", "lw": 1.8, "ms": 5},
           "random": {"color": "0.35", "marker": "^", "linestyle": "--", "lw": 0.8, "ms": 3.5}}
@@ -62,11 +62,11 @@ def _panels(rows):
             for (t, e, s, m), g in rows.groupby(["task", "encoder", "split", "metric"], sort=False)]
 
 
-def _grid(n, height=3.0):
+def _grid(n, height=2.8):
     "A figure with room for n panels, and its axes."
     across = min(3, n) if n != 4 else 2
     with sns.axes_style("whitegrid"):
-        fig, axes = plt.subplots(-(-n // across), across, figsize=(4.1 * across, height * -(-n // across) + 0.8), layout="constrained", squeeze=False)
+        fig, axes = plt.subplots(-(-n // across), across, figsize=(3.9 * across, height * -(-n // across) + 0.8), layout="constrained", squeeze=False)
     for ax in axes.flat[n:]: ax.axis("off")
     return fig, list(axes.flat[:n])
 
@@ -397,14 +397,15 @@ def probe_notes(
     if tuned: found.append(f"Fine-tuned for {' and '.join(f'{e:g}' for e in tuned)} epoch{'s' * (tuned != [1])}; where there are several, figures show the most.")
     return found + remarks(study)
 
-# %% ../../nbs/84_studies.layers.ipynb #e512251d
+# %% ../../nbs/84_studies.layers.ipynb #e715605d
 def to_markdown(
     study: Results,
     rows: pd.DataFrame, # from `probe_rows`
     differences: pd.DataFrame, # from `layer_differences`
+    lead: str, # from `paragraph`
 ) -> str:
     "The report as Markdown: paragraph, main table, details, notes, faults, how to run it again."
-    parts = [f"# {study.title}", paragraph(study, rows, differences), markdown_table(main_table(study, rows)), _MAIN, DETAILS]
+    parts = [f"# {study.title}", lead, markdown_table(main_table(study, rows)), _MAIN, DETAILS]
     parts += markdown_sections(_sections(study, rows, differences))
     return "\n\n".join([*parts, "## Notes", "\n".join(f"- {n}" for n in probe_notes(study, rows)), *markdown_end(study)]) + "\n"
 
@@ -413,6 +414,7 @@ def to_html(
     study: Results,
     rows: pd.DataFrame, # from `probe_rows`
     differences: pd.DataFrame, # from `layer_differences`
+    lead: str, # from `paragraph`
     figures: dict, # title -> PNG file, in the order of the page
 ) -> str:
     "The report as one self-contained page."
@@ -420,9 +422,9 @@ def to_html(
     off = set(table.index[len(profile_table(headline(rows))):])
     parts = [heading("Profiles"), html_table(table, _MAIN, off=off), *(html_figure(*f) for f in figures.items())]
     parts += [*html_sections(_sections(study, rows, differences)), heading("Notes"), html_list(probe_notes(study, rows), "notes"), *html_end(study)]
-    return html_page(study, paragraph(study, rows, differences), parts, [f"protocol {p}" for p in rows["protocol"].dropna().unique()])
+    return html_page(study, lead, parts, [f"protocol {p}" for p in rows["protocol"].dropna().unique()])
 
-# %% ../../nbs/84_studies.layers.ipynb #010ab11c
+# %% ../../nbs/84_studies.layers.ipynb #8c31e6f3
 FIGURES = {"profiles": "What can be read from each layer", "mixes": "What a mix of the layers up to each one adds", "heat": "All layers in numbers", "difference": "Fine-tuned minus pretrained",
            "training": "The profile while fine-tuning", "similarity": "What fine-tuning has left as it was"}
 
@@ -438,4 +440,5 @@ def write_probes_report(
     drawn = {"profiles": plot_profiles(rows), "mixes": plot_profiles(rows, "mix") if (rows["through"] == "mix").any() else None, "heat": plot_heat(rows),
              "difference": plot_difference(study, differences), "training": plot_training(rows), "similarity": plot_similarity(study)}
     figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES)
-    return write_files(place, profiles(rows), to_markdown(study, rows, differences), to_html(study, rows, differences, figures))
+    lead = paragraph(study, rows, differences)
+    return write_files(place, profiles(rows), to_markdown(study, rows, differences, lead), to_html(study, rows, differences, lead, figures))

@@ -6,11 +6,13 @@
 __all__ = ['GLUE', 'TEXT_COLUMNS', 'DETAILS', 'PROTOCOL_NOTES', 'EARLIER', 'number', 'between', 'mean_sd', 'p_value',
            'task_title', 'metric_title', 'together', 'tally', 'remarks', 'ordered', 'recipes', 'environment',
            'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections', 'html_list',
-           'html_figure', 'nothing', 'save_figures', 'html_page', 'html_end', 'markdown_end', 'write_files', 'excerpt']
+           'html_figure', 'nothing', 'save_figures', 'picture', 'html_page', 'html_end', 'markdown_end', 'write_files',
+           'excerpt']
 
-# %% ../../nbs/83_studies.page.ipynb #53dfaece
+# %% ../../nbs/83_studies.page.ipynb #37765f83
 import base64
 import html
+import io
 import re
 from collections import Counter
 from pathlib import Path
@@ -268,7 +270,7 @@ def html_figure(
     code = base64.b64encode(Path(path).read_bytes()).decode()
     return f'{heading(title)}<figure><img alt="{html.escape(title)}" src="data:image/png;base64,{code}"></figure>'
 
-# %% ../../nbs/83_studies.page.ipynb #344b80f2
+# %% ../../nbs/83_studies.page.ipynb #0f36425c
 def nothing(
     why: str, # "no run has finished"
 ) -> plt.Figure:
@@ -292,6 +294,20 @@ def save_figures(
         with replacing(found[titles[name]]) as tmp:
             fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None}, pil_kwargs={"optimize": True})
     return found
+
+
+def picture(
+    fig: plt.Figure | None,
+): # IPython Image, or None for no figure
+    "A figure for a notebook that is committed: 72 dots per inch and 64 colours, which takes a third of the bytes."
+    if fig is None: return None
+    from IPython.display import Image
+    from PIL import Image as Pixels
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(drawn, format="png", dpi=72, bbox_inches="tight")
+    Pixels.open(drawn).convert("RGB").quantize(64, dither=Pixels.Dither.NONE).save(small, format="png", optimize=True)
+    return Image(small.getvalue())
 
 # %% ../../nbs/83_studies.page.ipynb #3c63ae0c
 _STYLE = """

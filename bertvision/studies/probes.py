@@ -138,17 +138,17 @@ def _answerable(study, tidy):
         found.append(r | {"metric": "has_answer_f1", "value": own[counted > 0].mean(), "baseline": trivial})
     return pd.DataFrame(found, columns=tidy.columns)
 
-# %% ../../nbs/83_studies.probes.ipynb #f2926ec7
+# %% ../../nbs/83_studies.probes.ipynb #ca3f40f5
 def _epochs(n): return f"{n:g} epoch{'s' * (n != 1)}"
 
 
 def _named(rows, study):
     "Names of the models, different for what must not be averaged."
-    kind = rows[["step", "settings", "protocol"]].astype(str).agg(" ".join, axis=1)
+    kind = pd.Series([str(k) for k in zip(rows["step"], rows["settings"], rows["protocol"])], index=rows.index)
     keys = [rows[c].astype(str) for c in ("task", "encoder", "side")]
-    several = rows["epoch"].astype(str).groupby(keys).transform("nunique") > 1
+    several = rows["epoch"].groupby(keys).transform("nunique") > 1
     names = [s + (f", {_epochs(e)}" if more and not pd.isna(e) else "") for s, e, more in zip(rows["side"], rows["epoch"], several)]
-    twice = kind.groupby([*keys, rows["epoch"].astype(str)]).transform("nunique") > 1
+    twice = kind.groupby([*keys, rows["epoch"].fillna(-1)]).transform("nunique") > 1
     more = [", ".join(filter(None, (study.titles.get(r["step"], str(r["step"])), r["settings"], r["protocol"]))) for r in rows.to_dict("records")]
     return [f"{name} ({m})" if t else name for name, m, t in zip(names, more, twice)]
 
@@ -208,7 +208,7 @@ def final(
     most = rows.groupby(["task", "encoder", "side"])["epoch"].transform("max")
     return rows[rows["epoch"].isna() | (rows["epoch"] == most)]
 
-# %% ../../nbs/83_studies.probes.ipynb #f450f769
+# %% ../../nbs/83_studies.probes.ipynb #3bcbf7b1
 PROFILE = ["task", "encoder", "side", "epoch", "model", "through", "split", "metric"]
 
 
@@ -218,16 +218,17 @@ def _mean(x): return x.astype(float).mean()
 def profiles(
     rows: pd.DataFrame, # from `probe_rows`
 ) -> pd.DataFrame: # a row a model, way, metric and layer; scores are fractions
-    "Mean, spread and t-interval over seeds of each layer, with its floors; nothing is left out."
-    found = []
-    for key, g in rows.groupby([*PROFILE, "layer"], sort=False, dropna=False):
-        s = summarise(g["value"])
-        found.append(dict(zip([*PROFILE, "layer"], key)) | {
-            "runs": s.n, "seeds": " ".join(str(x) for x in sorted(g["seed"])), "mean": s.mean, "sd": s.sd, "low": s.low, "high": s.high,
-            "baseline": _mean(g["baseline"]), "control": _mean(g["control"]), "selectivity": _mean(g["selectivity"]), "selectivity_sd": g["selectivity"].std(),
-            "bits": _mean(g["bits"]), "compression": _mean(g["compression"]), "compression_sd": g["compression"].std(), "collapsed": int(g["collapsed"].notna().sum())})
-    columns = [*PROFILE, "layer", "runs", "seeds", "mean", "sd", "low", "high", "baseline", "control", "selectivity", "selectivity_sd", "bits", "compression", "compression_sd", "collapsed"]
-    return pd.DataFrame(found, columns=columns).sort_values([c for c in (*PROFILE[:4], "through", "layer")], key=_rank, kind="stable", ignore_index=True)
+    "Mean, spread and t-interval over seeds of each layer, with its floors; the mean is nan where a seed's score is."
+    from scipy import stats
+
+    groups = rows.groupby([*PROFILE, "layer"], sort=False, dropna=False)
+    value, floors = groups["value"], groups[["baseline", "control", "selectivity", "bits", "compression"]].mean()
+    runs, whole = groups.size(), groups.size() == value.count()
+    out = pd.DataFrame({"runs": runs, "seeds": groups["seed"].agg(lambda x: " ".join(str(s) for s in sorted(x))), "mean": value.mean().where(whole), "sd": value.std().where(whole)})
+    half = stats.t.ppf(0.975, (runs - 1).where(runs > 1)) * out["sd"] / np.sqrt(runs)
+    out = out.assign(low=out["mean"] - half, high=out["mean"] + half).join(floors)
+    out = out.assign(selectivity_sd=groups["selectivity"].std(), compression_sd=groups["compression"].std(), collapsed=groups["collapsed"].count())
+    return out.reset_index().sort_values([*PROFILE[:4], "through", "layer"], key=_rank, kind="stable", ignore_index=True)
 
 
 def by_seed(
