@@ -155,7 +155,7 @@ def _disagreement(record, rows):
                 return f"the record says {split} {name} = {said:.4f}, its predictions give {again[name]:.4f}"
     return None
 
-# %% ../../nbs/82_studies.results.ipynb #b2378acf
+# %% ../../nbs/82_studies.results.ipynb #2d6c1824
 def _variants(run, record, rows):
     "A run as one entry a variant: (name, record, predictions); most runs have one, without a name."
     if not record.get("variants"):
@@ -168,7 +168,7 @@ def _variants(run, record, rows):
         if rows is not None and "variant" in rows:
             mine = rows[(rows["variant"] == v["variant"]) & ((rows["seed"] == seed) if "seed" in rows else True)].drop(columns="variant")
         about = {"of": run, "variant": v["variant"], "seed": seed, "metrics": v["metrics"], "collapsed": v.get("collapsed"), "variants": None, "history": None,
-                 "parameters_count": {"trainable": v.get("parameters")}, "tried": v.get("tried"), "layer_shares": v.get("layer_shares"),
+                 "parameters_count": {"trainable": v.get("parameters")}, "tried": v.get("tried"), "layer_shares": v.get("layer_shares"), "probe": v.get("probe"),
                  "upstream_seconds": v.get("upstream_seconds", record.get("upstream_seconds"))}
         found.append((name, record | about, mine))
     return found
