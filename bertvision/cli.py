@@ -178,7 +178,7 @@ def score(args) -> int:
     _print_scores(score_file(args.file, args.predictions, args.null_odds, args.threshold))
     return 0
 
-# %% ../nbs/99_cli.ipynb #9589a163
+# %% ../nbs/99_cli.ipynb #48cef474
 def train_probes(args) -> int:
     "bertvision probes train"
     from bertvision.studies.plan import load_study, plan
@@ -209,10 +209,11 @@ def evaluate_probes(args) -> int:
     from bertvision.studies.plan import text_table
 
     table, problems = evaluate(args.place, args.file, args.data)
+    for task, part in table.groupby("task", sort=False) if len(table) else ():
+        about = ["probes", "side", "epoch", "through", "layer"]
+        scores = part.drop(columns=[*about, "task", "encoder", "seed", "head"]).dropna(axis=1, how="all").map(lambda x: f"{100 * x:.2f}")
+        print(f"{task}, scores × 100\n" + text_table(part[about].join(scores).values.tolist(), [*about, *scores]) + "\n")
     if len(table):
-        shown = table.drop(columns=["task", "encoder", "seed", "head"]).map(lambda x: f"{100 * x:.2f}" if isinstance(x, float) and x == x else x)
-        shown["epoch"] = table["epoch"]
-        print(text_table(shown.values.tolist(), list(shown)))
         with replacing(os.path.join(args.place, "scores.csv")) as tmp: table.to_csv(tmp, index=False)
         print(f"scores: {os.path.relpath(os.path.join(args.place, 'scores.csv'))}")
     for problem in problems: print(f"not scored: {problem}", file=sys.stderr)
