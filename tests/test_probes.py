@@ -39,7 +39,9 @@ FAMILIES = {
 def small(family: str, folder: Path) -> str:
     """A checkpoint of a family with random weights and the tiny encoder's word pieces."""
     tokenizer = load_encoder("tiny-random").tokenizer
-    if family in ("distilbert", "roberta"): tokenizer.model_input_names = ["input_ids", "attention_mask"]  # these know no segments
+    if family in ("distilbert", "roberta"):  # these know no segments
+        special = {k: getattr(tokenizer, k) for k in ("cls_token", "sep_token", "pad_token", "unk_token")}
+        tokenizer = tf.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, model_input_names=["input_ids", "attention_mask"], **special)
     torch.manual_seed(0)
     FAMILIES[family](len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
