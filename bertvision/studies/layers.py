@@ -397,7 +397,7 @@ def probe_notes(
     if tuned: found.append(f"Fine-tuned for {' and '.join(f'{e:g}' for e in tuned)} epoch{'s' * (tuned != [1])}; where there are several, figures show the most.")
     return found + remarks(study)
 
-# %% ../../nbs/84_studies.layers.ipynb #e715605d
+# %% ../../nbs/84_studies.layers.ipynb #b0758bda
 def to_markdown(
     study: Results,
     rows: pd.DataFrame, # from `probe_rows`
@@ -419,7 +419,7 @@ def to_html(
 ) -> str:
     "The report as one self-contained page."
     table = main_table(study, rows)
-    off = set(table.index[len(profile_table(headline(rows))):])
+    off = set(table.index[len(table) - len(missing_rows(study)):])
     parts = [heading("Profiles"), html_table(table, _MAIN, off=off), *(html_figure(*f) for f in figures.items())]
     parts += [*html_sections(_sections(study, rows, differences)), heading("Notes"), html_list(probe_notes(study, rows), "notes"), *html_end(study)]
     return html_page(study, lead, parts, [f"protocol {p}" for p in rows["protocol"].dropna().unique()])
