@@ -177,7 +177,7 @@ def plot_heat(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/84_studies.layers.ipynb #455d7da8
+# %% ../../nbs/84_studies.layers.ipynb #b8a55523
 def plot_difference(
     study: Results,
     differences: pd.DataFrame | None = None, # from `layer_differences`, when they are at hand
@@ -199,7 +199,7 @@ def plot_difference(
         ax.set_title(title, fontsize=10)
     won = [(g["beyond"] & (g["difference"] > 0)).sum() for _, g in panels]
     found = [f"{title.replace(chr(10), ', ')} at {n} of {len(g)}" for n, (title, g) in zip(won, panels)]
-    return _finish(fig, axes, _wrapped("Layers at which fine-tuning is ahead beyond chance. " + "; ".join(found)), "fine-tuned − pretrained, × 100")
+    return _finish(fig, axes, _wrapped("Layers at which fine-tuning is ahead beyond chance. " + "; ".join(found)), "difference × 100")
 
 # %% ../../nbs/84_studies.layers.ipynb #a4305971
 def plot_training(
