@@ -114,3 +114,17 @@ def test_a_number_that_nobody_published_is_none():
 def test_the_import_is_light():
     code = "import sys, bertvision.published; print([m for m in ('pandas', 'torch', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_layers_are_printed_ones_and_silence_is_flagged():
+    from bertvision.published import PROBE_FLAGS, SILENT_CS224N, published_probes
+
+    table = published_probes()
+    assert not table.duplicated(["source", "task", "encoder", "side", "layer", "metric"]).any() and set(table["metric"]) <= set(METRICS)
+    assert table["value"].between(0, 1).all() and set(table["flag"]) <= set(PROBE_FLAGS) and (table["remark"] != "").all()
+    assert table[table["layer"].isna()]["remark"].str.contains("all layers at once").all()
+    whole = table["metric"].isin(["exact_match", "answer_f1"])
+    assert ((table["flag"] == "trivial") == ((table["value"] - SILENT_CS224N).abs() < 1e-4))[whole].all()
+    curve = published_probes(encoder="albert-base-v2", side="fine-tuned").query("metric == 'answer_f1'")
+    assert curve["layer"].tolist() == [1, 4, 6, 8, 9, 10, 11, 12] and curve["printed"].iloc[-1] == "80.81"
+    assert set(published_probes(side="pretrained")["layer"].dropna()) == {10, 11}

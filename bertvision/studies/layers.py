@@ -177,7 +177,7 @@ def plot_heat(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/84_studies.layers.ipynb #455d7da8
+# %% ../../nbs/84_studies.layers.ipynb #b8a55523
 def plot_difference(
     study: Results,
     differences: pd.DataFrame | None = None, # from `layer_differences`, when they are at hand
@@ -199,7 +199,7 @@ def plot_difference(
         ax.set_title(title, fontsize=10)
     won = [(g["beyond"] & (g["difference"] > 0)).sum() for _, g in panels]
     found = [f"{title.replace(chr(10), ', ')} at {n} of {len(g)}" for n, (title, g) in zip(won, panels)]
-    return _finish(fig, axes, _wrapped("Layers at which fine-tuning is ahead beyond chance. " + "; ".join(found)), "fine-tuned − pretrained, × 100")
+    return _finish(fig, axes, _wrapped("Layers at which fine-tuning is ahead beyond chance. " + "; ".join(found)), "difference × 100")
 
 # %% ../../nbs/84_studies.layers.ipynb #a4305971
 def plot_training(
@@ -397,7 +397,7 @@ def probe_notes(
     if tuned: found.append(f"Fine-tuned for {' and '.join(f'{e:g}' for e in tuned)} epoch{'s' * (tuned != [1])}; where there are several, figures show the most.")
     return found + remarks(study)
 
-# %% ../../nbs/84_studies.layers.ipynb #e715605d
+# %% ../../nbs/84_studies.layers.ipynb #b0758bda
 def to_markdown(
     study: Results,
     rows: pd.DataFrame, # from `probe_rows`
@@ -419,7 +419,7 @@ def to_html(
 ) -> str:
     "The report as one self-contained page."
     table = main_table(study, rows)
-    off = set(table.index[len(profile_table(headline(rows))):])
+    off = set(table.index[len(table) - len(missing_rows(study)):])
     parts = [heading("Profiles"), html_table(table, _MAIN, off=off), *(html_figure(*f) for f in figures.items())]
     parts += [*html_sections(_sections(study, rows, differences)), heading("Notes"), html_list(probe_notes(study, rows), "notes"), *html_end(study)]
     return html_page(study, lead, parts, [f"protocol {p}" for p in rows["protocol"].dropna().unique()])

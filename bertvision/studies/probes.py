@@ -271,16 +271,17 @@ def _cells(frame, layers):
 
 def _layers(rows): return [str(n) for n in range(int(rows["layer"].max()) + 1)] if len(rows) else []
 
-# %% ../../nbs/83_studies.probes.ipynb #5334d77c
+# %% ../../nbs/83_studies.probes.ipynb #24735428
 def profile_table(
     rows: pd.DataFrame, # from `probe_rows`, or some of them
 ) -> pd.DataFrame: # a row a task, encoder, model and metric; text cells, scores × 100
     "Mean ± sd over seeds of each layer's probe, the best layer, the expected layer of the mixes, and the trivial baseline."
-    out = []
-    for _, group in rows.groupby([c for c in PROFILE if c != "through"], sort=False, dropna=False):
+    out, keys = [], [c for c in PROFILE if c not in ("through", "epoch")]  # the model says the epoch
+    means = dict(list(profiles(rows[rows["through"] == "layer"]).groupby(keys, sort=False)))
+    for key, group in rows.groupby(keys, sort=False):
         layer, mix = (group[group["through"] == way] for way in ("layer", "mix"))
         if not len(layer): continue
-        each = {str(r["layer"]): mean_sd(r["mean"], r["sd"]) or "undefined" for r in profiles(layer).to_dict("records")}
+        each = {str(r["layer"]): mean_sd(r["mean"], r["sd"]) or "undefined" for r in means[key].to_dict("records")}
         seeds = ", ".join(str(s) for s in sorted(layer["seed"].unique()))
         out.append(_names(group.iloc[0]) | each | {"Best layer": _best(by_seed(layer)), "Expected layer": _expected(by_seed(mix)) if len(mix) else "",
                                                    "Trivial": number(_mean(group["baseline"])), "Seeds": seeds})
