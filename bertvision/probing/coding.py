@@ -5,22 +5,18 @@
 # %% auto #0
 __all__ = ['SHARES', 'block_ends', 'code_length', 'uniform_length', 'online_code']
 
-# %% ../../nbs/52_probing.coding.ipynb #3eff1779
+# %% ../../nbs/52_probing.coding.ipynb #e32536f3
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ..core import DataError, ParameterError
+from ..data.batches import Tokens
 from ..data.tasks import Task
-from ..models.heads import head_losses, span_losses
-from ..recipes import HeadRecipe
 from ..states.origin import States
-from ..states.stream import ordered_batches
 from ..states.views import Part
-from ..training.bank import fit_heads
+from ..training.bank import example_losses, fit_heads, head_logits
 
 # %% ../../nbs/52_probing.coding.ipynb #83f4f9a3
 SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)  # of Voita and Titov
@@ -35,26 +31,14 @@ def block_ends(
     if len(ends) < 2: raise DataError(f"{n} examples: an online code needs at least {2 * smallest}")
     return ends
 
-# %% ../../nbs/52_probing.coding.ipynb #d29375eb
-def _losses(head, x, labels: torch.Tensor, kind: str) -> torch.Tensor: # (B,) nats
-    logits = head(x).float()
-    if kind != "span": return head_losses(logits, labels, kind)
-    mask = torch.arange(int(x.lengths.max())) < x.lengths[:, None]
-    return 2 * span_losses(x.like(logits).padded(), labels, mask)              # the mean of start and end, twice
-
-
-@torch.no_grad()
+# %% ../../nbs/52_probing.coding.ipynb #bcdf684c
 def code_length(
-    heads: list, # trained Heads
-    states: States, # of the examples to be coded
     kind: str, # classification | span
-) -> np.ndarray: # (heads,) bits
-    "What the labels take when each head predicts them."
-    bits = np.zeros(len(heads))
-    for rows, x in ordered_batches(states):
-        x, labels = x.to("cpu"), torch.as_tensor(states.labels[rows]).long()
-        bits += [float(_losses(h, x, labels, kind).sum()) / math.log(2) for h in heads]
-    return bits
+    tokens: Tokens, # with the labels to be sent
+    logits: np.ndarray, # (examples, C), or (tokens, 2) for spans: a probe's predictions
+) -> float: # bits
+    "What the labels take when these predictions are known to both sides; of a span its start and its end."
+    return float(example_losses(kind, tokens, logits).sum()) * (2 if kind == "span" else 1) / math.log(2)
 
 
 def uniform_length(
@@ -65,10 +49,10 @@ def uniform_length(
     if task.kind == "span": return float(2 * np.log2(states.tokens.lengths).sum())
     return len(states) * math.log2(task.num_labels)
 
-# %% ../../nbs/52_probing.coding.ipynb #225d88a6
+# %% ../../nbs/52_probing.coding.ipynb #585229d7
 def online_code(
     recipes: list, # HeadRecipe of each probe
-    train: States, # stored is faster: half of it is read again for each block
+    sent: States, # whose labels are transmitted; no encoder may have been tuned on them
     selection: States, # decides when each probe stops
     task: Task,
     batch_size: int = 16,
@@ -77,10 +61,12 @@ def online_code(
 ) -> pd.DataFrame: # a row a probe: head, bits, uniform, compression
     "Description length of the labels by each probe. Raises ParameterError for scores, which have no code of equal odds, and DataError for too few examples."
     if task.kind == "regression": raise ParameterError(f"{task.name}: an online code needs classes or spans, these are scores")
-    ends, order = block_ends(len(train), smallest), np.random.default_rng(seed).permutation(len(train))
-    bits = np.full(len(recipes), uniform_length(Part(train, order[:ends[0]]), task))
+    ends, order = block_ends(len(sent), smallest), np.random.default_rng(seed).permutation(len(sent))
+    bits = np.full(len(recipes), uniform_length(Part(sent, order[:ends[0]]), task))
     for done, end in zip(ends, ends[1:]):
-        found = fit_heads([replace(r) for r in recipes], {"train": Part(train, order[:done]), "selection": selection}, task, batch_size, seed)
-        bits += code_length(found.heads, Part(train, order[done:end]), task.kind)
-    uniform = uniform_length(train, task)
+        found = fit_heads(recipes, {"train": Part(sent, order[:done]), "selection": selection}, task, batch_size, seed, judge_by="loss")
+        block = Part(sent, order[done:end])
+        logits = head_logits({r.head: h for r, h in zip(recipes, found.heads)}, block, task)
+        bits += [code_length(task.kind, block.tokens, logits[r.head]) for r in recipes]
+    uniform = uniform_length(sent, task)
     return pd.DataFrame({"head": [r.head for r in recipes], "bits": bits, "uniform": uniform, "compression": uniform / bits})

@@ -73,7 +73,7 @@ def control_tokens(
     if len(np.unique(labels, axis=0)) < 2: raise DataError(f"{task.name}: too few different words for a control task")
     return replace(tokens, labels=labels)
 
-# %% ../../nbs/50_probing.controls.ipynb #f2702f5b
+# %% ../../nbs/50_probing.controls.ipynb #dc7da830
 _PLACES, _LENGTHS = 10, 3
 
 
@@ -87,10 +87,10 @@ def _question_types(questions: list, train: list, common: float = 0.2) -> list: 
     return [max(words, key=lambda w: (-1 if counts[w] > limit else counts[w], w), default="") for words in _words_of(questions)]
 
 
-def _control_answer(context: str, type_: int, silent: float, seed: int) -> dict:
+def _control_answer(context: str, type_: int, silent: bool, seed: int) -> dict:
     "Answer and place, or none, by the type alone."
+    if silent: return {"text": [], "answer_start": []}
     rng = np.random.default_rng([seed, type_])
-    if rng.random() < silent: return {"text": [], "answer_start": []}
     words = list(re.finditer(r"\S+", context))
     first = min(int(rng.integers(_PLACES)), len(words) - 1)
     last = min(first + int(rng.integers(_LENGTHS)), len(words) - 1)
@@ -103,9 +103,10 @@ def control_questions(
     seed: int = 0, # another seed is another control task
 ) -> Dataset: # the same questions and contexts with answers of the control task
     "A part of the control task of questions."
-    silent = float(np.mean([not a["text"] for a in train["answers"]]))
-    types = [zlib.crc32(w.encode()) for w in _question_types(rows["question"], train["question"])]
-    answers = [_control_answer(c, t, silent, seed) for c, t in zip(rows["context"], types)]
+    share = np.mean([not a["text"] for a in train["answers"]])
+    types, known = (np.array([zlib.crc32(w.encode()) for w in _question_types(part["question"], train["question"])]) for part in (rows, train))
+    silent = _places(types, known, seed) < share
+    answers = [_control_answer(c, int(t), s, seed) for c, t, s in zip(rows["context"], types, silent)]
     return Dataset.from_dict({name: list(rows[name]) for name in ("example_id", "question", "context")} | {"answers": answers})
 
 # %% ../../nbs/50_probing.controls.ipynb #761a0f84

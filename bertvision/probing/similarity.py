@@ -42,9 +42,9 @@ def alignment(
     own = torch.outer(_hsic(k, k).diagonal(), _hsic(l, l).diagonal())
     return (_hsic(k, l) / own.clamp_min(0).sqrt()).numpy()
 
-# %% ../../nbs/51_probing.similarity.ipynb #adae5e05
+# %% ../../nbs/51_probing.similarity.ipynb #075ce579
 def _vectors(states: States, rows: np.ndarray, n: int) -> torch.Tensor: # (n, S, D)
-    return torch.cat([states.batch(np.array([r])).values.cpu().float() for r in rows])[:n]
+    return torch.cat([states.batch(rows[i:i + 16]).values.cpu().float() for i in range(0, len(rows), 16)])[:n]
 
 
 def cka(
