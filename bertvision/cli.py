@@ -178,14 +178,14 @@ def score(args) -> int:
     _print_scores(score_file(args.file, args.predictions, args.null_odds, args.threshold))
     return 0
 
-# %% ../nbs/99_cli.ipynb #48cef474
+# %% ../nbs/99_cli.ipynb #5e073a92
 def train_probes(args) -> int:
     "bertvision probes train"
     from bertvision.studies.plan import load_study, plan
     from bertvision.studies.probing import probing_study, write_probing_study
     from bertvision.studies.run import run_study
 
-    text = probing_study(args.side, args.epochs, args.task, args.encoder, args.fine_tuned, _numbers(args.seeds) or [0])
+    text = probing_study(args.side, args.epochs, args.task, args.encoder, args.fine_tuned, _numbers(args.seeds) or [0], os.path.join(args.out, args.name))
     path = write_probing_study(args.out, args.name, text)
     made = plan(load_study(path, args.set), args.data, args.out)
     return _dry_run(made) if args.dry_run else _tell(made, run_study(made, args.jobs))

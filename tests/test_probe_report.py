@@ -115,7 +115,7 @@ def test_a_probe_that_is_missing_leaves_a_gap(example):
     for seed in range(3): change(example, f"fine-tuned.cola.s{seed}", lambda r: r.update(variants=[v for v in r["variants"] if v["probe"]["layer"] != 2]))
     study = read_study(example)
     shown = profile_table(headline(final(probe_rows(study)))).set_index(["Task", "Side"])
-    assert shown.loc[("CoLA", "fine-tuned, 2 epochs"), "2"] == "" and shown.loc[("CoLA", "fine-tuned, 2 epochs"), "Expected layer"] == ""
+    assert shown.loc[("CoLA", "fine-tuned"), "2"] == "" and shown.loc[("CoLA", "fine-tuned"), "Expected layer"] == ""
     d = layer_differences(study).query("task == 'cola'").set_index("layer")
     assert 2 not in d.index and d.loc[3, "seeds"] == 2 and d.loc[4, "seeds"] == 3
     text(example)

@@ -83,7 +83,7 @@ def _finish(fig, axes, title, label="score × 100"):
     plt.close(fig)
     return fig
 
-# %% ../../nbs/84_studies.layers.ipynb #5087759c
+# %% ../../nbs/84_studies.layers.ipynb #8c8eb338
 def _draw_published(ax, group):
     "Dotted, with hollow markers: only the layers that were printed have one, and two of them make no curve."
     table = published_curves(group)
@@ -102,7 +102,7 @@ def _draw_profile(ax, group):
         style, alike = _STYLE.get(g["side"].iloc[0], _OTHER), means[means["side"] == g["side"].iloc[0]]["model"].unique()
         style = style | ({"linestyle": ["-", "--", "-."][list(alike).index(model) % 3]} if len(alike) > 1 else {})
         ax.plot(g["layer"], 100 * g["mean"], label=model if len(alike) > 1 else g["side"].iloc[0], zorder=3, **style)
-        if g["side"].iloc[0] != "random": ax.fill_between(g["layer"], 100 * (g["mean"] - g["sd"]), 100 * (g["mean"] + g["sd"]), color=style["color"], alpha=0.15, lw=0)
+        if g["side"].iloc[0] != "random": ax.fill_between(g["layer"], 100 * g["low"], 100 * g["high"], color=style["color"], alpha=0.15, lw=0)
     ax.axhline(100 * means["baseline"].mean(), color="0.2", linestyle=":", lw=1.3, label="trivial baseline", zorder=2)
 
 
@@ -114,7 +114,7 @@ def _draw_control(ax, group):
     ax.fill_between(trained.index.to_numpy(float), low, 100 * trained, color="0.75", alpha=0.6, lw=0, label="control task (mean of the encoders)", zorder=0)
     ax.set_ylim(bottom=low)
 
-# %% ../../nbs/84_studies.layers.ipynb #d3307338
+# %% ../../nbs/84_studies.layers.ipynb #118f9bfa
 def _best_layer(group):
     "The best layer of a model's mean profile, None without a score."
     mean = group.groupby("layer")["value"].mean()
@@ -138,7 +138,7 @@ def plot_profiles(
     rows: pd.DataFrame, # from `probe_rows`
     through: str = "layer", # layer = each state alone | mix = a scalar mix of the states up to it
 ) -> plt.Figure:
-    "Score by layer, a panel a task and shown metric, a line a side with ±1 sd over seeds, above the control task and the trivial baseline."
+    "Score by layer, a panel a task and shown metric, a line a side with the 95 % interval over seeds, above the control task and the trivial baseline."
     rows = headline(final(rows[rows["through"] == through]))
     if not len(rows): return nothing("no probe has finished")
     panels = _panels(rows)
@@ -201,13 +201,13 @@ def plot_difference(
     found = [f"{title.replace(chr(10), ', ')} at {n} of {len(g)}" for n, (title, g) in zip(won, panels)]
     return _finish(fig, axes, _wrapped("Layers at which fine-tuning is ahead beyond chance. " + "; ".join(found)), "difference × 100")
 
-# %% ../../nbs/84_studies.layers.ipynb #a4305971
+# %% ../../nbs/84_studies.layers.ipynb #f12339bb
 def plot_training(
     rows: pd.DataFrame, # from `probe_rows`
 ) -> plt.Figure | None: # None when no encoder was probed after several numbers of epochs
     "Profiles over fine-tuning: score by layer, a line for each number of epochs."
     rows = headline(rows[(rows["through"] == "layer") & (rows["side"] != "random")])
-    rows = rows.assign(epoch=rows["epoch"].where(rows["side"] == "fine-tuned", 0.0))
+    rows = rows.assign(epoch=rows["epoch"].where(rows["side"] == "fine-tuned", 0.0).fillna(np.inf))
     tuned = rows[rows["side"] == "fine-tuned"].groupby(["task", "encoder"])["epoch"].nunique()
     rows = rows[[tuned.get(key, 0) > 1 for key in zip(rows["task"], rows["encoder"])]]
     if not len(rows): return None
@@ -218,16 +218,16 @@ def plot_training(
         for epoch, g in group.groupby("epoch"):
             g = g.groupby("layer")["value"].agg(["mean", "std"])
             mark = "osD^vPX*"[epochs.index(epoch) % 8]
-            ax.errorbar(g.index, 100 * g["mean"], 100 * g["std"].fillna(0), color=colors[epoch], marker=mark, ms=4, lw=1.4, elinewidth=0.8, label=f"{epoch:g} epochs" if epoch else "pretrained")
+            ax.errorbar(g.index, 100 * g["mean"], 100 * g["std"].fillna(0), color=colors[epoch], marker=mark, ms=4, lw=1.4, elinewidth=0.8, label={0.0: "pretrained", np.inf: "best epoch"}.get(epoch, f"{epoch:g} epochs"))
         ax.axhline(100 * group["baseline"].mean(), color="0.2", linestyle=":", lw=1.3, label="trivial baseline")
         ax.set_title(title, fontsize=10)
     return _finish(fig, axes, "The profile while fine-tuning (bars: ±1 sd over seeds)")
 
-# %% ../../nbs/84_studies.layers.ipynb #06b08964
+# %% ../../nbs/84_studies.layers.ipynb #c137c449
 def similarity(
     study: Results,
 ) -> pd.DataFrame: # task, encoder, seed, layer, cka
-    "CKA of fine-tuned with pretrained states, layer by layer, after the most epochs; empty when no run has it."
+    "CKA of fine-tuned with pretrained states, layer by layer, of the model that was kept; empty when no run has it."
     runs = {r.get("of", run): r for run, r in study.runs.items() if r.get("side") == "fine-tuned" and r.get("cka")}
     found = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "side": r["side"], "epoch": r.get("epoch"), "seed": r["seed"], "layer": i,
               "cka": np.nan if row[i] is None else float(row[i])} for r in runs.values() for i, row in enumerate(r["cka"]) if i < len(row)]
@@ -363,7 +363,7 @@ def main_table(
     if not len(lost): return shown
     return pd.concat([shown, lost] if len(shown) else [lost], ignore_index=True).fillna("")
 
-# %% ../../nbs/84_studies.layers.ipynb #298dc546
+# %% ../../nbs/84_studies.layers.ipynb #eafce88f
 _MAIN = ("Scores × 100 of a probe on each state (0 = embeddings), mean ± standard deviation over seeds. Best layer: of the mean, in brackets of the single seeds. "
          "Expected layer: where a mix of the states up to a layer gains its score (Tenney et al. 2019), mean over seeds; "
          "unclear: the gain is within its spread over seeds; no gain: the whole mix is no better than the embeddings. Trivial: always the commonest class, the mean, or no answer.")
@@ -394,7 +394,7 @@ def probe_notes(
              "Beats the trivial baseline beyond chance: it lies below the interval over seeds and below a bootstrap interval over examples that is widened to count the layers."]
     found += [text for name, text in PROTOCOL_NOTES.items() if (rows["protocol"] == name).any()]
     tuned = sorted(rows[rows["side"] == "fine-tuned"]["epoch"].dropna().unique())
-    if tuned: found.append(f"Fine-tuned for {' and '.join(f'{e:g}' for e in tuned)} epoch{'s' * (tuned != [1])}; where there are several, figures show the most.")
+    if tuned: found.append(f"Fine-tuned for {' and '.join(f'{e:g}' for e in tuned)} epoch{'s' * (tuned != [1])}; tables and figures show the model that was kept as its run's best, where there is one.")
     return found + remarks(study)
 
 # %% ../../nbs/84_studies.layers.ipynb #b0758bda

@@ -62,7 +62,7 @@ def p_value(
     "A p-value with three digits."
     return "" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
-# %% ../../nbs/83_studies.page.ipynb #a080aff5
+# %% ../../nbs/83_studies.page.ipynb #ec9b95e4
 def task_title(
     task, # name of a task, known or not
 ) -> str:
@@ -75,7 +75,7 @@ def metric_title(
     split=None, # what was scored
 ) -> str:
     "What tables call a metric; of MNLI with the split."
-    name = METRICS[metric].title if metric in METRICS else str(metric).replace("_", " ")
+    name = METRICS[metric].title if metric in METRICS else {"forced_f1": "HasAns F1, no silence allowed"}.get(metric, str(metric).replace("_", " "))
     return name + {"validation_matched": " (matched)", "validation_mismatched": " (mismatched)"}.get(split, "")
 
 

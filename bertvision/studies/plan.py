@@ -340,7 +340,7 @@ def code_closure(
         waiting |= more
     return closure
 
-# %% ../../nbs/80_studies.plan.ipynb #66e0750e
+# %% ../../nbs/80_studies.plan.ipynb #07a070d7
 @dataclass(frozen=True)
 class _Template:
     "What is read once of each experiment: its parameters' names, and the fingerprints of its code."
@@ -355,9 +355,10 @@ def _template(path: Path) -> _Template:
     return _Template(tuple(read_parameters(path)), fingerprint([s for s in sources if s]), fingerprint(code_closure(sources)))
 
 
-def _inputs(task: str | None, encoder: str | None, data: str) -> dict:
-    "Content of the files that a run will read; a data set or encoder of the hub by its id and pinned commit."
+def _inputs(task: str | None, encoder: str | None, data: str, model: Path | None = None) -> dict:
+    "Content of the files that a run will read; a data set or encoder of the hub by its id and pinned commit; a model that no run of the study makes."
     found = {"encoder": encoder_fingerprint(encoder)} if encoder else {}
+    if model: found["model"] = [file_fingerprint(p) for p in sorted(model.glob("*.safetensors"))]
     if task is None: return found
     row = get_task(task)
     found["files"] = [[p.name, file_fingerprint(p)] for p in input_files(row, data)]
@@ -455,7 +456,7 @@ def _check_choices(parameters: dict):
         if name.endswith("_examples") and isinstance(value, int) and value < 0:
             raise ParameterError(f"{name} = {value}: expected 0 (all) or more")
 
-# %% ../../nbs/80_studies.plan.ipynb #52875d95
+# %% ../../nbs/80_studies.plan.ipynb #250b1f79
 def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, data: str, where: str) -> Job:
     "One point of the grid, checked."
     id, names = _job_id(step.name, grid), template.names
@@ -472,7 +473,14 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     job = Job(id, step.name, step.experiment, out / id, grid, full, tuple(places), tuple(before), {})
     return replace(job, parts={
         "notebook": template.notebook, "code": template.code, "parameters": fingerprint(job.settings),
-        "inputs": fingerprint(_inputs(grid.get("task"), grid.get("encoder"), data)), "needs": fingerprint(sorted(before.values()))})
+        "inputs": fingerprint(_inputs(grid.get("task"), grid.get("encoder") or step.parameters.get("encoder"), data, _given_model(job))),
+        "needs": fingerprint(sorted(before.values()))})
+
+
+def _given_model(job: Job) -> Path | None:
+    "The model of a run outside the study that a step names by its folder, as seen from the run."
+    named = job.parameters.get("finetune_dir")
+    return job.folder / named / job.parameters.get("checkpoint", "model") if named and "finetune_dir" not in job.places else None
 
 
 def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
@@ -605,7 +613,7 @@ class Forecast:
     transient: float = 0.0           # bytes more on the disk while it runs
     basis: str = "unknown"           # measured | estimate | unknown
 
-# %% ../../nbs/80_studies.plan.ipynb #ee1fb42e
+# %% ../../nbs/80_studies.plan.ipynb #0b434316
 _CARVED_AT_MOST = 2000  # as `data.splits.split` has it, which is too heavy to be asked here
 
 
@@ -615,7 +623,7 @@ def _processed(job: Job) -> int | None:
     if wanted := p.get("train_examples"): rows = min(wanted, rows or wanted)
     if not rows: return None
     if p.get("protocol") == "carved": rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
-    if drawn := p.get("head_examples"): rows = min(rows, drawn)
+    if drawn := p.get("head_examples") or p.get("probe_examples"): rows = min(rows, drawn)
     return round(rows * p.get("epochs", 1))
 
 
@@ -629,15 +637,17 @@ def _transient(job: Job) -> float:
     row = _zoo(job.grid.get("encoder"))
     return 28.0 * _weights(row) if row and "checkpoint_seconds" in job.parameters else 0.0
 
-# %% ../../nbs/80_studies.plan.ipynb #153d21e5
+# %% ../../nbs/80_studies.plan.ipynb #dd6ea97b
 _WORK = {"extract_states": 2, "train_heads": 0.3}  # operations a weight of the encoder and token; 6 for what trains it
 
 
 def _states_bytes(job: Job, row, tokens: float, count: int) -> float:
-    "What stored states will take, with half of max_length filled."
-    if job.experiment.stem != "extract_states": return 0.0
+    "What stored states will take, with half of max_length filled; those of probes while the probes train."
     p = job.parameters
-    vectors = count * (tokens if p.get("kind") == "tokens" else 1) * (row.layers + 1)
+    if job.experiment.stem not in ("extract_states", "probe_layers") or not p.get("stored", True): return 0.0
+    if job.experiment.stem == "probe_layers": count /= p["epochs"]
+    every = get_task(job.grid["task"]).kind == "span" or p.get("norm") if "stored" in p else p.get("kind") == "tokens"
+    vectors = count * (tokens if every else 1) * (row.layers + 1)
     return vectors * row.width * {"fp16": 2, "fp32": 4, "int8": 1}.get(p.get("dtype"), 2)
 
 

@@ -76,7 +76,7 @@ def _example_cka(side):
     kept = 1 - 0.7 * (np.arange(_STATES) / (_STATES - 1)) ** 2 if side == "fine-tuned" else np.full(_STATES, 0.1)
     return (np.exp(-np.abs(np.subtract.outer(range(_STATES), range(_STATES))) / 4) * kept).tolist()
 
-# %% ../../nbs/83_studies.probes.ipynb #81ecaf49
+# %% ../../nbs/83_studies.probes.ipynb #1e63f4f0
 def _example_run(folder, task, side, epoch, seed):
     "Write the record and the predictions of one invented run of all probes."
     made = [_example_probe(task, side, epoch, layer, through, seed) for through in ("layer", "mix") for layer in range(_STATES)]
@@ -98,7 +98,7 @@ def example_probes(
 ) -> Path: # folder of the study
     "A study of invented probes, to show the report without a run; nothing in it was measured."
     folder, jobs = Path(folder or tempfile.mkdtemp()) / "example-probes", []
-    kinds = [("pretrained", None), ("half", 0.5), ("fine-tuned", 2.0), ("random", None)]
+    kinds = [("pretrained", None), ("half", 0.5), ("fine-tuned", None), ("random", None)]
     for task in ("cola", "squad2", "sts-b"):
         for (name, epoch), seed in ((k, seed) for k in kinds for seed in range(3)):
             if (name == "half" and task != "cola") or (task == "sts-b" and name != "pretrained"): continue
@@ -138,7 +138,7 @@ def _answerable(study, tidy):
         found.append(r | {"metric": "has_answer_f1", "value": own[counted > 0].mean(), "baseline": trivial})
     return pd.DataFrame(found, columns=tidy.columns)
 
-# %% ../../nbs/83_studies.probes.ipynb #ca3f40f5
+# %% ../../nbs/83_studies.probes.ipynb #58ae8c82
 def _epochs(n): return f"{n:g} epoch{'s' * (n != 1)}"
 
 
@@ -146,7 +146,7 @@ def _named(rows, study):
     "Names of the models, different for what must not be averaged."
     kind = pd.Series([str(k) for k in zip(rows["step"], rows["settings"], rows["protocol"])], index=rows.index)
     keys = [rows[c].astype(str) for c in ("task", "encoder", "side")]
-    several = rows["epoch"].groupby(keys).transform("nunique") > 1
+    several = rows["epoch"].fillna(-1).groupby(keys).transform("nunique") > 1
     names = [s + (f", {_epochs(e)}" if more and not pd.isna(e) else "") for s, e, more in zip(rows["side"], rows["epoch"], several)]
     twice = kind.groupby([*keys, rows["epoch"].fillna(-1)]).transform("nunique") > 1
     more = [", ".join(filter(None, (study.titles.get(r["step"], str(r["step"])), r["settings"], r["protocol"]))) for r in rows.to_dict("records")]
@@ -178,14 +178,14 @@ def probe_rows(
     tidy["model"] = _named(tidy, study)
     return tidy[COLUMNS].sort_values(["task", "encoder", "side", "epoch"], key=_rank, kind="stable", ignore_index=True)
 
-# %% ../../nbs/83_studies.probes.ipynb #4bdd1133
+# %% ../../nbs/83_studies.probes.ipynb #2d74796e
 def shown_metrics(
     task, # name
 ) -> list[str]: # [] for a task that is not known
     "The metrics of a task's profile."
     if task not in TASKS: return []
     t = get_task(task)
-    return [t.metrics[0], *(["has_answer_f1"] if t.kind == "span" and t.no_answer else [])]
+    return [t.metrics[0], *(["has_answer_f1", "forced_f1"] if t.kind == "span" and t.no_answer else [])]
 
 
 def headline(
@@ -204,9 +204,9 @@ def headline(
 def final(
     rows: pd.DataFrame, # from `probe_rows`
 ) -> pd.DataFrame: # some of the rows
-    "Without the states from before the end of fine-tuning."
-    most = rows.groupby(["task", "encoder", "side"])["epoch"].transform("max")
-    return rows[rows["epoch"].isna() | (rows["epoch"] == most)]
+    "Of each side the model that a run has kept as its best; of one that was only probed after numbered epochs, the most of them."
+    sides = rows.assign(kept=rows["epoch"].isna()).groupby(["task", "encoder", "side"])
+    return rows[rows["epoch"].isna() | (~sides["kept"].transform("any") & (rows["epoch"] == sides["epoch"].transform("max")))]
 
 # %% ../../nbs/83_studies.probes.ipynb #3bcbf7b1
 PROFILE = ["task", "encoder", "side", "epoch", "model", "through", "split", "metric"]

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CHOICES', 'probing_study', 'write_probing_study']
 
-# %% ../../nbs/84_studies.probing.ipynb #9344fa1a
+# %% ../../nbs/84_studies.probing.ipynb #2398190f
+import os
 from pathlib import Path
 
 from ..core import ParameterError, StudyError, write_text
@@ -13,19 +14,19 @@ from ..data.tasks import get_task
 from ..models.encoders import check_encoder
 from ..runs import read_record
 
-# %% ../../nbs/84_studies.probing.ipynb #b7b45ae0
+# %% ../../nbs/84_studies.probing.ipynb #8ccc02cd
 CHOICES = ("pretrained", "fine_tuned", "both")
 _PLAIN = "mixes: false, control: false, codes: false, similarity: 0"
 
 
-def _tuned(fine_tuned: str, encoder: str) -> tuple: # (over, needs, parameters, parameters of both sides) of the fine-tuned side
-    "A `finetune` run of ours brings its split along; any other checkpoint is an encoder that somebody else has tuned."
+def _tuned(fine_tuned: str, run: Path) -> tuple: # (over, needs, parameters, parameters of both sides) of the fine-tuned side
+    "A `finetune` run of ours brings its split along; any other checkpoint is an encoder that somebody else has tuned. Its place is as seen from a run."
     if not fine_tuned: return "", "    needs: [finetune]\n", {}, {}
     folder = Path(fine_tuned).expanduser()
     if (folder / "record.json").is_file():
         told = read_record(folder)["parameters"]
         same = {k: told[k] for k in ("validation_fraction", "split_seed", "train_examples", "max_length", "doc_stride") if k in told}
-        return "", "", {"finetune_dir": str(folder.resolve()), **same}, same
+        return "", "", {"finetune_dir": os.path.relpath(folder.resolve(), run.expanduser().resolve()), **same}, same
     place = str(folder.resolve()) if check_encoder(fine_tuned) == "folder" else fine_tuned
     return "    over: [task, seed]\n", "", {"encoder": place, "side": "fine-tuned"}, {}
 
@@ -35,7 +36,7 @@ def _flow(parameters: dict) -> str:
 
     return ", ".join(f"{k}: {json.dumps(v)}" for k, v in parameters.items())
 
-# %% ../../nbs/84_studies.probing.ipynb #43cc5e92
+# %% ../../nbs/84_studies.probing.ipynb #38d550f1
 def probing_study(
     side: str, # pretrained | fine_tuned | both
     epochs: int, # of the probes; they are kept after each
@@ -43,11 +44,12 @@ def probing_study(
     encoder: str, # a zoo name, a folder or a hub id
     fine_tuned: str = "", # folder of a `finetune` run, or another tuned checkpoint; "" = fine-tune here first
     seeds=(0,),
+    folder="outputs/probes", # of the experiment, from which a fine-tuned run is found
 ) -> str: # YAML
     "The study that trains these probes; raises ParameterError for another side, EncoderError for a checkpoint that cannot be one."
     if side not in CHOICES: raise ParameterError(f"side = {side!r}: expected {', '.join(CHOICES)}")
-    over, needs, tuned, same = _tuned(fine_tuned, encoder)
-    common = {"epochs": epochs, "keep_probes": True} | ({"max_length": 384} if get_task(task).kind == "span" else {})
+    over, needs, tuned, same = _tuned(fine_tuned, Path(folder) / "runs" / "run")
+    common = {"epochs": epochs, "keep_probes": True} | ({"max_length": 384, "stored": False} if get_task(task).kind == "span" else {})
     rest = f", {_PLAIN}"
     text = (f"# Written by `bertvision probes train`; run it again, or edit it and use `bertvision run` on it.\n"
             f"title: \"Layer probes: {Path(encoder).name} on {get_task(task).title}\"\ntasks: [{task}]\nencoders: [{_flow({'e': encoder})[3:]}]\n"

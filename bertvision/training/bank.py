@@ -274,7 +274,7 @@ def _group(self: Bank, members: list, x, labels) -> int: # heads in a stack
         self.groups |= dict.fromkeys(names, self.group or size)
     return self.groups[names[0]]
 
-# %% ../../nbs/43_training.bank.ipynb #c6424159
+# %% ../../nbs/43_training.bank.ipynb #baf2717f
 @patch
 def train_epoch(self: Bank,
     stacks: dict, # from `stacks`
@@ -306,7 +306,7 @@ def _logits(stacks: dict, states, task: Task, where: str, best: bool) -> dict: #
                 for i, logits in zip(part, stack.logits(x, stack.best if best else None).cpu().numpy()): out[i][at] = logits
     return out
 
-
+# %% ../../nbs/43_training.bank.ipynb #24bd670e
 def example_losses(
     kind: str, # classification | regression | span
     tokens: Tokens, # with labels; of windows for spans
