@@ -227,7 +227,7 @@ class Bank:
     def __repr__(self):
         return f"Bank({len(self.recipes)} heads on {self.layers} states of width {self.width}, {sum(self.bytes) / 1e6:.1f} MB, {len(self.passes)} passes)"
 
-# %% ../../nbs/43_training.bank.ipynb #ad06144f
+# %% ../../nbs/43_training.bank.ipynb #7678a2c6
 @patch
 def _labels(self: Bank, states, rows) -> torch.Tensor:
     labels = torch.as_tensor(states.labels[rows])
@@ -244,7 +244,7 @@ def _shapes(recipes: list, numbers: list) -> dict: # shape -> head numbers
         shapes.setdefault(shape, []).append(i)
     return shapes
 
-
+# %% ../../nbs/43_training.bank.ipynb #112ea7b1
 @patch
 def stacks(self: Bank,
     numbers: list, # of heads
