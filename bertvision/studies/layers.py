@@ -7,7 +7,8 @@ __all__ = ['FIGURES', 'published_curves', 'published_table', 'plot_profiles', 'p
            'similarity', 'plot_similarity', 'paragraph', 'missing_rows', 'main_table', 'probe_notes', 'to_markdown',
            'to_html', 'write_probes_report']
 
-# %% ../../nbs/84_studies.layers.ipynb #e1b0e6b4
+# %% ../../nbs/84_studies.layers.ipynb #6e869aad
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -317,7 +318,7 @@ def _changed_text(cka):
 
 def _sentence(parts): return "; ".join(p for p in parts if p) + "."
 
-# %% ../../nbs/84_studies.layers.ipynb #af5735a4
+# %% ../../nbs/84_studies.layers.ipynb #ec5f539e
 def paragraph(
     study: Results,
     rows: pd.DataFrame | None = None, # from `probe_rows`, when they are at hand
@@ -326,8 +327,9 @@ def paragraph(
     "What the numbers say: where each side is read best, what fine-tuning adds from where on, what the floors reach, what CKA says."
     rows = probe_rows(study) if rows is None else rows
     differences = layer_differences(study, rows) if differences is None else differences
-    if not len(rows): return f"{tally(study)} No probe has finished."
-    above, cka, found = against_trivial(study, rows), similarity(study), [tally(study)]
+    counted = re.sub(r"(\d) collapsed", r"\1 probes collapsed", tally(study))  # a run has many
+    if not len(rows): return f"{counted} No probe has finished."
+    above, cka, found = against_trivial(study, rows), similarity(study), [counted]
     mine = lambda table, key: table[(table["task"] == key[0]) & (table["encoder"] == key[1])] if len(table) else table
     for key, group in headline(final(rows)).groupby(["task", "encoder"], sort=False):
         sides = [g for _, g in mine(above[above["side"] != "random"], key).groupby("model", sort=False)]
