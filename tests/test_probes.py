@@ -110,7 +110,7 @@ def test_online_code_equals_the_sum_worked_out_by_hand():
     ends, order = block_ends(400, 50), np.random.default_rng(3).permutation(400)
     bits = ends[0] * math.log2(2)  # the first block with equal odds
     for done, end in zip(ends, ends[1:]):
-        head = fit_heads([recipe], {"train": Part(train, order[:done]), "selection": selection}, task, 16, 3).heads[0]
+        head = fit_heads([recipe], {"train": Part(train, order[:done]), "selection": selection}, task, 16, 3, judge_by="loss").heads[0]
         rows = order[done:end]
         p = head(Ragged(made_states(400, "train").batch(rows).values, torch.ones(len(rows), dtype=torch.long))).softmax(1).detach().numpy()
         bits += -np.log2(p[np.arange(len(rows)), train.labels[rows]]).sum()
