@@ -178,7 +178,7 @@ def score(args) -> int:
     _print_scores(score_file(args.file, args.predictions, args.null_odds, args.threshold))
     return 0
 
-# %% ../nbs/99_cli.ipynb #5e073a92
+# %% ../nbs/99_cli.ipynb #5afeb348
 def train_probes(args) -> int:
     "bertvision probes train"
     from bertvision.studies.plan import load_study, plan
@@ -195,11 +195,13 @@ def predict_with_probes(args) -> int:
     "bertvision probes predict"
     from bertvision.probing.probes import predict_probes, probe_folders
 
-    failed = 0
+    failed = False
     for folder in probe_folders(args.place):
         try: print(os.path.relpath(predict_probes(folder, args.file, args.data)))
-        except BertvisionError as e: failed += bool(print(f"bertvision: {folder}: {e}", file=sys.stderr)) + 1
-    return 1 if failed else 0
+        except BertvisionError as e:
+            print(f"not predicted: {folder}: {e}", file=sys.stderr)
+            failed = True
+    return int(failed)
 
 
 def evaluate_probes(args) -> int:
