@@ -178,7 +178,7 @@ def score(args) -> int:
     _print_scores(score_file(args.file, args.predictions, args.null_odds, args.threshold))
     return 0
 
-# %% ../nbs/99_cli.ipynb #5afeb348
+# %% ../nbs/99_cli.ipynb #b8d6e570
 def train_probes(args) -> int:
     "bertvision probes train"
     from bertvision.studies.plan import load_study, plan
@@ -203,7 +203,7 @@ def predict_with_probes(args) -> int:
             failed = True
     return int(failed)
 
-
+# %% ../nbs/99_cli.ipynb #000e3d45
 def evaluate_probes(args) -> int:
     "bertvision probes evaluate"
     from bertvision.core import replacing
