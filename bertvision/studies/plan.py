@@ -7,7 +7,7 @@ __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'parse_yaml', 'Need', 'Step', 'Study'
            'code_closure', 'Job', 'Plan', 'plan', 'State', 'job_state', 'data_forgotten', 'this_machine', 'Forecast',
            'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
 
-# %% ../../nbs/80_studies.plan.ipynb #3a88d01e
+# %% ../../nbs/80_studies.plan.ipynb #b45479dc
 import ast
 import io
 import os
@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import tokenize
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -52,7 +52,7 @@ def parse_yaml(
         line = f", line {mark.line + 1}" if mark else ""
         raise StudyError(f"{where}{line}: not YAML ({getattr(e, 'problem', None) or e})") from e
 
-# %% ../../nbs/80_studies.plan.ipynb #080bb7b0
+# %% ../../nbs/80_studies.plan.ipynb #e6e99c43
 class Need(NamedTuple):
     "Runs of another step that a step builds on."
     step: str
@@ -67,6 +67,7 @@ class Step:
     needs: dict = field(default_factory=dict)        # parameter without its `_dir` -> Needs: the steps whose runs it is given
     tasks: tuple = ()                                # of the study's, those that the step is for; () = all
     over: tuple = ("task", "encoder", "seed")        # of these, what the step has a run for each of
+    sweep: dict = field(default_factory=dict)        # parameter -> its values; the step has a run for each combination
     parameters: dict = field(default_factory=dict)   # for every run
     per_task: dict = field(default_factory=dict)     # task -> parameters that differ
     recipe: str = ""                                 # "published" = lr, batch_size, max_length from the Task table; or a file
@@ -88,9 +89,10 @@ class Study:
     report: Path | None      # notebook
     call: tuple = ()         # words of the command line that ask for it: its name, and what was given in place of its own
 
-# %% ../../nbs/80_studies.plan.ipynb #433c6400
+# %% ../../nbs/80_studies.plan.ipynb #d6caa35b
+GRID = {"task": "--tasks", "encoder": "--encoders", "seed": "--seeds", "data": "--data", "out_dir": "--out"}
 _STUDY_KEYS = ("title", "tasks", "encoders", "seeds", "steps", "report")
-_STEP_KEYS = ("title", "experiment", "needs", "tasks", "over", "parameters", "per_task", "recipe", "highlights")
+_STEP_KEYS = ("title", "experiment", "needs", "tasks", "over", "sweep", "parameters", "per_task", "recipe", "highlights")
 
 
 def _mapping(raw, where: str, allowed=None) -> dict:
@@ -115,7 +117,7 @@ def _notebook(name, kind: str, places: list, where: str) -> Path:
     known = sorted({p.stem for place in places for p in (place / kind).glob("*.ipynb")})
     raise StudyError(f"{where}: no {kind}/{name}.ipynb{suggest(name, known)}; there are {', '.join(known) or 'none'}")
 
-# %% ../../nbs/80_studies.plan.ipynb #d870e261
+# %% ../../nbs/80_studies.plan.ipynb #19ffc3ff
 def _step(name: str, raw, places: list, where: str) -> Step:
     where = f"{where}, step {name}"
     raw = _mapping(raw, where, _STEP_KEYS)
@@ -124,11 +126,22 @@ def _step(name: str, raw, places: list, where: str) -> Step:
     if unknown := set(over) - set(Step.over): raise StudyError(f"{where}: over: unknown {unknown.pop()!r}; there are {', '.join(Step.over)}")
     per_task = _mapping(raw.get("per_task") or {}, f"{where}: per_task")
     return Step(name, _notebook(raw.get("experiment", name), "experiments", places, where),
-                _needs(raw.get("needs") or {}, f"{where}: needs"), _tasks(raw.get("tasks"), f"{where}: tasks"), tuple(over), dict(_mapping(raw.get("parameters") or {}, f"{where}: parameters")),
+                _needs(raw.get("needs") or {}, f"{where}: needs"), _tasks(raw.get("tasks"), f"{where}: tasks"), tuple(over),
+                _sweep(raw.get("sweep") or {}, f"{where}: sweep"), dict(_mapping(raw.get("parameters") or {}, f"{where}: parameters")),
                 {get_task(t).name: _mapping(p, f"{where}: per_task: {t}") for t, p in per_task.items()}, str(recipe),
                 _recipe_file(recipe, places[0] / "studies", where) if recipe and recipe != "published" else {},
                 title=str(raw.get("title") or ""),
                 highlights=tuple(_list(raw["highlights"], str, f"{where}: highlights")) if "highlights" in raw else ())
+
+
+def _sweep(raw, where: str) -> dict: # parameter -> values
+    found = {}
+    for key, values in _mapping(raw, where).items():
+        if key in GRID: raise StudyError(f"{where}: {key} belongs to the study's own grid; use {GRID[key]}")
+        if not isinstance(values, list) or not values: raise StudyError(f"{where}: {key} = {values!r}: expected a list of values, at least one")
+        if len({str(v) for v in values}) < len(values): raise StudyError(f"{where}: {key} = {values!r}: something is listed twice")
+        found[key] = tuple(values)
+    return found
 
 
 def _recipe_file(name, folder: Path, where: str) -> dict:
@@ -176,10 +189,7 @@ def _in_order(steps: dict, where: str) -> dict:
     for name in steps: visit(name)
     return done
 
-# %% ../../nbs/80_studies.plan.ipynb #cd911854
-GRID = {"task": "--tasks", "encoder": "--encoders", "seed": "--seeds", "data": "--data", "out_dir": "--out"}
-
-
+# %% ../../nbs/80_studies.plan.ipynb #9abd55be
 def parse_overrides(
     pairs, # texts "key=value" or "step.key=value", or a dictionary
 ) -> dict: # key -> value, parsed as YAML
@@ -206,7 +216,13 @@ def _override(steps: dict, overrides: dict) -> dict:
             known = sorted({n for s in ([only] if only else steps) for n in names[s]})
             raise ParameterError(f"--set {key}: unknown parameter {name!r}{suggest(name, known)}; there are {', '.join(known)}")
         for s in meant: given[s][name] = value
-    return {s: replace(step, overrides=given[s]) for s, step in steps.items()}
+    return {s: _overridden(step, given[s]) for s, step in steps.items()}
+
+
+def _overridden(step: Step, given: dict) -> Step:
+    "A value, or a list of them, for a swept parameter takes the place of the sweep's."
+    swept = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in given.items() if k in step.sweep}
+    return replace(step, sweep=step.sweep | swept, overrides={k: v for k, v in given.items() if k not in swept})
 
 # %% ../../nbs/80_studies.plan.ipynb #cabc8f12
 def _call(name: str, tasks, encoders, seeds, overrides) -> tuple:
@@ -405,7 +421,7 @@ class Plan:
         "The job with that id."
         return next(j for j in self.jobs if j.id == id)
 
-# %% ../../nbs/80_studies.plan.ipynb #e3eca933
+# %% ../../nbs/80_studies.plan.ipynb #e31f0221
 def _slug(encoder: str) -> str:
     "An encoder's name as a part of a folder's name; two folders of the same name stay apart by a few digits."
     if check_encoder(encoder) == "folder": return f"{Path(encoder).name}-{fingerprint(encoder)[:6]}"
@@ -413,8 +429,14 @@ def _slug(encoder: str) -> str:
 
 
 def _job_id(step: str, grid: dict) -> str:
-    parts = {"task": str, "encoder": _slug, "seed": lambda s: f"s{s}"}
+    "step.task.encoder, the swept values, and the seed."
+    parts = {"task": str, "encoder": _slug} | {name: partial(_swept, name) for name in grid if name not in GRID} | {"seed": lambda s: f"s{s}"}
     return ".".join([step, *(show(grid[d]) for d, show in parts.items() if d in grid)])
+
+
+def _swept(name: str, value) -> str:
+    "A swept value as a part of a folder's name: a word by itself, anything else behind its parameter's name."
+    return re.sub(r"[^\w.-]+", "-", value if isinstance(value, str) and value else f"{name}-{value:g}" if type(value) in (int, float) else f"{name}-{value}")
 
 
 def _settings(step: Step, names: tuple, grid: dict, where: str) -> dict:
@@ -456,7 +478,7 @@ def _check_choices(parameters: dict):
         if name.endswith("_examples") and isinstance(value, int) and value < 0:
             raise ParameterError(f"{name} = {value}: expected 0 (all) or more")
 
-# %% ../../nbs/80_studies.plan.ipynb #250b1f79
+# %% ../../nbs/80_studies.plan.ipynb #6f9fe5e3
 def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, data: str, where: str) -> Job:
     "One point of the grid, checked."
     id, names = _job_id(step.name, grid), template.names
@@ -484,10 +506,11 @@ def _given_model(job: Job) -> Path | None:
 
 
 def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
-    "The points of the grid, over those of task, encoder and seed that the notebook has and the step is over."
+    "The points of the grid, over those of task, encoder and seed that the notebook has and the step is over, and over what it sweeps."
     points, tasks = [{}], [t for t in study.tasks if not step.tasks or t in step.tasks]
     for name, values in (("task", tasks), ("encoder", study.encoders), ("seed", study.seeds)):
         if name in names and name in step.over: points = [p | {name: v} for p in points for v in values]
+    for name, values in step.sweep.items(): points = [p | {name: v} for p in points for v in values]
     return points
 
 # %% ../../nbs/80_studies.plan.ipynb #10d827ae
@@ -613,7 +636,7 @@ class Forecast:
     transient: float = 0.0           # bytes more on the disk while it runs
     basis: str = "unknown"           # measured | estimate | unknown
 
-# %% ../../nbs/80_studies.plan.ipynb #0b434316
+# %% ../../nbs/80_studies.plan.ipynb #b0574ee5
 _CARVED_AT_MOST = 2000  # as `data.splits.split` has it, which is too heavy to be asked here
 
 
@@ -623,8 +646,14 @@ def _processed(job: Job) -> int | None:
     if wanted := p.get("train_examples"): rows = min(wanted, rows or wanted)
     if not rows: return None
     if p.get("protocol") == "carved": rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
-    if drawn := p.get("head_examples") or p.get("probe_examples"): rows = min(rows, drawn)
-    return round(rows * p.get("epochs", 1))
+    if drawn := p.get("head_examples") or p.get("probe_examples") or p.get("data_count"): rows = min(rows, drawn)
+    return _trained(p, round(rows * (p.get("data_pct") or 1)))
+
+
+def _trained(parameters: dict, examples: int) -> int:
+    "Examples that pass by in training, from the recipe: by steps where these are given, else by epochs."
+    if steps := parameters.get("steps"): return steps * parameters.get("batch_size", 1)
+    return round(examples * parameters.get("epochs", 1))
 
 
 def _weights(row) -> int:
@@ -663,7 +692,7 @@ def _estimate(job: Job) -> Forecast:
     disk = 1e6 + (4 * weights if p.get("keep_model") else 0) + _states_bytes(job, row, tokens, count)
     return Forecast(count, 8 + work / _speed(this_machine()), 1e9 + 16 * weights + activations, disk, _transient(job), "estimate")
 
-# %% ../../nbs/80_studies.plan.ipynb #7cc97b73
+# %% ../../nbs/80_studies.plan.ipynb #4d4b5950
 def _finished(out: Path) -> list[dict]:
     "Records of all finished runs of all studies on a machine like this one: the same GPU, or as many cores."
     here, found = this_machine(), []
@@ -692,8 +721,7 @@ def _measured(job: Job, finished: list) -> Forecast | None:
     else: return None
     count, rates = _processed(job), []
     for r in alike:
-        done = (r.get("examples") or {}).get("train", 0) * r["parameters"].get("epochs", 1)
-        if done: rates.append(r["seconds"]["total"] / done)
+        if done := _trained(r["parameters"], (r.get("examples") or {}).get("train", 0)): rates.append(r["seconds"]["total"] / done)
     seconds = median(rates) * count if rates and count else median(r["seconds"]["total"] for r in alike)
     return Forecast(count, seconds, max(r.get("peak_memory_bytes") or 0 for r in alike),
                     median(r.get("bytes_written") or 0 for r in alike), _transient(job), "measured")
