@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from .core import PRECISIONS, ParameterError, suggest
 
-# %% ../nbs/09_recipes.ipynb #e9187da5
+# %% ../nbs/09_recipes.ipynb #d6d97716
 OPTIMIZERS = ("adamw", "bertadam", "adadelta")
 SCHEDULES = ("linear", "constant")
 PROTOCOLS = ("carved", "original")
@@ -21,12 +21,12 @@ RULES = {
     "epochs": (float, 0.0, 1000.0), "batch_size": (int, 1, 65536), "lr": (float, 0.0, 1.0),
     "max_length": (int, 4, 65536), "doc_stride": (int, 1, 65536), "weight_decay": (float, 0.0, 10.0), "warmup": (float, 0.0, 1.0),
     "optimizer": (str, *OPTIMIZERS), "schedule": (str, *SCHEDULES), "average": (float, 0.0, 0.9999), "clip": (float, 0.0, _ANY), "accumulate": (int, 1, 4096),
-    "precision": (str, *PRECISIONS), "freeze": (int, -1, 1000),
-    "evals_per_epoch": (int, 1, 1000), "patience": (int, 0, 1000), "seed": (int, 0, 2**32 - 1),
+    "precision": (str, *PRECISIONS), "freeze": (int, -2, 1000),
+    "evals_per_epoch": (float, 0.0, 1000.0), "patience": (int, 0, 1000), "seed": (int, 0, 2**32 - 1),
     "protocol": (str, *PROTOCOLS), "validation_fraction": (float, 0.0, 0.9), "split_seed": (int, 0, 2**32 - 1),
     "bucketed": (bool,), "deterministic": (bool,), "checkpoint_seconds": (float, 0.0, _ANY),
 }
-_POSITIVE = ("epochs", "lr", "validation_fraction")
+_POSITIVE = ("epochs", "lr", "validation_fraction", "evals_per_epoch")
 
 # %% ../nbs/09_recipes.ipynb #128a32d4
 def check_value(
@@ -54,7 +54,7 @@ def check_values(
     "Check all hyper-parameters among `values`; raises ParameterError for the first that is wrong."
     for name in values.keys() & RULES.keys(): check_value(name, values[name])
 
-# %% ../nbs/09_recipes.ipynb #d8ea3c2e
+# %% ../nbs/09_recipes.ipynb #5d62ea08
 @dataclass(frozen=True)
 class Recipe:
     "Hyper-parameters of one training run; raises ParameterError on a value out of range."
@@ -71,8 +71,8 @@ class Recipe:
     clip: float = 1.0              # largest norm of the gradient; 0 = no clipping
     accumulate: int = 1            # batches summed into one step
     precision: str = "auto"        # auto | bf16 | fp16 | fp32
-    freeze: int = 0                # first n blocks frozen (with the embeddings); -1 = whole encoder
-    evals_per_epoch: int = 1       # how often the selection part is scored
+    freeze: int = 0                # first n blocks frozen (with the embeddings); -1 = whole encoder; -2 = embeddings alone
+    evals_per_epoch: float = 1.0   # how often the selection part is scored; below 1 = not in every epoch, but always at the end
     patience: int = 0              # stop after so many evaluations without a better score; 0 = never
     seed: int = 0                  # head initialisation, dropout, order of the batches
     protocol: str = "carved"       # carved | original

@@ -421,16 +421,16 @@ def _name_labels(config, task: Task):
     config.problem_type = {"regression": "regression", "classification": "single_label_classification"}.get(task.kind)
     config.id2label, config.label2id = task.id2label, task.label2id
 
-# %% ../../nbs/20_models.encoders.ipynb #eba6d2d4
+# %% ../../nbs/20_models.encoders.ipynb #4acc8374
 def freeze(
     encoder: Encoder,
-    blocks: int, # 0 = nothing, n = embeddings and first n blocks, -1 = everything but the head
+    blocks: int, # 0 = nothing, n = embeddings and first n blocks, -1 = everything but the head, -2 = embeddings alone
 ) -> Encoder: # the same encoder
     "Switch gradients off from below; raises EncoderError when there are fewer blocks."
     body = encoder.model.base_model
     layers = _blocks(body)
     if blocks > len(layers): raise EncoderError(f"freeze = {blocks}: {encoder.name} has {len(layers)} blocks")
-    frozen = [body] if blocks < 0 else [_embeddings(body), *layers[:blocks]] if blocks else []
+    frozen = [body] if blocks == -1 else [_embeddings(body), *layers[:max(blocks, 0)]] if blocks else []
     for module in frozen: module.requires_grad_(False)
     return encoder
 
