@@ -22,7 +22,7 @@ from .files import decode, read_bytes
 from .squad import article_titles, join, read_squad
 from .tasks import Articles, File, Task, data_root, file_names, find_file, get_task, task_folder
 
-# %% ../../nbs/12_data.sources.ipynb #e4d5cf79
+# %% ../../nbs/12_data.sources.ipynb #98930cae
 @dataclass
 class Rows:
     "One split as its source writes it."
@@ -37,6 +37,7 @@ class Rows:
     names: tuple = ()      # class names when the labels are their ids
     ids: list | None = None     # ids that the source gives to its examples
     titles: list | None = None  # of the articles that contexts are from
+    more: dict = field(default_factory=dict)  # column that travels along -> its values
 
     def where(self,
         i: int, # index of a row
@@ -44,9 +45,9 @@ class Rows:
         "The name of a row for an error message."
         return f"{self.place}{self.mark}{self.numbers[i] + self.first}"
 
-# %% ../../nbs/12_data.sources.ipynb #2e8858ae
-def _positions(path: Path, header: list, file: File) -> list: # positions of the text columns and of the label
-    wanted = [*file.text] if file.label is None else [*file.text, file.label]
+# %% ../../nbs/12_data.sources.ipynb #9fd23db5
+def _positions(path: Path, header: list, file: File) -> list: # of the text columns, of those that travel along, of the label
+    wanted = [*file.text, *file.more] if file.label is None else [*file.text, *file.more, file.label]
     if file.width: return wanted
     missing = [name for name in wanted if name not in header]
     if missing: raise DataError(f"{path}:1: no column {', '.join(map(repr, missing))}; the header has {', '.join(map(repr, header))}")
@@ -61,13 +62,13 @@ def _cut_rows(path: Path, records: list, width: int, first: int, allowed: int) -
     n = len(records[wrong])
     raise DataError(f"{path}:{wrong + first}: {n} field{'s' * (n != 1)} where {width} are expected (tab-separated, no quoting)")
 
-# %% ../../nbs/12_data.sources.ipynb #9cbb068e
+# %% ../../nbs/12_data.sources.ipynb #6b616fb1
 def read_tsv(
     path: Path, # plain or .gz
     file: File, # columns
     flaws=None, # Flaws of the official file, if it has any
 ) -> Rows:
-    "Read the text and label columns of one split; raises DataError that names the file and the line."
+    "Read the text and label columns of one split, and those that travel along; raises DataError that names the file and the line."
     lines = decode(read_bytes(path), path).rstrip("\n").split("\n")
     header = [] if file.width else lines.pop(0).split("\t")
     width, first = file.width or len(header), 1 + (not file.width)
@@ -79,8 +80,9 @@ def read_tsv(
     kept = [i for i in range(len(records)) if i not in cut] if cut else list(range(len(records)))
     if cut: records = [records[i] for i in kept]
     values = [[record[c] for record in records] for c in columns]
-    labels = None if file.label is None else values.pop()
-    return Rows(values, labels, kept, str(path), ":", first, (path,), [f"{path}:{i + first}" for i in sorted(cut)])
+    labels, n = None if file.label is None else values.pop(), len(file.text)
+    dropped = [f"{path}:{i + first}" for i in sorted(cut)]
+    return Rows(values[:n], labels, kept, str(path), ":", first, (path,), dropped, more=dict(zip(file.more, values[n:])))
 
 # %% ../../nbs/12_data.sources.ipynb #a7e2151a
 def _natural(path: Path) -> list: # 2.txt before 10.txt
@@ -123,7 +125,7 @@ def _scores(task: Task, rows: Rows) -> list:
         found.append(score)
     return found
 
-# %% ../../nbs/12_data.sources.ipynb #84bf7f45
+# %% ../../nbs/12_data.sources.ipynb #c3c7b7fb
 def _check_texts(task: Task, rows: Rows, split: str):
     flaws = task.flaws.get(split)
     allowed = flaws.empty if flaws and len(rows.numbers) >= flaws.rows else 0
@@ -133,24 +135,31 @@ def _check_texts(task: Task, rows: Rows, split: str):
         if len(empty) > allowed: raise DataError(f"{rows.where(empty[0])}: {name} is empty")
 
 
-def _features(task: Task) -> datasets.Features:
+def _check_more(task: Task, rows: Rows):
+    for name, known in task.values.items():
+        i = next((i for i, value in enumerate(rows.more.get(name, ())) if value not in known), None)
+        if i is not None: raise DataError(f"{rows.where(i)}: {name} {rows.more[name][i]!r}: expected one of {', '.join(known)}")
+
+
+def _features(task: Task, more) -> datasets.Features:
     text = datasets.Value("string")
     label = datasets.ClassLabel(names=list(task.labels)) if task.labels else datasets.Value("float32")
-    return datasets.Features({"example_id": text, **{c: text for c in task.columns}, "label": label})
+    return datasets.Features({"example_id": text, **{c: text for c in task.columns}, "label": label, **{c: text for c in more}})
 
 
 def canonical(
     task: Task,
     split: str, # name of the split
     rows: Rows, # what a reader found
-) -> datasets.Dataset: # example_id, text[, text_pair], label
-    "The common form of one split; raises DataError for an unknown label, a score out of range or an empty text."
+) -> datasets.Dataset: # example_id, text[, text_pair], label[, what travels along]
+    "The common form of one split; raises DataError for an unknown label or value, a score out of range or an empty text."
     _check_texts(task, rows, split)
+    _check_more(task, rows)
     unlabelled = rows.labels is None or (split.startswith("test") and set(rows.labels) <= {-1, -1.0})
     if unlabelled: labels = [-1 if task.labels else np.nan] * len(rows.numbers)
     else: labels = _class_ids(task, rows) if task.labels else _scores(task, rows)
     columns = {"example_id": [f"{split}/{n}" for n in rows.numbers], **dict(zip(task.columns, rows.texts)), "label": labels}
-    return datasets.Dataset.from_dict(columns, features=_features(task))
+    return datasets.Dataset.from_dict(columns | rows.more, features=_features(task, rows.more))
 
 # %% ../../nbs/12_data.sources.ipynb #1dd166f0
 @dataclass
@@ -239,7 +248,7 @@ def _read_articles(home: Path, parts: tuple) -> Rows:
     files = tuple(find_file(home, name) for name in file_names(parts))
     return Rows([q.questions, q.contexts], q.answers, list(range(len(q))), " + ".join(map(str, q.files)), " question ", files=files, ids=q.ids, titles=q.titles)
 
-# %% ../../nbs/12_data.sources.ipynb #28aefff0
+# %% ../../nbs/12_data.sources.ipynb #e766de85
 def _needed(task: Task) -> tuple:
     return ("train", task.report[0])
 
@@ -248,15 +257,17 @@ def load_folder(
     task: Task,
     data=None, # folder with one directory a task; None = BERTVISION_DATA
     files: dict | None = None, # split -> file name, where it differs from the layout
+    splits: tuple | None = None, # read these and ask for no other; None = all that are there
 ) -> tuple[dict, dict]: # split -> Rows, and a note of what was read
     "Read a task from a folder in the layout of GLUE's download script; raises DataError naming what is missing."
     root = data_root(data)
     if root is None: raise DataError(f"task {task.name!r}: a folder is wanted and none is given; use data (--data) or BERTVISION_DATA")
     home, layout, found, missing = task_folder(task, root), _layout(task, files), {}, []
-    for split, file in layout.items():
+    for split in _asked(layout, splits):
+        file = layout[split]
         absent = [name for name in file_names(file) if find_file(home, name) is None]
         if not absent: found[split] = _read_split(task, home, split, file)
-        elif split in _needed(task) or split in (files or {}):
+        elif split in (splits or _needed(task)) or split in (files or {}):
             raise DataError(f"{home / absent[0]}: no such file (nor {absent[0]}.gz); task {task.name!r} needs it for the split {split!r}")
         else: missing.append(split)
     return found, {"kind": "folder", "place": str(home), "missing": missing}
@@ -268,6 +279,12 @@ def _layout(task: Task, files: dict | None) -> dict: # split -> File
         if split not in layout: raise ParameterError(f"files: unknown split {split!r}{suggest(split, layout)}; there are {', '.join(layout)}")
         layout[split] = replace(layout[split], name=name) if isinstance(layout[split], File) else (Articles(name),)
     return layout
+
+
+def _asked(known, splits: tuple | None) -> list: # names of splits
+    unknown = next((s for s in splits or () if s not in known), None)
+    if unknown is not None: raise ParameterError(f"splits: unknown split {unknown!r}{suggest(unknown, known)}; there are {', '.join(known)}")
+    return list(splits or known)
 
 
 def _read_split(task: Task, home: Path, split: str, file) -> Rows:
@@ -334,11 +351,12 @@ def read_parquet(
     own = {key: table[name].to_pylist() for key, name in (("ids", hub.ids), ("titles", "title")) if name in table.column_names}
     return Rows(texts, labels, numbers, where, files=tuple(files), names=names, **own)
 
-# %% ../../nbs/12_data.sources.ipynb #5735596d
+# %% ../../nbs/12_data.sources.ipynb #9e7688d0
 def load_hub(
     task: Task,
     data=None, # local folder in the hub's layout, in place of the hub
     revision: str | None = None, # commit, tag or branch in place of the pinned one
+    splits: tuple | None = None, # read these and ask for no other; None = all that are there
 ) -> tuple[dict, dict]: # split -> Rows, and a note of what was read
     "Read a task from the Hugging Face hub; raises DataError saying what was tried."
     if task.hub is None: raise DataError(f"task {task.name!r} is not on the hub; give a folder with data (--data DIR) or BERTVISION_DATA")
@@ -346,12 +364,12 @@ def load_hub(
     if data and not Path(data).is_dir():
         raise DataError(f"data = {data}: expected a folder in the hub's layout, with {task.hub.config}/train-*.parquet")
     place = Path(data) if data else _fetch(task, revision)
-    splits = [s for s in task.rows] or [*dict.fromkeys(("train", *task.report, "test"))]
-    found = {split: rows for split in splits if (rows := read_parquet(place, task, split)) is not None}
-    for split in _needed(task):
+    wanted = _asked([*task.rows] or [*dict.fromkeys(("train", *task.report, "test"))], splits)
+    found = {split: rows for split in wanted if (rows := read_parquet(place, task, split)) is not None}
+    for split in splits or _needed(task):
         if split not in found: raise DataError(f"{place / task.hub.config}: no {split}-*.parquet; task {task.name!r} needs it")
     where = str(place) if data else f"{task.hub.id}@{revision}"
-    return found, {"kind": "hub", "place": where, "missing": [s for s in splits if s not in found]}
+    return found, {"kind": "hub", "place": where, "missing": [s for s in wanted if s not in found]}
 
 # %% ../../nbs/12_data.sources.ipynb #bd6a383a
 def load_toy(
@@ -387,7 +405,7 @@ def _spans(task: Task, split: str, rows: Rows) -> datasets.Dataset: # example_id
     columns = {"example_id": ids, "title": rows.titles or [""] * len(ids), **dict(zip(task.columns, rows.texts)), "answers": rows.labels}
     return datasets.Dataset.from_dict(columns, features=datasets.Features({c: text for c in ("example_id", "title", *task.columns)} | {"answers": answers}))
 
-# %% ../../nbs/12_data.sources.ipynb #e3ffb41e
+# %% ../../nbs/12_data.sources.ipynb #f36498f1
 SOURCES = ("folder", "hub", "toy")
 
 
@@ -406,6 +424,7 @@ def load_task(
     source: str | None = None, # folder | hub | toy, in place of the choice above
     files: dict | None = None, # split -> file name, where a folder differs from the layout
     revision: str | None = None, # of the hub's data set
+    splits: tuple | None = None, # read these and ask for no other; None = all that are there
     **options, # of the toy generator: seed, sizes, …
 ) -> TaskData:
     "Load a task in the canonical columns; raises DataError that says what was tried and what was expected."
@@ -413,8 +432,9 @@ def load_task(
     kind = _choose(task, data, source)
     if options and kind != "toy": raise ParameterError(f"unknown option {', '.join(options)}: only toy tasks have options")
     if kind == "toy": rows, note = load_toy(task, **options)
-    elif kind == "folder": rows, note = load_folder(task, data, files)
-    else: rows, note = load_hub(task, data, revision)
+    elif kind == "folder": rows, note = load_folder(task, data, files, splits)
+    else: rows, note = load_hub(task, data, revision, splits)
+    rows = {split: rows[split] for split in _asked(rows, splits)}
     _check_counts(task, rows)
     note["files"] = {split: [[file.name, file_fingerprint(file)] for file in r.files] for split, r in rows.items()}
     note["dropped"] = [Path(name).name for r in rows.values() for name in r.dropped]  # "train.tsv:17"

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from ..core import DataError, ParameterError, suggest
 
-# %% ../../nbs/10_data.tasks.ipynb #7b857b29
+# %% ../../nbs/10_data.tasks.ipynb #e3348a61
 @dataclass(frozen=True)
 class Hub:
     "A data set on the Hugging Face hub."
@@ -35,6 +35,7 @@ class File:
     text: tuple        # one or two columns: names in the header, or positions
     label: str | int | None = None  # column of the label; None = an unlabelled test file
     width: int = 0     # number of columns of a file without header; 0 = it has a header
+    more: tuple = ()   # further columns of the header that travel along as text, under their own names
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Flaws:
     cut: int = 0       # rows with too few fields, at most; left out
     empty: int = 0     # rows with an empty text, at most; kept, as the hub keeps them
 
-# %% ../../nbs/10_data.tasks.ipynb #49a0e422
+# %% ../../nbs/10_data.tasks.ipynb #2639852b
 KINDS = {"classification": ("accuracy", "f1", "matthews"), "regression": ("pearson", "spearman"), "span": ("answer_f1", "exact_match")}
 _COLUMNS = {"span": ("question", "context"), True: ("text", "text_pair"), False: ("text",)}
 _OUTPUTS = {"regression": ("score",), "span": ("start", "end")}
@@ -89,8 +90,16 @@ def _faults(task): # yields what is wrong with a row
     yield from (f"raw label {r!r} maps to {n!r}, which is no label of the task" for r, n in task.raw.items() if n not in task.labels)
     for place in (task.hub, *(task.folder.files.values() if task.folder else ())):
         if isinstance(place, (Hub, File)) and len(place.text) != 1 + task.pair: yield f"{len(place.text)} text columns where {1 + task.pair} are expected"
+        if isinstance(place, File): yield from _travel_faults(task, place)
 
-# %% ../../nbs/10_data.tasks.ipynb #807d3f77
+
+def _travel_faults(task, file): # yields what is wrong with the columns that travel along
+    if file.more and file.width: yield f"{file.name} has no header, so no column can travel along by its name"
+    taken = {"example_id", "label", *_COLUMNS[task.pair]} & set(file.more)
+    if taken: yield f"column {', '.join(sorted(taken))} cannot travel along: the loaded task has one of that name"
+    yield from (f"values are given for {name!r}, which does not travel along" for name in task.values if name not in file.more)
+
+# %% ../../nbs/10_data.tasks.ipynb #38f2e91e
 @dataclass(frozen=True)
 class Task:
     "All that is particular to one task; raises ParameterError when the row contradicts itself."
@@ -109,6 +118,7 @@ class Task:
     report: tuple = ("validation",)               # splits whose scores are reported
     rows: dict = field(default_factory=dict)      # split -> official number of rows
     flaws: dict = field(default_factory=dict)     # split -> Flaws
+    values: dict = field(default_factory=dict)    # column that travels along -> the values that it may have
     recipes: dict = field(default_factory=dict)   # encoder -> published lr, batch_size, max_length
     notes: tuple = ()          # where the published record contradicts itself
 
@@ -289,6 +299,14 @@ register_task(Task(
     hub=Hub("stanfordnlp/imdb", "plain_text", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31", ("text",)),
     folder=Folder(("IMDB", "aclImdb"), {s: File(f"{s}.tsv", ("text",), "label") for s in ("train", "test")}),
     report=("test",), rows={"train": 25_000, "test": 25_000}))
+
+# %% ../../nbs/10_data.tasks.ipynb #5d6e1d0d
+_HANS = dict(text=("sentence1", "sentence2"), label="gold_label", more=("pairID", "heuristic", "subcase", "template"))
+
+register_task(Task(
+    "hans", "HANS", "classification", ("accuracy",), ("entailment", "non-entailment"), pair=True,
+    folder=Folder(("HANS", "hans"), {"train": File("heuristics_train_set.txt", **_HANS), "validation": File("heuristics_evaluation_set.txt", **_HANS)}),
+    rows={"train": 30_000, "validation": 30_000}, values={"heuristic": ("lexical_overlap", "subsequence", "constituent")}))
 
 # %% ../../nbs/10_data.tasks.ipynb #8ed74c65
 _SPAN = dict(kind="span", metrics=("answer_f1", "exact_match"), pair=True)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'ATTENTIONS', 'Zoo', 'all_encoders', 'check_encoder', 'check_weights', 'torch_seed', 'build_random',
-           'locate', 'encoder_fingerprint', 'Encoder', 'label_order', 'choose_attention', 'load_encoder', 'freeze',
-           'count_parameters', 'untrained', 'flops']
+           'locate', 'encoder_fingerprint', 'Encoder', 'label_order', 'choose_attention', 'load_encoder', 'head_labels',
+           'freeze', 'count_parameters', 'untrained', 'flops']
 
 # %% ../../nbs/20_models.encoders.ipynb #d273addf
 import os
@@ -421,7 +421,25 @@ def _name_labels(config, task: Task):
     config.problem_type = {"regression": "regression", "classification": "single_label_classification"}.get(task.kind)
     config.id2label, config.label2id = task.id2label, task.label2id
 
+<<<<<<< HEAD
 # %% ../../nbs/20_models.encoders.ipynb #4acc8374
+=======
+# %% ../../nbs/20_models.encoders.ipynb #8ea10a3b
+def head_labels(
+    name: str, # see `check_encoder`
+    revision: str | None = None, # commit on the hub
+) -> tuple: # label names in the checkpoint's own order; () when it has no classification head
+    "The labels of a checkpoint, from its configuration alone; raises EncoderError when it cannot be found."
+    import transformers as tf
+
+    place, commit = locate(name, revision)
+    if not Path(place).is_dir(): _ask_hub(place, commit)
+    config = _from_pretrained(tf.AutoConfig, place, commit)
+    ours = any("ForSequenceClassification" in a for a in config.architectures or [])
+    return tuple(name for _, name in sorted(config.id2label.items())) if ours else ()
+
+# %% ../../nbs/20_models.encoders.ipynb #eba6d2d4
+>>>>>>> fff26d1cd8f934976dc140c259b12e3f802d56eb
 def freeze(
     encoder: Encoder,
     blocks: int, # 0 = nothing, n = embeddings and first n blocks, -1 = everything but the head, -2 = embeddings alone
