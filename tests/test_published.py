@@ -128,3 +128,69 @@ def test_layers_are_printed_ones_and_silence_is_flagged():
     curve = published_probes(encoder="albert-base-v2", side="fine-tuned").query("metric == 'answer_f1'")
     assert curve["layer"].tolist() == [1, 4, 6, 8, 9, 10, 11, 12] and curve["printed"].iloc[-1] == "80.81"
     assert set(published_probes(side="pretrained")["layer"].dropna()) == {10, 11}
+
+
+def subsets():
+    from bertvision.published import published_subsets
+
+    return published_subsets()
+
+
+def test_every_cell_of_the_importance_sampling_tables_is_there():
+    table = subsets()
+    table["kind"] = table["task"]
+    seeds = {("3. Random, v1, seed " + s, task): n for s in ("0", "42", "250", "500", "999") for task, n in (("mnli", 20), ("hans", 60))}
+    assert table.groupby(["place", "kind"]).size().to_dict() == seeds | {
+        ("1. Results", "mnli"): 4, ("3. Random, v2, seed 42", "mnli"): 32, ("3. 512 random", "mnli"): 30, ("4. Clusters, v1", "mnli"): 4,
+        ("4. Clusters, v2, with bug and DBSCAN", "mnli"): 28, ("4. 16 clusters, with bug and DBSCAN", "mnli"): 14, ("4. 512 centroids", "mnli"): 30,
+        ("Freezing", "mnli"): 24, ("Freezing", "hans"): 12, ("nbs/graph_plots_paper.ipynb", "mnli"): 20, ("nbs/graph_plots_paper.ipynb", "hans"): 4}
+    whole = ["place", "encoder", "strategy", "percent", "count", "epoch", "seed", "split", "heuristic", "label"]
+    assert not table[table["flag"] != "range"].duplicated(whole).any()
+    assert (table["percent"].notna() ^ table["count"].notna())[table["flag"] != "range"].all()
+
+
+def test_subset_values_say_what_was_printed():
+    from bertvision.published import SUBSET_FLAGS, SUBSET_SOURCES
+
+    table = subsets()
+    assert table["value"].between(0, 1).all() and set(table["flag"]) == set(SUBSET_FLAGS) and set(table["source"]) == set(SUBSET_SOURCES)
+    for row in table.itertuples():
+        assert row.value == pytest.approx(float(row.printed) / (1 if row.task == "hans" and row.flag != "range" else 100), abs=1e-9)
+    assert (table[~table["flag"].isin(["ok"])]["remark"] != "").all()
+    assert set(table["metric"]) <= set(METRICS)
+    assert (table["heuristic"].isin(["lexical_overlap", "subsequence", "constituent"]) == (table["task"] == "hans"))[table["flag"] != "range"].all()
+
+
+def test_flipped_cells_have_a_reading_that_says_it_is_one():
+    table = subsets()
+    flipped = table[table["flag"] == "flipped"]
+    assert len(flipped) == 5 * 60 + 6 and (flipped["reading"] + flipped["value"]).tolist() == pytest.approx([1] * len(flipped))
+    assert flipped["remark"].str.contains("reading = 1 − printed, exact only if").all()
+    means = flipped.groupby("label")["value"].mean()
+    assert means["entailment"] < 0.2 and means["non-entailment"] > 0.8  # the wrong way round as printed
+    assert (table[table["flag"] == "untrained"]["reading"].isna()).all()
+
+
+def test_swapped_rows_are_those_where_matched_is_above_mismatched():
+    table = subsets()
+    random = table[table["place"].str.startswith("3. Random, v1") & (table["task"] == "mnli")]
+    wide = random.pivot(index=["seed", "percent"], columns="split", values="value")
+    odd = wide[wide["validation_matched"] > wide["validation_mismatched"]].index
+    swapped = table[table["flag"] == "swapped"]
+    assert set(odd) == {(0, 80), (500, 100)} == set(zip(swapped["seed"], swapped["percent"]))
+    back = swapped.pivot(index=["seed", "percent"], columns="split", values=["value", "reading"])
+    assert (back["value"]["validation_matched"] == back["reading"]["validation_mismatched"]).all()
+
+
+def test_faulty_clusters_copies_and_single_seeds_are_flagged():
+    table = subsets()
+    bug = table[table["place"].str.contains("with bug")]
+    assert set(bug["flag"]) == {"not_clusters", "other_epochs"} and bug["remark"].str.contains("modulo 512").all()
+    assert ((bug["flag"] == "other_epochs") == (bug["epoch"] != 3)).all()
+    copies = table[table["flag"] == "repeated"]
+    assert set(zip(copies["seed"], copies["percent"])) == {(0, 50), (999, 50), (250, 100), (999, 100)} and copies["remark"].str.contains("a copy").all()
+    assert set(table[(table["place"] == "3. Random, v2, seed 42")]["flag"]) == {"one_seed"}
+    assert set(table[table["flag"] == "heading"]["encoder"]) == {"albert-base-v2"}
+    later = table[(table["encoder"] == "bert-base-uncased") & (table["task"] == "mnli")].pivot(index="percent", columns="strategy", values="value")
+    gain = later["diverse"] - later["random"]
+    assert 0.03 < gain[10] < 0.05 and abs(gain[100]) < 0.005

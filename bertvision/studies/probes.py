@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'COLUMNS', 'PROFILE', 'DIFFERENCES', 'example_probes', 'probe_rows', 'shown_metrics', 'headline', 'final',
-           'profiles', 'by_seed', 'profile_table', 'control_table', 'layer_differences', 'difference_table',
-           'against_trivial']
+           'profiles', 'by_seed', 'profile_table', 'control_table', 'answers', 'beyond_chance', 'layer_differences',
+           'difference_table', 'against_trivial']
 
 # %% ../../nbs/83_studies.probes.ipynb #12b22c3d
 import json
@@ -307,9 +307,14 @@ def control_table(
             out.append(_names(first) | ({"Metric": ""} if name == "compression" else {}) | {"Value": name, **each})
     return _cells(pd.DataFrame(out), _layers(rows))
 
-# %% ../../nbs/83_studies.probes.ipynb #1dbf3ad9
-def _answers(study, runs, split, metric):
-    "(predictions (K, N), labels (N,)) of some runs on the same examples; None where they cannot be put side by side."
+# %% ../../nbs/83_studies.probes.ipynb #a596a4a4
+def answers(
+    study: Results,
+    runs: list, # names of the runs
+    split: str,
+    metric: str, # a key of METRICS
+) -> tuple | None: # predictions (K, N) and labels (N,), as `metrics.score` takes them
+    "What some runs said about the same examples; None where they cannot be put side by side."
     if metric not in METRICS or not runs or any(run not in study.predictions for run in runs): return None
     parts = [p[p["split"] == split].sort_values("example_id", ignore_index=True) for p in (study.predictions[run] for run in runs)]
     asked = parts[0][["example_id", "label"]]
@@ -326,17 +331,19 @@ def _one_layer(study, a, b, split, metric):
     if not both: return None
     seeds = summarise(a.loc[both, "value"].to_numpy() - b.loc[both, "value"].to_numpy())
     found = {"seeds": len(both), "difference": seeds.mean, "low": seeds.low, "high": seeds.high, "example_low": np.nan, "example_high": np.nan, "p": np.nan}
-    sides = _answers(study, [*a.loc[both, "run"], *b.loc[both, "run"]], split, metric)
+    sides = answers(study, [*a.loc[both, "run"], *b.loc[both, "run"]], split, metric)
     if sides is None: return found
     d = paired_bootstrap(metric, sides[0][:len(both)], sides[0][len(both):], sides[1])
     return found | {"example_low": d.low, "example_high": d.high, "p": d.p}
 
-# %% ../../nbs/83_studies.probes.ipynb #263837af
+# %% ../../nbs/83_studies.probes.ipynb #2fe8df42
 DIFFERENCES = ["task", "encoder", "model", "against", "split", "metric", "layer", "seeds", "difference", "low", "high", "example_low", "example_high", "p", "p_holm", "beyond"]
 
 
-def _beyond(rows):
-    "Whether both intervals lie on one side of zero; with one seed, the one over examples."
+def beyond_chance(
+    rows: pd.DataFrame, # seeds, low, high, example_low, example_high, p_holm
+) -> pd.Series: # of bool
+    "Whether both intervals of a difference lie on one side of zero and its corrected p is below 0.05; with one seed, the interval over examples."
     clear = lambda low, high: (low > 0) | (high < 0)
     seeds = clear(rows["low"], rows["high"]) | (rows["seeds"] == 1)
     return seeds & clear(rows["example_low"], rows["example_high"]) & (rows["p_holm"] < 0.05)
@@ -360,7 +367,7 @@ def layer_differences(
                                   "layer": n, **d} for n, d in made if d])
             if len(part): found.append(part.assign(p_holm=holm(part["p"].to_numpy(float))))
     out = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=DIFFERENCES)
-    return out.assign(beyond=_beyond(out)) if len(out) else out
+    return out.assign(beyond=beyond_chance(out)) if len(out) else out
 
 # %% ../../nbs/83_studies.probes.ipynb #96aae8d9
 def difference_table(
@@ -373,7 +380,7 @@ def difference_table(
         "95 % over examples": between(r["example_low"], r["example_high"]), "p": p_value(r["p"]), "p (Holm)": p_value(r["p_holm"]),
         "Beyond chance": "yes" if r["beyond"] else "no", "Seeds": str(r["seeds"])} for r in differences.to_dict("records")])
 
-# %% ../../nbs/83_studies.probes.ipynb #edfb975c
+# %% ../../nbs/83_studies.probes.ipynb #95004f49
 def against_trivial(
     study: Results,
     rows: pd.DataFrame, # from `probe_rows`
@@ -385,7 +392,7 @@ def against_trivial(
         layers = group["layer"].nunique()
         for layer, g in group.groupby("layer"):
             s, trivial, low = summarise(g["value"]), _mean(g["baseline"]), np.nan
-            if sides := _answers(study, list(g["run"]), split, metric): low = bootstrap(metric, *sides, n=1000 * layers // 5 + 1000, level=1 - 0.05 / layers).low
+            if sides := answers(study, list(g["run"]), split, metric): low = bootstrap(metric, *sides, n=1000 * layers // 5 + 1000, level=1 - 0.05 / layers).low
             found.append({"task": task, "encoder": encoder, "side": side, "model": model, "split": split, "metric": metric, "layer": layer, "mean": s.mean,
                           "baseline": trivial, "example_low": low, "beats": bool(low > trivial and (s.n == 1 or s.low > trivial))})
     return pd.DataFrame(found, columns=["task", "encoder", "side", "model", "split", "metric", "layer", "mean", "baseline", "example_low", "beats"])
