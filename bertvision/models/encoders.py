@@ -421,9 +421,6 @@ def _name_labels(config, task: Task):
     config.problem_type = {"regression": "regression", "classification": "single_label_classification"}.get(task.kind)
     config.id2label, config.label2id = task.id2label, task.label2id
 
-<<<<<<< HEAD
-# %% ../../nbs/20_models.encoders.ipynb #4acc8374
-=======
 # %% ../../nbs/20_models.encoders.ipynb #8ea10a3b
 def head_labels(
     name: str, # see `check_encoder`
@@ -438,8 +435,7 @@ def head_labels(
     ours = any("ForSequenceClassification" in a for a in config.architectures or [])
     return tuple(name for _, name in sorted(config.id2label.items())) if ours else ()
 
-# %% ../../nbs/20_models.encoders.ipynb #eba6d2d4
->>>>>>> fff26d1cd8f934976dc140c259b12e3f802d56eb
+# %% ../../nbs/20_models.encoders.ipynb #e2c27724
 def freeze(
     encoder: Encoder,
     blocks: int, # 0 = nothing, n = embeddings and first n blocks, -1 = everything but the head, -2 = embeddings alone

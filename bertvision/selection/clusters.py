@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PART', 'METHODS', 'METRICS', 'PASSES', 'NEIGHBOUR_BYTES', 'GIB', 'SCHEMA', 'NAMED', 'Clusters', 'repeated_vectors',
            'plane', 'forecast_clustering', 'cluster', 'save_clusters', 'load_clusters', 'silhouette',
-           'characteristic_words', 'nearest_texts', 'plot_map', 'cls_states_rows', 'vectors_of', 'check_alignment']
+           'characteristic_words', 'nearest_texts', 'plot_map', 'rows_of', 'vectors_of', 'check_alignment']
 
 # %% ../../nbs/60_selection.clusters.ipynb #3916e186
 import time
@@ -29,7 +29,7 @@ from ..core import DataError, ParameterError, file_fingerprint, fingerprint, rea
 from ..states.origin import States
 from ..states.stream import ordered_batches
 
-# %% ../../nbs/60_selection.clusters.ipynb #c74e5651
+# %% ../../nbs/60_selection.clusters.ipynb #694320e5
 @dataclass(eq=False)
 class Clusters:
     "Which example belongs to which cluster; made by `cluster`, kept by `save_clusters`."
@@ -39,7 +39,7 @@ class Clusters:
     centres: np.ndarray     # (number, D) float32, unit length under cosine
     distances: np.ndarray   # (N,) float32 to the own centre: 1 - cosine, or Euclidean; nan for noise
     settings: dict = field(default_factory=dict)  # all that was asked for, seed included
-    rows: str = ""          # which examples: `cls_states_rows`; "" = not known
+    rows: str = ""          # which examples: `rows_of`; "" = not known
     seconds: float = 0.0    # of the clustering
 
     number = property(lambda self: len(self.centres), doc="clusters, noise not counted")
@@ -304,7 +304,7 @@ def _refuse(asked: _Asked, shape: tuple, costs: dict, seconds_limit: float, byte
     raise ParameterError(f"{asked.method} of {shape[0]:,} vectors of {shape[1]} numbers would take about {' and '.join(over)}{near}; "
                          f"try {', '.join(ways[:-1])} or {ways[-1]}")
 
-# %% ../../nbs/60_selection.clusters.ipynb #a158f5e1
+# %% ../../nbs/60_selection.clusters.ipynb #81f3507d
 def cluster(
     vectors: np.ndarray, # (N, D) float16 or float32, one an example
     method: str = "kmeans", # kmeans | dbscan | hdbscan
@@ -316,7 +316,7 @@ def cluster(
     min_cluster_size: int = 50, # of hdbscan: smaller groups are noise
     reduce: int = 0, # cluster this many principal components; 0 = the vectors themselves
     seed: int = 0, # of kmeans
-    rows: str = "", # which examples: `cls_states_rows`
+    rows: str = "", # which examples: `rows_of`
     seconds_limit: float = 900, # refuse what is forecast to take longer
     bytes_limit: int | None = None, # refuse what is forecast to need more; None = 24 GiB or what is free
 ) -> Clusters: # the same for the same seed
@@ -381,7 +381,7 @@ def _read_arrays(path: Path) -> dict:
         if name not in arrays or arrays[name].dtype != dtype: raise DataError(f"{path}: {name!r} is missing or not {np.dtype(dtype)}: cluster again")
     return arrays
 
-# %% ../../nbs/60_selection.clusters.ipynb #a2d68154
+# %% ../../nbs/60_selection.clusters.ipynb #a1ed0775
 def _check_counts(path: Path, about: dict, labels: np.ndarray, centres: np.ndarray, distances: np.ndarray):
     "Raises DataError when labels, centres, distances and the counts of clusters.json contradict each other."
     sizes = np.bincount(labels[labels >= 0], minlength=len(centres)).tolist()
@@ -392,7 +392,7 @@ def _check_counts(path: Path, about: dict, labels: np.ndarray, centres: np.ndarr
 
 def load_clusters(
     folder, # from `save_clusters`
-    rows: str = "", # the examples that they must be of, from `cls_states_rows`; "" = any
+    rows: str = "", # the examples that they must be of, from `rows_of`; "" = any
 ) -> Clusters:
     "Clusters from a folder; raises DataError that names the file and what is wrong with it."
     folder = Path(folder)
@@ -530,8 +530,8 @@ def plot_map(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/60_selection.clusters.ipynb #9a601e18
-def cls_states_rows(
+# %% ../../nbs/60_selection.clusters.ipynb #fca1d88b
+def rows_of(
     states: States, # of any kind, stored or streamed
 ) -> str: # 16 hexadecimal digits
     "Identity of the examples and their order, for `rows`: a fingerprint of their hashes."
@@ -556,7 +556,7 @@ def vectors_of(
     _check_repetition(out)
     return out
 
-# %% ../../nbs/60_selection.clusters.ipynb #1f1f4419
+# %% ../../nbs/60_selection.clusters.ipynb #40a64578
 def _some_vectors(states: States, rows: np.ndarray, layer: int) -> np.ndarray: # (n, D)
     return states.batch(rows).values[:, _layer_index(states, layer)].float().cpu().numpy()
 
@@ -573,7 +573,7 @@ def check_alignment(
     if sample < 2: raise ParameterError(f"sample = {sample}: expected at least 2 rows")
     drawn = np.sort(np.random.default_rng(seed).choice(len(fresh), min(sample, len(fresh)), replace=False))
     if isinstance(vectors, States):
-        if cls_states_rows(vectors) != cls_states_rows(fresh): raise DataError(f"{vectors} and {fresh} are of other rows, or in another order")
+        if rows_of(vectors) != rows_of(fresh): raise DataError(f"{vectors} and {fresh} are of other rows, or in another order")
         given = _some_vectors(vectors, drawn, layer)
     else:
         _check_repetition(_shaped(vectors))
