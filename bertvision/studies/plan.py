@@ -52,7 +52,7 @@ def parse_yaml(
         line = f", line {mark.line + 1}" if mark else ""
         raise StudyError(f"{where}{line}: not YAML ({getattr(e, 'problem', None) or e})") from e
 
-# %% ../../nbs/80_studies.plan.ipynb #e6e99c43
+# %% ../../nbs/80_studies.plan.ipynb #9893f63d
 class Need(NamedTuple):
     "Runs of another step that a step builds on."
     step: str
@@ -66,6 +66,7 @@ class Step:
     experiment: Path                                 # the notebook
     needs: dict = field(default_factory=dict)        # parameter without its `_dir` -> Needs: the steps whose runs it is given
     tasks: tuple = ()                                # of the study's, those that the step is for; () = all
+    encoders: tuple = ()                             # likewise
     over: tuple = ("task", "encoder", "seed")        # of these, what the step has a run for each of
     sweep: dict = field(default_factory=dict)        # parameter -> its values; the step has a run for each combination
     parameters: dict = field(default_factory=dict)   # for every run
@@ -89,10 +90,10 @@ class Study:
     report: Path | None      # notebook
     call: tuple = ()         # words of the command line that ask for it: its name, and what was given in place of its own
 
-# %% ../../nbs/80_studies.plan.ipynb #d6caa35b
+# %% ../../nbs/80_studies.plan.ipynb #0a086f40
 GRID = {"task": "--tasks", "encoder": "--encoders", "seed": "--seeds", "data": "--data", "out_dir": "--out"}
 _STUDY_KEYS = ("title", "tasks", "encoders", "seeds", "steps", "report")
-_STEP_KEYS = ("title", "experiment", "needs", "tasks", "over", "sweep", "parameters", "per_task", "recipe", "highlights")
+_STEP_KEYS = ("title", "experiment", "needs", "tasks", "encoders", "over", "sweep", "parameters", "per_task", "recipe", "highlights")
 
 
 def _mapping(raw, where: str, allowed=None) -> dict:
@@ -117,7 +118,7 @@ def _notebook(name, kind: str, places: list, where: str) -> Path:
     known = sorted({p.stem for place in places for p in (place / kind).glob("*.ipynb")})
     raise StudyError(f"{where}: no {kind}/{name}.ipynb{suggest(name, known)}; there are {', '.join(known) or 'none'}")
 
-# %% ../../nbs/80_studies.plan.ipynb #19ffc3ff
+# %% ../../nbs/80_studies.plan.ipynb #18803409
 def _step(name: str, raw, places: list, where: str) -> Step:
     where = f"{where}, step {name}"
     raw = _mapping(raw, where, _STEP_KEYS)
@@ -126,7 +127,8 @@ def _step(name: str, raw, places: list, where: str) -> Step:
     if unknown := set(over) - set(Step.over): raise StudyError(f"{where}: over: unknown {unknown.pop()!r}; there are {', '.join(Step.over)}")
     per_task = _mapping(raw.get("per_task") or {}, f"{where}: per_task")
     return Step(name, _notebook(raw.get("experiment", name), "experiments", places, where),
-                _needs(raw.get("needs") or {}, f"{where}: needs"), _tasks(raw.get("tasks"), f"{where}: tasks"), tuple(over),
+                _needs(raw.get("needs") or {}, f"{where}: needs"), _tasks(raw.get("tasks"), f"{where}: tasks"),
+                tuple(_encoder_name(e) for e in _list(raw["encoders"], str, f"{where}: encoders")) if "encoders" in raw else (), tuple(over),
                 _sweep(raw.get("sweep") or {}, f"{where}: sweep"), dict(_mapping(raw.get("parameters") or {}, f"{where}: parameters")),
                 {get_task(t).name: _mapping(p, f"{where}: per_task: {t}") for t, p in per_task.items()}, str(recipe),
                 _recipe_file(recipe, places[0] / "studies", where) if recipe and recipe != "published" else {},
@@ -478,7 +480,7 @@ def _check_choices(parameters: dict):
         if name.endswith("_examples") and isinstance(value, int) and value < 0:
             raise ParameterError(f"{name} = {value}: expected 0 (all) or more")
 
-# %% ../../nbs/80_studies.plan.ipynb #6f9fe5e3
+# %% ../../nbs/80_studies.plan.ipynb #e91352fb
 def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, data: str, where: str) -> Job:
     "One point of the grid, checked."
     id, names = _job_id(step.name, grid), template.names
@@ -508,7 +510,8 @@ def _given_model(job: Job) -> Path | None:
 def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
     "The points of the grid, over those of task, encoder and seed that the notebook has and the step is over, and over what it sweeps."
     points, tasks = [{}], [t for t in study.tasks if not step.tasks or t in step.tasks]
-    for name, values in (("task", tasks), ("encoder", study.encoders), ("seed", study.seeds)):
+    encoders = [e for e in study.encoders if not step.encoders or e in step.encoders]
+    for name, values in (("task", tasks), ("encoder", encoders), ("seed", study.seeds)):
         if name in names and name in step.over: points = [p | {name: v} for p in points for v in values]
     for name, values in step.sweep.items(): points = [p | {name: v} for p in points for v in values]
     return points
@@ -636,7 +639,7 @@ class Forecast:
     transient: float = 0.0           # bytes more on the disk while it runs
     basis: str = "unknown"           # measured | estimate | unknown
 
-# %% ../../nbs/80_studies.plan.ipynb #b0574ee5
+# %% ../../nbs/80_studies.plan.ipynb #4fe601a9
 _CARVED_AT_MOST = 2000  # as `data.splits.split` has it, which is too heavy to be asked here
 
 
@@ -646,8 +649,15 @@ def _processed(job: Job) -> int | None:
     if wanted := p.get("train_examples"): rows = min(wanted, rows or wanted)
     if not rows: return None
     if p.get("protocol") == "carved": rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
-    if drawn := p.get("head_examples") or p.get("probe_examples") or p.get("data_count"): rows = min(rows, drawn)
-    return _trained(p, round(rows * (p.get("data_pct") or 1)))
+    if drawn := p.get("head_examples") or p.get("probe_examples"): rows = min(rows, drawn)
+    return _trained(p, _subset(p, rows))
+
+
+def _subset(parameters: dict, rows: int) -> int:
+    "The budget of a run that trains on one; a run that chooses for several looks at all rows."
+    share, count = (parameters.get(name) for name in ("data_pct", "data_count"))
+    if isinstance(count, int) and count: return min(rows, count)
+    return round(rows * share) if isinstance(share, float) and share else rows
 
 
 def _trained(parameters: dict, examples: int) -> int:
@@ -666,8 +676,8 @@ def _transient(job: Job) -> float:
     row = _zoo(job.grid.get("encoder"))
     return 28.0 * _weights(row) if row and "checkpoint_seconds" in job.parameters else 0.0
 
-# %% ../../nbs/80_studies.plan.ipynb #dd6ea97b
-_WORK = {"extract_states": 2, "train_heads": 0.3}  # operations a weight of the encoder and token; 6 for what trains it
+# %% ../../nbs/80_studies.plan.ipynb #b104c6aa
+_WORK = {"extract_states": 2, "select_examples": 2, "train_heads": 0.3}  # operations a weight of the encoder and token; 6 for what trains it
 
 
 def _states_bytes(job: Job, row, tokens: float, count: int) -> float:
