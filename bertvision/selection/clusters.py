@@ -460,9 +460,9 @@ def nearest_texts(
     _check_length(clusters, texts, "texts")
     return [texts[i] for i in clusters.nearest(cluster)[:n]]
 
-# %% ../../nbs/60_selection.clusters.ipynb #d44242ab
+# %% ../../nbs/60_selection.clusters.ipynb #5bd1567b
 NAMED = 12
-_PALETTE = sns.color_palette("colorblind", 10)
+_PALETTE = [c for c in sns.color_palette("colorblind", 10) if len(set(c)) > 1]  # nine, without the grey, which is for noise
 _BOX = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.8}
 
 
@@ -477,12 +477,12 @@ def _axes(title: str, panels: int):
 def _dots(ax, xy, color, n, **more):
     ax.scatter(*xy.T, s=float(np.clip(12_000 / n, 3, 22)), color=color, linewidths=0, rasterized=True, **more)
 
-# %% ../../nbs/60_selection.clusters.ipynb #379f3cce
+# %% ../../nbs/60_selection.clusters.ipynb #cc69c775
 def _draw_clusters(ax, xy, clusters, largest):
     n, labels = len(xy), clusters.labels
     _dots(ax, xy[labels < 0], "0.6", n, alpha=0.6)
-    for k in np.setdiff1d(np.unique(labels[labels >= 0]), largest): _dots(ax, xy[labels == k], _PALETTE[k % 10], n, alpha=0.15)
-    for i, k in enumerate(largest): _dots(ax, xy[labels == k], _PALETTE[i % 10], n, alpha=0.75, marker="o^"[i // 10])
+    for k in np.setdiff1d(np.unique(labels[labels >= 0]), largest): _dots(ax, xy[labels == k], _PALETTE[k % len(_PALETTE)], n, alpha=0.15)
+    for i, k in enumerate(largest): _dots(ax, xy[labels == k], _PALETTE[i % len(_PALETTE)], n, alpha=0.75, marker="o^"[i // len(_PALETTE)])
 
 
 def _draw_names(ax, xy, clusters, largest, words):
@@ -493,13 +493,13 @@ def _draw_names(ax, xy, clusters, largest, words):
         text = ", ".join(words[k][:3]) if words else str(k)
         for step in sorted(range(-12, 13), key=abs):
             note = ax.annotate(text, np.median(xy[clusters.labels == k], 0), xytext=(0, 13 * step), textcoords="offset points", ha="center", va="center", fontsize=8,
-                               color=[0.6 * c for c in _PALETTE[i % 10]], bbox=_BOX, arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "0.4"} if step else None)
+                               color=[0.6 * c for c in _PALETTE[i % len(_PALETTE)]], bbox=_BOX, arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "0.4"} if step else None)
             box = note.get_window_extent(renderer)
             if not any(box.overlaps(b) for b in placed) or step == 12: break
             note.remove()
         placed.append(box)
 
-# %% ../../nbs/60_selection.clusters.ipynb #daf37f52
+# %% ../../nbs/60_selection.clusters.ipynb #f9f449c1
 def _finding(clusters: Clusters, labels) -> str:
     "What a reader of the map should take along."
     said = f"{clusters.number} clusters of {len(clusters):,} examples; the largest holds {clusters.sizes.max() / len(clusters):.0%}"
@@ -525,7 +525,7 @@ def plot_map(
     _draw_clusters(axes[0], xy, clusters, largest)
     _draw_names(axes[0], xy, clusters, largest, words)
     if labels is not None:
-        for c in np.unique(labels): _dots(axes[1], xy[labels == c], _PALETTE[c % 10], len(xy), alpha=0.5, label=names[c] if names else str(c))
+        for c in np.unique(labels): _dots(axes[1], xy[labels == c], _PALETTE[c % len(_PALETTE)], len(xy), alpha=0.5, label=names[c] if names else str(c))
         axes[1].legend(frameon=False, fontsize=8.5, markerscale=2)
     plt.close(fig)
     return fig
