@@ -172,7 +172,7 @@ class _Asked:
 
     radius = property(lambda self: (2 * self.eps) ** 0.5 if self.metric == "cosine" else self.eps)
 
-# %% ../../nbs/60_selection.clusters.ipynb #989ff8eb
+# %% ../../nbs/60_selection.clusters.ipynb #d090f708
 def _check_fit(asked: _Asked, n: int, d: int):
     "Raises ParameterError for settings that n vectors of width d cannot satisfy."
     for name, methods in {"num_clusters": ["kmeans"], "min_samples": ["dbscan", "hdbscan"], "min_cluster_size": ["hdbscan"]}.items():
@@ -183,6 +183,7 @@ def _check_fit(asked: _Asked, n: int, d: int):
 
 def _check_repetition(vectors: np.ndarray):
     period = repeated_vectors(vectors)
+    if period == 1: raise DataError(f"all {len(vectors)} vectors are the same, as those of [CLS] are in layer 0: there is nothing to tell examples apart by")
     if period: raise DataError(f"repeated vectors: rows {period} to {2 * period - 1} hold those of rows 0 to {period - 1} again, and so on to the end: was one batch stored over and over?")
 
 # %% ../../nbs/60_selection.clusters.ipynb #298b23c5
@@ -530,7 +531,7 @@ def plot_map(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/60_selection.clusters.ipynb #9a601e18
+# %% ../../nbs/60_selection.clusters.ipynb #ff7d0ec7
 def cls_states_rows(
     states: States, # of any kind, stored or streamed
 ) -> str: # 16 hexadecimal digits
@@ -550,10 +551,9 @@ def vectors_of(
     states: States, # of kind cls or mean, stored or streamed
     layer: int = -1, # number of the state: 0 = embeddings, 1 … L = blocks; -1 = the last that there is
 ) -> np.ndarray: # (N, D) float32, in the order of the rows
-    "One vector an example; raises ParameterError, and DataError when the vectors repeat."
+    "One vector an example; raises ParameterError for another kind of states and a layer that they lack."
     index, out = _layer_index(states, layer), np.empty((len(states), states.width), np.float32)
     for rows, batch in ordered_batches(states): out[rows] = batch.values[:, index].float().cpu().numpy()
-    _check_repetition(out)
     return out
 
 # %% ../../nbs/60_selection.clusters.ipynb #1f1f4419
