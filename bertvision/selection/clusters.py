@@ -172,7 +172,7 @@ class _Asked:
 
     radius = property(lambda self: (2 * self.eps) ** 0.5 if self.metric == "cosine" else self.eps)
 
-# %% ../../nbs/60_selection.clusters.ipynb #989ff8eb
+# %% ../../nbs/60_selection.clusters.ipynb #d090f708
 def _check_fit(asked: _Asked, n: int, d: int):
     "Raises ParameterError for settings that n vectors of width d cannot satisfy."
     for name, methods in {"num_clusters": ["kmeans"], "min_samples": ["dbscan", "hdbscan"], "min_cluster_size": ["hdbscan"]}.items():
@@ -183,6 +183,7 @@ def _check_fit(asked: _Asked, n: int, d: int):
 
 def _check_repetition(vectors: np.ndarray):
     period = repeated_vectors(vectors)
+    if period == 1: raise DataError(f"all {len(vectors)} vectors are the same, as those of [CLS] are in layer 0: there is nothing to tell examples apart by")
     if period: raise DataError(f"repeated vectors: rows {period} to {2 * period - 1} hold those of rows 0 to {period - 1} again, and so on to the end: was one batch stored over and over?")
 
 # %% ../../nbs/60_selection.clusters.ipynb #298b23c5
@@ -460,9 +461,9 @@ def nearest_texts(
     _check_length(clusters, texts, "texts")
     return [texts[i] for i in clusters.nearest(cluster)[:n]]
 
-# %% ../../nbs/60_selection.clusters.ipynb #d44242ab
+# %% ../../nbs/60_selection.clusters.ipynb #5bd1567b
 NAMED = 12
-_PALETTE = sns.color_palette("colorblind", 10)
+_PALETTE = [c for c in sns.color_palette("colorblind", 10) if len(set(c)) > 1]  # nine, without the grey, which is for noise
 _BOX = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.8}
 
 
@@ -477,12 +478,12 @@ def _axes(title: str, panels: int):
 def _dots(ax, xy, color, n, **more):
     ax.scatter(*xy.T, s=float(np.clip(12_000 / n, 3, 22)), color=color, linewidths=0, rasterized=True, **more)
 
-# %% ../../nbs/60_selection.clusters.ipynb #379f3cce
+# %% ../../nbs/60_selection.clusters.ipynb #cc69c775
 def _draw_clusters(ax, xy, clusters, largest):
     n, labels = len(xy), clusters.labels
     _dots(ax, xy[labels < 0], "0.6", n, alpha=0.6)
-    for k in np.setdiff1d(np.unique(labels[labels >= 0]), largest): _dots(ax, xy[labels == k], _PALETTE[k % 10], n, alpha=0.15)
-    for i, k in enumerate(largest): _dots(ax, xy[labels == k], _PALETTE[i % 10], n, alpha=0.75, marker="o^"[i // 10])
+    for k in np.setdiff1d(np.unique(labels[labels >= 0]), largest): _dots(ax, xy[labels == k], _PALETTE[k % len(_PALETTE)], n, alpha=0.15)
+    for i, k in enumerate(largest): _dots(ax, xy[labels == k], _PALETTE[i % len(_PALETTE)], n, alpha=0.75, marker="o^"[i // len(_PALETTE)])
 
 
 def _draw_names(ax, xy, clusters, largest, words):
@@ -493,13 +494,13 @@ def _draw_names(ax, xy, clusters, largest, words):
         text = ", ".join(words[k][:3]) if words else str(k)
         for step in sorted(range(-12, 13), key=abs):
             note = ax.annotate(text, np.median(xy[clusters.labels == k], 0), xytext=(0, 13 * step), textcoords="offset points", ha="center", va="center", fontsize=8,
-                               color=[0.6 * c for c in _PALETTE[i % 10]], bbox=_BOX, arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "0.4"} if step else None)
+                               color=[0.6 * c for c in _PALETTE[i % len(_PALETTE)]], bbox=_BOX, arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "0.4"} if step else None)
             box = note.get_window_extent(renderer)
             if not any(box.overlaps(b) for b in placed) or step == 12: break
             note.remove()
         placed.append(box)
 
-# %% ../../nbs/60_selection.clusters.ipynb #daf37f52
+# %% ../../nbs/60_selection.clusters.ipynb #f9f449c1
 def _finding(clusters: Clusters, labels) -> str:
     "What a reader of the map should take along."
     said = f"{clusters.number} clusters of {len(clusters):,} examples; the largest holds {clusters.sizes.max() / len(clusters):.0%}"
@@ -525,12 +526,12 @@ def plot_map(
     _draw_clusters(axes[0], xy, clusters, largest)
     _draw_names(axes[0], xy, clusters, largest, words)
     if labels is not None:
-        for c in np.unique(labels): _dots(axes[1], xy[labels == c], _PALETTE[c % 10], len(xy), alpha=0.5, label=names[c] if names else str(c))
+        for c in np.unique(labels): _dots(axes[1], xy[labels == c], _PALETTE[c % len(_PALETTE)], len(xy), alpha=0.5, label=names[c] if names else str(c))
         axes[1].legend(frameon=False, fontsize=8.5, markerscale=2)
     plt.close(fig)
     return fig
 
-# %% ../../nbs/60_selection.clusters.ipynb #fca1d88b
+# %% ../../nbs/60_selection.clusters.ipynb #0d91d7b1
 def rows_of(
     states: States, # of any kind, stored or streamed
 ) -> str: # 16 hexadecimal digits
@@ -550,10 +551,9 @@ def vectors_of(
     states: States, # of kind cls or mean, stored or streamed
     layer: int = -1, # number of the state: 0 = embeddings, 1 … L = blocks; -1 = the last that there is
 ) -> np.ndarray: # (N, D) float32, in the order of the rows
-    "One vector an example; raises ParameterError, and DataError when the vectors repeat."
+    "One vector an example; raises ParameterError for another kind of states and a layer that they lack."
     index, out = _layer_index(states, layer), np.empty((len(states), states.width), np.float32)
     for rows, batch in ordered_batches(states): out[rows] = batch.values[:, index].float().cpu().numpy()
-    _check_repetition(out)
     return out
 
 # %% ../../nbs/60_selection.clusters.ipynb #40a64578
