@@ -72,7 +72,7 @@ def collate(
         batch["token_type_ids"][mask] = tokens.types[flat]
     return {k: torch.from_numpy(v) for k, v in batch.items()}
 
-# %% ../../nbs/14_data.batches.ipynb #ad66a4ed
+# %% ../../nbs/14_data.batches.ipynb #51d2d76d
 def tokenizer_fingerprint(
     tokenizer, # a Hugging Face tokenizer
 ) -> str: # 16 hexadecimal digits
@@ -83,7 +83,8 @@ def tokenizer_fingerprint(
 
 
 def _cache_file(columns: dict, tokenizer, max_length: int) -> Path:
-    digest = hashlib.sha256(f"3|{tokenizer_fingerprint(tokenizer)}|{max_length}".encode())
+    with_types = "token_type_ids" in tokenizer.model_input_names
+    digest = hashlib.sha256(f"4|{tokenizer_fingerprint(tokenizer)}|{with_types}|{max_length}".encode())
     for texts in columns.values(): digest.update("\x1e".join(texts).encode() + b"\x1d")
     return cache_dir() / "tokens" / f"{digest.hexdigest()[:32]}.safetensors"
 
