@@ -26,11 +26,11 @@ from .page import between, mean_sd, metric_title, number, p_value, task_title
 from .probes import answers, beyond_chance
 from .results import Results, encoder_title, read_study, scores, settings_of
 
-# %% ../../nbs/83_studies.subsets.ipynb #37b7d30d
+# %% ../../nbs/83_studies.subsets.ipynb #c5126c1b
 HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
 HANS_LABELS = ("entailment", "non-entailment")
 STRATEGIES = ("random", "clusters", "centroids", "diverse")  # the order of tables and figures; others follow
-_POOL, _ROWS, _LABELS = 900, 400, ("entailment", "neutral", "contradiction")
+_POOL, _ROWS, _LABELS = 900, 300, ("entailment", "neutral", "contradiction")
 _AHEAD = {"random": 0.0, "clusters": -0.06, "centroids": -0.02, "diverse": 0.10}  # invented, at 5 %
 
 
@@ -42,15 +42,15 @@ def _knows(strategy, fraction, arm="epochs", freeze=0):
 
 
 def _invented_hans(knows, rng):
-    "(summary, predictions) of an invented model on 600 pairs: overlap is taken for entailment, a little less so by a better model."
+    "(summary, predictions) of an invented model on 300 pairs: overlap is taken for entailment, a little less so by a better model."
     rows, found = [], {h: {} for h in HEURISTICS}
     for i, h in enumerate(HEURISTICS):
         for label, name in enumerate(HANS_LABELS):
-            right = rng.random(100) < (0.97 - 0.02 * i if label == 0 else max(0.0, 0.5 * (knows - 0.45) - 0.03 * i))
+            right = rng.random(50) < (0.97 - 0.02 * i if label == 0 else max(0.0, 0.5 * (knows - 0.45) - 0.03 * i))
             found[h][name] = float(right.mean())
-            rows.append(pd.DataFrame({"example_id": [f"hans/{h}/{name}/{n}" for n in range(100)], "label": label, "prediction": np.where(right, label, 1 - label)}))
+            rows.append(pd.DataFrame({"example_id": [f"hans/{h}/{name}/{n}" for n in range(50)], "label": label, "prediction": np.where(right, label, 1 - label)}))
     subcases = {f"{h[0]}{'en'[n]}_{k}": found[h][name] for h in HEURISTICS for n, name in enumerate(HANS_LABELS) for k in range(5)}
-    return {"examples": 600, "heuristics": found, "subcases": subcases, "refused": ""}, pd.concat(rows).assign(split="hans")
+    return {"examples": 300, "heuristics": found, "subcases": subcases, "refused": ""}, pd.concat(rows).assign(split="hans")
 
 # %% ../../nbs/83_studies.subsets.ipynb #ba6f9f95
 def _example_history(final, steps):

@@ -1,0 +1,274 @@
+"""The report of subsets with less than a whole study: missing and refused runs, one seed, one strategy, no HANS, nothing chosen."""
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bertvision.core import DataError, read_json, write_json
+from bertvision.studies.budgets import (cluster_table, paragraph, plot_budgets, plot_epochs, plot_freezing, plot_hans, plot_map, plot_overlap, plot_seconds,
+                                        published_budgets, report_sections, subcase_table, subset_notes, to_markdown, write_subsets_report)
+from bertvision.studies.page import number
+from bertvision.studies.results import read_study
+from bertvision.studies.subsets import (above_trivial, against_random, example_subsets, hans_rows, hans_table, missing_subsets, overlap_rows, reported,
+                                        selection_rows, subset_means, subset_rows, subset_table)
+
+E = "mnli.example-encoder"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return example_subsets(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def example(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "example-subsets")
+
+
+def keep(study, wanted, planned=False):
+    "Keep the runs that are wanted; what is planned stays or is the same."
+    for place in (study / "runs").iterdir():
+        if not wanted(place.name): shutil.rmtree(place)
+    if not planned:
+        plan = read_json(study / "plan.json")
+        write_json(study / "plan.json", plan | {"jobs": [j for j in plan["jobs"] if wanted(j["run"])]})
+
+
+def change(study, run, change):
+    "Change a record in place."
+    path = study / "runs" / run / "record.json"
+    record = read_json(path)
+    change(record)
+    write_json(path, record)
+
+
+def without_hans(study):
+    for place in (study / "runs").iterdir():
+        def bare(record):
+            if not record.get("subset"): return
+            record["hans"] = None
+            for part in ("metrics", "baselines"): record[part].pop("hans", None)
+        change(study, place.name, bare)
+        if (path := place / "predictions.parquet").exists(): pd.read_parquet(path).query("split != 'hans'").to_parquet(path, index=False)
+
+
+def text(folder):
+    "The report in words; all figures are drawn, none is written."
+    study = read_study(folder)
+    rows, hans = subset_rows(study), hans_rows(study)
+    differences = against_random(study, rows)
+    assert plot_budgets(rows, differences).axes
+    plot_hans(hans), plot_epochs(study, rows), plot_freezing(rows), plot_seconds(rows), plot_map(study), plot_overlap(study)
+    lead = paragraph(study, rows, differences, hans)
+    assert "\n" not in lead and "nan" not in lead
+    said = to_markdown(study, subset_table(study, rows, differences), report_sections(study, rows, differences, hans), subset_notes(study, rows, hans), lead)
+    assert " nan" not in said and "|nan" not in said
+    return said
+
+
+def plain(table):
+    "Rows of the main table for full training over epochs, by strategy."
+    for column, value in (("Training", "epochs"), ("Frozen", "full")):
+        if column in table: table = table[table[column] == value]
+    return table.set_index("Strategy")
+
+
+def test_every_number_is_that_of_the_records(example):
+    write_subsets_report(example)
+    table = pd.read_csv(example / "report" / "table.csv")
+    for row in table.to_dict("records"):
+        values = []
+        for place in (example / "runs").iterdir():
+            if not (place / "record.json").exists(): continue
+            r = json.loads((place / "record.json").read_text())
+            if r["status"] != "done" or not r.get("subset") or row["split"] not in r["metrics"]: continue
+            mine = (r["parameters"]["strategy"], r["parameters"]["data_pct"], r["subset"]["arm"], r["parameters"]["freeze"])
+            if mine == (row["strategy"], row["fraction"], row["arm"], row["freeze"]): values.append(r["metrics"][row["split"]]["accuracy"])
+        assert row["runs"] == len(values) and row["mean"] == pytest.approx(np.mean(values)) and row["sd"] == pytest.approx(np.std(values, ddof=1))
+    study = read_study(example)
+    shown = plain(subset_table(study, subset_rows(study), against_random(study)))
+    one = table.query("strategy == 'diverse' and fraction == 0.1 and split == 'validation_matched'").iloc[0]
+    assert shown.loc["diverse", "10 %"].startswith(f"{number(one['mean'])}\u00a0±\u00a0{number(one['sd'])}")
+
+
+def test_the_report_repeats_itself_and_names_no_place(example, monkeypatch):
+    first = {p.name: p.read_bytes() for p in write_subsets_report(example).iterdir()}
+    monkeypatch.chdir(example / "report")
+    assert {p.name: p.read_bytes() for p in write_subsets_report("..").iterdir()} == first
+    assert all(str(example.parent).encode() not in data for data in first.values())
+    assert set(first) == {"table.md", "table.csv", "report.html", "budgets.png", "hans.png", "epochs.png", "freezing.png", "seconds.png", "map.png", "overlap.png"}
+
+
+def test_refused_runs_enter_nothing(example):
+    refused = f"train.{E}.random.data_pct-0.05.s2"
+    study = read_study(example)
+    rows, hans = subset_rows(study), hans_rows(study)
+    assert set(hans[hans["refused"] != ""]["run"]) == {refused} and not ((rows["split"] == "hans") & (rows["run"] == refused)).any()
+    cell = hans_table(hans).query("Training == 'epochs' and Frozen == 'full' and Strategy == 'random' and Budget == '5 %'").iloc[0]
+    own = [study.runs[refused.replace("s2", f"s{n}")]["hans"]["heuristics"]["subsequence"]["entailment"] for n in (0, 1)]
+    assert cell["Seeds"] == "0, 1" and cell["subsequence, entailment"].startswith(number(np.mean(own)))
+    line = next(l for l in plot_hans(hans).axes[1].lines if l.get_label() == "random")
+    assert line.get_ydata()[0] == pytest.approx(100 * np.mean(own))
+    d = against_random(study, rows, "hans").query("budget == '5 %'")
+    assert (d["seeds"] == 2).all()
+    said = text(example)
+    assert "1 run was refused and left out" in said and f"HANS refused {refused}: accuracy" in said
+
+
+def test_all_of_hans_refused(example):
+    for place in (example / "runs").iterdir():
+        def refuse(record):
+            if not record.get("subset"): return
+            record["hans"] = {"examples": 0, "heuristics": {}, "subcases": {}, "refused": "near chance"}
+            for part in ("metrics", "baselines"): record[part].pop("hans", None)
+        change(example, place.name, refuse)
+    study = read_study(example)
+    hans = hans_rows(study)
+    assert plot_hans(hans) is None and len(hans_table(hans)) == 0 and len(subcase_table(study, subset_rows(study))) == 0
+    assert "runs were refused and left out" in text(example)
+
+
+def test_a_deleted_run_shows_as_missing(example):
+    before = plain(subset_table(*(lambda s: (s, subset_rows(s), against_random(s)))(read_study(example))))
+    assert "of 3" not in before.loc["centroids", "20 %"] and before.loc["clusters", "10 %"].endswith("(2 of 3)") and before.loc["diverse", "40 %"].endswith("(2 of 3)")
+    shutil.rmtree(example / "runs" / f"train.{E}.centroids.data_pct-0.2.s1")
+    study = read_study(example)
+    rows = subset_rows(study)
+    assert "(2 of 3)" in plain(subset_table(study, rows, against_random(study, rows))).loc["centroids", "20 %"]
+    for seed in (0, 2): shutil.rmtree(example / "runs" / f"train.{E}.centroids.data_pct-0.2.s{seed}")
+    study = read_study(example)
+    rows = subset_rows(study)
+    assert plain(subset_table(study, rows, against_random(study, rows))).loc["centroids", "20 %"] == "not started"
+    assert [m["strategy"] for m in missing_subsets(study, rows)] == ["centroids"]
+    assert "78 of 81" not in text(example) and "76 of 81 runs finished" in text(example)
+
+
+def test_a_whole_strategy_or_step_that_never_ran_has_its_row(example):
+    keep(example, lambda run: ".centroids." not in run and not run.startswith("frozen"), planned=True)
+    study = read_study(example)
+    rows = subset_rows(study)
+    table = subset_table(study, rows, against_random(study, rows))
+    assert (plain(table).loc["centroids", ["5 %", "10 %", "20 %", "40 %"]] == "not started").all()
+    assert (table["Strategy"] == "Frozen parts").sum() == 4 and "not started" in text(example)
+
+
+def test_signs_of_the_differences(example):
+    study = read_study(example)
+    rows = subset_rows(study)
+    d = against_random(study, rows)
+    mean = reported(rows).query("arm == 'epochs' and freeze == 0").pivot_table(index=["strategy", "fraction"], columns="seed", values="accuracy")
+    for r in d.to_dict("records"):
+        each = (mean.loc[(r["strategy"], r["fraction"])] - mean.loc[("random", r["fraction"])]).dropna()
+        assert r["difference"] == pytest.approx(each.mean()) and r["seeds"] == len(each) and r["ahead"] == (each > 0).sum()
+        assert r["example_low"] <= r["difference"] <= r["example_high"] and r["low"] <= r["difference"] + 1e-12
+        if r["beyond"]: assert min(r["low"], r["example_low"]) > 0 or max(r["high"], r["example_high"]) < 0
+    best = d[(d["strategy"] == "diverse") & (d["fraction"] == 0.05)].iloc[0]
+    assert best["beyond"] and best["difference"] > 0 and set(d["strategy"]) == {"clusters", "centroids", "diverse"} and set(d["arm"]) == {"epochs"}
+    assert plain(subset_table(study, rows, d)).loc["diverse", "5 %"].endswith("▲")
+
+
+def test_what_random_is_better_at_is_marked_as_such(example):
+    for seed in range(3):  # exchange two strategies
+        a, b = (example / "runs" / f"train.{E}.{s}.data_pct-0.05.s{seed}" for s in ("random", "diverse"))
+        for place, name in ((a, "diverse"), (b, "random")): change(example, place.name, lambda r: (r["subset"].update(strategy=name), r["parameters"].update(strategy=name)))
+    study = read_study(example)
+    rows = subset_rows(study)
+    assert plain(subset_table(study, rows, against_random(study, rows))).loc["diverse", "5 %"].endswith("▼")
+    assert "diverse is ahead of random beyond chance at 10 %" in text(example) and "and behind random beyond chance at 5 %" in text(example)
+
+
+def test_one_seed(example):
+    keep(example, lambda run: run.endswith("s0"))
+    study = read_study(example)
+    rows = subset_rows(study)
+    d = against_random(study, rows)
+    assert subset_means(rows)["sd"].isna().all() and (d["seeds"] == 1).all() and d["low"].isna().all() and d["beyond"].any()
+    assert "±" not in subset_table(study, rows, d).to_string() and above_trivial(study, rows)["beats"].any()
+    text(example)
+
+
+def test_one_seed_one_strategy_and_nothing_else(example):
+    keep(example, lambda run: run.startswith("train") and ".random." in run and run.endswith("s0"))
+    without_hans(example)
+    for place in (example / "runs").iterdir(): change(example, place.name, lambda r: r.update(history=None))
+    study = read_study(example)
+    rows, hans = subset_rows(study), hans_rows(study)
+    assert len(against_random(study, rows)) == 0 and len(hans) == 0 and len(overlap_rows(study)) == 0 and len(selection_rows(study)) == 0 and len(cluster_table(study)) == 0
+    assert all(f is None for f in (plot_hans(hans), plot_epochs(study, rows), plot_freezing(rows), plot_map(study), plot_overlap(study)))
+    assert [ax.get_title() for ax in plot_budgets(rows, against_random(study, rows)).axes] == ["MNLI: a fixed number of epochs"]
+    said = text(example)
+    assert "## HANS" not in said and "fixed number of steps," not in said.partition("<!--")[0] and "random reaches" in said
+    assert sorted(p.name for p in write_subsets_report(example).glob("*.png")) == ["budgets.png", "seconds.png"]
+
+
+def test_without_random_there_is_nothing_to_compare_with(example):
+    keep(example, lambda run: ".diverse." in run)
+    assert "there is no random choice to compare with" in text(example)
+
+
+def test_lost_predictions_leave_differences_over_seeds(example):
+    for seed in range(3): (example / "runs" / f"train.{E}.diverse.data_pct-0.1.s{seed}" / "predictions.parquet").unlink()
+    d = against_random(read_study(example)).query("strategy == 'diverse'").set_index("fraction")
+    assert np.isnan(d.loc[0.1, "p"]) and d.loc[0.1, "low"] < d.loc[0.1, "difference"] and not d.loc[0.1, "beyond"] and d.loc[0.05, "beyond"]
+    assert "unchecked" in text(example)
+
+
+def test_counts_are_budgets_of_their_own(example):
+    for seed in range(3):
+        for s in ("random", "centroids"): change(example, f"train.{E}.{s}.data_pct-0.05.s{seed}", lambda r: r["parameters"].update(data_pct=0.0, data_count=45))
+    study = read_study(example)
+    rows = subset_rows(study)
+    table = subset_table(study, rows, against_random(study, rows))
+    assert plain(table).loc["random", "45 examples"] and plain(table).loc["random", "5 %"] == "" and list(table).index("45 examples") < list(table).index("10 %")
+    assert set(against_random(study, rows).query("budget == '45 examples'")["strategy"]) == {"centroids"}
+    text(example)
+
+
+def test_what_was_trained_twice_counts_once(example):
+    for seed in range(3):
+        a, b = f"train.{E}.random.data_pct-0.2.s{seed}", f"frozen.{E}.freeze-0.s{seed}"
+        shutil.copytree(example / "runs" / a, example / "runs" / b)
+        change(example, b, lambda r: r.update(step="frozen"))
+    assert subset_means(reported(subset_rows(read_study(example)))).query("strategy == 'random' and fraction == 0.2 and freeze == 0 and arm == 'epochs'")["runs"].item() == 3
+
+
+def test_other_settings_are_not_averaged(example):
+    change(example, f"train.{E}.diverse.data_pct-0.1.s2", lambda r: r["parameters"].update(lr=3e-5))
+    change(example, f"train.{E}.diverse.data_pct-0.2.s2", lambda r: r["parameters"].update(hans_examples=100))  # no part of the training
+    rows = subset_rows(read_study(example)).query("strategy == 'diverse'")
+    assert set(rows[rows["fraction"] == 0.1]["settings"]) == {"lr=0.0001", "lr=3e-05"} and set(rows[rows["fraction"] == 0.2]["settings"]) == {""}
+    text(example)
+
+
+def test_published_points_are_the_readings_of_sound_rows(example):
+    study = read_study(example)
+    points = published_budgets(subset_rows(study)).set_index(["encoder", "strategy", "percent"])
+    assert points.loc[("albert-base-v2", "clusters", 2), "flag"] == "not_clusters" and points.loc[("albert-base-v2", "clusters", 2), "accuracy"] == pytest.approx(0.6945)
+    assert points.loc[("albert-base-v1", "random", 100), "accuracy"] == pytest.approx(np.mean([80.11207, 80.15282, 80.08150, 80.08150, 80.08150]) / 100)
+    said = text(example)
+    assert "81.0†" in said and "It is a reading, not a measurement" in said
+    row = next(l for l in said.splitlines() if l.startswith("| lexical overlap | entailment |"))
+    assert all(float(a) + float(b) == pytest.approx(100, abs=0.11) for a, b in (c.split(" → ") for c in row.split(" | ")[2:][:-1]))
+
+
+def test_a_task_that_is_not_known_and_nothing_published(example):
+    for place in (example / "runs").iterdir(): change(example, place.name, lambda r: r.update(task="mine"))
+    said = text(example)
+    assert "mine (example-encoder)" in said and "Published" not in said and "reading" not in said
+
+
+def test_nothing_has_finished(example):
+    shutil.rmtree(example / "runs")
+    study = read_study(example)
+    assert not len(subset_rows(study)) and paragraph(study).endswith("No subset has been trained.")
+    assert "not started" in text(example)
+    assert sorted(p.name for p in write_subsets_report(example).glob("*.png")) == ["budgets.png"]
+
+
+def test_a_study_of_something_else_says_so(example, tmp_path):
+    from bertvision.studies.results import example_study
+
+    assert "No subset has been trained." in text(example_study(tmp_path))
+    with pytest.raises(DataError, match="holds no study"): write_subsets_report(tmp_path / "nowhere")
