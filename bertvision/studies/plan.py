@@ -7,7 +7,7 @@ __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'parse_yaml', 'Need', 'Step', 'Study'
            'code_closure', 'Job', 'Plan', 'plan', 'State', 'job_state', 'data_forgotten', 'this_machine', 'Forecast',
            'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
 
-# %% ../../nbs/80_studies.plan.ipynb #b45479dc
+# %% ../../nbs/80_studies.plan.ipynb #77def21c
 import ast
 import io
 import os
@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 import bertvision
 from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, resources, suggest
-from ..data.tasks import TASKS, data_root, get_task, input_files
+from ..data.files import read_lines
+from ..data.tasks import TASKS, File, data_root, find_file, get_task, input_files, task_folder
 from ..models.encoders import ATTENTIONS, all_encoders, check_encoder, encoder_fingerprint, locate
 from ..recipes import check_values
 from ..runs import check_parameters, locked, notebook_cells, read_parameters, read_record
@@ -639,13 +640,27 @@ class Forecast:
     transient: float = 0.0           # bytes more on the disk while it runs
     basis: str = "unknown"           # measured | estimate | unknown
 
-# %% ../../nbs/80_studies.plan.ipynb #4fe601a9
+# %% ../../nbs/80_studies.plan.ipynb #c237d996
 _CARVED_AT_MOST = 2000  # as `data.splits.split` has it, which is too heavy to be asked here
+
+
+@lru_cache(maxsize=None)
+def _lines(path: Path, size: int) -> int: return sum(1 for _ in read_lines(path))
+
+
+def _train_rows(job: Job) -> int | None:
+    "Rows of the training file at hand, which may be a part of the official one; else the official number."
+    if "task" not in job.grid: return None
+    task, data = get_task(job.grid["task"]), job.parameters.get("data")
+    file = task.folder.files.get("train") if task.folder and data else None
+    path = find_file(task_folder(task, Path(data)), file.name) if isinstance(file, File) else None
+    if path is None or not path.is_file() or path.stat().st_size > 2**28: return task.rows.get("train")
+    return _lines(path, path.stat().st_size) - (not file.width)
 
 
 def _processed(job: Job) -> int | None:
     "Training examples times epochs; what is carved for model selection does not train."
-    p, rows = job.parameters, get_task(job.grid["task"]).rows.get("train") if "task" in job.grid else None
+    p, rows = job.parameters, _train_rows(job)
     if wanted := p.get("train_examples"): rows = min(wanted, rows or wanted)
     if not rows: return None
     if p.get("protocol") == "carved": rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
@@ -676,7 +691,7 @@ def _transient(job: Job) -> float:
     row = _zoo(job.grid.get("encoder"))
     return 28.0 * _weights(row) if row and "checkpoint_seconds" in job.parameters else 0.0
 
-# %% ../../nbs/80_studies.plan.ipynb #b104c6aa
+# %% ../../nbs/80_studies.plan.ipynb #62ad0426
 _WORK = {"extract_states": 2, "select_examples": 2, "train_heads": 0.3}  # operations a weight of the encoder and token; 6 for what trains it
 
 
@@ -699,7 +714,8 @@ def _estimate(job: Job) -> Forecast:
     tokens = p.get("max_length", 128) / 2
     work = _WORK.get(job.experiment.stem, 6) * 12 * row.layers * row.width**2 * tokens * count * 1.1
     activations = p.get("batch_size", 16) * tokens * row.layers * row.width * 60
-    disk = 1e6 + (4 * weights if p.get("keep_model") else 0) + _states_bytes(job, row, tokens, count)
+    kept = bool(p.get("keep_model")) + (p.get("evaluations") or p.get("epochs", 0)) * bool(p.get("keep_epochs"))
+    disk = 1e6 + 4 * weights * kept + _states_bytes(job, row, tokens, count)
     return Forecast(count, 8 + work / _speed(this_machine()), 1e9 + 16 * weights + activations, disk, _transient(job), "estimate")
 
 # %% ../../nbs/80_studies.plan.ipynb #4d4b5950
