@@ -26,7 +26,7 @@ from .subsets import (ARMS, HANS_LABELS, HEURISTICS, STRATEGIES, above_trivial, 
                                         freeze_title, hans_rows, hans_table, in_order, overlap_rows, reported, selection_rows,
                                         selection_table, subset_means, subset_rows, subset_table)
 
-# %% ../../nbs/84_studies.budgets.ipynb #b06ae005
+# %% ../../nbs/84_studies.budgets.ipynb #8e34e1ad
 _DAGGER = ("ok", "one_seed", "heading")
 
 
@@ -34,7 +34,8 @@ def published_budgets(
     rows: pd.DataFrame, # from `subset_rows`
 ) -> pd.DataFrame: # encoder, strategy, flag, percent, seeds, accuracy; a row a point
     "Published accuracies on MNLI's matched part by per cent of the training set, mean over seeds; empty when the study has no MNLI."
-    table = published_subsets("mnli", split="validation_matched").drop_duplicates(["encoder", "strategy", "percent", "count", "epoch", "seed", "printed"])
+    table = published_subsets("mnli", split="validation_matched").drop_duplicates(["encoder", "strategy", "percent", "count", "epoch",
+                                                                                   "seed", "printed"])
     kept = table["percent"].notna() & table["strategy"].isin(STRATEGIES) & (table["epoch"].fillna(3) == 3) & (rows["task"] == "mnli").any()
     table = table[kept].assign(accuracy=table["reading"].fillna(table["value"]), flag=table["flag"].where(table["flag"] == "not_clusters", ""))
     table = table.drop_duplicates(["encoder", "strategy", "percent", "seed"])  # 100 % stands in several tables
@@ -54,12 +55,13 @@ def published_text(
     for (encoder, strategy, seed), g in table.groupby(["encoder", "strategy", "seed"], sort=False, dropna=False):
         cells = {f"{p} %": f"{v:.1f}" + "†" * (flag not in _DAGGER) for p, v, flag in zip(g["percent"], 100 * g["value"], g["flag"])}
         flags = [f for f in dict.fromkeys(g["flag"]) if f not in _DAGGER]
-        out.append({"Encoder": encoder, "Strategy": strategy, "Seeds": "not printed" if pd.isna(seed) else str(seed), **cells, "Remark": "; ".join(SUBSET_FLAGS[f] for f in flags)})
+        out.append({"Encoder": encoder, "Strategy": strategy, "Seeds": "not printed" if pd.isna(seed) else str(seed), **cells,
+                    "Remark": "; ".join(SUBSET_FLAGS[f] for f in flags)})
     frame = pd.DataFrame(out)
     percents = sorted((c for c in frame if c.endswith("%")), key=lambda c: int(c.split()[0]))
     return frame[["Encoder", "Strategy", "Seeds", *percents, "Remark"]].fillna("")
 
-
+# %% ../../nbs/84_studies.budgets.ipynb #af0aae6d
 def published_hans(
     rows: pd.DataFrame, # from `hans_rows`
 ) -> pd.DataFrame: # text cells; empty when the study has no HANS beside MNLI
@@ -68,9 +70,10 @@ def published_hans(
     means = published_subsets("hans", "albert-base-v1", "random").groupby(["heuristic", "label", "percent"])[["value", "reading"]].mean()
     cell = {key: f"{number(m['value'])} → {number(m['reading'])}" for key, m in means.to_dict("index").items()}
     percents = sorted({p for *_, p in cell})
-    return pd.DataFrame([{"Heuristic": h.replace("_", " "), "Answer": label, **{f"{p} %": cell[h, label, p] for p in percents}} for label in HANS_LABELS for h in HEURISTICS])
+    return pd.DataFrame([{"Heuristic": h.replace("_", " "), "Answer": label, **{f"{p} %": cell[h, label, p] for p in percents}}
+                         for label in HANS_LABELS for h in HEURISTICS])
 
-# %% ../../nbs/84_studies.budgets.ipynb #4e5c05a1
+# %% ../../nbs/84_studies.budgets.ipynb #85b61314
 _COLORS = sns.color_palette("colorblind")
 _LOOKS = {"random": ("0.25", "o", "-"), "clusters": (_COLORS[1], "s", "-"), "centroids": (_COLORS[4], "^", "-"), "diverse": (_COLORS[0], "D", "-")}
 _MARKERS = {"albert-base-v1": "v", "albert-base-v2": "s", "bert-base-uncased": "o"}
@@ -90,7 +93,7 @@ def _lines(rows):
     groups = in_order(rows).groupby(["strategy", "settings", "encoder"], sort=False)
     return [(s + (f" ({x})" if x else "") + (f", {e}" if several else ""), _look(s, names), g) for (s, x, e), g in groups]
 
-
+# %% ../../nbs/84_studies.budgets.ipynb #4ee27e3a
 def _axes(down, across, width=4.6, height=3.2, **kwargs):
     with sns.axes_style("whitegrid"):
         return plt.subplots(down, across, figsize=(width * across, height * down + 0.9), layout="constrained", squeeze=False, **kwargs)
@@ -115,7 +118,7 @@ def _percents(ax, values):
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(ticks, [f"{t:.3g}" for t in ticks])
 
-# %% ../../nbs/84_studies.budgets.ipynb #1634461c
+# %% ../../nbs/84_studies.budgets.ipynb #45324a33
 def _curve(ax, label, look, means, end=None):
     "One strategy's mean and band; `end` is the common right end, where the strategy has none of its own."
     if end is not None and len(end) and not (means["fraction"] >= 1).any(): means = pd.concat([means, end])
@@ -128,7 +131,8 @@ def _draw_published(ax, rows):
     "Hollow markers; what was no clustering says so."
     for (encoder, strategy, flag), g in published_budgets(rows).groupby(["encoder", "strategy", "flag"], sort=False):
         name = "clusters that were none" if flag else strategy + (", mean of five seeds" if g["seeds"].min() > 1 else "")
-        ax.plot(g["percent"].astype(float), 100 * g["accuracy"], linestyle="", marker=_MARKERS[encoder], mfc="none", mec=_LOOKS[strategy][0], ms=5.5, zorder=2, label=f"published: {encoder}, {name}")
+        ax.plot(g["percent"].astype(float), 100 * g["accuracy"], linestyle="", marker=_MARKERS[encoder], mfc="none",
+                mec=_LOOKS[strategy][0], ms=5.5, zorder=2, label=f"published: {encoder}, {name}")
 
 
 def _all(words): return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
@@ -175,23 +179,25 @@ def plot_budgets(
         line[0].set_ylabel("accuracy × 100")
     return _finish(fig, _ahead_title(differences), 3 if len(arms) > 1 else 2)
 
-# %% ../../nbs/84_studies.budgets.ipynb #284fb8fe
+# %% ../../nbs/84_studies.budgets.ipynb #cc79fa77
 def _plain(rows): return rows[(rows["arm"] == "epochs") & (rows["freeze"] == 0)]
 
 
 def _hans_title(rows, refused):
     "Range of both kinds of pairs, as a title."
     means = rows.groupby(["strategy", "settings", "fraction", "label"])["accuracy"].mean()
-    ends = [f"{label} {number(m.min(), 0)} to {number(m.max(), 0)}" for label in HANS_LABELS if len(m := means[means.index.get_level_values("label") == label])]
+    ends = [f"{label} {number(m.min(), 0)} to {number(m.max(), 0)}" for label in HANS_LABELS
+            if len(m := means[means.index.get_level_values("label") == label])]
     return f"HANS, mean over heuristics: {', '.join(ends)}" + (f" ({refused} refused run{'s' * (refused > 1)} left out)" if refused else "")
 
 
 def _draw_reading(ax, heuristic, label):
     "The published cells of ALBERT's five seeds, turned round."
     cells = published_subsets("hans", "albert-base-v1", "random").query("heuristic == @heuristic and label == @label and flag == 'flipped'")
-    ax.plot(cells["percent"].astype(float), 100 * cells["reading"], ".", color="0.65", ms=4, zorder=1, label="published ALBERT, as it reads with its answers exchanged (no measurement)")
+    ax.plot(cells["percent"].astype(float), 100 * cells["reading"], ".", color="0.65", ms=4, zorder=1,
+            label="published ALBERT, as it reads with its answers exchanged (no measurement)")
 
-
+# %% ../../nbs/84_studies.budgets.ipynb #775922e2
 def plot_hans(
     rows: pd.DataFrame, # from `hans_rows`
 ) -> plt.Figure | None: # None when no run was scored on HANS
@@ -202,7 +208,8 @@ def plot_hans(
     fig, axes = _axes(len(HANS_LABELS), len(HEURISTICS), 3.7, 2.7, sharex=True, sharey=True)
     for ax, (label, h) in zip(axes.flat, ((label, h) for label in HANS_LABELS for h in HEURISTICS)):
         part = rows[(rows["heuristic"] == h) & (rows["label"] == label)]
-        means = part.groupby(["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction"], sort=False)["accuracy"].agg(mean="mean", sd="std").reset_index()
+        means = part.groupby(["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction"],
+                             sort=False)["accuracy"].agg(mean="mean", sd="std").reset_index()
         end = means[(means["strategy"] == "random") & (means["fraction"] >= 1)]
         for name, look, g in _lines(means): _curve(ax, name, look, g, end[end["encoder"] == g["encoder"].iloc[0]])
         if (part["task"] == "mnli").any(): _draw_reading(ax, h, label)
@@ -214,14 +221,15 @@ def plot_hans(
     for ax in axes[:, 0]: ax.set_ylabel("accuracy × 100")
     return _finish(fig, _hans_title(rows, refused), 3)
 
-# %% ../../nbs/84_studies.budgets.ipynb #05301bad
+# %% ../../nbs/84_studies.budgets.ipynb #480441b8
 def epoch_rows(
     study: Results,
     rows: pd.DataFrame, # from `subset_rows`
 ) -> pd.DataFrame: # task, encoder, strategy, settings, fraction, budget, seed, epoch, accuracy
     "Accuracy on the selection part while training, of fully trained models with a fixed number of epochs."
     keep = ["task", "encoder", "strategy", "settings", "fraction", "budget", "seed"]
-    found = [{c: r[c] for c in keep} | {"epoch": h["epoch"], "accuracy": h["selection_accuracy"]} for r in _plain(rows).drop_duplicates("run").to_dict("records")
+    found = [{c: r[c] for c in keep} | {"epoch": h["epoch"], "accuracy": h["selection_accuracy"]}
+             for r in _plain(rows).drop_duplicates("run").to_dict("records")
              for h in study.runs[r["run"]].get("history") or [] if h.get("selection_accuracy") is not None]
     return pd.DataFrame(found, columns=[*keep, "epoch", "accuracy"])
 
@@ -230,11 +238,12 @@ def _draw_published_epochs(ax):
     "512 examples of the original, by epoch."
     for strategy in ("random", "centroids"):
         g = published_subsets("mnli", "albert-base-v2", strategy, "validation_matched").query("count == 512")
-        ax.plot(g["epoch"].astype(float), 100 * g["value"], color=_LOOKS[strategy][0], marker=_LOOKS[strategy][1], mfc="none", ms=5, lw=0.8, linestyle=":", label=f"published: {strategy}, one seed")
+        ax.plot(g["epoch"].astype(float), 100 * g["value"], color=_LOOKS[strategy][0], marker=_LOOKS[strategy][1], mfc="none", ms=5, lw=0.8,
+                linestyle=":", label=f"published: {strategy}, one seed")
     ax.axhline(100 / 3, color="0.2", linestyle=":", lw=1.3, label="three equal classes")
     ax.set_title("published: ALBERT, 512 of 392,702 examples", fontsize=10)
 
-
+# %% ../../nbs/84_studies.budgets.ipynb #fe515056
 def plot_epochs(
     study: Results,
     rows: pd.DataFrame, # from `subset_rows`
@@ -267,7 +276,7 @@ def _epochs_title(seen, panel):
     ends = [f"{label} {number(g['accuracy'].mean())}" for label, _, g in _lines(last)]
     return f"While training, with {part['budget'].iloc[0]}: in the end {', '.join(ends)}"
 
-# %% ../../nbs/84_studies.budgets.ipynb #6f8c6673
+# %% ../../nbs/84_studies.budgets.ipynb #20e92713
 def freezing(
     rows: pd.DataFrame, # from `subset_rows`
 ) -> pd.DataFrame: # rows of `subset_means`
@@ -291,7 +300,8 @@ def plot_freezing(
             g, look = g.sort_values("freeze", key=lambda c: c.map(order.index)), _look(strategy, list(part["strategy"].unique()))
             look["linestyle"] = ["-", "--", "-.", ":"][i % 4]
             name = f"{strategy}, {budget}" + (f", {ARMS.get(arm, arm)}" if part["arm"].nunique() > 1 else "") + (f", {e}" if part["encoder"].nunique() > 1 else "")
-            ax.errorbar([order.index(n) for n in g["freeze"]], 100 * g["mean"], 100 * g["sd"].fillna(0), label=name, lw=1.6, ms=5, elinewidth=1, capsize=2, **look)
+            ax.errorbar([order.index(n) for n in g["freeze"]], 100 * g["mean"], 100 * g["sd"].fillna(0), label=name, lw=1.6, ms=5,
+                        elinewidth=1, capsize=2, **look)
         ax.axhline(100 * part["baseline"].mean(), color="0.2", linestyle=":", lw=1.3, label="trivial baseline")
         ax.set_xticks(range(len(order)), ["nothing" if n == 0 else freeze_title(n) for n in order])
         ax.set_xlabel("frozen")
@@ -299,7 +309,7 @@ def plot_freezing(
     axes[0, 0].set_ylabel("accuracy × 100")
     return _finish(fig, _freezing_title(means), 4)
 
-
+# %% ../../nbs/84_studies.budgets.ipynb #102e467c
 def _freezing_title(means):
     "What it costs to freeze most, as a title."
     most = in_order(means).groupby(["task", "encoder", "arm", "strategy", "budget"], sort=False)
@@ -342,7 +352,7 @@ def _seconds_title(means):
     share = (chosen["selection_seconds"] / chosen["cost"])
     return f"Choosing takes {number(chosen['selection_seconds'].max(), 1, 1)} s at most: {number(share.min(), 0)} to {number(share.max(), 0)} % of the time until a model is there"
 
-# %% ../../nbs/84_studies.budgets.ipynb #a488e038
+# %% ../../nbs/84_studies.budgets.ipynb #8b5f9da9
 def _maps(study):
     "(run, record, points) of the first run of each task that has left a map."
     found = {}
@@ -361,7 +371,7 @@ def _map_title(r):
     if about.get("silhouette") is not None: parts.append(f"silhouette {about['silhouette']:.2f}, {'hardly apart' if about['silhouette'] < 0.1 else 'of at most 1'}")
     return f"{task_title(r.get('task'))}: {'; '.join(parts)}\nvectors: {v.get('encoder', '?')}, {v.get('side', '?')}, layer {v.get('layer', '?')}, {v.get('kind', '?')}"
 
-
+# %% ../../nbs/84_studies.budgets.ipynb #71966ecc
 def plot_map(
     study: Results,
 ) -> plt.Figure | None: # None when no run has left a map
@@ -376,15 +386,17 @@ def plot_map(
         for i, c in enumerate(largest):
             p, color = points[points["cluster"] == c], _COLORS[(0, 1, 2, 4, 3, 9, 8, 5, 6, 7)[i % 10]]
             ax.scatter(p["x"], p["y"], s=8, color=color, alpha=0.7, lw=0, label=f"{c}: {', '.join(words.get(c, [])[:4]) or 'no words'} ({len(p):,})")
-            ax.text(p["x"].median(), p["y"].median(), str(c), fontsize=8, ha="center", va="center", bbox={"facecolor": "white", "edgecolor": color, "linewidth": 1.5, "boxstyle": "circle,pad=0.2"})
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8.5, markerscale=2.5, title="cluster (points shown)", title_fontsize=8.5, alignment="left")
+            ax.text(p["x"].median(), p["y"].median(), str(c), fontsize=8, ha="center", va="center",
+                    bbox={"facecolor": "white", "edgecolor": color, "linewidth": 1.5, "boxstyle": "circle,pad=0.2"})
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8.5, markerscale=2.5, title="cluster (points shown)",
+                  title_fontsize=8.5, alignment="left")
         ax.set(xlabel="first principal component", ylabel="second principal component")
         ax.set_title(_map_title(r), fontsize=10, loc="left")
     fig.suptitle(f"The pool in two of its dimensions, its {len(largest)} largest clusters in colour", x=0.01, ha="left", fontsize=11)
     plt.close(fig)
     return fig
 
-# %% ../../nbs/84_studies.budgets.ipynb #822322b3
+# %% ../../nbs/84_studies.budgets.ipynb #1bba50a0
 def plot_overlap(
     study: Results,
     fraction: float = 0, # of the pool; 0 = the budget in the middle
@@ -399,29 +411,34 @@ def plot_overlap(
     names = in_order(pd.DataFrame({"strategy": sorted({*mean.index.get_level_values(0), *mean.index.get_level_values(1)})}))["strategy"].tolist()
     table = pd.DataFrame([[100 * mean.get((a, b), mean.get((b, a), np.nan)) if a != b else np.nan for b in names] for a in names], names, names)
     fig, ax = plt.subplots(figsize=(2.6 + 0.85 * len(names), 1.6 + 0.55 * len(names)), layout="constrained")
-    sns.heatmap(table.iloc[1:, :-1], annot=True, fmt=".1f", cmap="cividis", vmin=0, ax=ax, cbar=False, linewidths=0.5, mask=np.triu(np.ones((len(names) - 1,) * 2, bool), 1), annot_kws={"fontsize": 9})
+    sns.heatmap(table.iloc[1:, :-1], annot=True, fmt=".1f", cmap="cividis", vmin=0, ax=ax, cbar=False, linewidths=0.5,
+                mask=np.triu(np.ones((len(names) - 1,) * 2, bool), 1), annot_kws={"fontsize": 9})
     ax.tick_params(axis="y", rotation=0)
     most = mean.idxmax()
-    ax.set_title(f"Chosen by both, % of what either chose, at {budget_title(fraction)}:\nmost by {most[0]} and {most[1]}; two random choices would share {number(fraction / (2 - fraction))}", fontsize=10, loc="left")
+    title = f"Chosen by both, % of what either chose, at {budget_title(fraction)}:\nmost by {most[0]} and {most[1]}"
+    ax.set_title(f"{title}; two random choices would share {number(fraction / (2 - fraction))}", fontsize=10, loc="left")
     plt.close(fig)
     return fig
 
-# %% ../../nbs/84_studies.budgets.ipynb #2aa0e71d
+# %% ../../nbs/84_studies.budgets.ipynb #a916473c
 def _reached_text(means, above):
     "What random reaches at each budget, and where that is no more than the trivial baseline."
     part = means[means["strategy"] == "random"]
     if not len(part): return "there is no random choice to compare with"
     part = part[part["settings"] == part["settings"].iloc[0]]
-    text = "random reaches " + ", ".join(f"{number(r['mean'])} with {r['budget']}" for r in part.to_dict("records")) + f" (trivial: {number(part['baseline'].mean())})"
+    text = "random reaches " + ", ".join(f"{number(r['mean'])} with {r['budget']}"
+                                         for r in part.to_dict("records")) + f" (trivial: {number(part['baseline'].mean())})"
     low = above[~above["beats"]] if len(above) else above
-    return text + (f"; not told from the trivial baseline: {', '.join(f'{s} with {b}' for s, b in zip(low['strategy'], low['budget']))}" if len(low) else "")
+    return text + (f"; not told from the trivial baseline: {', '.join(f'{s} with {b}' for s, b in zip(low['strategy'], low['budget']))}"
+                   if len(low) else "")
 
 
 def _against_text(differences):
     "Which strategies are ahead of random, and which are behind."
     found = []
     for s, (ahead, behind, n) in _won(differences, signed=True).items():
-        parts = [f"{word} random beyond chance at {_all(list(dict.fromkeys(where)))}" for word, where in (("ahead of", ahead), ("behind", behind)) if where]
+        parts = [f"{word} random beyond chance at {_all(list(dict.fromkeys(where)))}"
+                 for word, where in (("ahead of", ahead), ("behind", behind)) if where]
         found.append(f"{s} is {' and '.join(parts)}" if parts else f"{s} is nowhere told from random ({n} budget{'s' * (n > 1)})")
     return "; ".join(found)
 
@@ -435,10 +452,11 @@ def _hans_text(rows):
     text = "HANS: " + ", ".join(f"{label} {number(m[label].min())} to {number(m[label].max())}" for label in HANS_LABELS if label in m)
     if set(HANS_LABELS) <= set(m):
         sane = (m["entailment"] > m["non-entailment"]).sum()
-        text += f", the first above the second in {sane} of {len(m)} means" + (" (the direction that the published cells have reversed)" if sane == len(m) else "")
+        text += f", the first above the second in {sane} of {len(m)} means" + (" (the direction that the published cells have reversed)"
+                                                                               if sane == len(m) else "")
     return text + (f"; {left}" if left else "")
 
-# %% ../../nbs/84_studies.budgets.ipynb #0f7ac93e
+# %% ../../nbs/84_studies.budgets.ipynb #713f83a2
 def _steps_text(means):
     "How much of the gain from more data remains when the training is equally long."
     found = []
@@ -451,7 +469,8 @@ def _steps_text(means):
     low, high = both[0], both[-1]
     gain = [g.loc[high, "mean"] - g.loc[low, "mean"] for g in found]
     return (f"from {low} to {high} random gains {number(gain[0], sign=True)} points with a fixed number of epochs and {number(gain[1], sign=True)} with a fixed number of steps"
-            + (f", so that {number(1 - gain[1] / gain[0], 0)} % of the gain goes with longer training" if gain[0] > 0 and 0 <= gain[1] <= gain[0] else ""))
+            + (f", so that {number(1 - gain[1] / gain[0], 0)} % of the gain goes with longer training" if gain[0] > 0
+               and 0 <= gain[1] <= gain[0] else ""))
 
 
 def _cost_text(means):
@@ -460,11 +479,11 @@ def _cost_text(means):
     trained = means.dropna(subset="training_seconds")
     if not len(trained): return ""
     few, many = trained.loc[trained["fraction"].idxmin()], trained.loc[trained["fraction"].idxmax()]
-    text = f"training takes {number(few['training_seconds'], 1, 1)} s with {few['budget']}" + (f" and {number(many['training_seconds'], 1, 1)} s with {many['budget']}" if few["budget"] != many["budget"] else "")
+    text = " and ".join(dict.fromkeys(f"{number(r['training_seconds'], 1, 1)} s with {r['budget']}" for r in (few, many)))
     most = chosen.groupby("strategy", sort=False)["selection_seconds"].max()
-    return (f"choosing takes {', '.join(f'{number(x, 1, 1)} s ({s})' for s, x in most.items())}, " if len(most) else "") + text
+    return (f"choosing takes {', '.join(f'{number(x, 1, 1)} s ({s})' for s, x in most.items())}, " if len(most) else "") + f"training takes {text}"
 
-
+# %% ../../nbs/84_studies.budgets.ipynb #6dd6b9ac
 def paragraph(
     study: Results,
     rows: pd.DataFrame | None = None, # from `subset_rows`, when they are at hand
@@ -475,10 +494,11 @@ def paragraph(
     rows = subset_rows(study) if rows is None else rows
     differences, hans = against_random(study, rows) if differences is None else differences, hans_rows(study) if hans is None else hans
     if not len(rows): return f"{tally(study)} No subset has been trained."
-    means, above, found = subset_means(reported(rows)), _plain(above_trivial(study, rows)), [tally(study)]
+    means, above, found = subset_means(reported(rows)), above_trivial(study, _plain(rows)), [tally(study)]
     mine = lambda table, key: table[(table["task"] == key[0]) & (table["encoder"] == key[1])]
     for key, group in means.groupby(["task", "encoder"], sort=False):
-        parts = [_reached_text(_plain(group), mine(above, key)), _against_text(_plain(mine(differences, key))), _steps_text(group), _hans_text(_plain(mine(hans, key))), _cost_text(_plain(group))]
+        parts = [_reached_text(_plain(group), mine(above, key)), _against_text(_plain(mine(differences, key))), _steps_text(group),
+                 _hans_text(_plain(mine(hans, key))), _cost_text(_plain(group))]
         found.append(f"{task_title(key[0])} ({key[1]}): {'; '.join(p for p in parts if p)}.")
     return " ".join(found)
 
@@ -526,7 +546,7 @@ _PRINTED = ("Matched accuracy × 100 as printed. " + "† is flagged; the remark
 _READ = ("Accuracy × 100 of ALBERT v1, mean over five seeds: as printed → 1 − printed. What stands behind the arrow is a reading and no measurement: "
          "it is right only if the script exchanged the two answers, and the columns are the reverse of every later result.")
 
-# %% ../../nbs/84_studies.budgets.ipynb #b1ad6e63
+# %% ../../nbs/84_studies.budgets.ipynb #1a974ec7
 def report_sections(
     study: Results,
     rows: pd.DataFrame, # from `subset_rows`
@@ -539,18 +559,21 @@ def report_sections(
              ("HANS by subcase", subcase_table(study, rows), "Accuracy × 100, mean over seeds. The first letter is the heuristic, the second says entailed or not."),
              ("What was chosen", selection_table(selection_rows(study)), _CHOSEN),
              ("The largest clusters", cluster_table(study), "Of the first seed; words that are more frequent in the cluster than in the rest of the pool."),
-             ("Published numbers", published_text(rows), _PRINTED), ("Published HANS", published_hans(hans), _READ), ("Runs of an earlier code", accepted(study), EARLIER)]
+             ("Published numbers", published_text(rows), _PRINTED), ("Published HANS", published_hans(hans), _READ),
+             ("Runs of an earlier code", accepted(study), EARLIER)]
     return [p for p in parts if len(p[1])]
 
-# %% ../../nbs/84_studies.budgets.ipynb #4b5dc4d8
+# %% ../../nbs/84_studies.budgets.ipynb #07bf2539
 def _vector_notes(study):
     "How the vectors were made that clusters are of."
     found = {}
     for r in study.runs.values():
         if not r.get("vectors"): continue
         v, c = r["vectors"], r.get("clusters") or {}
-        text = (f"Vectors: {v.get('kind')} of layer {v.get('layer')} of {v.get('encoder')}, {v.get('side')}" + (", which has seen the labels of the pool" if v.get("side") == "fine-tuned" else "")
-                + (f"; {c.get('number')} clusters by {c.get('method')} ({c.get('metric')}), silhouette {c['silhouette']:.2f}" if c.get("silhouette") is not None else ""))
+        text = (f"Vectors: {v.get('kind')} of layer {v.get('layer')} of {v.get('encoder')}, {v.get('side')}"
+                + (", which has seen the labels of the pool" if v.get("side") == "fine-tuned" else "")
+                + (f"; {c.get('number')} clusters by {c.get('method')} ({c.get('metric')}), silhouette {c['silhouette']:.2f}"
+                   if c.get("silhouette") is not None else ""))
         found.setdefault(text.partition(", silhouette")[0], text)  # of several seeds, the first
     return [f"{text}." for text in found.values()]
 
@@ -605,8 +628,9 @@ def to_html(
     parts += [*(html_figure(*f) for f in figures.items()), *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)]
     return html_page(study, lead, parts, [f"protocol {p}" for p in dict.fromkeys(r["protocol"] for r in study.runs.values())])
 
-# %% ../../nbs/84_studies.budgets.ipynb #39bdb5e6
-FIGURES = {"budgets": f"Accuracy against budget ({_BAND})", "hans": "HANS by heuristic", "epochs": "Accuracy while training", "freezing": "Frozen parts", "seconds": "Accuracy against seconds",
+# %% ../../nbs/84_studies.budgets.ipynb #0398b2ee
+FIGURES = {"budgets": f"Accuracy against budget ({_BAND})", "hans": "HANS by heuristic", "epochs": "Accuracy while training",
+           "freezing": "Frozen parts", "seconds": "Accuracy against seconds",
            "map": "The pool and its clusters", "overlap": "What two strategies have in common"}
 
 

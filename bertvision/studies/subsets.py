@@ -26,7 +26,7 @@ from .page import between, mean_sd, metric_title, number, p_value, task_title
 from .probes import answers, beyond_chance
 from .results import Results, encoder_title, read_study, scores, settings_of
 
-# %% ../../nbs/83_studies.subsets.ipynb #c5126c1b
+# %% ../../nbs/83_studies.subsets.ipynb #a2988072
 HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
 HANS_LABELS = ("entailment", "non-entailment")
 STRATEGIES = ("random", "clusters", "centroids", "diverse")  # the order of tables and figures; others follow
@@ -48,13 +48,15 @@ def _invented_hans(knows, rng):
         for label, name in enumerate(HANS_LABELS):
             right = rng.random(50) < (0.97 - 0.02 * i if label == 0 else max(0.0, 0.5 * (knows - 0.45) - 0.03 * i))
             found[h][name] = float(right.mean())
-            rows.append(pd.DataFrame({"example_id": [f"hans/{h}/{name}/{n}" for n in range(50)], "label": label, "prediction": np.where(right, label, 1 - label)}))
+            rows.append(pd.DataFrame({"example_id": [f"hans/{h}/{name}/{n}" for n in range(50)], "label": label,
+                                      "prediction": np.where(right, label, 1 - label)}))
     subcases = {f"{h[0]}{'en'[n]}_{k}": found[h][name] for h in HEURISTICS for n, name in enumerate(HANS_LABELS) for k in range(5)}
     return {"examples": 300, "heuristics": found, "subcases": subcases, "refused": ""}, pd.concat(rows).assign(split="hans")
 
-# %% ../../nbs/83_studies.subsets.ipynb #ba6f9f95
+# %% ../../nbs/83_studies.subsets.ipynb #954e2f9e
 def _example_history(final, steps):
-    rows = [{"step": n, "epoch": 3 * n / steps, "loss": 1.1 - 0.4 * n / steps, "lr": 1e-4 * (1 - n / steps), "seconds": n / 50} for n in range(1, steps + 1)]
+    rows = [{"step": n, "epoch": 3 * n / steps, "loss": 1.1 - 0.4 * n / steps, "lr": 1e-4 * (1 - n / steps), "seconds": n / 50}
+            for n in range(1, steps + 1)]
     for k in range(1, 7): rows[max(0, k * steps // 6 - 1)]["selection_accuracy"] = 0.34 + (final - 0.34) * (1 - np.exp(-0.6 * k)) / (1 - np.exp(-3.6))
     return rows
 
@@ -66,7 +68,8 @@ def _example_answers(knows, seed, rng):
         label = np.random.default_rng(n).integers(0, 3, n)
         right = np.random.default_rng([n, seed]).random(n) < knows  # the luck of an example is the same for all strategies
         right ^= rng.random(n) < 0.03
-        parts.append(pd.DataFrame({"split": split, "example_id": [f"{split}/{i}" for i in range(n)], "label": label, "prediction": np.where(right, label, (label + 1) % 3)}))
+        parts.append(pd.DataFrame({"split": split, "example_id": [f"{split}/{i}" for i in range(n)], "label": label,
+                                   "prediction": np.where(right, label, (label + 1) % 3)}))
     return parts
 
 
@@ -75,11 +78,16 @@ def _example_record(run, step, strategy, fraction, arm, freeze, seed):
     steps = 60 if arm == "steps" else max(6, int(3 * _POOL * fraction / 16))
     cost = {"random": 0.01, "clusters": 9.0, "centroids": 9.5, "diverse": 9.2}[strategy] + seed / 100
     return {
-        "schema": 1, "status": "done", "experiment": "train_subset", "step": step, "task": "mnli", "encoder": "example-encoder", "seed": seed, "protocol": "carved",
-        "parameters": {"strategy": strategy, "data_pct": fraction, "data_count": 0, "epochs": 3.0, "steps": 60 if arm == "steps" else 0, "freeze": freeze, "batch_size": 16, "lr": 1e-4, "max_length": 64},
-        "subset": {"strategy": strategy, "examples": round(_POOL * fraction), "pool": _POOL, "fraction": fraction, "arm": arm, "seconds": cost, "labels": dict.fromkeys(_LABELS, 1 / 3)},
-        "collapsed": None, "examples": {"train": round(_POOL * fraction), "selection": 100, "validation_matched": _ROWS}, "seconds": {"load": 0.5, "train": 0.2 * steps, "total": 1 + 0.2 * steps},
-        "parameters_count": {"total": 1000, "trainable": 1000 if not freeze else 300, "embeddings": 400}, "device": {"device": "none", "name": "generated"}, "versions": {},
+        "schema": 1, "status": "done", "experiment": "train_subset", "step": step, "task": "mnli", "encoder": "example-encoder",
+        "seed": seed, "protocol": "carved",
+        "parameters": {"strategy": strategy, "data_pct": fraction, "data_count": 0, "epochs": 3.0, "steps": 60 if arm == "steps" else 0,
+                       "freeze": freeze, "batch_size": 16, "lr": 1e-4, "max_length": 64},
+        "subset": {"strategy": strategy, "examples": round(_POOL * fraction), "pool": _POOL, "fraction": fraction, "arm": arm,
+                   "seconds": cost, "labels": dict.fromkeys(_LABELS, 1 / 3)},
+        "collapsed": None, "examples": {"train": round(_POOL * fraction), "selection": 100, "validation_matched": _ROWS},
+        "seconds": {"load": 0.5, "train": 0.2 * steps, "total": 1 + 0.2 * steps},
+        "parameters_count": {"total": 1000, "trainable": 1000 if not freeze else 300, "embeddings": 400},
+        "device": {"device": "none", "name": "generated"}, "versions": {},
         "code_version": "generated", "started": "2000-01-01T00:00:00+00:00", "finished": "2000-01-01T00:00:05+00:00", "steps": steps}
 
 # %% ../../nbs/83_studies.subsets.ipynb #5518b6ec
@@ -101,7 +109,7 @@ def _example_run(folder, step, strategy, fraction, arm, freeze, seed):
     pd.concat(parts)[["split", "example_id", "label", "prediction"]].to_parquet(folder / "predictions.parquet", index=False)
     write_json(folder / "record.json", record)
 
-# %% ../../nbs/83_studies.subsets.ipynb #a48a5079
+# %% ../../nbs/83_studies.subsets.ipynb #14adeeaf
 _CHOICES = {"clusters": (0.35, 0.22, 0.45), "centroids": (0.9, 0.34, 0.04), "diverse": (1.0, 0.30, 0.05), "random": (0.8, 0.33, 0.05)}
 _WORDS = ("know think really", "government policy state", "yeah uh right", "city old church", "rate cost year", "case legal law")
 
@@ -109,7 +117,8 @@ _WORDS = ("know think really", "government policy state", "yeah uh right", "city
 def _example_selection(strategy, fraction):
     covered, near, uneven = _CHOICES[strategy]
     labels = dict(zip(_LABELS, (1 / 3 + uneven / 3, 1 / 3, 1 / 3 - uneven / 3)))
-    return {"strategy": strategy, "fraction": fraction, "examples": round(_POOL * fraction), "labels": labels, "clusters": min(1.0, covered * (0.5 + fraction)),
+    return {"strategy": strategy, "fraction": fraction, "examples": round(_POOL * fraction), "labels": labels,
+            "clusters": min(1.0, covered * (0.5 + fraction)),
             "distance": near * (1 - fraction), "seconds": 0.01 if strategy == "random" else 9.2}
 
 
@@ -125,19 +134,24 @@ def _example_choice(folder, seed):
     pd.DataFrame({"x": 3 * np.cos(angle) + rng.normal(0, 0.8, _POOL), "y": 2 * np.sin(angle) + rng.normal(0, 0.8, _POOL), "cluster": cluster,
                   "label": rng.integers(0, 3, _POOL)}).to_parquet(folder / "map.parquet", index=False)
     write_json(folder / "record.json", {
-        "schema": 1, "status": "done", "experiment": "select_examples", "step": "select", "task": "mnli", "encoder": "example-encoder", "seed": seed, "protocol": "carved", "parameters": {},
+        "schema": 1, "status": "done", "experiment": "select_examples", "step": "select", "task": "mnli", "encoder": "example-encoder",
+        "seed": seed, "protocol": "carved", "parameters": {},
         "metrics": {}, "pool": _POOL, "vectors": {"encoder": "example-encoder", "side": "pretrained", "layer": 6, "kind": "mean"},
-        "clusters": {"method": "kmeans", "metric": "cosine", "number": 6, "noise": 0, "silhouette": 0.03, "sizes": {"smallest": 100, "median": 150, "largest": 250}, "about": about},
+        "clusters": {"method": "kmeans", "metric": "cosine", "number": 6, "noise": 0, "silhouette": 0.03,
+                     "sizes": {"smallest": 100, "median": 150, "largest": 250}, "about": about},
         "selections": [_example_selection(s, f) for f in fractions for s in names], "overlap": overlap, "seconds": {"total": 12.0}, "history": None,
-        "device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated", "started": "2000-01-01T00:00:00+00:00", "finished": "2000-01-01T00:00:12+00:00"})
+        "device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated",
+        "started": "2000-01-01T00:00:00+00:00", "finished": "2000-01-01T00:00:12+00:00"})
 
-# %% ../../nbs/83_studies.subsets.ipynb #9238992e
+# %% ../../nbs/83_studies.subsets.ipynb #18b0a610
 def _example_jobs():
     "(run, step, strategy, fraction, arm, freeze, seed) of the invented study."
     grid = [("train", s, f, "epochs", 0) for s in STRATEGIES for f in (0.05, 0.1, 0.2, 0.4)] + [("all", "random", 1.0, "epochs", 0)]
-    grid += [("steps", "random", f, "steps", 0) for f in (0.05, 0.1, 0.2, 0.4, 1.0)] + [("frozen", "random", 0.2, "epochs", n) for n in (-2, 2, 4, -1)]
+    grid += [("steps", "random", f, "steps", 0) for f in (0.05, 0.1, 0.2, 0.4, 1.0)] + [("frozen", "random", 0.2, "epochs", n)
+                                                                                        for n in (-2, 2, 4, -1)]
     middle = {"train": ".{s}.data_pct-{f:g}", "all": "", "steps": ".data_pct-{f:g}", "frozen": ".freeze-{n}"}
-    return [(f"{step}.mnli.example-encoder{middle[step].format(s=s, f=f, n=n)}.s{seed}", step, s, f, arm, n, seed) for step, s, f, arm, n in grid for seed in range(3)]
+    return [(f"{step}.mnli.example-encoder{middle[step].format(s=s, f=f, n=n)}.s{seed}", step, s, f, arm, n, seed)
+            for step, s, f, arm, n in grid for seed in range(3)]
 
 
 def example_subsets(
@@ -157,7 +171,7 @@ def example_subsets(
     write_json(folder / "plan.json", {"study": "example-subsets", "title": "Generated example: no model was trained", "jobs": jobs, "titles": titles})
     return folder
 
-# %% ../../nbs/83_studies.subsets.ipynb #7285acf4
+# %% ../../nbs/83_studies.subsets.ipynb #26d71fb3
 GROUP = ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget", "split", "protocol"]
 COLUMNS = GROUP + ["examples", "pool", "step", "run", "seed", "accuracy", "baseline", "selection_seconds", "training_seconds", "seconds", "collapsed"]
 _FREEZE = {0: "full", -1: "encoder", -2: "embeddings"}
@@ -183,8 +197,10 @@ def _about(r):
     s, p = r["subset"], r["parameters"]
     count = int(p.get("data_count") or 0)
     fraction = s["fraction"] if count else float(p.get("data_pct") or s["fraction"])
-    return {"strategy": s["strategy"], "fraction": round(fraction, 6), "budget": budget_title(fraction, count), "examples": s["examples"], "pool": s["pool"], "arm": s.get("arm") or "epochs",
-            "freeze": int(p.get("freeze") or 0), "selection_seconds": s.get("seconds"), "training_seconds": (r.get("seconds") or {}).get("train"), "seconds": seconds_of(r)}
+    return {"strategy": s["strategy"], "fraction": round(fraction, 6), "budget": budget_title(fraction, count), "examples": s["examples"],
+            "pool": s["pool"], "arm": s.get("arm") or "epochs",
+            "freeze": int(p.get("freeze") or 0), "selection_seconds": s.get("seconds"),
+            "training_seconds": (r.get("seconds") or {}).get("train"), "seconds": seconds_of(r)}
 
 
 def _varied(runs):
@@ -216,7 +232,7 @@ def subset_rows(
     rows = rows.astype({c: float for c in ("baseline", "selection_seconds", "training_seconds", "seconds")})
     return in_order(rows.drop_duplicates([*GROUP, "seed"]))[COLUMNS]
 
-# %% ../../nbs/83_studies.subsets.ipynb #44f148d3
+# %% ../../nbs/83_studies.subsets.ipynb #ac3d3385
 def reported(
     rows: pd.DataFrame, # from `subset_rows`
 ) -> pd.DataFrame: # some of the rows
@@ -236,19 +252,24 @@ def subset_means(
     for key, g in rows.groupby(GROUP, sort=False):
         s = summarise(g["accuracy"])
         mean = g[["examples", "baseline", "selection_seconds", "training_seconds", "seconds"]].astype(float).mean()
-        found.append(dict(zip(GROUP, key)) | {"runs": s.n, "seeds": " ".join(str(n) for n in sorted(g["seed"])), "mean": s.mean, "sd": s.sd, "low": s.low, "high": s.high, **mean,
+        found.append(dict(zip(GROUP, key)) | {"runs": s.n, "seeds": " ".join(str(n) for n in sorted(g["seed"])), "mean": s.mean, "sd": s.sd,
+                                              "low": s.low, "high": s.high, **mean,
                                               "collapsed": int(g["collapsed"].count())})
-    columns = GROUP + ["runs", "seeds", "mean", "sd", "low", "high", "examples", "baseline", "selection_seconds", "training_seconds", "seconds", "collapsed"]
+    columns = GROUP + ["runs", "seeds", "mean", "sd", "low", "high", "examples", "baseline", "selection_seconds", "training_seconds",
+                       "seconds", "collapsed"]
     return in_order(pd.DataFrame(found, columns=columns))
 
-# %% ../../nbs/83_studies.subsets.ipynb #a98931aa
-HANS_COLUMNS = ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget", "protocol", "examples", "run", "seed", "heuristic", "label", "accuracy", "scored", "refused"]
+# %% ../../nbs/83_studies.subsets.ipynb #df049bb8
+HANS_COLUMNS = ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget", "protocol", "examples", "run", "seed",
+                "heuristic", "label", "accuracy", "scored", "refused"]
 
 
 def _hans_of(hans):
     "Rows of one record's HANS."
-    cells = [{"heuristic": h, "label": label, "accuracy": x, "refused": ""} for h, of in hans.get("heuristics", {}).items() for label, x in of.items()]
-    return [c | {"scored": hans.get("examples")} for c in cells] or [{"heuristic": "", "label": "", "accuracy": np.nan, "scored": 0, "refused": hans.get("refused") or "not scored"}]
+    cells = [{"heuristic": h, "label": label, "accuracy": x, "refused": ""}
+             for h, of in hans.get("heuristics", {}).items() for label, x in of.items()]
+    return [c | {"scored": hans.get("examples")} for c in cells] or [{"heuristic": "", "label": "", "accuracy": np.nan, "scored": 0,
+                                                                      "refused": hans.get("refused") or "not scored"}]
 
 
 def hans_rows(
@@ -259,7 +280,7 @@ def hans_rows(
     found = [{**r, **cell} for r in rows.to_dict("records") if study.runs[r["run"]].get("hans") for cell in _hans_of(study.runs[r["run"]]["hans"])]
     return pd.DataFrame(found, columns=HANS_COLUMNS)
 
-# %% ../../nbs/83_studies.subsets.ipynb #771f799f
+# %% ../../nbs/83_studies.subsets.ipynb #19cd03ac
 def _selections(study): return {run: r for run, r in study.runs.items() if r.get("selections")}
 
 
@@ -272,7 +293,8 @@ def selection_rows(
     "What each strategy chose, with a column for each label (label:entailment, …); empty when no run says it."
     found = [_of(run, r) | {k: s.get(k) for k in ("strategy", "fraction", "examples", "clusters", "distance", "seconds")} | {f"label:{k}": v for k, v in s.get("labels", {}).items()}
              for run, r in _selections(study).items() for s in r["selections"]]
-    return in_order(pd.DataFrame(found, columns=None if found else ["task", "encoder", "run", "seed", "strategy", "fraction", "examples", "clusters", "distance", "seconds"]))
+    return in_order(pd.DataFrame(found, columns=None if found else ["task", "encoder", "run", "seed", "strategy", "fraction", "examples",
+                                                                    "clusters", "distance", "seconds"]))
 
 
 def overlap_rows(
@@ -282,8 +304,9 @@ def overlap_rows(
     found = [_of(run, r) | o for run, r in _selections(study).items() for o in r.get("overlap") or []]
     return pd.DataFrame(found, columns=["task", "encoder", "run", "seed", "fraction", "a", "b", "jaccard"])
 
-# %% ../../nbs/83_studies.subsets.ipynb #80a9672c
-DIFFERENCES = ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget", "split", "seeds", "ahead", "difference", "low", "high", "example_low", "example_high", "p", "p_holm", "beyond"]
+# %% ../../nbs/83_studies.subsets.ipynb #e86bd15e
+DIFFERENCES = ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget", "split", "seeds", "ahead", "difference",
+               "low", "high", "example_low", "example_high", "p", "p_holm", "beyond"]
 
 
 def _pairs(rows):
@@ -304,14 +327,15 @@ def _compared(study, a, b, comparisons):
     if not both: return None
     each = a.loc[both, "accuracy"].to_numpy() - b.loc[both, "accuracy"].to_numpy()
     s = summarise(each)
-    found = {c: about[c] for c in DIFFERENCES[:9]} | {"seeds": len(both), "ahead": int((each > 0).sum()), "difference": s.mean, "low": s.low, "high": s.high,
+    found = {c: about[c] for c in DIFFERENCES[:9]} | {"seeds": len(both), "ahead": int((each > 0).sum()), "difference": s.mean,
+                                                      "low": s.low, "high": s.high,
                                                       "example_low": np.nan, "example_high": np.nan, "p": np.nan}
     sides = answers(study, [*a.loc[both, "run"], *b.loc[both, "run"]], about["split"], "accuracy")
     if sides is None: return found
     d = finer_test("accuracy", sides[0][:len(both)], sides[0][len(both):], sides[1], comparisons)
     return found | {"example_low": d.low, "example_high": d.high, "p": d.p}
 
-
+# %% ../../nbs/83_studies.subsets.ipynb #db78670c
 def against_random(
     study: Results,
     rows: pd.DataFrame | None = None, # from `subset_rows`, when they are at hand
@@ -365,7 +389,7 @@ def _marks(differences):
     sure = differences[differences["beyond"].astype(bool)] if len(differences) else differences
     return {tuple(r[c] for c in GROUP[:-1]): bool(r["difference"] > 0) for r in sure.to_dict("records")}
 
-# %% ../../nbs/83_studies.subsets.ipynb #5ddf2e7c
+# %% ../../nbs/83_studies.subsets.ipynb #126a51d1
 def missing_subsets(
     study: Results,
     rows: pd.DataFrame, # from `subset_rows`
@@ -380,17 +404,19 @@ def missing_subsets(
         told = {k: group[k] for k in ("strategy", "freeze") if k in group}
         if "data_pct" in group or "data_count" in group: told["budget"] = budget_title(group.get("data_pct") or 0, group.get("data_count") or 0)
         of = {k: {**rest, **told}.get(k) for k in ("strategy", "budget", "arm", "freeze")}
-        found.append({"task": group.get("task"), "encoder": encoder_title(group.get("encoder")), "step": group.get("step"), **of, "state": state.get(group["run"], "not started")})
+        found.append({"task": group.get("task"), "encoder": encoder_title(group.get("encoder")), "step": group.get("step"), **of,
+                      "state": state.get(group["run"], "not started")})
     return found[::-1]
 
 
 def _shown(r, titles):
     "The columns that name a row of the main table."
     name = r["strategy"] or titles.get(r["step"], str(r["step"]))
-    return {"Task": task_title(r["task"]), "Encoder": r["encoder"], "Training": ARMS.get(r["arm"], r["arm"] or ""), "Frozen": "" if r["freeze"] is None else freeze_title(r["freeze"]),
+    return {"Task": task_title(r["task"]), "Encoder": r["encoder"], "Training": ARMS.get(r["arm"], r["arm"] or ""), "Frozen": ""
+            if r["freeze"] is None else freeze_title(r["freeze"]),
             "Strategy": name + (f" ({r['settings']})" if r.get("settings") else "")}
 
-
+# %% ../../nbs/83_studies.subsets.ipynb #5c3c1186
 def subset_table(
     study: Results,
     rows: pd.DataFrame, # from `subset_rows`
@@ -418,15 +444,18 @@ def subset_table(
     frame = frame.reindex(columns=[c for c in shown if c in frame]).fillna("")
     return frame.drop(columns=[c for c in ("Encoder", "Training", "Frozen") if c in frame and frame[c].nunique() < 2])
 
-# %% ../../nbs/83_studies.subsets.ipynb #3bcdec06
+# %% ../../nbs/83_studies.subsets.ipynb #eee74dfa
 def difference_text(
     differences: pd.DataFrame, # from `against_random`
 ) -> pd.DataFrame: # text cells, differences × 100
     "The differences from random as people read them."
     frame = pd.DataFrame([{
-        "Task": task_title(r["task"]), "Metric": "HANS accuracy" if r["split"] == "hans" else metric_title("accuracy", r["split"]), "Encoder": r["encoder"], "Training": ARMS.get(r["arm"], r["arm"]),
-        "Frozen": freeze_title(r["freeze"]), "Strategy": r["strategy"] + (f" ({r['settings']})" if r["settings"] else ""), "Budget": r["budget"], "Difference": number(r["difference"], sign=True),
-        "95 % over seeds": between(r["low"], r["high"]), "95 % over examples": between(r["example_low"], r["example_high"]), "p": p_value(r["p"]), "p (Holm)": p_value(r["p_holm"]),
+        "Task": task_title(r["task"]), "Metric": "HANS accuracy" if r["split"] == "hans" else metric_title("accuracy", r["split"]),
+        "Encoder": r["encoder"], "Training": ARMS.get(r["arm"], r["arm"]),
+        "Frozen": freeze_title(r["freeze"]), "Strategy": r["strategy"] + (f" ({r['settings']})" if r["settings"] else ""),
+        "Budget": r["budget"], "Difference": number(r["difference"], sign=True),
+        "95 % over seeds": between(r["low"], r["high"]), "95 % over examples": between(r["example_low"], r["example_high"]),
+        "p": p_value(r["p"]), "p (Holm)": p_value(r["p_holm"]),
         "Beyond chance": "yes" if r["beyond"] else "no", "Ahead": f"{r['ahead']} of {r['seeds']} seeds"} for r in differences.to_dict("records")])
     return frame.drop(columns=[c for c in ("Encoder", "Training", "Frozen") if c in frame and frame[c].nunique() < 2])
 
@@ -438,13 +467,16 @@ def hans_table(
     found, keys = [], ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget"]
     for key, g in in_order(rows[rows["refused"] == ""]).groupby(keys, sort=False):
         r = dict(zip(keys, key))
-        cells = {f"{h.replace('_', ' ')}, {label}": mean_sd(x["accuracy"].mean(), x["accuracy"].std()) for (h, label), x in g.groupby(["heuristic", "label"], sort=False)}
-        found.append({"Task": task_title(r["task"]), "Encoder": r["encoder"], "Training": ARMS.get(r["arm"], r["arm"]), "Frozen": freeze_title(r["freeze"]),
-                      "Strategy": r["strategy"] + (f" ({r['settings']})" if r["settings"] else ""), "Budget": r["budget"], **cells, "Seeds": ", ".join(str(s) for s in sorted(g["seed"].unique()))})
+        cells = {f"{h.replace('_', ' ')}, {label}": mean_sd(x["accuracy"].mean(), x["accuracy"].std()) for (h, label),
+                 x in g.groupby(["heuristic", "label"], sort=False)}
+        found.append({"Task": task_title(r["task"]), "Encoder": r["encoder"], "Training": ARMS.get(r["arm"], r["arm"]),
+                      "Frozen": freeze_title(r["freeze"]),
+                      "Strategy": r["strategy"] + (f" ({r['settings']})" if r["settings"] else ""), "Budget": r["budget"], **cells,
+                      "Seeds": ", ".join(str(s) for s in sorted(g["seed"].unique()))})
     frame = pd.DataFrame(found)
     return frame.drop(columns=[c for c in ("Task", "Encoder", "Training", "Frozen") if c in frame and frame[c].nunique() < 2])
 
-
+# %% ../../nbs/83_studies.subsets.ipynb #e4c5171e
 def selection_table(
     rows: pd.DataFrame, # from `selection_rows`
 ) -> pd.DataFrame: # text cells, shares × 100
@@ -452,6 +484,8 @@ def selection_table(
     labels, found = [c for c in rows if c.startswith("label:")], []
     for (task, strategy, fraction), g in rows.groupby(["task", "strategy", "fraction"], sort=False):
         m = g[[*labels, "examples", "clusters", "distance", "seconds"]].astype(float).mean()
-        found.append({"Task": task_title(task), "Strategy": strategy, "Budget": budget_title(fraction), "Examples": f"{m['examples']:,.0f}", **{c.partition(":")[2] + " %": number(m[c]) for c in labels},
-                      "Clusters reached %": number(m["clusters"]), "Distance": number(m["distance"], 3, 1), "Seconds": number(m["seconds"], 1, 1), "Seeds": ", ".join(str(s) for s in sorted(g["seed"]))})
+        found.append({"Task": task_title(task), "Strategy": strategy, "Budget": budget_title(fraction), "Examples": f"{m['examples']:,.0f}",
+                      **{c.partition(":")[2] + " %": number(m[c]) for c in labels},
+                      "Clusters reached %": number(m["clusters"]), "Distance": number(m["distance"], 3, 1),
+                      "Seconds": number(m["seconds"], 1, 1), "Seeds": ", ".join(str(s) for s in sorted(g["seed"]))})
     return pd.DataFrame(found)
