@@ -248,11 +248,17 @@ def _read_articles(home: Path, parts: tuple) -> Rows:
     files = tuple(find_file(home, name) for name in file_names(parts))
     return Rows([q.questions, q.contexts], q.answers, list(range(len(q))), " + ".join(map(str, q.files)), " question ", files=files, ids=q.ids, titles=q.titles)
 
-# %% ../../nbs/12_data.sources.ipynb #e766de85
+# %% ../../nbs/12_data.sources.ipynb #4629d73c
 def _needed(task: Task) -> tuple:
     return ("train", task.report[0])
 
 
+def _asked(known, splits: tuple | None) -> list: # names of splits
+    unknown = next((s for s in splits or () if s not in known), None)
+    if unknown is not None: raise ParameterError(f"splits: unknown split {unknown!r}{suggest(unknown, known)}; there are {', '.join(known)}")
+    return list(splits or known)
+
+# %% ../../nbs/12_data.sources.ipynb #4272ff41
 def load_folder(
     task: Task,
     data=None, # folder with one directory a task; None = BERTVISION_DATA
@@ -279,12 +285,6 @@ def _layout(task: Task, files: dict | None) -> dict: # split -> File
         if split not in layout: raise ParameterError(f"files: unknown split {split!r}{suggest(split, layout)}; there are {', '.join(layout)}")
         layout[split] = replace(layout[split], name=name) if isinstance(layout[split], File) else (Articles(name),)
     return layout
-
-
-def _asked(known, splits: tuple | None) -> list: # names of splits
-    unknown = next((s for s in splits or () if s not in known), None)
-    if unknown is not None: raise ParameterError(f"splits: unknown split {unknown!r}{suggest(unknown, known)}; there are {', '.join(known)}")
-    return list(splits or known)
 
 
 def _read_split(task: Task, home: Path, split: str, file) -> Rows:

@@ -156,7 +156,7 @@ _PAIRS = (
     ("exchanged", "neutral", "The dog chased the boy.", "The boy chased the dog."),
 )
 
-# %% ../../nbs/65_selection.hans.ipynb #98ea385f
+# %% ../../nbs/65_selection.hans.ipynb #fef03e7b
 @dataclass(frozen=True)
 class SelfTest:
     "Answers to twelve plain pairs."
@@ -173,7 +173,7 @@ class SelfTest:
         right = ", ".join(f"{label} {x:.0%}" for label, x in self.shares.items())
         return "\n".join([f"right: {right}", *filter(None, [self.remark]), self.table.drop(columns="expected").to_string(index=False)])
 
-
+# %% ../../nbs/65_selection.hans.ipynb #807ce7d3
 def _exchanged(table: pd.DataFrame) -> str:
     "What is said of repetitions and negations, when both are told apart under other names."
     said = {name: table.loc[table["kind"].isin(kinds), "prediction"] for name, kinds in (("kept", ["same", "less"]), ("negated", ["negated"]))}
