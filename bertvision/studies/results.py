@@ -205,11 +205,17 @@ def _averaged(runs):
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
-# %% ../../nbs/82_studies.results.ipynb #fbdba3ee
+# %% ../../nbs/82_studies.results.ipynb #385b107c
 def _asked(rows):
     "The reported examples of a run with their labels, in an order of their own."
     rows = rows.loc[rows["split"] != "selection", ["split", "example_id", "label"]]
     return rows.sort_values(["split", "example_id"], ignore_index=True)
+
+
+def _alike(a, b) -> bool:
+    "Whether two runs answered the same examples, in the splits that both have: one may have been refused a split."
+    both = set(a["split"]) & set(b["split"])
+    return _asked(a[a["split"].isin(both)]).equals(_asked(b[b["split"].isin(both)]))
 
 
 def _mixed(runs, predictions):
@@ -221,7 +227,7 @@ def _mixed(runs, predictions):
             ours, first = code_of(runs[run]), code_of(runs[coded[0]])
             if ours != first: faults.append({"run": run, "state": "different code", "why": f"{ours}, averaged with {coded[0]} of {first}"})
         for run in whole[1:]:
-            if not _asked(predictions[run]).equals(_asked(predictions[whole[0]])):
+            if not _alike(predictions[run], predictions[whole[0]]):
                 why = f"its examples or labels are not those of {whole[0]}: averaged with it, but no interval over examples"
                 faults.append({"run": run, "state": "different examples", "why": why})
     return faults
