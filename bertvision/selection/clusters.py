@@ -305,7 +305,7 @@ def _refuse(asked: _Asked, shape: tuple, costs: dict, seconds_limit: float, byte
     raise ParameterError(f"{asked.method} of {shape[0]:,} vectors of {shape[1]} numbers would take about {' and '.join(over)}{near}; "
                          f"try {', '.join(ways[:-1])} or {ways[-1]}")
 
-# %% ../../nbs/60_selection.clusters.ipynb #a158f5e1
+# %% ../../nbs/60_selection.clusters.ipynb #c4b4381f
 def cluster(
     vectors: np.ndarray, # (N, D) float16 or float32, one an example
     method: str = "kmeans", # kmeans | dbscan | hdbscan
@@ -332,7 +332,7 @@ def cluster(
     points = _points(vectors, metric, reduce)
     _refuse(asked, vectors.shape, _forecast(points, asked), *limits)
     labels, centres = _METHODS[method][0](points, asked)
-    return _described(vectors, labels.astype(np.int32), centres, asked, rows, start)
+    return _described(vectors if reduce else points, labels.astype(np.int32), centres, asked, rows, start)
 
 # %% ../../nbs/60_selection.clusters.ipynb #e50921a0
 def _described(vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray | None, asked: _Asked, rows: str, start: float) -> Clusters:
