@@ -302,6 +302,19 @@ def test_moved_rows_are_noticed(encoder, rows, tokens, tmp_path):
     with pytest.raises(DataError, match="10 vectors for 150 rows"): check_alignment(x[:10], fresh)
 
 
+def test_moved_rows_are_noticed_where_all_texts_look_alike_and_values_are_rounded():
+    rng = np.random.default_rng(0)
+    x = (1 + 0.005 * rng.normal(size=(60, 64))).astype(np.float32)
+    rounded = x + 0.005 * rng.normal(size=x.shape).astype(np.float32)
+    ids = [str(i) for i in range(60)]
+    for start in range(0, 60, 10):
+        some = np.arange(start, start + 10)
+        module._compare(rounded[some], x[some], some, ids)
+        with pytest.raises(DataError, match="moved"): module._compare(rounded[(some + 1) % 60], x[some], some, ids)
+    twins = x[[0, 1, 1, 2]]
+    module._compare(twins[[0, 2, 1, 3]], twins, np.arange(4), ids)  # the same text twice
+
+
 def test_vectors_of_another_encoder_are_noticed(tokens, encoder):
     import torch
 

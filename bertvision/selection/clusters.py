@@ -29,7 +29,7 @@ from ..core import DataError, ParameterError, file_fingerprint, fingerprint, rea
 from ..states.origin import States
 from ..states.stream import ordered_batches
 
-# %% ../../nbs/60_selection.clusters.ipynb #694320e5
+# %% ../../nbs/60_selection.clusters.ipynb #9046f99c
 @dataclass(eq=False)
 class Clusters:
     "Which example belongs to which cluster; made by `cluster`, kept by `save_clusters`."
@@ -305,7 +305,7 @@ def _refuse(asked: _Asked, shape: tuple, costs: dict, seconds_limit: float, byte
     raise ParameterError(f"{asked.method} of {shape[0]:,} vectors of {shape[1]} numbers would take about {' and '.join(over)}{near}; "
                          f"try {', '.join(ways[:-1])} or {ways[-1]}")
 
-# %% ../../nbs/60_selection.clusters.ipynb #81f3507d
+# %% ../../nbs/60_selection.clusters.ipynb #7be0e7e3
 def cluster(
     vectors: np.ndarray, # (N, D) float16 or float32, one an example
     method: str = "kmeans", # kmeans | dbscan | hdbscan
@@ -332,7 +332,7 @@ def cluster(
     points = _points(vectors, metric, reduce)
     _refuse(asked, vectors.shape, _forecast(points, asked), *limits)
     labels, centres = _METHODS[method][0](points, asked)
-    return _described(vectors, labels.astype(np.int32), centres, asked, rows, start)
+    return _described(vectors if reduce else points, labels.astype(np.int32), centres, asked, rows, start)
 
 # %% ../../nbs/60_selection.clusters.ipynb #e50921a0
 def _described(vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray | None, asked: _Asked, rows: str, start: float) -> Clusters:
@@ -382,7 +382,7 @@ def _read_arrays(path: Path) -> dict:
         if name not in arrays or arrays[name].dtype != dtype: raise DataError(f"{path}: {name!r} is missing or not {np.dtype(dtype)}: cluster again")
     return arrays
 
-# %% ../../nbs/60_selection.clusters.ipynb #a1ed0775
+# %% ../../nbs/60_selection.clusters.ipynb #028a95a9
 def _check_counts(path: Path, about: dict, labels: np.ndarray, centres: np.ndarray, distances: np.ndarray):
     "Raises DataError when labels, centres, distances and the counts of clusters.json contradict each other."
     sizes = np.bincount(labels[labels >= 0], minlength=len(centres)).tolist()
@@ -461,7 +461,7 @@ def nearest_texts(
     _check_length(clusters, texts, "texts")
     return [texts[i] for i in clusters.nearest(cluster)[:n]]
 
-# %% ../../nbs/60_selection.clusters.ipynb #5bd1567b
+# %% ../../nbs/60_selection.clusters.ipynb #a43c277c
 NAMED = 12
 _PALETTE = [c for c in sns.color_palette("colorblind", 10) if len(set(c)) > 1]  # nine, without the grey, which is for noise
 _BOX = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.8}
@@ -476,13 +476,13 @@ def _axes(title: str, panels: int):
 
 
 def _dots(ax, xy, color, n, **more):
-    ax.scatter(*xy.T, s=float(np.clip(12_000 / n, 3, 22)), color=color, linewidths=0, rasterized=True, **more)
+    ax.scatter(*xy.T, s=float(np.clip(24_000 / n, 4, 22)), color=color, linewidths=0, rasterized=True, **more)
 
-# %% ../../nbs/60_selection.clusters.ipynb #cc69c775
+# %% ../../nbs/60_selection.clusters.ipynb #c44658dd
 def _draw_clusters(ax, xy, clusters, largest):
     n, labels = len(xy), clusters.labels
     _dots(ax, xy[labels < 0], "0.6", n, alpha=0.6)
-    for k in np.setdiff1d(np.unique(labels[labels >= 0]), largest): _dots(ax, xy[labels == k], _PALETTE[k % len(_PALETTE)], n, alpha=0.15)
+    for k in np.setdiff1d(np.unique(labels[labels >= 0]), largest): _dots(ax, xy[labels == k], _PALETTE[k % len(_PALETTE)], n, alpha=0.25)
     for i, k in enumerate(largest): _dots(ax, xy[labels == k], _PALETTE[i % len(_PALETTE)], n, alpha=0.75, marker="o^"[i // len(_PALETTE)])
 
 
@@ -531,7 +531,7 @@ def plot_map(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/60_selection.clusters.ipynb #0d91d7b1
+# %% ../../nbs/60_selection.clusters.ipynb #112991ed
 def rows_of(
     states: States, # of any kind, stored or streamed
 ) -> str: # 16 hexadecimal digits
@@ -556,7 +556,7 @@ def vectors_of(
     for rows, batch in ordered_batches(states): out[rows] = batch.values[:, index].float().cpu().numpy()
     return out
 
-# %% ../../nbs/60_selection.clusters.ipynb #40a64578
+# %% ../../nbs/60_selection.clusters.ipynb #fe74fbf9
 def _some_vectors(states: States, rows: np.ndarray, layer: int) -> np.ndarray: # (n, D)
     return states.batch(rows).values[:, _layer_index(states, layer)].float().cpu().numpy()
 
@@ -581,12 +581,17 @@ def check_alignment(
     _compare(given, _some_vectors(fresh, drawn, layer), drawn, fresh.example_ids)
 
 
+def _between(a: np.ndarray, b: np.ndarray) -> np.ndarray: return np.linalg.norm(a[:, None] - b, axis=2)  # (n, n)
+
+
 def _compare(given: np.ndarray, right: np.ndarray, rows: np.ndarray, example_ids):
-    "Raises DataError for the first row that lies further from its vector than a quarter of the usual distance of two texts."
-    usual = np.median(np.linalg.norm(right[:, None] - right, axis=2)[~np.eye(len(right), dtype=bool)]) if len(right) > 1 else 0
-    away = np.linalg.norm(given - right, axis=1)
-    wrong = ~(away <= 0.25 * usual + 1e-6)
+    "Raises DataError for the first row whose vector is too far from the one it should be, or, of many, nearer to that of another text."
+    apart, away = _between(right, right), _between(given, right)
+    usual = float(np.median(apart[~np.eye(len(right), dtype=bool)])) if len(right) > 1 else 0.0
+    own, other = away.diagonal(), np.where(apart > 0.25 * usual, away, np.inf).min(1)
+    far, mistaken = ~(own <= np.maximum(0.25 * usual, 0.02 * np.linalg.norm(right, axis=1))), own > other
+    wrong = far | mistaken & (mistaken.mean() > 0.25)
     if not wrong.any(): return
     i = int(wrong.argmax())
     raise DataError(f"row {rows[i]} (example {example_ids[rows[i]]!r}): vectors have been moved, or another encoder made them: "
-                    f"this one is {away[i]:.3g} from what its text gives now, two texts are usually {usual:.3g} apart")
+                    f"this one is {own[i]:.3g} from what its text gives now, two texts are usually {usual:.3g} apart")
