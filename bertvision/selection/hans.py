@@ -287,7 +287,7 @@ def __repr__(self: HansResult):
     pairs = f"{len(self.rows):,} pairs" if len(self.rows) == self.of else f"{len(self.rows):,} of {self.of:,} pairs"
     return f"HANS, {self.name}: accuracy {self.metrics['accuracy']:.3f} on {pairs}; share right:\n{self.table().to_string(float_format='{:.3f}'.format)}"
 
-# %% ../../nbs/65_selection.hans.ipynb #9b94bd06
+# %% ../../nbs/65_selection.hans.ipynb #761a293d
 @patch
 def plot(self: HansResult):
     "Share right of the entailed and the other pairs by heuristic, with chance as a grey line."
@@ -296,10 +296,12 @@ def plot(self: HansResult):
     _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
     by = self.heuristics
     for k, label in enumerate(LABELS):
-        ax.bar(np.arange(len(by)) + 0.4 * k - 0.2, [100 * shares.get(label, np.nan) for shares in by.values()], 0.38, label=label)
+        bars = ax.bar(np.arange(len(by)) + 0.4 * k - 0.2, [100 * shares.get(label, np.nan) for shares in by.values()], 0.38, label=label)
+        ax.bar_label(bars, fmt="%.0f", fontsize=8)
     ax.axhline(50, color="grey", linestyle=":", label="chance")
     told = ", ".join(f"{100 * x:.0f} % of {label}" for label, x in self.table().loc["all", list(LABELS)].items())
-    ax.set(xticks=range(len(by)), xticklabels=[name.replace("_", " ") for name in by], ylim=(0, 100), ylabel="% right", title=f"{self.name}: {told}")
+    ax.set(xticks=range(len(by)), xticklabels=[name.replace("_", " ") for name in by], ylim=(0, 108), ylabel="% right")
+    ax.set_title(f"{self.name}: {told}", fontsize=10)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return ax
 
