@@ -2,7 +2,6 @@
 import gzip
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd

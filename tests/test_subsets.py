@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 
 from bertvision import load_task, split
-from bertvision.cli import main
 from bertvision.core import DataError, ParameterError
 from bertvision.data.splits import part_of
 from bertvision.runs import read_record
