@@ -1,10 +1,11 @@
 """A little lab for the runner's tests: experiments of plain Python, studies, records of runs that never took place."""
 import json
+import shutil
 import textwrap
 from pathlib import Path
 
 from bertvision.cli import main
-from bertvision.core import write_json
+from bertvision.core import read_json, write_json
 from bertvision.runs import new_record
 from bertvision.studies.plan import load_study, plan
 from bertvision.studies.run import run_study
@@ -80,3 +81,20 @@ def run_small(place: Path, name: str, text: str, code: int = 0) -> Path:
     file.write_text(text)
     assert main(["run", str(file), "--jobs", "2", "--out", str(place / "outputs")]) == code
     return place / "outputs" / name
+
+
+def keep(study, wanted, planned=False):
+    "Keep the runs that are wanted; what is planned stays or is the same."
+    for place in (study / "runs").iterdir():
+        if not wanted(place.name): shutil.rmtree(place)
+    if not planned:
+        plan = read_json(study / "plan.json")
+        write_json(study / "plan.json", plan | {"jobs": [j for j in plan["jobs"] if wanted(j["run"])]})
+
+
+def change(study, run, act):
+    "Change a record in place."
+    path = study / "runs" / run / "record.json"
+    record = read_json(path)
+    act(record)
+    write_json(path, record)

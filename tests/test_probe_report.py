@@ -5,12 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bertvision.core import DataError, read_json, write_json
+from bertvision.core import DataError, read_json
 from bertvision.studies.layers import (main_table, paragraph, plot_difference, plot_heat, plot_profiles, plot_similarity, plot_training, published_curves,
                                        to_markdown, write_probes_report)
 from bertvision.studies.probes import (against_trivial, control_table, example_probes, final, headline, layer_differences, probe_rows,
                                        profile_table, profiles)
 from bertvision.studies.results import read_study
+from study_lab import change, keep
 
 
 @pytest.fixture(scope="module")
@@ -21,23 +22,6 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def example(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "example-probes")
-
-
-def keep(study, wanted, planned=False):
-    "Keep the runs that are wanted; what is planned stays or is the same."
-    for place in (study / "runs").iterdir():
-        if not wanted(place.name): shutil.rmtree(place)
-    if not planned:
-        plan = read_json(study / "plan.json")
-        write_json(study / "plan.json", plan | {"jobs": [j for j in plan["jobs"] if wanted(j["run"])]})
-
-
-def change(study, run, change):
-    "Change a record in place."
-    path = study / "runs" / run / "record.json"
-    record = read_json(path)
-    change(record)
-    write_json(path, record)
 
 
 def text(folder):

@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bertvision.core import DataError, read_json, write_json
+from bertvision.core import DataError
 from bertvision.studies.budgets import (cluster_table, paragraph, plot_budgets, plot_epochs, plot_freezing, plot_hans, plot_map, plot_overlap, plot_seconds,
                                         published_budgets, report_sections, subcase_table, subset_notes, to_markdown, write_subsets_report)
 from bertvision.studies.page import number
 from bertvision.studies.results import read_study
 from bertvision.studies.subsets import (above_trivial, against_random, example_subsets, hans_rows, hans_table, missing_subsets, overlap_rows, reported,
                                         selection_rows, subset_means, subset_rows, subset_table)
+from study_lab import change, keep
 
 E = "mnli.example-encoder"
 
@@ -25,23 +26,6 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def example(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "example-subsets")
-
-
-def keep(study, wanted, planned=False):
-    "Keep the runs that are wanted; what is planned stays or is the same."
-    for place in (study / "runs").iterdir():
-        if not wanted(place.name): shutil.rmtree(place)
-    if not planned:
-        plan = read_json(study / "plan.json")
-        write_json(study / "plan.json", plan | {"jobs": [j for j in plan["jobs"] if wanted(j["run"])]})
-
-
-def change(study, run, change):
-    "Change a record in place."
-    path = study / "runs" / run / "record.json"
-    record = read_json(path)
-    change(record)
-    write_json(path, record)
 
 
 def without_hans(study):
