@@ -103,7 +103,7 @@ def test_principal_components_leave_the_centres_where_the_vectors_are():
         found = cluster(x, method, "euclidean", reduce=5, **more | {"eps": 1.2})
         assert found.centres.shape == (found.number, 30) and found.settings["reduce"] == 5
         for k in range(found.number): np.testing.assert_allclose(found.centres[k], x[found.labels == k].mean(0), atol=1e-4)
-    full = module._points(x, "euclidean", 30)
+    full = module.points_of(x, "euclidean", 30)
     np.testing.assert_allclose(np.linalg.norm(full[:20, None] - full[:20], axis=2), np.linalg.norm(x[:20, None] - x[:20], axis=2), atol=1e-3)
 
 

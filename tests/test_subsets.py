@@ -1,4 +1,6 @@
 """Choosing and training on subsets, from the command line to the records: every mode of the original, and what must not be mixed up."""
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,15 +52,14 @@ def run_of(study, name): return next(p for p in (study / "runs").iterdir() if p.
 
 
 def test_subsets_are_what_was_chosen(done):
-    ids = examples_pool(split(load_task("toy-entailment"), seed=0)).ids
     for name in ("centroids", "ambiguous"):
         record = read_record(run_of(done, f"subset.toy-entailment.tiny-random.{name}"))
         assert record["subset"]["examples"] == record["examples"]["train"] == 40 and record["steps"] == 12
         assert record["subset"]["arm"] == "steps" and record["parameters"]["freeze"] == -2
         selection = load_selection(run_of(done, "select") / "selections", name)
-        assert selection.nested == STRATEGIES[name].nested and selection.seconds == record["upstream_seconds"] > 0
+        assert selection.nested == STRATEGIES[name].nested and selection.seconds[selection.key(40)] == record["upstream_seconds"] > 0
     with pytest.raises(DataError, match="other examples than these"):
-        take(load_selection(run_of(done, "select") / "selections", "diverse"), ids[:100], 20)
+        take(load_selection(run_of(done, "select") / "selections", "diverse"), examples_pool(split(load_task("toy-entailment"), seed=0)), 20)
 
 
 def test_a_training_that_was_asked_is_paid_for(done):
@@ -158,8 +159,13 @@ def test_budget_of_all_is_everything():
 
 
 def test_facility_location_refuses_a_pool_that_does_not_fit(monkeypatch):
-    monkeypatch.setattr("bertvision.selection.strategies.FACILITY_BYTES", 10_000)
-    with pytest.raises(DataError, match="compares all pairs: 400 examples need 0 GiB"): choose_rows("facility", pool(), 3)
+    monkeypatch.setitem(STRATEGIES, "facility", replace(STRATEGIES["facility"], most=399))
+    with pytest.raises(ParameterError, match="compares all pairs: 400 examples would need 0 GiB, expected at most 399"): choose_rows("facility", pool(), 3)
+
+
+def test_a_greedy_choice_that_would_take_too_long_is_refused(monkeypatch):
+    monkeypatch.setattr("bertvision.selection.strategies.PATIENCE", 1e-6)
+    with pytest.raises(DataError, match="k-center of 300 among 400 examples would take about"): choose_rows("k-center", pool(), 300)
 
 
 def test_clusters_of_other_rows_are_refused(tmp_path):

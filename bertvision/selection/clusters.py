@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART', 'METHODS', 'METRICS', 'PASSES', 'NEIGHBOUR_BYTES', 'GIB', 'SCHEMA', 'NAMED', 'Clusters', 'repeated_vectors',
-           'plane', 'forecast_clustering', 'cluster', 'save_clusters', 'load_clusters', 'silhouette',
+           'points_of', 'plane', 'forecast_clustering', 'cluster', 'save_clusters', 'load_clusters', 'silhouette',
            'characteristic_words', 'nearest_texts', 'plot_map', 'rows_of', 'vectors_of', 'check_alignment']
 
 # %% ../../nbs/60_selection.clusters.ipynb #3916e186
@@ -106,7 +106,7 @@ def repeated_vectors(
     period = _shortest_period([hash(row.tobytes()) for row in vectors])
     return period if 2 * period <= len(vectors) else 0
 
-# %% ../../nbs/60_selection.clusters.ipynb #ac188352
+# %% ../../nbs/60_selection.clusters.ipynb #3d2a7079
 def _principal(vectors: np.ndarray, metric: str, k: int) -> tuple: # (D,) mean, (D, k) directions
     "Mean and first principal directions, from the covariance, which is summed part by part."
     n, d = vectors.shape
@@ -120,8 +120,12 @@ def _principal(vectors: np.ndarray, metric: str, k: int) -> tuple: # (D,) mean, 
     return mean.astype(np.float32), (directions * np.sign(largest)).astype(np.float32)
 
 
-def _points(vectors: np.ndarray, metric: str, reduce: int) -> np.ndarray: # (N, D or reduce) float32
-    "What is clustered: one copy, of unit length under cosine, or its principal components."
+def points_of(
+    vectors: np.ndarray, # (N, D) float16 or float32
+    metric: str = "cosine", # cosine | euclidean
+    reduce: int = 0, # principal components; 0 = the vectors themselves
+) -> np.ndarray: # (N, D or reduce) float32, one copy
+    "Points whose Euclidean distance is meant: of unit length under cosine. Raises DataError for a row that is broken or zero."
     mean, directions = _principal(vectors, metric, reduce) if reduce else (0, None)
     out = np.empty((len(vectors), reduce or vectors.shape[1]), np.float32)
     for part in _parts(len(vectors)):
@@ -138,7 +142,7 @@ def plane(
     vectors = _shaped(vectors)
     _choice("metric", metric, METRICS)
     if vectors.shape[1] < 2: raise DataError("vectors of one number have no plane")
-    return _points(vectors, metric, 2)
+    return points_of(vectors, metric, 2)
 
 # %% ../../nbs/60_selection.clusters.ipynb #b73ca0e3
 METHODS = ("kmeans", "dbscan", "hdbscan")
@@ -273,7 +277,7 @@ def _hdbscan_costs(points: np.ndarray, a: _Asked) -> dict:
 
 _METHODS = {"kmeans": (_kmeans, _kmeans_costs), "dbscan": (_dbscan, _dbscan_costs), "hdbscan": (_hdbscan, _hdbscan_costs)}
 
-# %% ../../nbs/60_selection.clusters.ipynb #a9cf86c7
+# %% ../../nbs/60_selection.clusters.ipynb #9474a53f
 def _forecast(points: np.ndarray, asked: _Asked) -> dict:
     costs = _METHODS[asked.method][1](points, asked)
     return costs | {"bytes": costs["bytes"] + points.nbytes}
@@ -287,7 +291,7 @@ def forecast_clustering(
     "What `cluster` will take, measured on a sample, under this moment's load; raises DataError, ParameterError."
     vectors, asked = _shaped(vectors), _Asked(method, **settings)
     _check_fit(asked, *vectors.shape)
-    return _forecast(_points(vectors, asked.metric, asked.reduce), asked)
+    return _forecast(points_of(vectors, asked.metric, asked.reduce), asked)
 
 # %% ../../nbs/60_selection.clusters.ipynb #cd8aca17
 GIB = 2**30
@@ -305,7 +309,7 @@ def _refuse(asked: _Asked, shape: tuple, costs: dict, seconds_limit: float, byte
     raise ParameterError(f"{asked.method} of {shape[0]:,} vectors of {shape[1]} numbers would take about {' and '.join(over)}{near}; "
                          f"try {', '.join(ways[:-1])} or {ways[-1]}")
 
-# %% ../../nbs/60_selection.clusters.ipynb #7be0e7e3
+# %% ../../nbs/60_selection.clusters.ipynb #386499c9
 def cluster(
     vectors: np.ndarray, # (N, D) float16 or float32, one an example
     method: str = "kmeans", # kmeans | dbscan | hdbscan
@@ -329,7 +333,7 @@ def cluster(
     _refuse(asked, vectors.shape, {"seconds": 0, "bytes": 4 * len(vectors) * (reduce or vectors.shape[1])}, *limits)
     start = time.perf_counter()
     _check_repetition(vectors)
-    points = _points(vectors, metric, reduce)
+    points = points_of(vectors, metric, reduce)
     _refuse(asked, vectors.shape, _forecast(points, asked), *limits)
     labels, centres = _METHODS[method][0](points, asked)
     return _described(vectors if reduce else points, labels.astype(np.int32), centres, asked, rows, start)
@@ -382,7 +386,7 @@ def _read_arrays(path: Path) -> dict:
         if name not in arrays or arrays[name].dtype != dtype: raise DataError(f"{path}: {name!r} is missing or not {np.dtype(dtype)}: cluster again")
     return arrays
 
-# %% ../../nbs/60_selection.clusters.ipynb #028a95a9
+# %% ../../nbs/60_selection.clusters.ipynb #8366ddb9
 def _check_counts(path: Path, about: dict, labels: np.ndarray, centres: np.ndarray, distances: np.ndarray):
     "Raises DataError when labels, centres, distances and the counts of clusters.json contradict each other."
     sizes = np.bincount(labels[labels >= 0], minlength=len(centres)).tolist()
@@ -394,12 +398,14 @@ def _check_counts(path: Path, about: dict, labels: np.ndarray, centres: np.ndarr
 def load_clusters(
     folder, # from `save_clusters`
     rows: str = "", # the examples that they must be of, from `rows_of`; "" = any
+    metric: str = "", # that they must have been made by; "" = any
 ) -> Clusters:
     "Clusters from a folder; raises DataError that names the file and what is wrong with it."
     folder = Path(folder)
     about, path = _read_about(folder / "clusters.json"), folder / "clusters.safetensors"
     if rows and about["rows"] != rows:
         raise DataError(f"{folder / 'clusters.json'}: these clusters were made from other rows, or in another order: cluster again")
+    if metric and about["metric"] != metric: raise DataError(f"{folder / 'clusters.json'}: these clusters were made by the metric {about['metric']!r}, expected {metric!r}")
     arrays = _read_arrays(path)
     _check_counts(path, about, *(arrays[name] for name in _ARRAYS))
     return Clusters(about["method"], about["metric"], *(arrays[name] for name in _ARRAYS), about["settings"], about["rows"], about["seconds"])

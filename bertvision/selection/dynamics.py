@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REGIONS', 'Dynamics', 'by_region', 'training_dynamics']
 
-# %% ../../nbs/61_selection.dynamics.ipynb #76d462d8
+# %% ../../nbs/61_selection.dynamics.ipynb #ed183c62
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,11 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from ..core import DataError, device
-from ..data.batches import Tokens
-from ..data.tasks import Task
+from ..core import DataError, ParameterError, device, suggest
+from ..data.batches import tokenise
+from ..data.splits import Splits
 from ..models.encoders import load_encoder
+from ..runs import read_record
 from ..training.loop import predict
 
 # %% ../../nbs/61_selection.dynamics.ipynb #502a91ff
@@ -59,10 +60,10 @@ def variability(self: Dynamics) -> np.ndarray: # (N,)
     "Its standard deviation over the checkpoints."
     return self.gold.std(1).mean(0)
 
-# %% ../../nbs/61_selection.dynamics.ipynb #130196ea
+# %% ../../nbs/61_selection.dynamics.ipynb #e80cb359
 @patch(as_prop=True)
 def forgotten(self: Dynamics) -> np.ndarray: # (N,)
-    "Times an example was right and then wrong; infinite when no checkpoint had it right, as Toneva et al. count these."
+    "Times an example was right at a checkpoint and wrong at the next; infinite when none had it right, as Toneva et al. count these."
     correct = self.probabilities.argmax(3) == self.labels                        # (R, E, N)
     events = (correct[:, :-1] & ~correct[:, 1:]).sum(1).mean(0)
     return np.where(correct.any((0, 1)), events, np.inf)
@@ -74,7 +75,7 @@ def el2n(self: Dynamics) -> np.ndarray: # (N,), 0 … √2
     error = self.probabilities[:, 0] - np.eye(self.probabilities.shape[3], dtype=np.float32)[self.labels]
     return np.linalg.norm(error, axis=2).mean(0)
 
-# %% ../../nbs/61_selection.dynamics.ipynb #525ea539
+# %% ../../nbs/61_selection.dynamics.ipynb #b9debea4
 REGIONS = ("easy", "ambiguous", "hard")
 
 
@@ -82,8 +83,8 @@ def by_region(
     dynamics: Dynamics,
     region: str, # easy | ambiguous | hard
 ) -> np.ndarray: # (N,) larger = more of that region
-    "How much an example belongs to a region; raises DataError for another name, or for ambiguity from one checkpoint."
-    if region not in REGIONS: raise DataError(f"region {region!r}: expected one of {', '.join(REGIONS)}")
+    "How much an example belongs to a region; raises ParameterError for another name, DataError for ambiguity from one checkpoint."
+    if region not in REGIONS: raise ParameterError(f"region = {region!r}: expected one of {', '.join(REGIONS)}{suggest(region, REGIONS)}")
     if region == "ambiguous":
         if len(dynamics.epochs) < 2: raise DataError("ambiguity is a spread over checkpoints, and there is one: expected at least 2")
         return dynamics.variability
@@ -96,7 +97,7 @@ def table(self: Dynamics) -> pd.DataFrame: # one row an example
     return pd.DataFrame({"example_id": self.example_ids, "label": self.labels, "confidence": self.confidence, "variability": self.variability,
                          "forgotten": self.forgotten, "el2n": self.el2n})
 
-# %% ../../nbs/61_selection.dynamics.ipynb #ae41ebda
+# %% ../../nbs/61_selection.dynamics.ipynb #0d035207
 def _checkpoints(folder) -> dict: # epochs done -> folder, in order
     "Raises DataError when a run kept none."
     found = sorted((p for p in Path(folder, "epochs").glob("*") if (p / "config.json").is_file()), key=lambda p: float(p.name))
@@ -104,18 +105,36 @@ def _checkpoints(folder) -> dict: # epochs done -> folder, in order
     return {float(p.name): p for p in found}
 
 
+def _check_run(folder, splits: Splits):
+    "Raises DataError unless the run was trained on this task and on all of this training part."
+    told = read_record(folder)
+    if told["task"] != splits.task.name: raise DataError(f"{folder} was trained on task {told['task']!r}, expected {splits.task.name!r}")
+    if told["fingerprints"].get("selection_ids") != splits.ids_fingerprint:
+        raise DataError(f"{folder} was trained on another split of {splits.task.name}: give its protocol, validation_fraction, split_seed and train_examples")
+    if (n := (told.get("examples") or {}).get("train")) != len(splits.train): raise DataError(f"{folder} was trained on {n} examples, expected all {len(splits.train)} of the pool")
+
+
 def training_dynamics(
-    folders: list, # of runs with keep_epochs, that were trained on all these examples; one a seed
-    tokens: Tokens, # the pool
-    task: Task, # of classes
+    folders: list, # of runs with keep_epochs, that were trained on the whole training part; one a seed
+    splits: Splits, # of a task with classes; its training part is the pool
+    max_length: int = 128, # tokens; longer inputs are cut
 ) -> Dynamics:
-    "Ask every checkpoint about every example. Raises DataError when checkpoints are missing, or the runs kept them at different epochs."
+    "Ask every checkpoint about every example. Raises DataError for runs of something else, missing checkpoints, or different epochs."
+    if not folders: raise DataError("dynamics need at least one training: expected folders of runs with keep_epochs = true")
+    for folder in folders: _check_run(folder, splits)
     places = {str(f): _checkpoints(f) for f in folders}
-    if not places: raise DataError("dynamics need at least one training: expected folders of runs with keep_epochs = true")
     first, epochs = next(iter(places.items()))
     for folder, found in places.items():
         if list(found) != list(epochs): raise DataError(f"{folder} kept epochs {list(found)}, {first} {list(epochs)}: expected the same")
-    start, where = time.perf_counter(), device()
-    ask = lambda place: torch.from_numpy(predict(load_encoder(str(place), task).model.to(where), tokens, precision="auto", desc="dynamics")).softmax(1).numpy()
-    probabilities = np.stack([np.stack([ask(place) for place in found.values()]) for found in places.values()])
-    return Dynamics(probabilities, np.asarray(tokens.labels), tuple(tokens.example_ids), tuple(epochs), time.perf_counter() - start)
+    start = time.perf_counter()
+    asked = np.stack([np.stack([_ask(place, splits, max_length) for place in found.values()]) for found in places.values()])
+    labels = np.asarray(splits.train.with_format("numpy")["label"][:])
+    return Dynamics(asked, labels, tuple(splits.train["example_id"]), tuple(epochs), time.perf_counter() - start)
+
+
+def _ask(place: Path, splits: Splits, max_length: int) -> np.ndarray: # (N, C)
+    "Probabilities of a checkpoint, which reads with its own tokenizer."
+    encoder = load_encoder(str(place), splits.task)
+    tokens = tokenise(splits.train, encoder.tokenizer, max_length)
+    encoder.check(tokens)
+    return torch.from_numpy(predict(encoder.model.to(device()), tokens, precision="auto", desc="dynamics")).softmax(1).numpy()

@@ -481,7 +481,7 @@ def _check_choices(parameters: dict):
         if name.endswith("_examples") and isinstance(value, int) and value < 0:
             raise ParameterError(f"{name} = {value}: expected 0 (all) or more")
 
-# %% ../../nbs/80_studies.plan.ipynb #e91352fb
+# %% ../../nbs/80_studies.plan.ipynb #d5fa54d7
 def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, data: str, where: str) -> Job:
     "One point of the grid, checked."
     id, names = _job_id(step.name, grid), template.names
@@ -498,7 +498,7 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     job = Job(id, step.name, step.experiment, out / id, grid, full, tuple(places), tuple(before), {})
     return replace(job, parts={
         "notebook": template.notebook, "code": template.code, "parameters": fingerprint(job.settings),
-        "inputs": fingerprint(_inputs(grid.get("task"), grid.get("encoder") or step.parameters.get("encoder"), data, _given_model(job))),
+        "inputs": fingerprint(_inputs(grid.get("task"), grid.get("encoder") or step.parameters.get("encoder"), data, _given_model(job)) | _beside(job, data)),
         "needs": fingerprint(sorted(before.values()))})
 
 
@@ -506,6 +506,16 @@ def _given_model(job: Job) -> Path | None:
     "The model of a run outside the study that a step names by its folder, as seen from the run."
     named = job.parameters.get("finetune_dir")
     return job.folder / named / job.parameters.get("checkpoint", "model") if named and "finetune_dir" not in job.places else None
+
+
+def _beside(job: Job, data: str) -> dict:
+    "What else a run reads: HANS, and the results of runs outside the study that a step names by their folders."
+    files = input_files("hans", data)[-1:] if job.parameters.get("hans") and data else []
+    for name in ("select_dir", "dynamics_dir", "cluster_input"):
+        given = job.parameters.get(name) if name not in job.places else ""
+        for folder in [given] if isinstance(given, str) else given or ():
+            files += [p for p in (job.folder / folder / n for n in ("record.json", "clusters.json")) if folder and p.is_file()]
+    return {"beside": [[p.name, file_fingerprint(p)] for p in files]} if files else {}
 
 
 def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
