@@ -222,7 +222,14 @@ def test_other_settings_are_not_averaged(example):
     change(example, f"train.{E}.diverse.data_pct-0.1.s2", lambda r: r["parameters"].update(lr=3e-5))
     change(example, f"train.{E}.diverse.data_pct-0.2.s2", lambda r: r["parameters"].update(hans_examples=100))  # no part of the training
     rows = subset_rows(read_study(example)).query("strategy == 'diverse'")
-    assert set(rows[rows["fraction"] == 0.1]["settings"]) == {"lr=0.0001", "lr=3e-05"} and set(rows[rows["fraction"] == 0.2]["settings"]) == {""}
+    assert set(rows[rows["fraction"] == 0.1]["settings"]) == {"lr=0.0001", "lr=3e-05"} and set(rows[rows["fraction"] == 0.2]["settings"]) == {"lr=0.0001"}
+    text(example)
+
+
+def test_other_epochs_are_no_point_of_the_curve(example):
+    for seed in range(3): change(example, f"train.{E}.centroids.data_pct-0.05.s{seed}", lambda r: r["parameters"].update(epochs=15.0, data_pct=0.0))
+    rows = subset_rows(read_study(example)).query("arm == 'epochs' and freeze == 0")
+    assert set(rows[rows["budget"] == "45 examples"]["settings"]) == {"epochs=15.0"} and set(rows[rows["budget"] != "45 examples"]["settings"]) == {"epochs=3.0"}
     text(example)
 
 

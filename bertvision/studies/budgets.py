@@ -531,15 +531,15 @@ def cluster_table(
     return pd.DataFrame([{"Task": task_title(task), "Cluster": str(c["cluster"]), "Examples": f"{c['size']:,}", "Words": ", ".join(c["words"])}
                          for task, r in first.items() for c in r["clusters"].get("about", [])])
 
-# %% ../../nbs/84_studies.budgets.ipynb #62aa039c
+# %% ../../nbs/84_studies.budgets.ipynb #54873b11
 _MAIN = ("Accuracy × 100, mean ± standard deviation over seeds, by share of the pool (the training examples without the selection part). "
          "▲ ▼: above or below random with the same budget and training, beyond chance. In brackets: how many of the planned seeds have finished. "
-         "With all of the pool every strategy is the same. Trivial: always the commonest class.")
+         "With all of the pool every strategy is the same. Trivial: always the commonest class of the training set.")
 _CHANGE = ("Difference × 100 from random on the same test examples and seeds, with the same budget and training. Over seeds: t-interval. Over examples: paired bootstrap, which p is of; "
            "Holm's correction counts the rows. Beyond chance: both intervals on one side of zero and the corrected p below 0.05; with one seed, the interval over examples alone.")
 _HANS = "Accuracy × 100 by heuristic and right answer, mean ± standard deviation over seeds. Contradiction and neutral count as non-entailment. Refused runs are left out."
 _CHOSEN = ("Mean over seeds. Clusters reached: share of the clusters of which an example was chosen. Distance: mean distance of the pool's examples to the nearest chosen one, "
-           "less is better covered. Seconds: of the choice, with states and clusters.")
+           "less is better covered. Seconds: of the choice for the largest budget, with the embedding and the clusters that it builds on and, where it asked a training, that training.")
 _PRINTED = ("Matched accuracy × 100 as printed. " + "† is flagged; the remark says why. Clusters that were row numbers modulo 512 are a random choice by another name. "
             "Other encoders, the whole of MNLI, a batch of 256 to 512: to be read beside the scores above, not compared with them.")
 
@@ -563,7 +563,7 @@ def report_sections(
              ("Runs of an earlier code", accepted(study), EARLIER)]
     return [p for p in parts if len(p[1])]
 
-# %% ../../nbs/84_studies.budgets.ipynb #07bf2539
+# %% ../../nbs/84_studies.budgets.ipynb #c5bd0a68
 def _vector_notes(study):
     "How the vectors were made that clusters are of."
     found = {}
@@ -594,7 +594,7 @@ def subset_notes(
 ) -> list[str]:
     "How to read the report, and what the records want their readers to know."
     found = ["Scores are multiplied by 100; `table.csv` holds fractions, one row a training, strategy and budget. Collapsed runs are counted in.",
-             "The subset of a strategy is the beginning of one order of the pool, so that a smaller budget of the same seed is a part of a larger one.",
+             "The subset of a strategy is the beginning of one order of the pool, so that a smaller budget of the same seed is a part of a larger one; only centroids are chosen anew for each budget.",
              "A fixed number of epochs trains longer on more data. A fixed number of steps trains equally long, for more epochs on less data."]
     found += [text for name, text in PROTOCOL_NOTES.items() if (rows["protocol"] == name).any()] + _vector_notes(study) + _hans_notes(hans)
     if (rows["task"] == "mnli").any() and len(hans):

@@ -171,7 +171,7 @@ def example_subsets(
     write_json(folder / "plan.json", {"study": "example-subsets", "title": "Generated example: no model was trained", "jobs": jobs, "titles": titles})
     return folder
 
-# %% ../../nbs/83_studies.subsets.ipynb #26d71fb3
+# %% ../../nbs/83_studies.subsets.ipynb #c2790f1a
 GROUP = ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget", "split", "protocol"]
 COLUMNS = GROUP + ["examples", "pool", "step", "run", "seed", "accuracy", "baseline", "selection_seconds", "training_seconds", "seconds", "collapsed"]
 _FREEZE = {0: "full", -1: "encoder", -2: "embeddings"}
@@ -195,7 +195,7 @@ def budget_title(
 def _about(r):
     "The columns of a record that say what was chosen and how it was trained."
     s, p = r["subset"], r["parameters"]
-    count = int(p.get("data_count") or 0)
+    count = int(p.get("data_count") or 0) or (0 if p.get("data_pct") else s["examples"])  # neither: the choice's own budget
     fraction = s["fraction"] if count else float(p.get("data_pct") or s["fraction"])
     return {"strategy": s["strategy"], "fraction": round(fraction, 6), "budget": budget_title(fraction, count), "examples": s["examples"],
             "pool": s["pool"], "arm": s.get("arm") or "epochs",
@@ -203,10 +203,13 @@ def _about(r):
             "training_seconds": (r.get("seconds") or {}).get("train"), "seconds": seconds_of(r)}
 
 
+_SHOWN = ("strategy", "data_pct", "data_count", "steps", "freeze")  # what has a column of its own
+
+
 def _varied(runs):
-    "Settings in which runs differ that would otherwise be averaged; how HANS was scored is none."
-    own = lambda r: {k: v for k, v in r["parameters"].items() if not k.startswith("hans")}
-    key = lambda a: f"{a['strategy']} {a['budget']} {a['arm']} {a['freeze']}"
+    "Settings in which runs differ that would otherwise be averaged or joined to a curve; what is kept and how HANS was scored are none."
+    own = lambda r: {k: v for k, v in r["parameters"].items() if k not in _SHOWN and not k.startswith(("hans", "keep_"))}
+    key = lambda a: f"{a['arm']} {a['freeze']}"
     return settings_of({run: r | {"step": key(_about(r)), "parameters": own(r)} for run, r in runs.items()})
 
 # %% ../../nbs/83_studies.subsets.ipynb #82162112
