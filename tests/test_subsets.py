@@ -89,21 +89,21 @@ def test_the_modes_of_the_original(done, tmp_path):
     assert read_record(run_of(study, "train"))["examples"]["train"] == len(members)
 
 
-def test_a_wrong_parameter_is_named(tmp_path):
-    study = "tasks: [toy-entailment]\nencoders: [tiny-random]\nseeds: [0]\nsteps: {select: {experiment: select_examples, parameters: {data_count: [5]}}}\n"
-    run_small(tmp_path, "wrong", study, code=1)
-    assert "data_count = [5]: expected one of the two lists" in next((tmp_path / "outputs" / "wrong" / "runs").glob("*/record.json")).read_text()
-
-
-def test_cluster_only_saves_clusters_and_chooses_nothing(tmp_path):
-    study = run_small(tmp_path, "only", f"""
+ONLY = """
 tasks: [toy-entailment]
 encoders: [tiny-random]
 seeds: [0]
-steps: {{select: {{experiment: select_examples, parameters: {{cluster_only: true, cluster_output: {tmp_path / "kept"}, clusterer: hdbscan, min_samples: 5, min_cluster_size: 8, train_examples: 300}}}}}}
-""")
-    assert read_record(run_of(study, "select"))["selections"] == [] and not (run_of(study, "select") / "selections").exists()
-    assert np.array_equal(load_clusters(tmp_path / "kept").labels, load_clusters(run_of(study, "select") / "clusters").labels)
+steps:
+  only: {experiment: select_examples, parameters: {cluster_only: true, cluster_output: PLACE, clusterer: hdbscan, min_samples: 5, min_cluster_size: 8, train_examples: 300}}
+  wrong: {experiment: select_examples, parameters: {data_count: [5]}}
+"""
+
+
+def test_cluster_only_chooses_nothing_and_a_wrong_parameter_is_named(tmp_path):
+    study = run_small(tmp_path, "only", ONLY.replace("PLACE", str(tmp_path / "kept")), code=1)
+    assert read_record(run_of(study, "only"))["selections"] == [] and not (run_of(study, "only") / "selections").exists()
+    assert np.array_equal(load_clusters(tmp_path / "kept").labels, load_clusters(run_of(study, "only") / "clusters").labels)
+    assert "data_count = [5]: expected one of the two lists" in (run_of(study, "wrong") / "record.json").read_text()
 
 
 # ---- strategies on pools that a notebook does not show
