@@ -97,7 +97,7 @@ def table(self: Dynamics) -> pd.DataFrame: # one row an example
     return pd.DataFrame({"example_id": self.example_ids, "label": self.labels, "confidence": self.confidence, "variability": self.variability,
                          "forgotten": self.forgotten, "el2n": self.el2n})
 
-# %% ../../nbs/61_selection.dynamics.ipynb #0d035207
+# %% ../../nbs/61_selection.dynamics.ipynb #4d2e1dda
 def _checkpoints(folder) -> dict: # epochs done -> folder, in order
     "Raises DataError when a run kept none."
     found = sorted((p for p in Path(folder, "epochs").glob("*") if (p / "config.json").is_file()), key=lambda p: float(p.name))
@@ -113,7 +113,7 @@ def _check_run(folder, splits: Splits):
         raise DataError(f"{folder} was trained on another split of {splits.task.name}: give its protocol, validation_fraction, split_seed and train_examples")
     if (n := (told.get("examples") or {}).get("train")) != len(splits.train): raise DataError(f"{folder} was trained on {n} examples, expected all {len(splits.train)} of the pool")
 
-
+# %% ../../nbs/61_selection.dynamics.ipynb #45ebe833
 def training_dynamics(
     folders: list, # of runs with keep_epochs, that were trained on the whole training part; one a seed
     splits: Splits, # of a task with classes; its training part is the pool

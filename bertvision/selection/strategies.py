@@ -197,7 +197,7 @@ STRATEGIES = {s.name: s for s in (
     *(Strategy(region, _descending(lambda d, region=region: by_region(d, region)), ("dynamics",), drawn=False, note=f"the {region} end of the dataset map first")
       for region in ("easy", "ambiguous", "hard")))}
 
-# %% ../../nbs/62_selection.strategies.ipynb #0de889f7
+# %% ../../nbs/62_selection.strategies.ipynb #484a6f3b
 def get_strategy(
     name: str, # a key of STRATEGIES
 ) -> Strategy:
@@ -216,7 +216,7 @@ def check_pool(
             raise ParameterError(f"strategy {s.name!r} compares all pairs: {n:,} examples would need {4 * n**2 / 2**30:,.0f} GiB, expected at most {s.most:,} of them; "
                                  "choose a smaller pool (train_examples), or k-center or diverse, which need no pairs")
 
-
+# %% ../../nbs/62_selection.strategies.ipynb #2dfd08d4
 def choose_rows(
     name: str, # a key of STRATEGIES
     pool: Pool,

@@ -44,7 +44,7 @@ def budgets(
     if len(found) < len(data_pct) + len(data_count): raise ParameterError(f"data_pct = {list(data_pct)}, data_count = {list(data_count)}: two of them are the same number of {pool} examples")
     return dict(sorted(found.items()))
 
-# %% ../../nbs/63_selection.subsets.ipynb #8d384c93
+# %% ../../nbs/63_selection.subsets.ipynb #566e966a
 def asked_strategies(
     strategies: list, # names, keys of STRATEGIES
     data_pct: list = (), # budgets as fractions
@@ -71,7 +71,7 @@ def asked_strategies(
         raise ParameterError("dynamics_dir: expected folders of runs with keep_epochs, a strategy asks their checkpoints")
     return list(strategies)
 
-
+# %% ../../nbs/63_selection.subsets.ipynb #19eb0acf
 def own_budget(
     clusters, # Clusters
     num_clusters_elements: int = 0, # whole clusters; 0 = one example a cluster
@@ -80,7 +80,7 @@ def own_budget(
     if not 0 <= num_clusters_elements <= clusters.number: raise ParameterError(f"num_clusters_elements = {num_clusters_elements}: there are {clusters.number} clusters")
     return int(clusters.sizes[:num_clusters_elements].sum()) if num_clusters_elements else clusters.number
 
-# %% ../../nbs/63_selection.subsets.ipynb #022d81df
+# %% ../../nbs/63_selection.subsets.ipynb #b3bc52fa
 SCHEMA = 1
 
 
@@ -104,6 +104,7 @@ class Selection:
 
 
 
+# %% ../../nbs/63_selection.subsets.ipynb #9107623b
 def make_selection(
     strategy: str, # a key of STRATEGIES
     pool: Pool,
@@ -121,7 +122,7 @@ def make_selection(
         spent[key] = seconds + time.perf_counter() - start
     return Selection(strategy, orders, pool.identity, len(pool), seed, {"metric": metric} | settings, spent)
 
-# %% ../../nbs/63_selection.subsets.ipynb #66d3f9c1
+# %% ../../nbs/63_selection.subsets.ipynb #ed9d5874
 def save_selection(
     selection: Selection,
     folder, # gets <strategy>.json
@@ -144,7 +145,7 @@ def load_selection(
     try: return Selection(**told)
     except TypeError as e: raise DataError(f"{path} is not a selection: {e}") from e
 
-
+# %% ../../nbs/63_selection.subsets.ipynb #0a3f0946
 def take(
     selection: Selection,
     pool: Pool, # as it is now

@@ -119,7 +119,7 @@ def _notebook(name, kind: str, places: list, where: str) -> Path:
     known = sorted({p.stem for place in places for p in (place / kind).glob("*.ipynb")})
     raise StudyError(f"{where}: no {kind}/{name}.ipynb{suggest(name, known)}; there are {', '.join(known) or 'none'}")
 
-# %% ../../nbs/80_studies.plan.ipynb #18803409
+# %% ../../nbs/80_studies.plan.ipynb #3bea12ae
 def _step(name: str, raw, places: list, where: str) -> Step:
     where = f"{where}, step {name}"
     raw = _mapping(raw, where, _STEP_KEYS)
@@ -146,7 +146,7 @@ def _sweep(raw, where: str) -> dict: # parameter -> values
         found[key] = tuple(values)
     return found
 
-
+# %% ../../nbs/80_studies.plan.ipynb #71a0cb3a
 def _recipe_file(name, folder: Path, where: str) -> dict:
     "Parameters in a YAML file that a search has written; its place counts from the study's folder, or from here."
     path = next((p for p in (folder / str(name), Path(str(name)).expanduser()) if p.is_file()), None)
@@ -424,7 +424,7 @@ class Plan:
         "The job with that id."
         return next(j for j in self.jobs if j.id == id)
 
-# %% ../../nbs/80_studies.plan.ipynb #e31f0221
+# %% ../../nbs/80_studies.plan.ipynb #1c5a1279
 def _slug(encoder: str) -> str:
     "An encoder's name as a part of a folder's name; two folders of the same name stay apart by a few digits."
     if check_encoder(encoder) == "folder": return f"{Path(encoder).name}-{fingerprint(encoder)[:6]}"
@@ -441,7 +441,7 @@ def _swept(name: str, value) -> str:
     "A swept value as a part of a folder's name: a word by itself, anything else behind its parameter's name."
     return re.sub(r"[^\w.-]+", "-", value if isinstance(value, str) and value else f"{name}-{value:g}" if type(value) in (int, float) else f"{name}-{value}")
 
-
+# %% ../../nbs/80_studies.plan.ipynb #395217c7
 def _settings(step: Step, names: tuple, grid: dict, where: str) -> dict:
     "Parameters by rising priority: published or found recipe, the step's, the task's, --set, the grid's."
     recipe = dict(step.found)
@@ -481,7 +481,7 @@ def _check_choices(parameters: dict):
         if name.endswith("_examples") and isinstance(value, int) and value < 0:
             raise ParameterError(f"{name} = {value}: expected 0 (all) or more")
 
-# %% ../../nbs/80_studies.plan.ipynb #d5fa54d7
+# %% ../../nbs/80_studies.plan.ipynb #194faebc
 def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, data: str, where: str) -> Job:
     "One point of the grid, checked."
     id, names = _job_id(step.name, grid), template.names
@@ -507,7 +507,7 @@ def _given_model(job: Job) -> Path | None:
     named = job.parameters.get("finetune_dir")
     return job.folder / named / job.parameters.get("checkpoint", "model") if named and "finetune_dir" not in job.places else None
 
-
+# %% ../../nbs/80_studies.plan.ipynb #dbdb15ab
 def _beside(job: Job, data: str) -> dict:
     "What else a run reads: HANS, and the results of runs outside the study that a step names by their folders."
     files = input_files("hans", data)[-1:] if job.parameters.get("hans") and data else []
@@ -650,7 +650,7 @@ class Forecast:
     transient: float = 0.0           # bytes more on the disk while it runs
     basis: str = "unknown"           # measured | estimate | unknown
 
-# %% ../../nbs/80_studies.plan.ipynb #c237d996
+# %% ../../nbs/80_studies.plan.ipynb #0d99dda9
 _CARVED_AT_MOST = 2000  # as `data.splits.split` has it, which is too heavy to be asked here
 
 
@@ -690,7 +690,7 @@ def _trained(parameters: dict, examples: int) -> int:
     if steps := parameters.get("steps"): return steps * parameters.get("batch_size", 1)
     return round(examples * parameters.get("epochs", 1))
 
-
+# %% ../../nbs/80_studies.plan.ipynb #951e3167
 def _weights(row) -> int:
     "Parameters of an encoder of the zoo, about."
     return max(row.parameters, 12 * row.layers * row.width**2)
