@@ -10,7 +10,7 @@ from bertvision.core import DataError, ParameterError
 from bertvision.data.splits import part_of
 from bertvision.runs import read_record
 from bertvision.selection.clusters import cluster, load_clusters, save_clusters
-from bertvision.selection.strategies import STRATEGIES, Pool, choose_rows, select
+from bertvision.selection.strategies import STRATEGIES, Pool, choose_rows, describe_selection, select
 from bertvision.selection.subsets import examples_pool, load_selection, take
 from study_lab import run_small
 
@@ -161,3 +161,10 @@ def test_clusters_of_other_rows_are_refused(tmp_path):
 def test_metric_and_seed_are_checked():
     for given, message in ((dict(metric="cosin"), "did you mean 'cosine'"), (dict(seed=-1), "seed = -1")):
         with pytest.raises(ParameterError, match=message): choose_rows("random", pool(), 3, **given)
+
+
+def test_coverage_is_not_measured_on_the_chosen_themselves(monkeypatch):
+    monkeypatch.setattr("bertvision.selection.strategies.COVERED", 100)
+    p = pool()
+    away = [describe_selection(p, choose_rows("random", p, 100, seed=seed), ("a", "b", "c"))["distance"] for seed in range(6)]
+    assert max(away) < 1.3 * min(away)
