@@ -9,7 +9,7 @@ from bertvision import load_task, split
 from bertvision.core import DataError, ParameterError
 from bertvision.data.splits import part_of
 from bertvision.runs import read_record
-from bertvision.selection.clusters import cluster, load_clusters, save_clusters
+from bertvision.selection.clusters import cluster, load_clusters
 from bertvision.selection.strategies import STRATEGIES, Pool, choose_rows, describe_selection, select
 from bertvision.selection.subsets import examples_pool, load_selection, take
 from study_lab import run_small
@@ -150,12 +150,6 @@ def test_facility_location_refuses_a_pool_that_does_not_fit(monkeypatch):
 def test_a_greedy_choice_that_would_take_too_long_is_refused(monkeypatch):
     monkeypatch.setattr("bertvision.selection.strategies.PATIENCE", 1e-6)
     with pytest.raises(DataError, match="k-center of 300 among 400 examples would take about"): choose_rows("k-center", pool(), 300)
-
-
-def test_clusters_of_other_rows_are_refused(tmp_path):
-    p = pool()
-    save_clusters(cluster(p.vectors, num_clusters=4, rows="aaaa"), tmp_path)
-    with pytest.raises(DataError): load_clusters(tmp_path, "bbbb")
 
 
 def test_metric_and_seed_are_checked():

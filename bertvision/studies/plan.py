@@ -192,7 +192,7 @@ def _in_order(steps: dict, where: str) -> dict:
     for name in steps: visit(name)
     return done
 
-# %% ../../nbs/80_studies.plan.ipynb #9abd55be
+# %% ../../nbs/80_studies.plan.ipynb #713ed1ff
 def parse_overrides(
     pairs, # texts "key=value" or "step.key=value", or a dictionary
 ) -> dict: # key -> value, parsed as YAML
@@ -224,7 +224,7 @@ def _override(steps: dict, overrides: dict) -> dict:
 
 def _overridden(step: Step, given: dict) -> Step:
     "A value, or a list of them, for a swept parameter takes the place of the sweep's."
-    swept = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in given.items() if k in step.sweep}
+    swept = _sweep({k: v if isinstance(v, list) else [v] for k, v in given.items() if k in step.sweep}, f"--set, step {step.name}")
     return replace(step, sweep=step.sweep | swept, overrides={k: v for k, v in given.items() if k not in swept})
 
 # %% ../../nbs/80_studies.plan.ipynb #cabc8f12
@@ -553,7 +553,7 @@ def _command(study: Study, data: str, out) -> str:
     if Path(out) != Path("outputs"): words += ["--out", "OUT"]
     return shlex.join(words)
 
-# %% ../../nbs/80_studies.plan.ipynb #078337f4
+# %% ../../nbs/80_studies.plan.ipynb #ece60c7c
 def plan(
     study: Study,
     data=None, # folder in GLUE's layout; None = BERTVISION_DATA, else the hub
@@ -568,6 +568,8 @@ def plan(
     for step in study.steps.values():
         template, where = _template(step.experiment), f"study {study.name}, step {step.name}"
         made[step.name] = [_job(step, template, grid, made, folder / "runs", data, where) for grid in _grids(study, step, template.names)]
+        ids = [j.id for j in made[step.name]]
+        if twice := {id for id in ids if ids.count(id) > 1}: raise StudyError(f"{where}: two runs would share the folder {min(twice)}: give the swept values names that differ in letters, digits, dots or dashes")
     for name in study.encoders:
         if weights and (row := _zoo(name)) and row.package: locate(name)
     return Plan(study, folder, data, [j for jobs in made.values() for j in jobs], _notes(study, data), _command(study, data, out))
