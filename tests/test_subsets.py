@@ -33,12 +33,13 @@ steps:
   near: {experiment: select_examples, parameters: {centroid_elements_only: true, num_clusters: 8, pooling: cls, layer: 1, train_examples: 300}}
   only: {experiment: select_examples, parameters: {cluster_only: true, cluster_output: ../kept, clusterer: hdbscan, min_samples: 5, min_cluster_size: 8, train_examples: 300}}
   wrong: {experiment: select_examples, parameters: {data_count: [5]}}
+  seeded: {experiment: train_subset, needs: [select], parameters: {strategy: diverse, subset_seed: 1, train_examples: 300}}
 """
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A small study, run to its end; one of its runs is asked for something impossible."""
+    """A small study, run to its end; two of its runs are asked for something impossible."""
     return run_small(tmp_path_factory.mktemp("lab"), "small", STUDY, code=1)
 
 
@@ -77,6 +78,8 @@ def test_the_modes_of_the_original(done):
     ids = examples_pool(split(part_of(load_task("toy-entailment"), 300, seed=0), seed=0)).ids
     members = {id for id, k in zip(ids, clusters.labels) if k < 3}
     assert set(whole.orders[""]) == members
+    told = read_record(run_of(done, "whole"))  # the saved clusters' own settings, not those that stand beside them
+    assert "num_clusters" not in told["parameters"] and "clusterer" not in told["parameters"] and told["clusters"]["number"] == 8
     assert len(near.orders["8"]) == read_record(run_of(done, "near"))["clusters"]["number"] == 8
     assert len(take(whole, Pool(ids, np.zeros(270), identity=whole.pool))[0]) == len(members)  # a choice with one budget needs none
 
@@ -88,6 +91,7 @@ def test_cluster_only_chooses_nothing(done):
 
 def test_a_wrong_parameter_is_named(done):
     assert "data_count = [5]: expected one of the two lists" in (run_of(done, "wrong") / "record.json").read_text()
+    assert "subset_seed = 1: expected -1, the choice in select_dir" in (run_of(done, "seeded") / "record.json").read_text()
 
 
 # ---- strategies on pools that a notebook does not show

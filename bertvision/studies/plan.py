@@ -527,7 +527,7 @@ def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
     for name, values in step.sweep.items(): points = [p | {name: v} for p in points for v in values]
     return points
 
-# %% ../../nbs/80_studies.plan.ipynb #10d827ae
+# %% ../../nbs/80_studies.plan.ipynb #61ed3a99
 def _zoo(encoder: str | None):
     "Row of the zoo, None for a folder, a hub id or nothing."
     return next((z for z in all_encoders() if z.name == encoder), None)
@@ -539,11 +539,13 @@ def _needs_hub(encoder: str) -> bool:
 
 
 def _notes(study: Study, data: str) -> list[str]:
-    "What will come from the hub."
+    "What will come from the hub, and the steps that none of the tasks or encoders is for."
+    idle = [f"step {s.name}: no run, it is for {' and '.join(', '.join(own) for own in (s.tasks, s.encoders) if own)} alone" for s in study.steps.values()
+            if (s.tasks and not {*s.tasks} & {*study.tasks}) or (s.encoders and not {*s.encoders} & {*study.encoders})]
     hub = [] if data else [t for t in study.tasks if not get_task(t).toy]
     notes = [f"{', '.join(hub)}: from the hub, at the commit that the Task table pins (give --data DIR to read files)"] if hub else []
     online = [e for e in study.encoders if _needs_hub(e)]
-    return notes + ([f"{', '.join(online)}: from the hub, fingerprinted by id and commit"] if online else [])
+    return idle + notes + ([f"{', '.join(online)}: from the hub, fingerprinted by id and commit"] if online else [])
 
 
 def _command(study: Study, data: str, out) -> str:
