@@ -275,7 +275,7 @@ register_task(Task(
     rows={"train": 2_490, "validation": 277, "test": 3_000}, recipes=_recipes(16, 219, 1.21668e-5, 1.1798e-5),
     notes=("BERT-large's learning rate: 1.1798e-5 in the training commands, 2.434992e-6 in the table and the embedding commands",)))
 
-# %% ../../nbs/10_data.tasks.ipynb #31926274
+# %% ../../nbs/10_data.tasks.ipynb #81e02b85
 def _toy(name: str, kind: str, metrics: tuple, labels: tuple = (), **rest):
     register_task(Task(f"toy-{name}", f"Toy {name}", kind, metrics, labels, **rest))
 
@@ -292,6 +292,7 @@ _toy("word", "classification", ("accuracy",), ("doctor", "teacher", "artist", "j
 _toy("shift", "classification", ("accuracy",), ("original", "inverted"))
 _toy("number", "classification", ("accuracy",), ("singular", "plural"))
 _toy("depth", "classification", ("accuracy",), ("zero", "one", "two", "three"))
+_toy("recall", "classification", ("accuracy",), ("different", "same"))
 
 # %% ../../nbs/10_data.tasks.ipynb #cd729531
 register_task(Task(
