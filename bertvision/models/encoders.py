@@ -33,7 +33,7 @@ class Zoo:
     note: str = ""
     seen: tuple = ()      # tasks whose training texts these weights were tuned on, by their own card
 
-# %% ../../nbs/20_models.encoders.ipynb #b6c0c145
+# %% ../../nbs/20_models.encoders.ipynb #5184da11
 ENCODERS = {z.name: z for z in (
     Zoo("tiny-random", layers=2, width=64, parameters=0, licence="-",
         note="built here from seed 0, untrained; for tests and smoke runs"),
@@ -46,6 +46,12 @@ ENCODERS = {z.name: z for z in (
         layers=12, width=768, parameters=109_482_240),
     Zoo("bert-large-uncased", hub="google-bert/bert-large-uncased", revision="6da4b6a26a1877e173fca3225479512db81a5e5b",
         layers=24, width=1024, parameters=335_141_888),
+    Zoo("longformer-base-4096", hub="allenai/longformer-base-4096", revision="301e6a42cb0d9976a6d6a26a079fef81c18aa895",
+        layers=12, width=768, parameters=148_659_456, note="sparse: a window of 512 tokens, CLS global"),
+    Zoo("bigbird-roberta-base", hub="google/bigbird-roberta-base", revision="5a145f7852cba9bd431386a58137bf8a29903b90",
+        layers=12, width=768, parameters=127_468_800, note="sparse from 705 tokens on: blocks of 64, three of them random"),
+    *(Zoo(f"long-{family}", layers=2, width=128, licence="-", note=f"built here from seed 0, untrained: {what}; vocabulary of minilm-l6, 4,096 positions")
+      for family, what in (("bert", "full attention"), ("longformer", "Longformer, a window of 256"), ("bigbird", "BigBird, blocks of 32, three of them random"))),
 )}
 
 
@@ -144,28 +150,33 @@ def _toy_vocabulary() -> list:
     characters = sorted(set(string.printable.lower()) - set(string.whitespace))
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *sorted(words)]
 
-# %% ../../nbs/20_models.encoders.ipynb #17511856
+# %% ../../nbs/20_models.encoders.ipynb #3741bb0f
 def build_random(
     folder, # where the checkpoint goes
     vocabulary: list, # WordPiece entries, [PAD] first
     seed: int = 0,
     change=None, # function that changes the model before it is written
-    **config, # overrides of transformers.BertConfig
+    family: str = "bert", # bert | longformer | bigbird
+    **config, # overrides of the family's configuration in transformers
 ) -> Path: # the folder
-    "Write a small untrained BERT and its tokenizer as a checkpoint folder."
+    "Write a small untrained encoder and its tokenizer as a checkpoint folder."
     import transformers as tf
+
+    make, model_type = {"bert": (tf.BertConfig, tf.BertModel), "longformer": (tf.LongformerConfig, tf.LongformerModel), "bigbird": (tf.BigBirdConfig, tf.BigBirdModel)}[family]
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    small = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, max_position_embeddings=512)
+    small = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, max_position_embeddings=512) | config
+    longest = small["max_position_embeddings"]
+    if family != "bert": small |= dict(pad_token_id=0, bos_token_id=2, eos_token_id=3, sep_token_id=3, max_position_embeddings=longest + (family == "longformer"))
     with torch_seed(seed):
-        model = tf.BertModel(tf.BertConfig(vocab_size=len(vocabulary), **{**small, **config}))
+        model = model_type(make(vocab_size=len(vocabulary), **small))
         if change: change(model)
     with _quiet(): model.save_pretrained(folder)
-    tf.BertTokenizerFast(vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=True, model_max_length=512).save_pretrained(folder)
+    tf.BertTokenizerFast(vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=True, model_max_length=longest).save_pretrained(folder)
     return folder
 
-# %% ../../nbs/20_models.encoders.ipynb #ef598e24
+# %% ../../nbs/20_models.encoders.ipynb #6a56b30c
 def _plant(model):
     "Let the first token know of the others at layer 3 only."
     import torch
@@ -181,12 +192,23 @@ def _plant(model):
         blocks[3].output.LayerNorm.weight.zero_(); blocks[3].output.LayerNorm.bias.normal_()
 
 
-_BUILT = {"tiny-random": {}, "planted": dict(num_hidden_layers=6, change=_plant)}
+_LONG = dict(hidden_size=128, num_attention_heads=4, intermediate_size=512, max_position_embeddings=4096)
+_BUILT = {"tiny-random": {}, "planted": dict(num_hidden_layers=6, change=_plant), "long-bert": _LONG,
+          "long-longformer": dict(_LONG, family="longformer", attention_window=256),
+          "long-bigbird": dict(_LONG, family="bigbird", attention_type="block_sparse", block_size=32, num_random_blocks=3)}
 
-# %% ../../nbs/20_models.encoders.ipynb #df181bc6
+# %% ../../nbs/20_models.encoders.ipynb #93182a8f
+def _text_vocabulary() -> list:
+    "The 30,522 word pieces of `minilm-l6`, which are BERT's; raises EncoderError when its package is not installed."
+    import transformers as tf
+
+    pieces = tf.AutoTokenizer.from_pretrained(str(_package_folder(ENCODERS["minilm-l6"]))).get_vocab()
+    return sorted(pieces, key=pieces.get)
+
+# %% ../../nbs/20_models.encoders.ipynb #3bb271d2
 def _built_folder(name: str) -> Path:
     "The checkpoint of an encoder that is built here, made when it is not there yet."
-    vocabulary = _toy_vocabulary()
+    vocabulary = _text_vocabulary() if name.startswith("long-") else _toy_vocabulary()
     folder = cache_dir() / "zoo" / f"{name}-{fingerprint(vocabulary)}"
     if not (folder / "config.json").is_file():
         making = Path(f"{folder}.{os.getpid()}")
@@ -347,17 +369,27 @@ def _ask_hub(place: str, revision: str | None):
             raise EncoderError(f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded from the hub: {reason.rstrip(chr(46))}. "
                                "Give a folder that holds it, or minilm-l6, which comes with the extra [offline]") from e
 
-# %% ../../nbs/20_models.encoders.ipynb #88864972
+# %% ../../nbs/20_models.encoders.ipynb #6063459b
 def _load_weights(auto, place, revision, attn_implementation, **kwargs):
     "(model, loading info), with the fast layers of `models.cpu` where they were chosen; families without pluggable attention keep their own."
     if attn_implementation != "fast_cpu":
-        return _from_pretrained(auto, place, revision, output_loading_info=True, attn_implementation=attn_implementation, **kwargs)
+        model, info = _from_pretrained(auto, place, revision, output_loading_info=True, attn_implementation=attn_implementation, **kwargs)
+        return _as_trained(model, place), info
     from bertvision.models.cpu import speed_up
 
     model, info = _from_pretrained(auto, place, revision, output_loading_info=True, attn_implementation="eager", **kwargs)
     if getattr(model, "_supports_attention_backend", False): model.set_attn_implementation(attn_implementation)
     speed_up(model)
-    return model, info
+    return _as_trained(model, place), info
+
+
+def _as_trained(model, place):
+    "The attention that a checkpoint was trained with, and in a sparse encoder one mode for one text."
+    from bertvision.models.attention import restore_swap
+    from bertvision.models.sparse import steady_mode
+
+    if getattr(model.config, "attention_swap", None): restore_swap(model, place)
+    return steady_mode(model)
 
 # %% ../../nbs/20_models.encoders.ipynb #44cb7425
 def _tokenizer(place: str, revision: str | None):
@@ -480,14 +512,14 @@ def count_parameters(
     return {"total": sum(p.numel() for p in values), "trainable": sum(p.numel() for p in values if p.requires_grad),
             "embeddings": sum(p.numel() for p in _embeddings(encoder.model.base_model).parameters())}
 
-# %% ../../nbs/20_models.encoders.ipynb #f3582a52
+# %% ../../nbs/20_models.encoders.ipynb #5fa23cc6
 def untrained(
     encoder: Encoder,
     seed: int = 0,
 ) -> Encoder: # the same encoder
     "Replace all weights by a new random start of the same architecture: what a probe reads from it was not learned (Zhang and Bowman 2018)."
     with torch_seed(seed), _quiet(): fresh = type(encoder.model)(encoder.model.config)
-    encoder.model.load_state_dict(fresh.state_dict())
+    encoder.model.load_state_dict(fresh.state_dict(), strict=not getattr(encoder.model.config, "attention_swap", None))
     encoder.notes.append(f"all weights are random, from seed {seed}: nothing was learned")
     return encoder
 
