@@ -92,7 +92,7 @@ def printed_tables(
                           f"{title}, here": _here(rows, name, encoder, model)}
     return pd.DataFrame(cells), [f"{text} ({', '.join(where)})." for text, where in remarks.items()]
 
-# %% ../../nbs/83_studies.methods.ipynb #1e6a83dc
+# %% ../../nbs/83_studies.methods.ipynb #41aba690
 def _seeds(tidy: pd.DataFrame, row: dict) -> dict: # seed -> run
     "The runs behind a row of the table."
     mine = tidy[(tidy[KEYS] == [row[k] for k in KEYS]).all(axis=1)]
@@ -110,17 +110,17 @@ def _side_by_side(study: Results, a: dict, b: dict, split: str, metric: str):
     return x, y, scored_columns(metric, tables[0][1])[1]
 
 
-def _comparisons(study: Results, rows: pd.DataFrame, baseline: str):
+def _comparisons(study: Results, rows: pd.DataFrame, baseline: str, across: bool = False):
     "(row, predictions of the method, of the baseline, labels) of each comparison."
     tidy = scores(study)
-    for _, group in rows.groupby(["task", "encoder"], sort=False):
+    for _, group in rows.groupby(["task"] if across else ["task", "encoder"], sort=False):
         base = group[group["method"] == baseline]
         if not len(base): continue
         b = _seeds(tidy, base.iloc[0])
         for r in group[group["method"] != baseline].to_dict("records"):
             if sides := _side_by_side(study, _seeds(tidy, r), b, r["split"], r["metric"]): yield r, *sides
 
-# %% ../../nbs/83_studies.methods.ipynb #67729ad1
+# %% ../../nbs/83_studies.methods.ipynb #1b653017
 _RESAMPLES = 2000
 
 
@@ -140,11 +140,12 @@ def against(
     study: Results,
     table: pd.DataFrame, # from `glue_table`
     baseline: str = "", # a method's name; "" = the first of the table
+    across: bool = False, # with other encoders than the baseline's, too
 ) -> pd.DataFrame: # a row a task and method: difference, low, high, p, p_holm, ahead, seeds
     "Each method against the baseline, as differences of the headline score; methods that share no seeds or examples with it are left out."
     rows, found = _headline(table), []
     baseline = baseline or next(iter(rows["method"]), "")
-    pairs = list(_comparisons(study, rows, baseline))
+    pairs = list(_comparisons(study, rows, baseline, across))
     for r, x, y, labels in pairs:
         metric = r["metric"]
         d = finer_test(metric, x, y, labels, len(pairs))
