@@ -176,7 +176,7 @@ def build_random(
     tf.BertTokenizerFast(vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=True, model_max_length=longest).save_pretrained(folder)
     return folder
 
-# %% ../../nbs/20_models.encoders.ipynb #6a56b30c
+# %% ../../nbs/20_models.encoders.ipynb #5f72fc1c
 def _plant(model):
     "Let the first token know of the others at layer 3 only."
     import torch
@@ -192,7 +192,7 @@ def _plant(model):
         blocks[3].output.LayerNorm.weight.zero_(); blocks[3].output.LayerNorm.bias.normal_()
 
 
-_LONG = dict(hidden_size=128, num_attention_heads=4, intermediate_size=512, max_position_embeddings=4096)
+_LONG = dict(hidden_size=128, num_attention_heads=4, intermediate_size=512, max_position_embeddings=4096, attention_probs_dropout_prob=0.0)
 _BUILT = {"tiny-random": {}, "planted": dict(num_hidden_layers=6, change=_plant), "long-bert": _LONG,
           "long-longformer": dict(_LONG, family="longformer", attention_window=256),
           "long-bigbird": dict(_LONG, family="bigbird", attention_type="block_sparse", block_size=32, num_random_blocks=3)}
