@@ -150,16 +150,28 @@ def subset(
     if n == 0 or n >= len(dataset): return dataset
     return dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:n]))
 
-# %% ../../nbs/13_data.splits.ipynb #4f95f255
+# %% ../../nbs/13_data.splits.ipynb #0b18167e
 def part_of(
     data: TaskData,
     train_examples: int = 0, # of train; 0 or more than there are = all
     report_examples: int = 0, # of each reported split, likewise
     seed: int = 0,
+    min_words: int = 0, # of an example's texts together; shorter examples are left out of every split, first
 ) -> TaskData: # with a note for each reported split that was cut
-    "The same task with fewer examples, drawn at random; raises ParameterError for a negative number or seed."
+    "The same task with fewer examples, drawn at random; raises ParameterError for a negative number or seed, and when no example is long enough."
+    if min_words: data = _long_ones(data, min_words)
     wanted = {"train": train_examples} | dict.fromkeys(data.task.report, report_examples)
     splits = {name: subset(rows, wanted.get(name, 0), seed) for name, rows in data.splits.items()}
     cut = [name for name in data.task.report if name in splits and len(splits[name]) < len(data.splits[name])]
     notes = [f"{name} is reported on {len(splits[name]):,} of {len(data.splits[name]):,} examples, drawn with seed {seed}" for name in cut]
     return replace(data, splits=splits, notes=data.notes + notes)
+
+
+def _long_ones(data: TaskData, words: int) -> TaskData:
+    if words < 0: raise ParameterError(f"min_words = {words}: expected at least 0")
+    long = lambda rows: np.flatnonzero([sum(len(text.split()) for text in texts) >= words for texts in zip(*(rows[c] for c in data.task.columns))])
+    splits = {name: rows.select(long(rows)) for name, rows in data.splits.items()}
+    for name, rows in splits.items():
+        if not len(rows): raise ParameterError(f"min_words = {words}: no example of {name} has so many")
+    kept = ", ".join(f"{name} {len(rows):,} of {len(data.splits[name]):,}" for name, rows in splits.items())
+    return replace(data, splits=splits, notes=[*data.notes, f"only examples of at least {words} words: {kept}"])

@@ -56,7 +56,7 @@ def _with_model(finetune_dir: str, checkpoint: str = "model") -> Path:
     there = sorted(p.relative_to(folder).as_posix() for p in folder.glob("epochs/*"))
     raise DataError(f"{folder} holds no {checkpoint}: there are {', '.join(there) or 'none; run `finetune` with keep_epochs = true'}")
 
-# %% ../../nbs/34_states.sources.ipynb #5443fd29
+# %% ../../nbs/34_states.sources.ipynb #d0a4f93e
 def start_from(
     finetune_dir: str, # folder of a `finetune` run with its model kept, of any task
     splits: Splits, # of the task that comes next
@@ -80,7 +80,7 @@ def start_from(
 def _trained_texts(folder: Path, data: str) -> set:
     "What a run was trained on, and those from which it was started itself."
     told = read_record(folder)["parameters"]
-    examples = part_of(load_task(told["task"], data or None), told["train_examples"], seed=told["split_seed"])
+    examples = part_of(load_task(told["task"], data or None, **told.get("task_options", {})), told["train_examples"], seed=told["split_seed"], min_words=told.get("min_words", 0))
     earlier = told.get("finetune_dir")
     return _texts(examples.task, examples["train"]) | (_trained_texts(folder / earlier, data) if earlier else set())
 
