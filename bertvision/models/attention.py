@@ -151,7 +151,7 @@ def window_attention(
     out = out.unflatten(0, (B, count)).transpose(1, 2).flatten(2, 3)[:, :, :T]
     return torch.cat([exact_attention(query[:, :, :g], key, value, mask, scaling, dropout), out[:, :, g:]], 2) if g else out
 
-# %% ../../nbs/19_models.attention.ipynb #18552314
+# %% ../../nbs/19_models.attention.ipynb #03e11bfa
 @dataclass(frozen=True)
 class Performer:
     "Random features a head (0: d·ln d, as in the paper), drawn anew after so many training steps (0: never)."
@@ -163,7 +163,7 @@ class Performer:
         for name in ("features", "redraw"):
             if getattr(self, name) < 0: raise ParameterError(f"{name} = {getattr(self, name)}: expected at least 0")
 
-
+# %% ../../nbs/19_models.attention.ipynb #bf597742
 @dataclass(frozen=True)
 class Linformer:
     "Mixtures a head, what shares them, the longest text (0: the encoder's), and whether they begin at random or as means of tokens `rank` apart."
@@ -213,7 +213,7 @@ class PerformerLayer(nn.Module):
             if every and self.calls % every == 0: self.draw(int(self.calls) // every)
         return performer_attention(query, key, value, self.matrix, mask, scaling)
 
-# %% ../../nbs/19_models.attention.ipynb #0916fa69
+# %% ../../nbs/19_models.attention.ipynb #ec625ddd
 class Mixtures(nn.Module):
     "Linformer's weights: `keys` (h, n, k), and `values` where they have their own; h is 1 unless each head has its own."
     def __init__(self, settings: Linformer, heads: int, longest: int, layer: int):
@@ -229,7 +229,7 @@ def _first_mixtures(start: str, shape: tuple, g) -> torch.Tensor:
     if start == "gaussian": return torch.randn(shape, generator=g) / shape[2] ** 0.5
     return torch.eye(shape[2]).repeat(ceil(shape[1] / shape[2]), 1)[:shape[1]].repeat(shape[0], 1, 1)
 
-
+# %% ../../nbs/19_models.attention.ipynb #731a8a2a
 class LinformerLayer(nn.Module):
     "What Linformer has of its own in one layer: its mixtures, unless they are those of all layers."
     def __init__(self, settings: Linformer, mixtures: Mixtures):

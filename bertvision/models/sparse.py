@@ -20,7 +20,7 @@ class Mode:
     compared: int     # keys, features or mixtures that a token is compared with
     note: str = ""
 
-# %% ../../nbs/19_models.sparse.ipynb #16a95989
+# %% ../../nbs/19_models.sparse.ipynb #38075000
 def attention_mode(
     encoder, # an Encoder, or a model of transformers
     length: int, # tokens of the longest text of a batch
@@ -34,7 +34,7 @@ def attention_mode(
     known = {"big_bird": _bigbird_mode, "longformer": _longformer_mode}.get(config.model_type)
     return known(config, length) if known else Mode("full", length, length)
 
-
+# %% ../../nbs/19_models.sparse.ipynb #dd46f4b5
 def _swap_mode(model, swap: dict, length: int) -> Mode:
     kind = swap["kind"]
     if kind == "window": return Mode(kind, length, min(length, swap["window"] + 1 + swap["global_tokens"]))

@@ -28,7 +28,7 @@ from .page import (DETAILS, EARLIER, accepted, heading, html_end, html_figure, h
                                      markdown_sections, markdown_table, mean_sd, number, p_value, picture, remarks, save_figures, tally, task_title, write_files)
 from .results import Results, encoder_title, glue_table, read_study
 
-# %% ../../nbs/84_studies.attention.ipynb #37626738
+# %% ../../nbs/84_studies.attention.ipynb #904e814e
 _INVENTED = {"full": ("example-bert", "", {"full": 1.0}, 1.0), "performer": ("example-bert", "performer", {"performer": 1.0}, 0.9),
              "bigbird": ("example-bigbird", "", {"full": 0.6, "sparse": 0.4}, 0.95)}
 
@@ -49,7 +49,7 @@ def _invented_run(folder, step, seed, task="toy-recall", n=240):
         "modes": {"modes": modes, "tokens": 150.0, "computed": 150.0 if step != "bigbird" else 170.0, "compared": 150.0, "notes": []}, "history": [{"step": 9, "loss": 0.3, "epoch": 3.0}],
         "parameters_count": {"total": 5e5, "trainable": 5e5}, "peak_memory_bytes": 2**29, "device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated"})
 
-
+# %% ../../nbs/84_studies.attention.ipynb #a714402f
 def _invented_costs(folder):
     costs = [{"attention": a, "precision": "fp32", "length": n, "mode": a, "computed": n, "compared": n, "forward": s / 3, "backward": 2 * s / 3, "seconds": s, "bytes": b}
              for n in (128, 256, 512, 1024) for a, s, b in (("full", 1e-8 * n**2 + 1e-5 * n, 4.0 * n**2), ("performer", 2e-5 * n, 4e3 * n))]
@@ -157,7 +157,7 @@ def recall_rows(
 
 def _sized(options): return {**options, "sizes": {**options.get("sizes", {}), "train": 2, "test": 2}}
 
-# %% ../../nbs/84_studies.attention.ipynb #c63cf455
+# %% ../../nbs/84_studies.attention.ipynb #458b8d2e
 def _axes(across, width=4.8, height=3.7, **kwargs):
     with sns.axes_style("whitegrid"): return plt.subplots(1, across, figsize=(width * across, height + 0.7), layout="constrained", squeeze=False, **kwargs)
 
@@ -179,7 +179,7 @@ def _powers(ax, values):
     ax.set_xscale("log", base=2)
     ax.xaxis.set(major_locator=FixedLocator(sorted(set(values))), major_formatter=FuncFormatter(lambda x, _: f"{x:g}"), minor_locator=NullLocator())
 
-
+# %% ../../nbs/84_studies.attention.ipynb #9dd7df67
 def plot_recall(
     rows: pd.DataFrame, # from `recall_rows`
 ) -> plt.Figure | None: # None without any
@@ -196,14 +196,14 @@ def plot_recall(
     ax.set(xlabel="words between the two sentences, about", ylabel="accuracy × 100")
     return _finish(fig, "Who still sees the first sentence from the last?")
 
-# %% ../../nbs/84_studies.attention.ipynb #8f72ef9c
+# %% ../../nbs/84_studies.attention.ipynb #0405871f
 def cost_rows(
     study: Results,
 ) -> pd.DataFrame: # attention, precision, length, mode, computed, compared, forward, backward, seconds, bytes
     "Costs of one block by length; empty when the study has not measured them."
     return pd.DataFrame([row for r in study.runs.values() for row in r.get("costs") or []])
 
-
+# %% ../../nbs/84_studies.attention.ipynb #1dc124e9
 _SHOWN = {"full": "full attention", "eager": "full, weights kept", "performer": "Performer", "linformer": "Linformer", "window": "local window", "longformer": "Longformer", "bigbird": "BigBird"}
 
 
@@ -225,7 +225,7 @@ def plot_costs(
         ax.set_yscale("log"); ax.set(xlabel="tokens", ylabel=label)
     return _finish(fig, "One block, forward and backward, one text", 4)
 
-
+# %% ../../nbs/84_studies.attention.ipynb #786211b8
 def cost_table(
     rows: pd.DataFrame, # from `cost_rows`
 ) -> pd.DataFrame: # text cells
@@ -281,7 +281,7 @@ def plot_time(
         ax.set(title=task_title(task), xlabel="seconds of training", ylabel=f"{METRICS[get_task(task).metrics[0]].title} × 100", xlim=(0, None))
     return _finish(fig, "Score against time", 3)
 
-# %% ../../nbs/84_studies.attention.ipynb #2ffbfff9
+# %% ../../nbs/84_studies.attention.ipynb #c713192c
 def published_table(
     rows: pd.DataFrame, # from `attention_rows`
 ) -> pd.DataFrame: # text cells, empty when nothing was published of the study's tasks
@@ -296,7 +296,7 @@ def published_table(
     frame = pd.DataFrame(out).fillna("")
     return frame[[c for c in frame if c != "Remark"] + ["Remark"]] if len(frame) else frame
 
-
+# %% ../../nbs/84_studies.attention.ipynb #8476050d
 def paragraph(
     study: Results,
     rows: pd.DataFrame, # from `attention_rows`
@@ -318,7 +318,7 @@ def paragraph(
         found.append(f"At {g['Tokens'].iloc[0]} tokens a block of full attention takes, in {precision}, " + ", ".join(f"{r['Full / this']} times as long as {r['Attention']}" for r in g.to_dict("records")) + ".")
     return " ".join(found)
 
-# %% ../../nbs/84_studies.attention.ipynb #6eee09ff
+# %% ../../nbs/84_studies.attention.ipynb #2392be17
 _MAIN = ("Score × 100, mean ± standard deviation over seeds; ▲ ▼: above or below full attention beyond chance (paired over seeds and texts, Holm over all rows). Mode: what ran, by the share of texts. "
          "Tokens: of the texts, cut; computed: with the padding that the encoder adds; compared: keys, features or mixtures a token is compared with. Loss: the last of training.")
 FIGURES = {"costs": "What a block costs", "time": "Accuracy against time", "recall": "By distance", "errors": "Approximation before any training"}
@@ -334,7 +334,7 @@ def attention_notes(
     if len(rows) and (rows["mode"].str.contains(",")).any(): notes.append("BigBird reads a batch with full attention when it is short; the shares are those of the texts by themselves, beside longer ones in a batch they may be read as these.")
     return notes + remarks(study)
 
-
+# %% ../../nbs/84_studies.attention.ipynb #fd58eb5b
 def _sections(study, rows, differences, costs):
     told = differences.assign(d=[number(x, sign=True) for x in differences["difference"]], i=[f"{number(a)} … {number(b)}" for a, b in zip(differences["low"], differences["high"])],
                               q=[p_value(p) for p in differences["p_holm"]], t=[task_title(t) for t in differences["task"]])
