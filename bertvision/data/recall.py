@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['KEYS', 'LENGTHS', 'RECALL_LABELS', 'RECALL', 'recall_of']
 
-# %% ../../nbs/11_data.recall.ipynb #8f040515
-import random
+# %% ../../nbs/11_data.recall.ipynb #4256ec87
 import re
 from functools import partial
 

@@ -128,7 +128,7 @@ def _band(mask, reach: int, count: int, marked: int): # -> (B, count, reach, 3·
     real = _blocks(real[:, None, :, None].to(torch.uint8), reach, count)[:, 0, :, :, 0].bool()   # (B, count, 3·reach)
     return ((at - to).abs() <= reach) & real.unsqueeze(2) | (at == to)
 
-# %% ../../nbs/19_models.attention.ipynb #31e33d11
+# %% ../../nbs/19_models.attention.ipynb #06aff9d8
 def window_attention(
     query, key, value, # (B, H, T, d)
     window: int = 256, # tokens seen, half of them before and half after; even
@@ -138,7 +138,7 @@ def window_attention(
     dropout: float = 0.0, # on the weights
 ) -> torch.Tensor: # (B, H, T, d)
     "Attention to neighbours and to global tokens (Beltagy et al. 2020, section 3.1), in work and memory T·window."
-    (B, H, T, d), reach, g = query.shape, window // 2, min(global_tokens, query.size(2))
+    B, T, reach, g = len(query), query.size(2), window // 2, min(global_tokens, query.size(2))
     count = ceil(T / reach)
     mask = query.new_ones(B, T, dtype=torch.bool) if mask is None else mask
     more = count * reach - T

@@ -7,7 +7,7 @@ __all__ = ['FIGURES', 'example_attention', 'mode_title', 'attention_rows', 'agai
            'plot_recall', 'cost_rows', 'plot_costs', 'cost_table', 'error_rows', 'plot_errors', 'plot_time',
            'published_table', 'paragraph', 'attention_notes', 'write_attention_report']
 
-# %% ../../nbs/84_studies.attention.ipynb #d92c521e
+# %% ../../nbs/84_studies.attention.ipynb #b6f912b8
 import tempfile
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ..published import ATTENTION_FLAGS, published_attention
 from ..statistics import holm
 from .methods import against
 from .page import (DETAILS, EARLIER, accepted, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
-                                     markdown_sections, markdown_table, mean_sd, number, p_value, picture, remarks, save_figures, tally, task_title, write_files)
+                                     markdown_sections, markdown_table, mean_sd, number, p_value, remarks, save_figures, tally, task_title, write_files)
 from .results import Results, encoder_title, glue_table, read_study
 
 # %% ../../nbs/84_studies.attention.ipynb #904e814e
