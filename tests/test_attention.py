@@ -6,7 +6,8 @@ from bertvision import fit, load_encoder, load_task, split, subset
 from bertvision.core import ParameterError
 from bertvision.data.batches import tokenise
 from bertvision.models.attention import SWAPS, approximation_error, attention_inputs, extend_positions, swap_attention
-from bertvision.models.sparse import attention_mode
+from bertvision.models.encoders import build_random
+from bertvision.models.sparse import attention_mode, modes_of
 from bertvision.runs import read_record
 from bertvision.studies.attention import attention_rows, recall_rows
 from bertvision.studies.results import read_study
@@ -66,6 +67,24 @@ def test_performer_goes_on_with_its_directions(tmp_path):
     assert resumed.resumed_from > 0 and resumed.history.loss.tolist() == whole.history.loss.tolist() and resumed.metrics == whole.metrics
     swap = one.model.base_model.encoder.layer[0].attention.self.swap
     assert int(swap.calls) > 5 and swap.matrix.equal(two.model.base_model.encoder.layer[0].attention.self.swap.matrix)
+
+
+def test_bigbird_goes_on_in_the_mode_of_the_batch(tmp_path):
+    """Batches on both sides of its limit; a change of mode draws no random numbers, so that an interrupted training ends with the same numbers."""
+    pieces = list(load_encoder("tiny-random").tokenizer.get_vocab())
+    place = build_random(tmp_path / "bigbird", ["[PAD]", *(p for p in pieces if p != "[PAD]")], family="bigbird", attention_type="block_sparse", block_size=8, num_random_blocks=1)
+    data = split(load_task("toy-recall", rules=["32", "64"], sizes={"train": 96, "validation": 8, "test": 2}), seed=0)
+
+    def train(folder, stop=0):
+        def on_step(step, total, **_):
+            if step == stop: raise KeyboardInterrupt
+        bert = load_encoder(str(place), data.task)
+        assert modes_of(bert, [40, 70])["modes"] == {"full": 0.5, "sparse": 0.5}
+        return fit(bert, data, epochs=2.0, batch_size=8, lr=1e-3, folder=tmp_path / folder, on_step=on_step, checkpoint_seconds=1e-9)
+
+    whole = train("whole")
+    with pytest.raises(KeyboardInterrupt): train("cut", 9)
+    assert (resumed := train("cut")).resumed_from > 0 and resumed.history.loss.tolist() == whole.history.loss.tolist()
 
 
 @pytest.mark.parametrize("kind", SWAPS)

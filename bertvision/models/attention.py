@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHARING', 'SWAPS', 'exact_attention', 'orthogonal_gaussian', 'log_features', 'performer_attention', 'relative_error',
            'mix', 'linformer_attention', 'window_attention', 'Performer', 'Linformer', 'Window', 'PerformerLayer',
-           'Mixtures', 'LinformerLayer', 'WindowLayer', 'swap_attention', 'restore_swap', 'extend_positions',
-           'attention_inputs', 'approximation_error']
+           'Mixtures', 'LinformerLayer', 'WindowLayer', 'swap_settings', 'swap_attention', 'restore_swap',
+           'extend_positions', 'attention_inputs', 'approximation_error']
 
 # %% ../../nbs/19_models.attention.ipynb #ac93baa0
 from dataclasses import asdict, dataclass, fields
@@ -43,7 +43,7 @@ def orthogonal_gaussian(
         blocks.append(q.T * r.diagonal().sign().unsqueeze(1))  # the signs make the directions uniform (Mezzadri 2007)
     return torch.cat(blocks)[:number] * torch.randn(number, width, generator=generator).norm(dim=1, keepdim=True)
 
-# %% ../../nbs/19_models.attention.ipynb #f5dce708
+# %% ../../nbs/19_models.attention.ipynb #417b28b3
 def log_features(
     x, # (B, H, T, d) queries or keys
     matrix, # (m, d) from `orthogonal_gaussian`
@@ -65,14 +65,13 @@ def performer_attention(
     scaling = query.size(-1) ** -0.5 if scaling is None else scaling
     with torch.autocast(query.device.type, enabled=False):
         q, k = (log_features(x, matrix, scaling) for x in (query, key))                       # (B, H, T, m)
-        if mask is not None: k = k.masked_fill(~mask[:, None, :, None], -torch.inf)
+        if mask is not None: k, value = (x.masked_fill(~mask[:, None, :, None], fill) for x, fill in ((k, -torch.inf), (value, 0)))
         largest = k.detach().amax(2, keepdim=True).clamp_min(torch.finfo(k.dtype).min)          # (B, H, 1, m)
         q, k = q + largest, (k - largest).exp()
-        q = (q - q.detach().amax(-1, keepdim=True)).exp()
-        shared = k.sum(2).unsqueeze(-1)                                                       # (B, H, m, 1)
-        if mask is not None: value = value.masked_fill(~mask[:, None, :, None], 0)
-        q, k = q.to(value.dtype), k.to(value.dtype)
-        return ((q @ (k.transpose(2, 3) @ value)).float() / (q @ shared.to(q.dtype)).float()).to(value.dtype)
+        together = k.sum(2, keepdim=True)                                                     # (B, H, 1, m), at least 1 unless all is padding
+        q = (q - q.detach().amax(-1, keepdim=True)).exp() * together
+        q, k = q / q.sum(-1, keepdim=True).clamp_min(torch.finfo(q.dtype).tiny), k / together.clamp_min(torch.finfo(k.dtype).tiny)
+        return q.to(value.dtype) @ (k.to(value.dtype).transpose(2, 3) @ value)
 
 # %% ../../nbs/19_models.attention.ipynb #f0fd31bd
 def relative_error(
@@ -81,7 +80,7 @@ def relative_error(
     "Frobenius norm of the difference, relative to that of the exact values."
     return ((found.float() - exact.float()).norm() / exact.float().norm()).item()
 
-# %% ../../nbs/19_models.attention.ipynb #b14215f2
+# %% ../../nbs/19_models.attention.ipynb #2355d7d0
 SHARING = ("none", "headwise", "kv", "layerwise")
 
 
@@ -90,15 +89,17 @@ def mix(
     weights, # (1 or H, n, k) with n ≥ T
     mask=None, # (B, T) true for tokens
     mean: bool = False, # whether each mixture is divided by its tokens' weights
-) -> tuple: # (B, H, k, d) mixtures, (B, 1 or H, k) false for those without a token
+) -> tuple: # (B, H, k, d) mixtures, (B, 1 or H, k) the sums of their tokens' weights, 0 for those without a token
     "Mixtures of a text's tokens (Wang et al. 2020, equation 7)."
-    weights = weights[:, :x.size(2)].to(x.dtype)
-    real = x.new_ones(1, x.size(2)) if mask is None else mask.to(x.dtype)
-    mass = torch.einsum("bt,htk->bhk", real, weights.detach().abs())
-    mixed = torch.einsum("htk,bhtd->bhkd", weights.expand(x.size(1), -1, -1), x)
-    return mixed / mass.clamp_min(1e-9).unsqueeze(-1) if mean else mixed, mass > 0
+    weights = weights[:, :x.size(2)]
+    with torch.autocast(x.device.type, enabled=False):
+        kind = torch.promote_types(weights.dtype, torch.float32)
+        real = torch.ones(1, x.size(2), dtype=kind, device=x.device) if mask is None else mask.to(kind)
+        mass = torch.einsum("bt,htk->bhk", real, weights.to(kind).abs())
+    mixed = torch.einsum("htk,bhtd->bhkd", weights.to(x.dtype).expand(x.size(1), -1, -1), x)
+    return (mixed / torch.where(mass > 0, mass, 1).unsqueeze(-1)).to(x.dtype) if mean else mixed, mass
 
-# %% ../../nbs/19_models.attention.ipynb #5eb7a7b5
+# %% ../../nbs/19_models.attention.ipynb #fddfafca
 def linformer_attention(
     query, key, value, # (B, H, T, d)
     mix_keys, mix_values, # (1 or H, n, k) with n ≥ T
@@ -108,10 +109,13 @@ def linformer_attention(
     mean: bool = False, # whether mixtures are means, see `mix`
 ) -> torch.Tensor: # (B, H, T, d)
     "Attention to k mixtures of tokens, in work and memory T·k; raises ParameterError for a text that is longer than n."
-    if key.size(2) > mix_keys.size(1): raise ParameterError(f"a text of {key.size(2)} tokens, expected at most {mix_keys.size(1)}: Linformer has learned no more positions")
+    if key.size(2) > mix_keys.size(1): raise ParameterError(f"a text of {key.size(2)} tokens, expected at most longest = {mix_keys.size(1)}: Linformer has mixtures of no more positions")
     if mask is not None: key, value = (x.masked_fill(~mask[:, None, :, None], 0) for x in (key, value))
-    (key, some), (value, _) = mix(key, mix_keys, mask, mean), mix(value, mix_values, mask, mean)
-    return scaled_dot_product_attention(query, key, value, None if some.all() else some.unsqueeze(2), dropout, scale=scaling)
+    (key, mass), (value, _) = mix(key, mix_keys, mask, mean), mix(value, mix_values, mask, mean)
+    seen = mass > 0
+    weight = torch.where(seen, torch.where(seen, mass, 1).log(), -torch.inf) if mean else torch.where(seen, 0.0, -torch.inf)
+    weight = None if not mean and seen.all() else torch.where(seen.any(-1, keepdim=True), weight, 0).to(query.dtype).unsqueeze(2)
+    return scaled_dot_product_attention(query, key, value, weight, dropout, scale=scaling)
 
 # %% ../../nbs/19_models.attention.ipynb #6f06bb45
 def _blocks(x, size: int, count: int): # (B, H, count·size, d) -> (B, H, count, 3·size, d)
@@ -151,19 +155,23 @@ def window_attention(
     out = out.unflatten(0, (B, count)).transpose(1, 2).flatten(2, 3)[:, :, :T]
     return torch.cat([exact_attention(query[:, :, :g], key, value, mask, scaling, dropout), out[:, :, g:]], 2) if g else out
 
-# %% ../../nbs/19_models.attention.ipynb #03e11bfa
+# %% ../../nbs/19_models.attention.ipynb #872fb602
+def _whole(settings, **lowest):
+    for name, low in lowest.items():
+        if type(value := getattr(settings, name)) is not int or value < low: raise ParameterError(f"{name} = {value!r}: expected a whole number, at least {low}")
+
+
 @dataclass(frozen=True)
 class Performer:
-    "Random features a head (0: d·ln d, as in the paper), drawn anew after so many training steps (0: never)."
+    "Random features a head (0: d·ln d, as in the paper), drawn anew after a layer has been passed so many times in training (0: never)."
     features: int = 0
     redraw: int = 1000
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("features", "redraw"):
-            if getattr(self, name) < 0: raise ParameterError(f"{name} = {getattr(self, name)}: expected at least 0")
+        _whole(self, features=0, redraw=0, seed=0)
 
-# %% ../../nbs/19_models.attention.ipynb #bf597742
+# %% ../../nbs/19_models.attention.ipynb #8ebb2d9d
 @dataclass(frozen=True)
 class Linformer:
     "Mixtures a head, what shares them, the longest text (0: the encoder's), and whether they begin at random or as means of tokens `rank` apart."
@@ -174,7 +182,7 @@ class Linformer:
     seed: int = 0
 
     def __post_init__(self):
-        if self.rank < 1 or self.longest < 0: raise ParameterError(f"rank = {self.rank}, longest = {self.longest}: expected at least 1 and 0")
+        _whole(self, rank=1, longest=0, seed=0)
         for name, known in (("sharing", SHARING), ("start", ("gaussian", "mean"))):
             if (given := getattr(self, name)) not in known: raise ParameterError(f"{name} = {given!r}: expected one of {', '.join(known)}{suggest(given, known)}")
 
@@ -186,31 +194,39 @@ class Window:
     global_tokens: int = 1
 
     def __post_init__(self):
-        if self.window < 2 or self.window % 2: raise ParameterError(f"window = {self.window}: expected an even number, at least 2")
-        if self.global_tokens < 0: raise ParameterError(f"global_tokens = {self.global_tokens}: expected at least 0")
+        _whole(self, window=2, global_tokens=0)
+        if self.window % 2: raise ParameterError(f"window = {self.window}: expected an even number")
 
 
 SWAPS = {"performer": Performer, "linformer": Linformer, "window": Window}
 
-# %% ../../nbs/19_models.attention.ipynb #16334a0a
+# %% ../../nbs/19_models.attention.ipynb #2599b48c
 class PerformerLayer(nn.Module):
-    "What Performer has of its own in one layer: the directions, and how many training steps they have seen."
+    "What Performer has of its own in one layer: the directions, and how often they were passed in training."
     def __init__(self, settings: Performer, width: int, layer: int):
         super().__init__()
-        self.settings, self.layer = settings, layer
+        self.settings, self.layer, self.passed = settings, layer, None
         self.register_buffer("matrix", torch.empty(settings.features or max(1, int(width * log(width))), width))
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self.draw(0)
 
     def draw(self, number: int): # of the draw, from 0
         g = torch.Generator().manual_seed(int(fingerprint(["performer", self.settings.seed, self.layer, number]), 16))
-        with torch.no_grad(): self.matrix.copy_(orthogonal_gaussian(*self.matrix.shape, g))
+        self.matrix = orthogonal_gaussian(*self.matrix.shape, g).to(self.matrix)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self.passed = None  # the buffer knows
+
+    def _count(self):
+        "Count a pass and draw when it is time; the number is also kept here, so that a GPU is asked for it once."
+        self.passed = (int(self.calls) if self.passed is None else self.passed) + 1
+        self.calls += 1
+        every = self.settings.redraw
+        if every and self.passed % every == 0: self.draw(self.passed // every)
 
     def forward(self, query, key, value, mask, scaling, dropout):
-        if self.training and torch.is_grad_enabled():
-            self.calls += 1
-            every = self.settings.redraw
-            if every and self.calls % every == 0: self.draw(int(self.calls) // every)
+        if self.training and query.requires_grad: self._count()
         return performer_attention(query, key, value, self.matrix, mask, scaling)
 
 # %% ../../nbs/19_models.attention.ipynb #ec625ddd
@@ -285,25 +301,41 @@ def _layer(kind: str, settings, attention, i: int, shared) -> nn.Module:
     if kind == "linformer": return LinformerLayer(settings, shared or Mixtures(settings, heads, longest, i))
     return WindowLayer(settings)
 
-# %% ../../nbs/19_models.attention.ipynb #af3568ca
+# %% ../../nbs/19_models.attention.ipynb #e8a659c8
+def swap_settings(
+    kind: str, # performer | linformer | window
+    **settings, # see `Performer`, `Linformer`, `Window`
+) -> Performer | Linformer | Window:
+    "The settings with their defaults; raises ParameterError for an unknown kind, name or value."
+    if kind not in SWAPS: raise ParameterError(f"attention {kind!r}: expected one of {', '.join(SWAPS)}{suggest(str(kind), SWAPS)}")
+    names = [f.name for f in fields(SWAPS[kind])]
+    for name in settings:
+        if name not in names: raise ParameterError(f"{name}: {kind} has no such setting, expected {', '.join(names)}")
+    return SWAPS[kind](**settings)
+
+
 def swap_attention(
     encoder, # an Encoder, or a model of transformers
-    kind: str, # performer | linformer | window, or eager | sdpa | fast_cpu: back to softmax attention
+    kind: str, # performer | linformer | window, or eager | sdpa: back to softmax attention
     **settings, # see `Performer`, `Linformer`, `Window`
 ): # the same encoder
     "Exchange the attention of all layers; the weights stay. Raises ParameterError, and EncoderError when the encoder's family does not let its attention be exchanged."
-    model = encoder.model if hasattr(encoder, "tokenizer") else encoder
-    known = (*SWAPS, "eager", "sdpa", "fast_cpu")
-    if kind not in known: raise ParameterError(f"kind = {kind!r}: expected one of {', '.join(known)}{suggest(kind, known)}")
-    names = [f.name for f in fields(SWAPS[kind])] if kind in SWAPS else []
-    for name in settings:
-        if name not in names: raise ParameterError(f"{name}: {kind} has no such setting, expected {', '.join(names) or 'none'}")
-    chosen, layers = SWAPS[kind](**settings) if kind in SWAPS else None, _attentions(model)
+    model, plain = encoder.model if hasattr(encoder, "tokenizer") else encoder, ("eager", "sdpa")
+    if kind in plain and settings: raise ParameterError(f"{next(iter(settings))}: {kind} has no settings")
+    chosen, layers = None if kind in plain else swap_settings(kind, **settings), _attentions(model)
     _take_out(model, layers)
     if chosen: _put_in(model, layers, kind, chosen)
     model.set_attn_implementation(kind)
-    if encoder is not model: encoder.attention = kind
+    if encoder is not model: _tell(encoder, kind, chosen)
     return encoder
+
+
+def _tell(encoder, kind: str, chosen):
+    "Let the encoder say what it is now: another one than before, or again the one that was loaded."
+    if not encoder.unswapped: encoder.unswapped = encoder.fingerprint
+    encoder.attention, encoder.fingerprint = kind, fingerprint([encoder.unswapped, kind, asdict(chosen)]) if chosen else encoder.unswapped
+    encoder.notes = [n for n in encoder.notes if not n.startswith("attention exchanged")]
+    if chosen: encoder.notes.append(f"attention exchanged for {kind} ({', '.join(f'{k} {v}' for k, v in asdict(chosen).items())})")
 
 
 def _take_out(model, layers):
@@ -319,15 +351,19 @@ def _put_in(model, layers, kind: str, settings):
     for i, layer in enumerate(layers): layer.swap = _layer(kind, settings, layer, i, shared).to(model.device).train(layer.training)
     model.config.attention_swap = {"kind": kind, **asdict(settings)}
 
-# %% ../../nbs/19_models.attention.ipynb #37c08245
+# %% ../../nbs/19_models.attention.ipynb #b0c46cf0
 def restore_swap(
-    model, # just loaded from `folder`, with softmax attention
-    folder, # of a checkpoint
+    model, # just loaded from `place`, with softmax attention
+    place, # folder of a checkpoint, or hub id
+    revision: str | None = None, # commit on the hub
 ):
     "Give a loaded model the attention that its checkpoint was saved with; raises EncoderError when its weights are missing."
     from pathlib import Path
 
+    from huggingface_hub import snapshot_download
     from safetensors.torch import load_file
+
+    folder = place if Path(place).is_dir() else snapshot_download(place, revision=revision, allow_patterns=["*.safetensors"])
 
     told = dict(model.config.attention_swap)
     swap_attention(model, told.pop("kind"), **told)
@@ -335,10 +371,10 @@ def restore_swap(
     stored = {k.removeprefix(prefix): v for file in sorted(Path(folder).glob("*.safetensors")) for k, v in load_file(file).items()}
     for name, values in wanted.items():
         if (found := stored.get(name.removeprefix(prefix))) is None or found.shape != values.shape:
-            raise EncoderError(f"{folder}: expected {name} of shape {tuple(values.shape)} in its safetensors, as its configuration says {model.config.attention_swap['kind']}")
+            raise EncoderError(f"{place}: expected {name} of shape {tuple(values.shape)} in its safetensors, as its configuration says {model.config.attention_swap['kind']}")
         values.copy_(found)
 
-# %% ../../nbs/19_models.attention.ipynb #7766103c
+# %% ../../nbs/19_models.attention.ipynb #4fe2eede
 def extend_positions(
     encoder, # an Encoder, or a model of transformers, with learned positions
     length: int, # tokens that it is to read
@@ -351,12 +387,16 @@ def extend_positions(
     if (model.config.to_dict().get("attention_swap") or {}).get("kind") == "linformer": raise EncoderError("extend the positions first: Linformer has learned a weight for each")
     first = 0 if table.padding_idx is None else table.padding_idx + 1  # RoBERTa's begin after padding's
     learned = len(table.weight) - first
+    if length < 1: raise ParameterError(f"length = {length}: expected at least 1 token")
     if length > learned:
         rows = table.weight.data[first:].repeat(ceil(length / learned), 1)[:length]
         parts.position_embeddings = type(table)(first + length, table.embedding_dim, table.padding_idx, _weight=torch.cat([table.weight.data[:first], rows]))
         _lengthen_buffers(parts, first + length)
         model.config.max_position_embeddings = first + length
-    if encoder is not model: encoder.tokenizer.model_max_length = max(length, learned)
+    if encoder is not model and length > learned:
+        encoder.tokenizer.model_max_length, encoder.fingerprint = length, fingerprint([encoder.fingerprint, "positions", length])
+        if encoder.unswapped: encoder.unswapped = fingerprint([encoder.unswapped, "positions", length])
+        encoder.notes.append(f"its {learned} learned positions repeated up to {length}")
     return encoder
 
 
@@ -366,7 +406,7 @@ def _lengthen_buffers(parts, length: int):
             now = torch.arange(length) if old is None else torch.zeros(length, dtype=torch.int64)
             parts.register_buffer(name, now[None].to(getattr(parts, name).device), persistent=False)
 
-# %% ../../nbs/19_models.attention.ipynb #4d963d02
+# %% ../../nbs/19_models.attention.ipynb #38741cae
 def attention_inputs(
     encoder, # an Encoder or a model, with softmax attention
     input_ids, attention_mask, # (B, T)
@@ -376,7 +416,7 @@ def attention_inputs(
     kind, training = model.config._attn_implementation, model.training
 
     def watch(module, query, key, value, mask, scaling=None, dropout=0.0, **kwargs):
-        seen.append((query, key, value, mask))
+        seen.append((query if scaling is None else query * scaling * query.size(-1) ** 0.5, key, value, mask))  # as if scaled by 1/√d
         return exact_attention(query, key, value, mask, scaling).transpose(1, 2), None
 
     AttentionInterface.register("watched", watch); AttentionMaskInterface.register("watched", _padding)
@@ -384,9 +424,10 @@ def attention_inputs(
         _attentions(model); model.set_attn_implementation("watched")
         with torch.no_grad(): model.eval()(input_ids=input_ids, attention_mask=attention_mask)
     finally: model.set_attn_implementation(kind); model.train(training)
-    return seen
+    found, seen = seen, []  # the function stays registered, what it saw does not
+    return found
 
-# %% ../../nbs/19_models.attention.ipynb #35adcf13
+# %% ../../nbs/19_models.attention.ipynb #42dc691f
 def approximation_error(
     inputs, # (query, key, value, mask) from `attention_inputs`
     kind: str, # performer | linformer | window
@@ -394,9 +435,9 @@ def approximation_error(
 ) -> float: # relative error of tokens' values
     "How far an attention is from softmax attention on given queries, keys and values; raises ParameterError."
     query, key, value, mask = inputs
-    (_, heads, T, width), chosen = query.shape, SWAPS[kind](**settings)
+    (_, heads, T, width), chosen = query.shape, swap_settings(kind, **settings)
     if kind == "performer": layer = PerformerLayer(chosen, width, 0)
-    else: layer = LinformerLayer(chosen, Mixtures(chosen, heads, T, 0)) if kind == "linformer" else WindowLayer(chosen)
+    else: layer = LinformerLayer(chosen, Mixtures(chosen, heads, T, 0).to(query.device)) if kind == "linformer" else WindowLayer(chosen)
     with torch.no_grad(): found = layer.to(query.device).eval()(query, key, value, mask, None, 0.0)
     real = slice(None) if mask is None else mask
     return relative_error(found.transpose(1, 2)[real], exact_attention(query, key, value, mask).transpose(1, 2)[real])

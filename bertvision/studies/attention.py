@@ -49,14 +49,14 @@ def _invented_run(folder, step, seed, task="toy-recall", n=240):
         "modes": {"modes": modes, "tokens": 150.0, "computed": 150.0 if step != "bigbird" else 170.0, "compared": 150.0, "notes": []}, "history": [{"step": 9, "loss": 0.3, "epoch": 3.0}],
         "parameters_count": {"total": 5e5, "trainable": 5e5}, "peak_memory_bytes": 2**29, "device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated"})
 
-# %% ../../nbs/84_studies.attention.ipynb #a714402f
+# %% ../../nbs/84_studies.attention.ipynb #64ec7cd0
 def _invented_costs(folder):
     costs = [{"attention": a, "precision": "fp32", "length": n, "mode": a, "computed": n, "compared": n, "forward": s / 3, "backward": 2 * s / 3, "seconds": s, "bytes": b}
              for n in (128, 256, 512, 1024) for a, s, b in (("full", 1e-8 * n**2 + 1e-5 * n, 4.0 * n**2), ("performer", 2e-5 * n, 4e3 * n))]
     errors = [{"attention": "performer", "setting": m, "length": n, "layer": 1, "draw": 0, "error": (n / 64) ** 0.2 / m**0.5} for m in (16, 64, 256) for n in (64, 256)]
-    for name, extra in (("benchmark", {"costs": costs, "growth": {}}), ("approximation", {"errors": errors})):
-        write_json(folder / f"{name}.s0" / "record.json", {
-            "schema": 1, "status": "done", "experiment": f"{name}_attention", "step": name, "task": None, "encoder": "example-bert", "seed": 0, "protocol": "none", "parameters": {},
+    for name, seed, extra in (("benchmark", 0, {"costs": costs}), ("benchmark", 1, {"costs": costs}), ("approximation", 0, {"errors": errors})):
+        write_json(folder / f"{name}.s{seed}" / "record.json", {
+            "schema": 1, "status": "done", "experiment": f"{name}_attention", "step": name, "task": None, "encoder": "example-bert", "seed": seed, "protocol": "none", "parameters": {},
             "metrics": {}, "seconds": {"total": 9.0}, "device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated", **extra})
 
 
@@ -103,7 +103,7 @@ def attention_rows(
             "eval_seconds": mean(lambda b: b["seconds"].get("evaluate", np.nan)), "memory": mean(lambda b: b["peak_memory_bytes"])})
     return pd.DataFrame(found)
 
-# %% ../../nbs/84_studies.attention.ipynb #997ad54a
+# %% ../../nbs/84_studies.attention.ipynb #44f00132
 def against_full(
     study: Results,
     rows: pd.DataFrame, # from `attention_rows`
@@ -114,8 +114,8 @@ def against_full(
     for encoder in dict.fromkeys(rows.loc[rows["swap"] != "", "encoder"]):
         base = plain[plain["encoder"] == encoder]
         if len(base): parts.append(against(study, rows[(rows["encoder"] == encoder) & ((rows["swap"] != "") | (rows["method"] == base["method"].iloc[0]))], base["method"].iloc[0]))
-    full = plain[plain["mode"] == "full"]
-    if len(full): parts.append(against(study, plain[~plain["encoder"].isin(set(full["encoder"]) - {full["encoder"].iloc[0]})], full["method"].iloc[0], across=True))
+    full, own = plain[plain["mode"] == "full"], set(rows.loc[rows["swap"] != "", "encoder"])
+    if len(full): parts.append(against(study, plain[~plain["encoder"].isin(own - {full["encoder"].iloc[0]})], full["method"].iloc[0], across=True))
     parts = [p for p in parts if len(p)]
     out = pd.concat(parts, ignore_index=True) if parts else against(study, rows[:0])
     return out.assign(p_holm=holm(out["p"].to_numpy(float)) if len(out) else [])
@@ -179,7 +179,7 @@ def _powers(ax, values):
     ax.set_xscale("log", base=2)
     ax.xaxis.set(major_locator=FixedLocator(sorted(set(values))), major_formatter=FuncFormatter(lambda x, _: f"{x:g}"), minor_locator=NullLocator())
 
-# %% ../../nbs/84_studies.attention.ipynb #9dd7df67
+# %% ../../nbs/84_studies.attention.ipynb #37c872ff
 def plot_recall(
     rows: pd.DataFrame, # from `recall_rows`
 ) -> plt.Figure | None: # None without any
@@ -187,21 +187,23 @@ def plot_recall(
     if not len(rows): return None
     fig, axes = _axes(1, 7.5)
     ax, colors = axes[0, 0], _colors(list(dict.fromkeys(rows["method"])))
-    for method, g in rows.groupby("method", sort=False):
-        by = g.groupby("length")["accuracy"]
-        ax.plot(by.mean().index, 100 * by.mean(), marker="o", color=colors[method], label=method)
+    for (method, encoder), g in rows.groupby(["method", "encoder"], sort=False):
+        by, several = g.groupby("length")["accuracy"], rows[rows["method"] == method]["encoder"].nunique() > 1
+        ax.plot(by.mean().index, 100 * by.mean(), marker="o", color=colors[method], label=f"{method}, {encoder}" if several else method)
         ax.fill_between(by.mean().index, 100 * by.min(), 100 * by.max(), color=colors[method], alpha=0.12, lw=0)
     ax.axhline(50, color="0.2", linestyle=":", lw=1.3, label="chance")
     _powers(ax, rows["length"])
-    ax.set(xlabel="words between the two sentences, about", ylabel="accuracy × 100")
+    ax.set(xlabel="words of the text, about", ylabel="accuracy × 100")
     return _finish(fig, "Who still sees the first sentence from the last?")
 
-# %% ../../nbs/84_studies.attention.ipynb #0405871f
+# %% ../../nbs/84_studies.attention.ipynb #d6cc7583
 def cost_rows(
     study: Results,
 ) -> pd.DataFrame: # attention, precision, length, mode, computed, compared, forward, backward, seconds, bytes
-    "Costs of one block by length; empty when the study has not measured them."
-    return pd.DataFrame([row for r in study.runs.values() for row in r.get("costs") or []])
+    "Costs of one block by length, medians over runs; empty when the study has not measured them."
+    rows = pd.DataFrame([row for r in study.runs.values() for row in r.get("costs") or []])
+    same = ["attention", "precision", "length", "mode", "computed", "compared"]
+    return rows.groupby(same, sort=False)[["forward", "backward", "seconds", "bytes"]].median().reset_index() if len(rows) else rows
 
 # %% ../../nbs/84_studies.attention.ipynb #1dc124e9
 _SHOWN = {"full": "full attention", "eager": "full, weights kept", "performer": "Performer", "linformer": "Linformer", "window": "local window", "longformer": "Longformer", "bigbird": "BigBird"}
@@ -241,7 +243,7 @@ def cost_table(
                     "Time, × for twice the length": grown("seconds"), "Memory, MiB": f"{by.loc[n, 'bytes'] / 2**20:,.0f}", "Memory, × for twice the length": grown("bytes")})
     return pd.DataFrame(out)
 
-# %% ../../nbs/84_studies.attention.ipynb #f10a3878
+# %% ../../nbs/84_studies.attention.ipynb #46e11993
 def error_rows(
     study: Results,
 ) -> pd.DataFrame: # encoder, task, attention, setting, length, layer, draw, error
@@ -263,7 +265,7 @@ def plot_errors(
         _powers(ax, part["setting"])
         ax.set_yscale("log"); ax.set(title=name, xlabel={"performer": "features", "window": "tokens seen"}.get(name, "mixtures"))
     axes[0, 0].set_ylabel("relative error")
-    return _finish(fig, f"Error of each layer's values, before any training: {rows['encoder'].iloc[0]}")
+    return _finish(fig, f"Error of each layer's values, before any training: {', '.join(dict.fromkeys(rows['encoder']))}")
 
 # %% ../../nbs/84_studies.attention.ipynb #c152bfe5
 def plot_time(
@@ -318,7 +320,7 @@ def paragraph(
         found.append(f"At {g['Tokens'].iloc[0]} tokens a block of full attention takes, in {precision}, " + ", ".join(f"{r['Full / this']} times as long as {r['Attention']}" for r in g.to_dict("records")) + ".")
     return " ".join(found)
 
-# %% ../../nbs/84_studies.attention.ipynb #2392be17
+# %% ../../nbs/84_studies.attention.ipynb #aaff3098
 _MAIN = ("Score × 100, mean ± standard deviation over seeds; ▲ ▼: above or below full attention beyond chance (paired over seeds and texts, Holm over all rows). Mode: what ran, by the share of texts. "
          "Tokens: of the texts, cut; computed: with the padding that the encoder adds; compared: keys, features or mixtures a token is compared with. Loss: the last of training.")
 FIGURES = {"costs": "What a block costs", "time": "Accuracy against time", "recall": "By distance", "errors": "Approximation before any training"}
@@ -330,7 +332,8 @@ def attention_notes(
 ) -> list[str]:
     "What a reader must know."
     notes = ["Performer has no attention weights, so that the dropout of weights does not apply to it.",
-             "In evaluation BigBird of transformers draws no random blocks; the first block stands in their place."]
+             "In evaluation BigBird of transformers draws no random blocks, the first block stands in their place; in training it draws the same ones for every seed.",
+             "BigBird of transformers allocates all pairs of weights even when it is sparse: its memory grows with the square of the length, and its attention does not run in mixed precision (here it is taken out of it)."]
     if len(rows) and (rows["mode"].str.contains(",")).any(): notes.append("BigBird reads a batch with full attention when it is short; the shares are those of the texts by themselves, beside longer ones in a batch they may be read as these.")
     return notes + remarks(study)
 
