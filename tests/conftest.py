@@ -19,3 +19,9 @@ def data_dir() -> Path:
     if not place:
         pytest.skip("BERTVISION_DATA is not set: tests on real data need a folder in GLUE's layout")
     return Path(place).resolve()
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that ask for real data can be chosen: `-m real`."""
+    for item in items:
+        if "data_dir" in item.fixturenames: item.add_marker("real")
