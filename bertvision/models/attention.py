@@ -301,7 +301,7 @@ def _layer(kind: str, settings, attention, i: int, shared) -> nn.Module:
     if kind == "linformer": return LinformerLayer(settings, shared or Mixtures(settings, heads, longest, i))
     return WindowLayer(settings)
 
-# %% ../../nbs/19_models.attention.ipynb #e8a659c8
+# %% ../../nbs/19_models.attention.ipynb #3d3604bd
 def swap_settings(
     kind: str, # performer | linformer | window
     **settings, # see `Performer`, `Linformer`, `Window`
@@ -313,7 +313,7 @@ def swap_settings(
         if name not in names: raise ParameterError(f"{name}: {kind} has no such setting, expected {', '.join(names)}")
     return SWAPS[kind](**settings)
 
-
+# %% ../../nbs/19_models.attention.ipynb #80c44acc
 def swap_attention(
     encoder, # an Encoder, or a model of transformers
     kind: str, # performer | linformer | window, or eager | sdpa: back to softmax attention

@@ -82,7 +82,7 @@ def modes_of(
     notes = [modes[max(found)].note] if modes[max(found)].note else []
     return {"modes": shares, "tokens": mean(lambda n: n), "computed": mean(lambda n: modes[n].length), "compared": mean(lambda n: modes[n].compared), "notes": notes}
 
-# %% ../../nbs/19_models.sparse.ipynb #ca02dc85
+# %% ../../nbs/19_models.sparse.ipynb #112b7d57
 def steady_mode(
     encoder, # an Encoder, or a model of transformers
 ): # the same encoder
@@ -108,7 +108,7 @@ def _set_bigbird(body, args, kwargs):
     length = (ids if ids is not None else kwargs["inputs_embeds"]).shape[1]
     with torch.device("meta"): body.set_attention_type({"full": "original_full", "sparse": "block_sparse"}[_bigbird_mode(body.config, length).name])
 
-
+# %% ../../nbs/19_models.sparse.ipynb #5fb73eb1
 def _leave_autocast(attention, args, kwargs):
     "Sparse attention in full precision: transformers writes weights of two precisions into one tensor."
     hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
