@@ -7,7 +7,7 @@ __all__ = ['FIGURES', 'example_attention', 'mode_title', 'attention_rows', 'agai
            'plot_recall', 'cost_rows', 'plot_costs', 'cost_table', 'error_rows', 'plot_errors', 'plot_time',
            'published_table', 'paragraph', 'attention_notes', 'write_attention_report']
 
-# %% ../../nbs/84_studies.attention.ipynb #b6f912b8
+# %% ../../nbs/84_studies.attention.ipynb #465af94a
 import tempfile
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from ..metrics import METRICS
 from ..published import ATTENTION_FLAGS, published_attention
 from ..statistics import holm
 from .methods import against
-from .page import (DETAILS, EARLIER, accepted, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
-                                     markdown_sections, markdown_table, mean_sd, number, p_value, remarks, save_figures, tally, task_title, write_files)
-from .results import Results, encoder_title, glue_table, read_study
+from .page import (DETAILS, EARLIER, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
+                                     markdown_sections, markdown_table, mean_sd, number, p_value, panel_grid, remarks, save_figures, tally, task_title, write_files)
+from .results import KEYS, Results, encoder_title, glue_table, read_study, settings_of
 
 # %% ../../nbs/84_studies.attention.ipynb #904e814e
 _INVENTED = {"full": ("example-bert", "", {"full": 1.0}, 1.0), "performer": ("example-bert", "performer", {"performer": 1.0}, 0.9),
@@ -72,10 +72,12 @@ def example_attention(
     write_json(folder / "plan.json", {"study": "example-attention", "title": "Generated example: no model was trained", "jobs": jobs, "titles": titles})
     return folder
 
-# %% ../../nbs/84_studies.attention.ipynb #3c89a0fe
+# %% ../../nbs/84_studies.attention.ipynb #ffe56cdd
 def _behind(study: Results, row: dict) -> list:
     "Records behind a row of `glue_table`."
-    return [r for r in study.runs.values() if r.get("modes") and [r["task"], encoder_title(r["encoder"]), r["step"], r["protocol"]] == [row[k] for k in ("task", "encoder", "step", "protocol")]]
+    known = settings_of(study.runs)
+    about = lambda run, r: (r["task"], encoder_title(r["encoder"]), r["step"], r.get("variant") or "", known[run], r["protocol"])
+    return [r for run, r in study.runs.items() if r.get("modes") and about(run, r) == tuple(row[k] for k in KEYS)]
 
 
 def mode_title(
@@ -157,20 +159,7 @@ def recall_rows(
 
 def _sized(options): return {**options, "sizes": {**options.get("sizes", {}), "train": 2, "test": 2}}
 
-# %% ../../nbs/84_studies.attention.ipynb #458b8d2e
-def _axes(across, width=4.8, height=3.7, **kwargs):
-    with sns.axes_style("whitegrid"): return plt.subplots(1, across, figsize=(width * across, height + 0.7), layout="constrained", squeeze=False, **kwargs)
-
-
-def _finish(fig, title, ncols=4):
-    "One legend for all panels, and the finding as title."
-    known = {text: h for ax in fig.axes for h, text in zip(*ax.get_legend_handles_labels())}
-    if known: fig.legend(known.values(), known.keys(), loc="outside lower center", ncols=ncols, frameon=False, fontsize=8.5)
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
-    plt.close(fig)
-    return fig
-
-
+# %% ../../nbs/84_studies.attention.ipynb #49cfc7a3
 def _colors(names): return dict(zip(names, sns.color_palette("colorblind", max(3, len(names)))))
 
 
@@ -179,13 +168,13 @@ def _powers(ax, values):
     ax.set_xscale("log", base=2)
     ax.xaxis.set(major_locator=FixedLocator(sorted(set(values))), major_formatter=FuncFormatter(lambda x, _: f"{x:g}"), minor_locator=NullLocator())
 
-# %% ../../nbs/84_studies.attention.ipynb #37c872ff
+# %% ../../nbs/84_studies.attention.ipynb #5878ae1f
 def plot_recall(
     rows: pd.DataFrame, # from `recall_rows`
 ) -> plt.Figure | None: # None without any
     "Accuracy on `toy-recall` by length: a line an attention, a band from the lowest seed to the highest."
     if not len(rows): return None
-    fig, axes = _axes(1, 7.5)
+    fig, axes = panel_grid(1, 1, 7.5)
     ax, colors = axes[0, 0], _colors(list(dict.fromkeys(rows["method"])))
     for (method, encoder), g in rows.groupby(["method", "encoder"], sort=False):
         by, several = g.groupby("length")["accuracy"], rows[rows["method"] == method]["encoder"].nunique() > 1
@@ -194,7 +183,7 @@ def plot_recall(
     ax.axhline(50, color="0.2", linestyle=":", lw=1.3, label="chance")
     _powers(ax, rows["length"])
     ax.set(xlabel="words of the text, about", ylabel="accuracy × 100")
-    return _finish(fig, "Who still sees the first sentence from the last?")
+    return finish(fig, "Who still sees the first sentence from the last?")
 
 # %% ../../nbs/84_studies.attention.ipynb #d6cc7583
 def cost_rows(
@@ -205,7 +194,7 @@ def cost_rows(
     same = ["attention", "precision", "length", "mode", "computed", "compared"]
     return rows.groupby(same, sort=False)[["forward", "backward", "seconds", "bytes"]].median().reset_index() if len(rows) else rows
 
-# %% ../../nbs/84_studies.attention.ipynb #1dc124e9
+# %% ../../nbs/84_studies.attention.ipynb #059ab726
 _SHOWN = {"full": "full attention", "eager": "full, weights kept", "performer": "Performer", "linformer": "Linformer", "window": "local window", "longformer": "Longformer", "bigbird": "BigBird"}
 
 
@@ -215,7 +204,7 @@ def plot_costs(
     "Time and memory of one block against length, a panel a precision and one for memory, with the line of quadratic growth."
     if not len(rows): return None
     precisions = list(dict.fromkeys(rows["precision"]))
-    fig, axes = _axes(len(precisions) + 1, 4.4)
+    fig, axes = panel_grid(1, len(precisions) + 1, 4.4)
     panels = [(p, "seconds", 1e3, f"milliseconds, {p}") for p in precisions] + [(precisions[0], "bytes", 2**-20, f"MiB at most, {precisions[0]}")]
     colors = _colors(list(dict.fromkeys(rows["attention"])))
     for ax, (precision, column, scale, label) in zip(axes.flat, panels):
@@ -225,7 +214,7 @@ def plot_costs(
         if len(end): ax.plot(part["length"].unique(), scale * end[column].iloc[0] * (part["length"].unique() / end["length"].iloc[0]) ** 2, color="0.3", ls=":", label="quadratic")
         _powers(ax, part["length"])
         ax.set_yscale("log"); ax.set(xlabel="tokens", ylabel=label)
-    return _finish(fig, "One block, forward and backward, one text", 4)
+    return finish(fig, "One block, forward and backward, one text", 4)
 
 # %% ../../nbs/84_studies.attention.ipynb #786211b8
 def cost_table(
@@ -243,7 +232,7 @@ def cost_table(
                     "Time, × for twice the length": grown("seconds"), "Memory, MiB": f"{by.loc[n, 'bytes'] / 2**20:,.0f}", "Memory, × for twice the length": grown("bytes")})
     return pd.DataFrame(out)
 
-# %% ../../nbs/84_studies.attention.ipynb #46e11993
+# %% ../../nbs/84_studies.attention.ipynb #2a052d04
 def error_rows(
     study: Results,
 ) -> pd.DataFrame: # encoder, task, attention, setting, length, layer, draw, error
@@ -257,7 +246,7 @@ def plot_errors(
     "Error by features, rank or window, a panel an attention and a line a length; mean over layers, texts and draws."
     if not len(rows): return None
     names, lengths = list(dict.fromkeys(rows["attention"])), sorted(rows["length"].unique())
-    fig, axes = _axes(len(names), 3.6, 3.3, sharey=True)
+    fig, axes = panel_grid(1, len(names), 3.6, 3.3, sharey=True)
     colors = dict(zip(lengths, sns.color_palette("viridis", len(lengths))))
     for ax, name in zip(axes.flat, names):
         part = rows[rows["attention"] == name]
@@ -265,23 +254,23 @@ def plot_errors(
         _powers(ax, part["setting"])
         ax.set_yscale("log"); ax.set(title=name, xlabel={"performer": "features", "window": "tokens seen"}.get(name, "mixtures"))
     axes[0, 0].set_ylabel("relative error")
-    return _finish(fig, f"Error of each layer's values, before any training: {', '.join(dict.fromkeys(rows['encoder']))}")
+    return finish(fig, f"Error of each layer's values, before any training: {', '.join(dict.fromkeys(rows['encoder']))}")
 
-# %% ../../nbs/84_studies.attention.ipynb #c152bfe5
+# %% ../../nbs/84_studies.attention.ipynb #07373731
 def plot_time(
     rows: pd.DataFrame, # from `attention_rows`
 ) -> plt.Figure | None: # None without any
     "Headline score against the seconds of training, a panel a task."
     if not len(rows): return None
     tasks = list(dict.fromkeys(rows["task"]))
-    fig, axes = _axes(len(tasks), 5.0)
+    fig, axes = panel_grid(1, len(tasks), 5.0)
     colors = _colors(list(dict.fromkeys(rows["method"])))
     for ax, task in zip(axes.flat, tasks):
         for r in rows[rows["task"] == task].to_dict("records"):
             ax.errorbar(r["train_seconds"], 100 * r["mean"], yerr=100 * np.nan_to_num(r["sd"]), marker="o", color=colors[r["method"]], label=r["method"], capsize=2, ls="")
         ax.axhline(100 * rows[rows["task"] == task]["baseline"].mean(), color="0.2", ls=":", lw=1.3, label="trivial baseline")
         ax.set(title=task_title(task), xlabel="seconds of training", ylabel=f"{METRICS[get_task(task).metrics[0]].title} × 100", xlim=(0, None))
-    return _finish(fig, "Score against time", 3)
+    return finish(fig, "Score against time", 3)
 
 # %% ../../nbs/84_studies.attention.ipynb #c713192c
 def published_table(
@@ -298,7 +287,7 @@ def published_table(
     frame = pd.DataFrame(out).fillna("")
     return frame[[c for c in frame if c != "Remark"] + ["Remark"]] if len(frame) else frame
 
-# %% ../../nbs/84_studies.attention.ipynb #8476050d
+# %% ../../nbs/84_studies.attention.ipynb #6fb59b4a
 def paragraph(
     study: Results,
     rows: pd.DataFrame, # from `attention_rows`
@@ -309,11 +298,12 @@ def paragraph(
     found = [tally(study)]
     for task, g in rows.groupby("task", sort=False) if len(rows) else ():
         best = g.loc[g["mean"].idxmax()]
-        lost = differences[(differences["task"] == task) & (differences["p_holm"] < 0.05) & (differences["difference"] < 0)]
-        kept = differences[(differences["task"] == task) & ~(differences["p_holm"] < 0.05)]
+        mine, named = differences[differences["task"] == task], lambda part: ", ".join(f"{r.method} ({number(r.difference, sign=True)})" for r in part.itertuples())
+        sure = mine["p_holm"] < 0.05
         said = [f"best {best['method']} with {number(best['mean'])} (trivial {number(best['baseline'])})"]
-        if len(lost): said.append("below full attention beyond chance: " + ", ".join(f"{r.method} ({number(r.difference, sign=True)})" for r in lost.itertuples()))
-        if len(kept): said.append("no difference beyond chance: " + ", ".join(f"{r.method} ({number(r.difference, sign=True)})" for r in kept.itertuples()))
+        parts = {"above": mine[sure & (mine["difference"] > 0)], "below": mine[sure & (mine["difference"] < 0)]}
+        said += [f"{side} full attention beyond chance: {named(part)}" for side, part in parts.items() if len(part)]
+        if not sure.all(): said.append(f"no difference beyond chance: {named(mine[~sure])}")
         found.append(f"{task_title(task)}: {'; '.join(said)}.")
     table = cost_table(costs)
     for precision, g in table[(table["Attention"] != _SHOWN["full"]) & (table["Full / this"] != "")].groupby("Precision", sort=False) if len(table) else ():

@@ -8,7 +8,7 @@ __all__ = ['FIGURES', 'published_budgets', 'published_text', 'published_hans', '
            'subcase_table', 'cluster_table', 'report_sections', 'subset_notes', 'to_markdown', 'to_html',
            'write_subsets_report']
 
-# %% ../../nbs/84_studies.budgets.ipynb #a51ac5d2
+# %% ../../nbs/84_studies.budgets.ipynb #640480d2
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,8 +18,8 @@ import seaborn as sns
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from ..published import SUBSET_FLAGS, published_subsets
-from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, heading, html_end, html_figure, html_list, html_page, html_sections,
-                                     html_table, markdown_end, markdown_sections, markdown_table, nothing, number, remarks, save_figures, tally,
+from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections,
+                                     html_table, markdown_end, markdown_sections, markdown_table, nothing, number, panel_grid, remarks, save_figures, tally,
                                      task_title, write_files)
 from .results import Results, read_study
 from .subsets import (ARMS, HANS_LABELS, HEURISTICS, STRATEGIES, above_trivial, against_random, budget_title, difference_text,
@@ -93,21 +93,7 @@ def _lines(rows):
     groups = in_order(rows).groupby(["strategy", "settings", "encoder"], sort=False)
     return [(s + (f" ({x})" if x else "") + (f", {e}" if several else ""), _look(s, names), g) for (s, x, e), g in groups]
 
-# %% ../../nbs/84_studies.budgets.ipynb #4ee27e3a
-def _axes(down, across, width=4.6, height=3.2, **kwargs):
-    with sns.axes_style("whitegrid"):
-        return plt.subplots(down, across, figsize=(width * across, height * down + 0.9), layout="constrained", squeeze=False, **kwargs)
-
-
-def _finish(fig, title, ncols=4):
-    "One legend for all panels, and the finding as title."
-    found = {text: h for ax in fig.axes for h, text in zip(*ax.get_legend_handles_labels())}
-    if found: fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=ncols, frameon=False, fontsize=8.5)
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
-    plt.close(fig)
-    return fig
-
-
+# %% ../../nbs/84_studies.budgets.ipynb #a857c741
 def _percents(ax, values):
     "A logarithmic axis with the budgets themselves as ticks, as far as there is room."
     ax.set_xscale("log")
@@ -156,7 +142,7 @@ def _ahead_title(differences):
     lost = [f"{s} at {_all(list(dict.fromkeys(b)))}" for s, (_, b, _) in _won(part).items() if b]
     return ("Ahead of random beyond chance: " + ("; ".join(won) or "none")) + (f"\nBehind it: {'; '.join(lost)}" if lost else "")
 
-# %% ../../nbs/84_studies.budgets.ipynb #f7449c5e
+# %% ../../nbs/84_studies.budgets.ipynb #dfeed059
 def plot_budgets(
     rows: pd.DataFrame, # from `subset_rows`
     differences: pd.DataFrame, # from `against_random`
@@ -165,7 +151,7 @@ def plot_budgets(
     means = subset_means(reported(rows[rows["freeze"] == 0]))
     if not len(means): return nothing("no subset has been trained")
     tasks, arms = list(dict.fromkeys(means["task"])), list(dict.fromkeys(in_order(means[["arm"]])["arm"]))
-    fig, axes = _axes(len(tasks), len(arms), 5.6 if len(arms) > 1 else 7.6, 3.9, sharey="row")
+    fig, axes = panel_grid(len(tasks), len(arms), 5.6 if len(arms) > 1 else 7.6, 3.9, sharey="row")
     for task, line in zip(tasks, axes):
         for arm, ax in zip(arms, line):
             part = means[(means["task"] == task) & (means["arm"] == arm)]
@@ -177,7 +163,7 @@ def plot_budgets(
             ax.set_title(f"{task_title(task)}: {'a fixed number of epochs' if arm == 'epochs' else 'a fixed number of steps'}", fontsize=10)
             ax.set_xlabel("training examples, per cent of the pool")
         line[0].set_ylabel("accuracy × 100")
-    return _finish(fig, _ahead_title(differences), 3 if len(arms) > 1 else 2)
+    return finish(fig, _ahead_title(differences), 3 if len(arms) > 1 else 2)
 
 # %% ../../nbs/84_studies.budgets.ipynb #cc79fa77
 def _plain(rows): return rows[(rows["arm"] == "epochs") & (rows["freeze"] == 0)]
@@ -197,7 +183,7 @@ def _draw_reading(ax, heuristic, label):
     ax.plot(cells["percent"].astype(float), 100 * cells["reading"], ".", color="0.65", ms=4, zorder=1,
             label="published ALBERT, as it reads with its answers exchanged (no measurement)")
 
-# %% ../../nbs/84_studies.budgets.ipynb #775922e2
+# %% ../../nbs/84_studies.budgets.ipynb #fbf77b3b
 def plot_hans(
     rows: pd.DataFrame, # from `hans_rows`
 ) -> plt.Figure | None: # None when no run was scored on HANS
@@ -205,7 +191,7 @@ def plot_hans(
     rows = _plain(rows)
     refused, rows = int((rows["refused"] != "").sum()), rows[rows["refused"] == ""]
     if not len(rows): return None
-    fig, axes = _axes(len(HANS_LABELS), len(HEURISTICS), 3.7, 2.7, sharex=True, sharey=True)
+    fig, axes = panel_grid(len(HANS_LABELS), len(HEURISTICS), 3.7, 2.7, sharex=True, sharey=True)
     for ax, (label, h) in zip(axes.flat, ((label, h) for label in HANS_LABELS for h in HEURISTICS)):
         part = rows[(rows["heuristic"] == h) & (rows["label"] == label)]
         means = part.groupby(["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction"],
@@ -219,7 +205,7 @@ def plot_hans(
         ax.set_title(f"{h.replace('_', ' ')}, {label}", fontsize=10)
     for ax in axes[-1]: ax.set_xlabel("per cent of the pool")
     for ax in axes[:, 0]: ax.set_ylabel("accuracy × 100")
-    return _finish(fig, _hans_title(rows, refused), 3)
+    return finish(fig, _hans_title(rows, refused), 3)
 
 # %% ../../nbs/84_studies.budgets.ipynb #480441b8
 def epoch_rows(
@@ -243,7 +229,7 @@ def _draw_published_epochs(ax):
     ax.axhline(100 / 3, color="0.2", linestyle=":", lw=1.3, label="three equal classes")
     ax.set_title("published: ALBERT, 512 of 392,702 examples", fontsize=10)
 
-# %% ../../nbs/84_studies.budgets.ipynb #fe515056
+# %% ../../nbs/84_studies.budgets.ipynb #198744d5
 def plot_epochs(
     study: Results,
     rows: pd.DataFrame, # from `subset_rows`
@@ -254,7 +240,7 @@ def plot_epochs(
     sizes = seen.groupby("task", sort=False)["fraction"].unique()
     panels = [(t, f) for t, fs in sizes.items() for f in sorted(fs)[:2]]
     printed = "mnli" in sizes.index
-    fig, axes = _axes(-(-(len(panels) + printed) // 3), min(3, len(panels) + printed), 4.3, 3.2)
+    fig, axes = panel_grid(-(-(len(panels) + printed) // 3), min(3, len(panels) + printed), 4.3, 3.2)
     for ax, (task, fraction) in zip(axes.flat, panels):
         part = seen[(seen["task"] == task) & (seen["fraction"] == fraction)]
         for label, look, g in _lines(part):
@@ -266,7 +252,7 @@ def plot_epochs(
     for ax in axes.flat[len(panels) + printed:]: ax.axis("off")
     for ax in axes.flat: ax.set_xlabel("epochs")
     for ax in axes[:, 0]: ax.set_ylabel("accuracy × 100, selection part")
-    return _finish(fig, _epochs_title(seen, panels[0]), 4)
+    return finish(fig, _epochs_title(seen, panels[0]), 4)
 
 # %% ../../nbs/84_studies.budgets.ipynb #48bd9dd9
 def _epochs_title(seen, panel):
@@ -276,7 +262,7 @@ def _epochs_title(seen, panel):
     ends = [f"{label} {number(g['accuracy'].mean())}" for label, _, g in _lines(last)]
     return f"While training, with {part['budget'].iloc[0]}: in the end {', '.join(ends)}"
 
-# %% ../../nbs/84_studies.budgets.ipynb #20e92713
+# %% ../../nbs/84_studies.budgets.ipynb #16d095c9
 def freezing(
     rows: pd.DataFrame, # from `subset_rows`
 ) -> pd.DataFrame: # rows of `subset_means`
@@ -293,7 +279,7 @@ def plot_freezing(
     means = freezing(rows)
     if not len(means): return None
     order, tasks = in_order(means[["freeze"]].drop_duplicates())["freeze"].tolist(), list(dict.fromkeys(means["task"]))
-    fig, axes = _axes(1, len(tasks), 6.4, 3.2)
+    fig, axes = panel_grid(1, len(tasks), 6.4, 3.2)
     for ax, task in zip(axes.flat, tasks):
         part = means[means["task"] == task]
         for i, ((strategy, budget, arm, e), g) in enumerate(part.groupby(["strategy", "budget", "arm", "encoder"], sort=False)):
@@ -307,7 +293,7 @@ def plot_freezing(
         ax.set_xlabel("frozen")
         ax.set_title(task_title(task), fontsize=10)
     axes[0, 0].set_ylabel("accuracy × 100")
-    return _finish(fig, _freezing_title(means), 4)
+    return finish(fig, _freezing_title(means), 4)
 
 # %% ../../nbs/84_studies.budgets.ipynb #102e467c
 def _freezing_title(means):
@@ -319,7 +305,7 @@ def _freezing_title(means):
         if len(full): found.append(f"{number(full['mean'].iloc[0] - last['mean'])} points ({strategy}, {budget}, frozen: {freeze_title(last['freeze'])})")
     return "What freezing costs: " + "; ".join(found[:2]) if found else "Accuracy by frozen part"
 
-# %% ../../nbs/84_studies.budgets.ipynb #4c6ecfc7
+# %% ../../nbs/84_studies.budgets.ipynb #43f1e219
 def plot_seconds(
     rows: pd.DataFrame, # from `subset_rows`
 ) -> plt.Figure | None: # None when no time is known
@@ -329,7 +315,7 @@ def plot_seconds(
     means = means[means["cost"] > 0]
     if not len(means): return None
     tasks = list(dict.fromkeys(means["task"]))
-    fig, axes = _axes(1, len(tasks), 6.4, 3.6)
+    fig, axes = panel_grid(1, len(tasks), 6.4, 3.6)
     for ax, task in zip(axes.flat, tasks):
         part = means[means["task"] == task]
         for label, look, g in _lines(part):
@@ -343,7 +329,7 @@ def plot_seconds(
         ax.set_title(task_title(task), fontsize=10)
         ax.margins(x=0.1)
     axes[0, 0].set_ylabel("accuracy × 100")
-    return _finish(fig, _seconds_title(means), 4)
+    return finish(fig, _seconds_title(means), 4)
 
 
 def _seconds_title(means):
@@ -371,14 +357,14 @@ def _map_title(r):
     if about.get("silhouette") is not None: parts.append(f"silhouette {about['silhouette']:.2f}, {'hardly apart' if about['silhouette'] < 0.1 else 'of at most 1'}")
     return f"{task_title(r.get('task'))}: {'; '.join(parts)}\nvectors: {v.get('encoder', '?')}, {v.get('side', '?')}, layer {v.get('layer', '?')}, {v.get('kind', '?')}"
 
-# %% ../../nbs/84_studies.budgets.ipynb #71966ecc
+# %% ../../nbs/84_studies.budgets.ipynb #1c9ce76b
 def plot_map(
     study: Results,
 ) -> plt.Figure | None: # None when no run has left a map
     "The pool by cluster, the ten largest in colour with their words."
     maps = _maps(study)
     if not maps: return None
-    fig, axes = _axes(len(maps), 1, 9.2, 4.6)
+    fig, axes = panel_grid(len(maps), 1, 9.2, 4.6)
     for ax, (r, points) in zip(axes.flat, maps):
         largest = points.loc[points["cluster"] >= 0, "cluster"].value_counts().index[:10]
         rest, words = ~points["cluster"].isin(largest), {c["cluster"]: c["words"] for c in (r.get("clusters") or {}).get("about", [])}

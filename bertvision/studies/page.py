@@ -6,10 +6,10 @@
 __all__ = ['GLUE', 'TEXT_COLUMNS', 'DETAILS', 'PROTOCOL_NOTES', 'EARLIER', 'number', 'between', 'mean_sd', 'p_value',
            'task_title', 'metric_title', 'together', 'tally', 'remarks', 'ordered', 'recipes', 'environment',
            'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections', 'html_list',
-           'html_figure', 'nothing', 'save_figures', 'picture', 'html_page', 'html_end', 'markdown_end', 'write_files',
-           'excerpt']
+           'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'html_page', 'html_end',
+           'markdown_end', 'write_files', 'excerpt']
 
-# %% ../../nbs/83_studies.page.ipynb #37765f83
+# %% ../../nbs/83_studies.page.ipynb #fee1e5a9
 import base64
 import html
 import io
@@ -20,6 +20,7 @@ from string import Template
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
 
 from ..core import DataError, replacing, write_text
 from ..data.tasks import TASKS
@@ -269,6 +270,29 @@ def html_figure(
     "A figure with its heading, its file in the page."
     code = base64.b64encode(Path(path).read_bytes()).decode()
     return f'{heading(title)}<figure><img alt="{html.escape(title)}" src="data:image/png;base64,{code}"></figure>'
+
+# %% ../../nbs/83_studies.page.ipynb #ee794d6a
+def panel_grid(
+    down: int, across: int, # rows and columns of panels
+    width: float = 4.6, height: float = 3.2, # inches of each
+    **kwargs, # of plt.subplots
+) -> tuple: # Figure, (down, across) array of Axes
+    "An empty figure of panels with a white grid."
+    with sns.axes_style("whitegrid"):
+        return plt.subplots(down, across, figsize=(width * across, height * down + 0.9), layout="constrained", squeeze=False, **kwargs)
+
+
+def finish(
+    fig: plt.Figure, # from `panel_grid`
+    title: str, # the finding
+    ncols: int = 4, # of the legend
+) -> plt.Figure: # the same, closed
+    "One legend for all panels, and the finding as title."
+    found = {text: h for ax in fig.axes for h, text in zip(*ax.get_legend_handles_labels())}
+    if found: fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=ncols, frameon=False, fontsize=8.5)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    plt.close(fig)
+    return fig
 
 # %% ../../nbs/83_studies.page.ipynb #0f36425c
 def nothing(
