@@ -176,7 +176,7 @@ def build_random(
     tf.BertTokenizerFast(vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=True, model_max_length=longest).save_pretrained(folder)
     return folder
 
-# %% ../../nbs/20_models.encoders.ipynb #5f72fc1c
+# %% ../../nbs/20_models.encoders.ipynb #63650a03
 def _plant(model):
     "Let the first token know of the others at layer 3 only."
     import torch
@@ -192,7 +192,7 @@ def _plant(model):
         blocks[3].output.LayerNorm.weight.zero_(); blocks[3].output.LayerNorm.bias.normal_()
 
 
-_LONG = dict(hidden_size=128, num_attention_heads=4, intermediate_size=512, max_position_embeddings=4096, attention_probs_dropout_prob=0.0)
+_LONG = dict(hidden_size=128, num_attention_heads=4, intermediate_size=512, max_position_embeddings=4096, attention_probs_dropout_prob=0.0, initializer_range=128**-0.5)
 _BUILT = {"tiny-random": {}, "planted": dict(num_hidden_layers=6, change=_plant), "long-bert": _LONG,
           "long-longformer": dict(_LONG, family="longformer", attention_window=256),
           "long-bigbird": dict(_LONG, family="bigbird", attention_type="block_sparse", block_size=32, num_random_blocks=3)}
@@ -205,11 +205,12 @@ def _text_vocabulary() -> list:
     pieces = tf.AutoTokenizer.from_pretrained(str(_package_folder(ENCODERS["minilm-l6"]))).get_vocab()
     return sorted(pieces, key=pieces.get)
 
-# %% ../../nbs/20_models.encoders.ipynb #3bb271d2
+# %% ../../nbs/20_models.encoders.ipynb #1a2dba41
 def _built_folder(name: str) -> Path:
     "The checkpoint of an encoder that is built here, made when it is not there yet."
     vocabulary = _text_vocabulary() if name.startswith("long-") else _toy_vocabulary()
-    folder = cache_dir() / "zoo" / f"{name}-{fingerprint(vocabulary)}"
+    made_of = {k: v for k, v in _BUILT[name].items() if k != "change"}
+    folder = cache_dir() / "zoo" / f"{name}-{fingerprint([vocabulary, made_of] if made_of else vocabulary)}"
     if not (folder / "config.json").is_file():
         making = Path(f"{folder}.{os.getpid()}")
         build_random(making, vocabulary, **_BUILT[name])

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'example_attention', 'mode_title', 'attention_rows', 'against_full', 'attention_table', 'recall_rows',
-           'plot_recall', 'cost_rows', 'plot_costs', 'cost_table', 'error_rows', 'plot_errors', 'plot_time',
+           'plot_recall', 'cost_rows', 'shown', 'plot_costs', 'cost_table', 'error_rows', 'plot_errors', 'plot_time',
            'published_table', 'paragraph', 'attention_notes', 'write_attention_report']
 
-# %% ../../nbs/84_studies.attention.ipynb #465af94a
+# %% ../../nbs/84_studies.attention.ipynb #9ef631b9
 import tempfile
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ..core import write_json
 from ..data.tasks import TASKS, get_task
+from ..data.recall import ONE_END
 from ..data.toy import generate
 from ..metrics import METRICS
 from ..published import ATTENTION_FLAGS, published_attention
@@ -168,7 +169,7 @@ def _powers(ax, values):
     ax.set_xscale("log", base=2)
     ax.xaxis.set(major_locator=FixedLocator(sorted(set(values))), major_formatter=FuncFormatter(lambda x, _: f"{x:g}"), minor_locator=NullLocator())
 
-# %% ../../nbs/84_studies.attention.ipynb #5878ae1f
+# %% ../../nbs/84_studies.attention.ipynb #dda23b64
 def plot_recall(
     rows: pd.DataFrame, # from `recall_rows`
 ) -> plt.Figure | None: # None without any
@@ -180,7 +181,7 @@ def plot_recall(
         by, several = g.groupby("length")["accuracy"], rows[rows["method"] == method]["encoder"].nunique() > 1
         ax.plot(by.mean().index, 100 * by.mean(), marker="o", color=colors[method], label=f"{method}, {encoder}" if several else method)
         ax.fill_between(by.mean().index, 100 * by.min(), 100 * by.max(), color=colors[method], alpha=0.12, lw=0)
-    ax.axhline(50, color="0.2", linestyle=":", lw=1.3, label="chance")
+    for level, style, label in ((50, ":", "chance"), (100 * ONE_END, "--", "best guess from one end")): ax.axhline(level, color="0.2", ls=style, lw=1.3, label=label)
     _powers(ax, rows["length"])
     ax.set(xlabel="words of the text, about", ylabel="accuracy × 100")
     return finish(fig, "Who still sees the first sentence from the last?")
@@ -194,8 +195,17 @@ def cost_rows(
     same = ["attention", "precision", "length", "mode", "computed", "compared"]
     return rows.groupby(same, sort=False)[["forward", "backward", "seconds", "bytes"]].median().reset_index() if len(rows) else rows
 
-# %% ../../nbs/84_studies.attention.ipynb #059ab726
+# %% ../../nbs/84_studies.attention.ipynb #e7e65e4f
 _SHOWN = {"full": "full attention", "eager": "full, weights kept", "performer": "Performer", "linformer": "Linformer", "window": "local window", "longformer": "Longformer", "bigbird": "BigBird"}
+_COUNTED = {"performer": "features", "linformer": "mixtures"}  # of the others, tokens
+
+
+def shown(
+    name: str, # as in a record: performer, or performer:128
+) -> str: # Performer, 128 features
+    "What a contender of the benchmark is called."
+    kind, _, count = name.partition(":")
+    return _SHOWN.get(kind, kind) + (f", {count} {_COUNTED.get(kind, 'tokens')}" if count else "")
 
 
 def plot_costs(
@@ -209,14 +219,14 @@ def plot_costs(
     colors = _colors(list(dict.fromkeys(rows["attention"])))
     for ax, (precision, column, scale, label) in zip(axes.flat, panels):
         part = rows[rows["precision"] == precision]
-        for name, g in part.groupby("attention", sort=False): ax.plot(g["length"], scale * g[column], marker="o", ms=4, color=colors[name], label=_SHOWN.get(name, name))
+        for name, g in part.groupby("attention", sort=False): ax.plot(g["length"], scale * g[column], marker="o", ms=4, color=colors[name], label=shown(name))
         end = part[part["attention"] == "full"].nlargest(1, "length")
         if len(end): ax.plot(part["length"].unique(), scale * end[column].iloc[0] * (part["length"].unique() / end["length"].iloc[0]) ** 2, color="0.3", ls=":", label="quadratic")
         _powers(ax, part["length"])
         ax.set_yscale("log"); ax.set(xlabel="tokens", ylabel=label)
     return finish(fig, "One block, forward and backward, one text", 4)
 
-# %% ../../nbs/84_studies.attention.ipynb #786211b8
+# %% ../../nbs/84_studies.attention.ipynb #328a0b0c
 def cost_table(
     rows: pd.DataFrame, # from `cost_rows`
 ) -> pd.DataFrame: # text cells
@@ -227,7 +237,7 @@ def cost_table(
         n = by.index.max()
         full = rows[(rows["precision"] == precision) & (rows["attention"] == "full") & (rows["length"] == n)]["seconds"]
         grown = lambda column: f"{by.loc[n, column] / by.loc[n // 2, column]:.2f}" if n // 2 in by.index else ""
-        out.append({"Attention": _SHOWN.get(name, name), "Precision": precision, "Tokens": f"{n:,}", "Mode": by.loc[n, "mode"], "Forward, ms": f"{1e3 * by.loc[n, 'forward']:,.0f}",
+        out.append({"Attention": shown(name), "Precision": precision, "Tokens": f"{n:,}", "Mode": by.loc[n, "mode"], "Forward, ms": f"{1e3 * by.loc[n, 'forward']:,.0f}",
                     "Backward, ms": f"{1e3 * by.loc[n, 'backward']:,.0f}", "Full / this": f"{full.iloc[0] / by.loc[n, 'seconds']:.2f}" if len(full) else "",
                     "Time, × for twice the length": grown("seconds"), "Memory, MiB": f"{by.loc[n, 'bytes'] / 2**20:,.0f}", "Memory, × for twice the length": grown("bytes")})
     return pd.DataFrame(out)
