@@ -33,7 +33,7 @@ class Zoo:
     note: str = ""
     seen: tuple = ()      # tasks whose training texts these weights were tuned on, by their own card
 
-# %% ../../nbs/20_models.encoders.ipynb #5184da11
+# %% ../../nbs/20_models.encoders.ipynb #57c874d2
 ENCODERS = {z.name: z for z in (
     Zoo("tiny-random", layers=2, width=64, parameters=0, licence="-",
         note="built here from seed 0, untrained; for tests and smoke runs"),
@@ -50,7 +50,7 @@ ENCODERS = {z.name: z for z in (
         layers=12, width=768, parameters=148_659_456, note="sparse: a window of 512 tokens, CLS global"),
     Zoo("bigbird-roberta-base", hub="google/bigbird-roberta-base", revision="5a145f7852cba9bd431386a58137bf8a29903b90",
         layers=12, width=768, parameters=127_468_800, note="sparse from 705 tokens on: blocks of 64, three of them random"),
-    *(Zoo(f"long-{family}", layers=2, width=128, licence="-", note=f"built here from seed 0, untrained: {what}; vocabulary of minilm-l6, 4,096 positions")
+    *(Zoo(f"long-{family}", layers=2, width=128, licence="-", note=f"built here from seed 0, untrained but for word vectors of minilm-l6: {what}; 4,096 positions")
       for family, what in (("bert", "full attention"), ("longformer", "Longformer, a window of 256"), ("bigbird", "BigBird, blocks of 32, three of them random"))),
 )}
 
@@ -176,7 +176,7 @@ def build_random(
     tf.BertTokenizerFast(vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=True, model_max_length=longest).save_pretrained(folder)
     return folder
 
-# %% ../../nbs/20_models.encoders.ipynb #63650a03
+# %% ../../nbs/20_models.encoders.ipynb #d0a6e78a
 def _plant(model):
     "Let the first token know of the others at layer 3 only."
     import torch
@@ -192,7 +192,15 @@ def _plant(model):
         blocks[3].output.LayerNorm.weight.zero_(); blocks[3].output.LayerNorm.bias.normal_()
 
 
-_LONG = dict(hidden_size=128, num_attention_heads=4, intermediate_size=512, max_position_embeddings=4096, attention_probs_dropout_prob=0.0, initializer_range=128**-0.5)
+def _known_words(model):
+    "Word vectors that know what words mean: the first numbers of those of minilm-l6, made 1.6 times as large, which is about the size of the other weights."
+    import torch
+
+    words, theirs = model.get_input_embeddings().weight, load_encoder("minilm-l6").model.get_input_embeddings().weight
+    with torch.no_grad(): words.copy_(theirs[:, :words.shape[1]] * 1.6)
+
+
+_LONG = dict(hidden_size=128, num_attention_heads=4, intermediate_size=512, max_position_embeddings=4096, attention_probs_dropout_prob=0.0, initializer_range=128**-0.5, change=_known_words)
 _BUILT = {"tiny-random": {}, "planted": dict(num_hidden_layers=6, change=_plant), "long-bert": _LONG,
           "long-longformer": dict(_LONG, family="longformer", attention_window=256),
           "long-bigbird": dict(_LONG, family="bigbird", attention_type="block_sparse", block_size=32, num_random_blocks=3)}
@@ -205,11 +213,11 @@ def _text_vocabulary() -> list:
     pieces = tf.AutoTokenizer.from_pretrained(str(_package_folder(ENCODERS["minilm-l6"]))).get_vocab()
     return sorted(pieces, key=pieces.get)
 
-# %% ../../nbs/20_models.encoders.ipynb #1a2dba41
+# %% ../../nbs/20_models.encoders.ipynb #41febdbe
 def _built_folder(name: str) -> Path:
     "The checkpoint of an encoder that is built here, made when it is not there yet."
     vocabulary = _text_vocabulary() if name.startswith("long-") else _toy_vocabulary()
-    made_of = {k: v for k, v in _BUILT[name].items() if k != "change"}
+    made_of = {k: getattr(v, "__name__", v) for k, v in _BUILT[name].items()}
     folder = cache_dir() / "zoo" / f"{name}-{fingerprint([vocabulary, made_of] if made_of else vocabulary)}"
     if not (folder / "config.json").is_file():
         making = Path(f"{folder}.{os.getpid()}")
