@@ -211,7 +211,7 @@ def run(self: Learning):
     self._pause(lambda: None)
     bar.close()
 
-# %% ../../nbs/74_pretraining.loop.ipynb #de932031
+# %% ../../nbs/74_pretraining.loop.ipynb #3b5bec4d
 @dataclass
 class Pretrained:
     "A finished pre-training."
@@ -232,7 +232,7 @@ class Pretrained:
 
     def __repr__(self): return f"Pretrained({len(self.history)} rows)\n{self.history.tail(1).T.round(3)}"
 
-
+# %% ../../nbs/74_pretraining.loop.ipynb #cf91da8a
 def pretrain(
     net: Pretraining, # from `new_pretraining` or `load_pretraining`
     tokenizer,

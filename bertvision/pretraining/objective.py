@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Pretraining', 'new_pretraining', 'load_pretraining', 'save_pretraining', 'pseudo_perplexity']
 
-# %% ../../nbs/73_pretraining.objective.ipynb #efc9e5a6
+# %% ../../nbs/73_pretraining.objective.ipynb #a41fbebf
 from math import exp
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from ..core import EncoderError, ParameterError
 from ..models.cpu import speed_up
-from ..models.encoders import choose_attention, locate, torch_seed
+from ..models.encoders import _from_pretrained, _quiet, _tokenizer, choose_attention, locate, torch_seed
 
 # %% ../../nbs/73_pretraining.objective.ipynb #29199b61
 def _distilbert(model): return lambda x: model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(x))))
@@ -84,7 +84,7 @@ def _quick(model, attention):
     speed_up(model)
     return model
 
-# %% ../../nbs/73_pretraining.objective.ipynb #1b02de87
+# %% ../../nbs/73_pretraining.objective.ipynb #b22930ff
 def load_pretraining(
     name: str, # zoo name, folder, or hub id
     pairs: bool = False,
@@ -93,8 +93,6 @@ def load_pretraining(
 ) -> tuple: # Pretraining, tokenizer
     "A checkpoint, to be pre-trained further; raises EncoderError when it cannot be found or its family has no such heads."
     import transformers as tf
-
-    from bertvision.models.encoders import _from_pretrained, _quiet, _tokenizer
 
     place, commit = locate(name)
     with _quiet(), torch_seed(seed):
@@ -109,7 +107,8 @@ def save_pretraining(
     folder, # where an ordinary checkpoint is to lie
 ):
     "Write encoder, heads and tokenizer, as `load_encoder` and transformers read them."
-    for part in (pretraining.model, tokenizer): part.save_pretrained(Path(folder))
+    with _quiet():
+        for part in (pretraining.model, tokenizer): part.save_pretrained(Path(folder))
 
 # %% ../../nbs/73_pretraining.objective.ipynb #f93122eb
 @torch.no_grad()

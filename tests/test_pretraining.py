@@ -1,0 +1,51 @@
+"""Pre-training in one process and in two, on a corpus that is generated here."""
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from bertvision.pretraining.batches import Reading
+from bertvision.pretraining.corpus import SPECIAL, encode_corpus
+from bertvision.pretraining.examples import Special
+from bertvision.pretraining.loop import PretrainingRecipe, pretrain
+from bertvision.pretraining.objective import new_pretraining
+
+rng, words = np.random.default_rng(0), ["the", "dog", "sleeps", "near", "old", "garden", "a", "cat"]
+documents = [[" ".join(rng.choice(words, rng.integers(3, 12))) + "." for _ in range(200)] for _ in range(3)]
+net, tokenizer = new_pretraining([*SPECIAL, ".", *words], width=32, longest=48, dropout=0.0)
+corpus, special = encode_corpus(documents, tokenizer), Special.of(tokenizer)
+reading = Reading(corpus.part([0, 1]), special, max_length=48, tokens=512)
+held_out = Reading(corpus.part([2]), special, max_length=48, tokens=512, pairs=False)
+recipe = PretrainingRecipe(steps=50, lr=2e-3, warmup=0.1, precision="fp32", log_every=1, evaluate=2, accumulate=2)
+done = pretrain(net, tokenizer, reading, held_out, recipe, folder=sys.argv[1])
+done.save(Path(sys.argv[1]) / "model")
+if done.main: (Path(sys.argv[1]) / "history.json").write_text(json.dumps(done.history.drop(columns=["seconds", "tokens_per_second"]).to_dict("list")))
+"""
+
+
+@pytest.fixture(scope="module")
+def histories(tmp_path_factory):
+    """The same pre-training in one process and in two."""
+    folder = tmp_path_factory.mktemp("pretraining")
+    (folder / "some.py").write_text(SCRIPT)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    for name, command in (("one", [sys.executable]), ("two", launch)):
+        (folder / name).mkdir()
+        ended = subprocess.run([*command, str(folder / "some.py"), str(folder / name)], capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+    return {name: json.loads((folder / name / "history.json").read_text()) for name in ("one", "two")}
+
+
+def test_two_processes_learn_what_one_learns(histories):
+    """With the same global batch the loss curve is the same, and every token is counted once."""
+    one, two = histories["one"], histories["two"]
+    assert len(one["step"]) == 50 and one["tokens"] == two["tokens"]
+    for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy"): np.testing.assert_allclose(one[name], two[name], atol=1e-4)
+    assert one["mlm_loss"][-1] < one["mlm_loss"][0]
+    np.testing.assert_allclose([x for x in one["held_out_mlm_loss"] if x is not None and x == x], [x for x in two["held_out_mlm_loss"] if x is not None and x == x], atol=1e-4)
