@@ -54,7 +54,7 @@ class PretrainingRecipe:
 
 _SHARED = ("lr", "warmup", "weight_decay", "optimizer", "clip", "accumulate", "precision", "seed", "checkpoint_seconds")
 
-# %% ../../nbs/74_pretraining.loop.ipynb #4f91178e
+# %% ../../nbs/74_pretraining.loop.ipynb #68afa88b
 class Learning:
     "One pre-training in progress."
     def __init__(self, net: Pretraining, tokenizer, reading, held_out, recipe: PretrainingRecipe, folder: Path, keep_steps=(), on_step=None):
@@ -71,7 +71,11 @@ class Learning:
         self.marks = {round(i * recipe.steps / recipe.evaluate) for i in range(1, recipe.evaluate + 1)} if recipe.evaluate and held_out else set()
         self._forget()
 
-    def _forget(self): self.sums = torch.zeros(7, dtype=torch.float64)  # loss and hits of words, of pairs; words, pairs, tokens: since the last row
+    def _forget(self): self.sums = self._zeros()  # loss and hits of words, of pairs; words, pairs, tokens: since the last row
+
+    def _zeros(self): # on the device, so that no step waits for a number
+        where = self.accelerator.device
+        return torch.zeros(7, dtype=torch.float32 if where.type == "mps" else torch.float64, device=where)
 
     def identity(self) -> str: # 16 hexadecimal digits
         "What a checkpoint must share with this pre-training to be continued by it."
@@ -79,15 +83,16 @@ class Learning:
         shapes = {n: list(p.shape) for n, p in self.net.named_parameters()}
         return fingerprint([told, self.precision, self.reading.fingerprint(), shapes, self.net.pairs])
 
-# %% ../../nbs/74_pretraining.loop.ipynb #a41d8412
+# %% ../../nbs/74_pretraining.loop.ipynb #3129a609
 @patch
 def _sums(self: Learning, batch: dict) -> torch.Tensor: # (4,) on the device
     tensors = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items() if isinstance(v, torch.Tensor)}
     with autocast(self.accelerator.device.type, self.precision): return self.model(tensors)
 
 
-def _counts(batch: dict) -> list: # hidden words, pairs and tokens of this process's part
-    return [len(batch["targets"]), len(batch["random"]), int(batch["attention_mask"].sum())]
+def _with_counts(sums, batch: dict, like) -> torch.Tensor: # (7,) with hidden words, pairs and tokens of this process's part
+    counts = torch.tensor([len(batch["targets"]), len(batch["random"]), int(batch["attention_mask"].sum())])
+    return torch.cat([sums.detach().to(like), counts.to(like, non_blocking=True)])
 
 
 @patch
@@ -98,7 +103,7 @@ def train_step(self: Learning, group: list):
         with nullcontext() if n == len(group) - 1 else self.accelerator.no_sync(self.model):
             sums = self._sums(batch)
             self.accelerator.backward((sums[0] / words + sums[2] / pairs) * self.place[1])  # the processes' gradients are averaged
-        self.sums += torch.cat([sums.detach().double().cpu(), torch.tensor(_counts(batch), dtype=torch.float64)])
+        self.sums += _with_counts(sums, batch, self.sums)
     if self.recipe.clip: self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
     self.optimizer.step()
     if not self.accelerator.optimizer_step_was_skipped: self.schedule.step()
@@ -106,7 +111,7 @@ def train_step(self: Learning, group: list):
     s = self.standing
     s.step += 1; s.batch += len(group); s.examples += pairs
 
-# %% ../../nbs/74_pretraining.loop.ipynb #ebb7e948
+# %% ../../nbs/74_pretraining.loop.ipynb #3547fa61
 def _shares(sums, pairs: bool) -> dict: # of seven sums
     "Means a hidden word and a pair."
     loss, right, next_loss, next_right, words, examples, _ = sums.tolist()
@@ -115,31 +120,27 @@ def _shares(sums, pairs: bool) -> dict: # of seven sums
 
 
 @patch
-def _total(self: Learning, sums): return self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32 if self.accelerator.device.type == "mps" else torch.float64), "sum").cpu()
-
-
-@patch
 def _log(self: Learning):
     "A row of the history: means since the last one."
-    s, sums = self.standing, self._total(self.sums)
+    s, sums = self.standing, self.accelerator.reduce(self.sums, "sum")
     before = s.history[-1] if s.history else {"tokens": 0, "seconds": 0.0}
     seconds, tokens = self._train_seconds(), before["tokens"] + int(sums[6])
     s.history.append({"step": s.step, "tokens": tokens, **_shares(sums, self.net.pairs), "lr": self.schedule.get_last_lr()[0], "seconds": seconds,
                       "tokens_per_second": (tokens - before["tokens"]) / max(seconds - before["seconds"], 1e-9)})
     self._forget()
 
-# %% ../../nbs/74_pretraining.loop.ipynb #27d14ec1
+# %% ../../nbs/74_pretraining.loop.ipynb #d00c948c
 @patch
 @torch.no_grad()
 def evaluate(self: Learning):
     "Score the held-out text, the same batches each time."
     with self.phases("evaluate"):
         self.model.eval()
-        sums = torch.zeros(7, dtype=torch.float64)
+        sums = self._zeros()
         for batch in epoch_batches(self.held_out, 0, 0, 0, *self.place):
-            if len(batch["random"]): sums += torch.cat([self._sums(batch).double().cpu(), torch.tensor(_counts(batch), dtype=torch.float64)])
+            if len(batch["random"]): sums += _with_counts(self._sums(batch), batch, sums)
         self.model.train()
-        self.standing.history[-1] |= {f"held_out_{k}": v for k, v in _shares(self._total(sums), self.net.pairs).items()}
+        self.standing.history[-1] |= {f"held_out_{k}": v for k, v in _shares(self.accelerator.reduce(sums, "sum"), self.net.pairs).items()}
 
 
 @patch
@@ -147,13 +148,13 @@ def keep(self: Learning):
     "Leave a checkpoint of this step."
     if self.accelerator.is_main_process: save_pretraining(self.net, self.tokenizer, self.folder / "steps" / str(self.standing.step))
 
-# %% ../../nbs/74_pretraining.loop.ipynb #e1c48abf
+# %% ../../nbs/74_pretraining.loop.ipynb #9fa46a55
 @patch
 def save(self: Learning):
     "Write the state for an exact resume."
     with self.phases("checkpoint"):
         if not self.accelerator.is_main_process: return
-        standing = Standing(**{**vars(self.standing), "seconds": {k: self.standing.seconds.get(k, 0.0) + self.phases.seconds.get(k, 0.0) for k in {*self.standing.seconds, *self.phases.seconds}}})
+        standing = Standing(**{**vars(self.standing), "seconds": self._seconds()})
         save_checkpoint(self.folder / "checkpoint", self.net, self.optimizer, self.schedule, standing, self.identity(), self.accelerator.scaler)
 
 
@@ -168,6 +169,13 @@ def restore(self: Learning) -> int: # the step to go on from; 0 = from the begin
 @patch
 def _train_seconds(self: Learning) -> float:
     return self.standing.seconds.get("train", 0.0) + time.perf_counter() - self._started
+
+
+@patch
+def _seconds(self: Learning) -> dict:
+    "Seconds by phase, those before a resume included."
+    before, now = self.standing.seconds, self.phases.seconds
+    return {k: before.get(k, 0.0) + now.get(k, 0.0) for k in {**before, **now}}
 
 
 @patch
@@ -232,7 +240,7 @@ class Pretrained:
 
     def __repr__(self): return f"Pretrained({len(self.history)} rows)\n{self.history.tail(1).T.round(3)}"
 
-# %% ../../nbs/74_pretraining.loop.ipynb #cf91da8a
+# %% ../../nbs/74_pretraining.loop.ipynb #e06cbe2a
 def pretrain(
     net: Pretraining, # from `new_pretraining` or `load_pretraining`
     tokenizer,
@@ -254,4 +262,4 @@ def pretrain(
     resumed_from = learning.restore()
     learning.run()
     net.eval()
-    return Pretrained(net, tokenizer, recipe, pd.DataFrame(learning.standing.history), learning.standing.seconds | learning.phases.seconds, learning.precision, resumed_from, learning.accelerator.is_main_process)
+    return Pretrained(net, tokenizer, recipe, pd.DataFrame(learning.standing.history), learning._seconds(), learning.precision, resumed_from, learning.accelerator.is_main_process)
