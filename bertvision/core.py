@@ -262,17 +262,37 @@ def versions() -> dict: # package -> version, "-" when not installed
 
 # %% ../nbs/00_core.ipynb #805f6ea9
 class Phases:
-    "Seconds spent in named phases; entering a phase again adds to it."
-    def __init__(self): self.seconds = {}
+    "Seconds spent in named phases; entering a phase again adds to it, a phase within another stops the other's clock."
+    def __init__(self): self.seconds, self._open, self._since = {}, [], 0.0
+
+    def _tick(self): # the time since the last tick belongs to the innermost phase
+        now = time.perf_counter()
+        if self._open: self.seconds[self._open[-1]] += now - self._since
+        self._since = now
 
     @contextmanager
     def __call__(self,
         name: str, # "load" | "train" | "evaluate" | …
     ):
         "Time a block under `name`, also when it fails."
-        start = time.perf_counter()
+        self._tick()
+        self.seconds.setdefault(name, 0.0)
+        self._open.append(name)
         try: yield self
-        finally: self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        finally:
+            self._tick()
+            self._open.pop()
+
+    def read(self) -> dict: # name -> seconds
+        "What was spent up to now, open phases included."
+        self._tick()
+        return dict(self.seconds)
+
+    def add(self,
+        before: dict, # name -> seconds
+    ):
+        "Count what was spent before, as in an attempt that was cut off."
+        for name, seconds in before.items(): self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 # %% ../nbs/00_core.ipynb #51060131
 def peak_memory() -> int: # bytes

@@ -124,7 +124,7 @@ def _log(self: Learning):
     "A row of the history: means since the last one."
     s, sums = self.standing, self.accelerator.reduce(self.sums, "sum")
     before = s.history[-1] if s.history else {"tokens": 0, "seconds": 0.0}
-    seconds, tokens = self._train_seconds(), before["tokens"] + int(sums[6])
+    seconds, tokens = self.phases.read()["train"], before["tokens"] + int(sums[6])
     s.history.append({"step": s.step, "tokens": tokens, **_shares(sums, self.net.pairs), "lr": self.schedule.get_last_lr()[0], "seconds": seconds,
                       "tokens_per_second": (tokens - before["tokens"]) / max(seconds - before["seconds"], 1e-9)})
     self._forget()
@@ -146,7 +146,8 @@ def evaluate(self: Learning):
 @patch
 def keep(self: Learning):
     "Leave a checkpoint of this step."
-    if self.accelerator.is_main_process: save_pretraining(self.net, self.tokenizer, self.folder / "steps" / str(self.standing.step))
+    with self.phases("checkpoint"):
+        if self.accelerator.is_main_process: save_pretraining(self.net, self.tokenizer, self.folder / "steps" / str(self.standing.step))
 
 # %% ../../nbs/74_pretraining.loop.ipynb #9fa46a55
 @patch
@@ -154,7 +155,7 @@ def save(self: Learning):
     "Write the state for an exact resume."
     with self.phases("checkpoint"):
         if not self.accelerator.is_main_process: return
-        standing = Standing(**{**vars(self.standing), "seconds": self._seconds()})
+        standing = Standing(**{**vars(self.standing), "seconds": self.phases.read()})
         save_checkpoint(self.folder / "checkpoint", self.net, self.optimizer, self.schedule, standing, self.identity(), self.accelerator.scaler)
 
 
@@ -162,28 +163,10 @@ def save(self: Learning):
 def restore(self: Learning) -> int: # the step to go on from; 0 = from the beginning
     "Go on from the newest checkpoint, if there is one."
     found = load_checkpoint(self.folder / "checkpoint", self.net, self.optimizer, self.schedule, self.identity(), self.accelerator.scaler)
-    if found: self.standing = found
+    if found:
+        self.standing = found
+        self.phases.add(found.seconds)
     return self.standing.step
-
-
-@patch
-def _train_seconds(self: Learning) -> float:
-    return self.standing.seconds.get("train", 0.0) + time.perf_counter() - self._started
-
-
-@patch
-def _seconds(self: Learning) -> dict:
-    "Seconds by phase, those before a resume included."
-    before, now = self.standing.seconds, self.phases.seconds
-    return {k: before.get(k, 0.0) + now.get(k, 0.0) for k in {**before, **now}}
-
-
-@patch
-def _pause(self: Learning, act):
-    "Do something that is not training and keep its time apart."
-    self.standing.seconds["train"] = self._train_seconds()
-    act()
-    self._started = time.perf_counter()
 
 # %% ../../nbs/74_pretraining.loop.ipynb #92c97ac8
 @patch
@@ -204,19 +187,19 @@ def run(self: Learning):
     "Train to the last step."
     s, recipe, bar = self.standing, self.recipe, progress(total=self.recipe.steps, initial=self.standing.step, desc="pre-train")
     self.model.train()
-    self._started, saved, groups = time.perf_counter(), time.monotonic(), self.groups()
-    while s.step < recipe.steps:
-        self.train_step(next(groups))
-        bar.update()
-        logged = s.step % self.log_every == 0 or s.step in self.marks or s.step == recipe.steps
-        if logged: self._log()
-        if s.step in self.marks: self._pause(self.evaluate)
-        if s.step in self.keep_steps: self._pause(self.keep)
-        if self.on_step: self.on_step(s.step, recipe.steps, loss=s.history[-1]["mlm_loss"] if s.history else None)
-        if logged and recipe.checkpoint_seconds and time.monotonic() - saved >= recipe.checkpoint_seconds:
-            self._pause(self.save)
-            saved = time.monotonic()
-    self._pause(lambda: None)
+    saved, groups = time.monotonic(), self.groups()
+    with self.phases("train"):
+        while s.step < recipe.steps:
+            self.train_step(next(groups))
+            bar.update()
+            logged = s.step % self.log_every == 0 or s.step in self.marks or s.step == recipe.steps
+            if logged: self._log()
+            if s.step in self.marks: self.evaluate()
+            if s.step in self.keep_steps: self.keep()
+            if self.on_step: self.on_step(s.step, recipe.steps, loss=s.history[-1]["mlm_loss"] if s.history else None)
+            if logged and recipe.checkpoint_seconds and time.monotonic() - saved >= recipe.checkpoint_seconds:
+                self.save()
+                saved = time.monotonic()
     bar.close()
 
 # %% ../../nbs/74_pretraining.loop.ipynb #3b5bec4d
@@ -262,4 +245,4 @@ def pretrain(
     resumed_from = learning.restore()
     learning.run()
     net.eval()
-    return Pretrained(net, tokenizer, recipe, pd.DataFrame(learning.standing.history), learning._seconds(), learning.precision, resumed_from, learning.accelerator.is_main_process)
+    return Pretrained(net, tokenizer, recipe, pd.DataFrame(learning.standing.history), learning.phases.read(), learning.precision, resumed_from, learning.accelerator.is_main_process)

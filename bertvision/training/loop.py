@@ -232,21 +232,9 @@ def _log(self: Fitting, loss, now: bool):
     if s.step % self.log_every and not now: return
     mean = float(s.loss_sum) / s.loss_steps
     s.history.append({"step": s.step, "epoch": s.step / self.steps_per_epoch, "loss": mean,
-                      "lr": self.schedule.get_last_lr()[0], "seconds": self._train_seconds()})
+                      "lr": self.schedule.get_last_lr()[0], "seconds": self.phases.read()["train"]})
     s.loss_sum, s.loss_steps = 0.0, 0
     if math.isnan(mean): s.stopped = "nan loss"
-
-# %% ../../nbs/41_training.loop.ipynb #0b331827
-@patch
-def _train_seconds(self: Fitting) -> float:
-    return self._seconds().get("train", 0.0) + time.perf_counter() - self._train_start
-
-
-@patch
-def _seconds(self: Fitting) -> dict:
-    "Seconds by phase, those before a resume included."
-    keys = {**self.standing.seconds, **self.phases.seconds}
-    return {k: self.standing.seconds.get(k, 0.0) + self.phases.seconds.get(k, 0.0) for k in keys}
 
 # %% ../../nbs/41_training.loop.ipynb #9c438a14
 @patch
@@ -293,7 +281,7 @@ def identity(self: Fitting) -> str: # 16 hexadecimal digits
 def save(self: Fitting):
     "Write a checkpoint of the present state."
     with self.phases("checkpoint"):
-        standing = Standing(**{**vars(self.standing), "loss_sum": float(self.standing.loss_sum), "seconds": self._seconds()})
+        standing = Standing(**{**vars(self.standing), "loss_sum": float(self.standing.loss_sum), "seconds": self.phases.read()})
         save_checkpoint(self.folder / "checkpoint", self._bare_model(), self.optimizer, self.schedule, standing,
                         self.identity(), self.accelerator.scaler, self.average)
 
@@ -303,7 +291,9 @@ def restore(self: Fitting) -> int: # the step to go on from; 0 = from the beginn
     "Go on from the newest checkpoint, if there is one."
     found = load_checkpoint(self.folder / "checkpoint", self._bare_model(), self.optimizer, self.schedule,
                             self.identity(), self.accelerator.scaler, self.average)
-    if found: self.standing = found
+    if found:
+        self.standing = found
+        self.phases.add(found.seconds)
     return self.standing.step
 
 # %% ../../nbs/41_training.loop.ipynb #fedd6658
@@ -320,29 +310,20 @@ def run(self: Fitting):
     "Train to the last step, or until there is a reason to stop."
     s, marks, bar = self.standing, self.evaluations(), progress(total=self.total, initial=self.standing.step, desc="train")
     self.model.train()
-    self._train_start, saved = time.perf_counter(), time.monotonic()
-    groups = self.groups()
-    while s.step < self.total and not s.stopped:
-        loss, evaluated = self.train_step(next(groups)), s.step in marks
-        self._log(loss, evaluated)
-        bar.update()
-        if evaluated: self._pause_training(self.evaluate)
-        self._tell(bar)
-        if evaluated or (self.recipe.checkpoint_seconds and time.monotonic() - saved >= self.recipe.checkpoint_seconds):
-            self._pause_training(self.save)
-            saved = time.monotonic()
-    self._pause_training(lambda: None)
+    saved, groups = time.monotonic(), self.groups()
+    with self.phases("train"):
+        while s.step < self.total and not s.stopped:
+            loss, evaluated = self.train_step(next(groups)), s.step in marks
+            self._log(loss, evaluated)
+            bar.update()
+            if evaluated: self.evaluate()
+            self._tell(bar)
+            if evaluated or (self.recipe.checkpoint_seconds and time.monotonic() - saved >= self.recipe.checkpoint_seconds):
+                self.save()
+                saved = time.monotonic()
     bar.close()
 
 # %% ../../nbs/41_training.loop.ipynb #caefceb9
-@patch
-def _pause_training(self: Fitting, act):
-    "Do something that is not training and keep its time apart."
-    self.standing.seconds["train"] = self._train_seconds()
-    act()
-    self._train_start = time.perf_counter()
-
-
 @patch
 def _tell(self: Fitting, bar):
     "Tell whoever watches where the fit stands."
@@ -416,8 +397,8 @@ def result(self: Fitting, resumed_from: int) -> Fit:
         metrics={k: g.metrics for k, g in graded.items()},
         baselines={k: trivial(task, self.tokens["train"], self.tokens[k]) for k in self.tokens if k != "train"},
         predictions=pd.concat([g.table for g in graded.values()], ignore_index=True),
-        history=history, seconds=self._seconds(), steps=s.step, best_step=s.best_step, precision=self.precision,
-        examples_per_second=s.examples / max(s.seconds.get("train", 0.0), 1e-9), padding_waste=float(self.batches.padding_waste()),
+        history=history, seconds=self.phases.read(), steps=s.step, best_step=s.best_step, precision=self.precision,
+        examples_per_second=s.examples / max(self.phases.seconds["train"], 1e-9), padding_waste=float(self.batches.padding_waste()),
         truncated={k: t.truncated for k, t in self.tokens.items()},
         collapsed=fallen(task, graded[first].table, list(history.get("loss", []))), graded=graded, tokens=self.tokens,
         stopped=s.stopped, resumed_from=resumed_from)
