@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from .core import PRECISIONS, ParameterError, suggest
 
 # %% ../nbs/09_recipes.ipynb #d6d97716
-OPTIMIZERS = ("adamw", "bertadam", "adadelta")
+OPTIMIZERS = ("adamw", "bertadam", "lamb", "adadelta")
 SCHEDULES = ("linear", "constant")
 PROTOCOLS = ("carved", "original")
 _ANY = float("inf")
@@ -65,7 +65,7 @@ class Recipe:
     doc_stride: int = 128          # of questions: tokens from the start of a window to that of the next
     weight_decay: float = 0.01     # decoupled; not on biases and layer norms
     warmup: float = 0.1            # share of steps with a linear rise, then a linear fall to 0
-    optimizer: str = "adamw"       # adamw | bertadam (no bias correction) | adadelta
+    optimizer: str = "adamw"       # adamw | bertadam (no bias correction) | lamb (for large batches) | adadelta
     schedule: str = "linear"       # after the warm-up: linear (to 0) | constant
     average: float = 0.0           # decay of a running mean of the weights, which is what is scored and kept; 0 = the weights themselves
     clip: float = 1.0              # largest norm of the gradient; 0 = no clipping

@@ -32,7 +32,7 @@ class PretrainingRecipe:
     lr: float = 1e-4               # peak learning rate
     warmup: float = 0.01           # share of steps with a linear rise, then a linear fall to 0
     weight_decay: float = 0.01     # decoupled; not on biases and layer norms
-    optimizer: str = "adamw"       # adamw | bertadam (no bias correction)
+    optimizer: str = "adamw"       # adamw | bertadam (no bias correction) | lamb (for large batches)
     clip: float = 1.0              # largest norm of the gradient; 0 = no clipping
     accumulate: int = 1            # batches summed into one step
     precision: str = "auto"        # auto | bf16 | fp16 | fp32
@@ -189,6 +189,7 @@ def run(self: Learning):
     self.model.train()
     saved, groups = time.monotonic(), self.groups()
     with self.phases("train"):
+        if s.step == 0 and 0 in self.keep_steps: self.keep()
         while s.step < recipe.steps:
             self.train_step(next(groups))
             bar.update()
@@ -232,12 +233,12 @@ def pretrain(
     recipe: PretrainingRecipe | None = None,
     *,
     folder=None, # keeps checkpoints and resumes from them; a temporary one when None
-    keep_steps=(), # after which steps a checkpoint is left in folder/steps
+    keep_steps=(), # after which steps a checkpoint is left in folder/steps; 0 = before the first
     on_step=None, # called as on_step(step, total, loss=…) after each step
 ) -> Pretrained:
     "Pre-train; raises TrainingError when a checkpoint in the folder belongs to another pre-training."
     recipe = recipe or PretrainingRecipe()
-    if unknown := sorted(k for k in keep_steps if not 0 < k <= recipe.steps): raise ParameterError(f"keep_steps: {unknown[0]}, expected steps from 1 to {recipe.steps}")
+    if unknown := sorted(k for k in keep_steps if not 0 <= k <= recipe.steps): raise ParameterError(f"keep_steps: {unknown[0]}, expected steps from 0 to {recipe.steps}")
     if folder is None:
         if keep_steps: raise ParameterError("keep_steps: expected a folder in which the checkpoints are left")
         with tempfile.TemporaryDirectory() as place: return pretrain(net, tokenizer, reading, held_out, recipe, folder=place, on_step=on_step)

@@ -53,32 +53,46 @@ def _with_model(finetune_dir: str, checkpoint: str = "model") -> Path:
     folder = Path(finetune_dir)
     if (folder / checkpoint).is_dir(): return folder
     if checkpoint == "model": raise DataError(f"{folder} holds no model: run `finetune` with keep_model = true")
-    there = sorted(p.relative_to(folder).as_posix() for p in folder.glob("epochs/*"))
-    raise DataError(f"{folder} holds no {checkpoint}: there are {', '.join(there) or 'none; run `finetune` with keep_epochs = true'}")
+    there = sorted(p.relative_to(folder).as_posix() for name in ("epochs", "steps") for p in folder.glob(f"{name}/*"))
+    raise DataError(f"{folder} holds no {checkpoint}: there are {', '.join(there) or 'none; run `finetune` with keep_epochs = true, or `pretrain` with keep_steps'}")
 
 # %% ../../nbs/34_states.sources.ipynb #d0a4f93e
 def start_from(
-    finetune_dir: str, # folder of a `finetune` run with its model kept, of any task
+    finetune_dir: str, # folder of a `finetune` run with its model kept, of any task, or of a `pretrain` run
     splits: Splits, # of the task that comes next
     data: str = "", # folder in which the first task's examples are found again; "" = BERTVISION_DATA, else the hub
     seed: int = 0, # initialisation of a new head
     attention: str = "auto", # auto | eager | sdpa | fast_cpu
+    checkpoint: str = "model", # folder within finetune_dir: model, epochs/1 … or steps/500 …
 ) -> Encoder: # with the run's head where both tasks have the same outputs, else with a new one
-    "A fine-tuned encoder, to be tuned further. Raises DataError when its model was not kept, or when a text that is reported now has trained it."
-    folder, task = _with_model(finetune_dir), splits.task
+    "A trained encoder, to be tuned further. Raises DataError when its model was not kept, or when a text that is reported now has trained it."
+    folder, task = _with_model(finetune_dir, checkpoint), splits.task
+    place = f"{folder}/{checkpoint}"
+    if _pretrained(folder): return _from_text(load_encoder(place, task, seed=seed, attention=attention), folder, checkpoint)
     trained = _trained_texts(folder, data)
     for name, rows in splits.report.items():
         if known := trained & _texts(task, rows):
             raise DataError(f"{folder.name} was trained on {len(known):,} texts of {task.name}'s {name}, which is reported: start from a run that has not seen them")
     outputs = lambda t: (t.kind, t.labels, t.num_labels)
     before = get_task(read_record(folder)["parameters"]["task"])
-    encoder = load_encoder(str(folder / "model"), task, seed=seed, attention=attention, new_head=outputs(before) != outputs(task))
+    encoder = load_encoder(place, task, seed=seed, attention=attention, new_head=outputs(before) != outputs(task))
     encoder.notes.append(f"started from {folder.name}, none of whose training texts is reported here")
+    return encoder
+
+
+def _pretrained(folder: Path) -> bool: return read_record(folder)["experiment"] == "pretrain"
+
+
+def _from_text(encoder: Encoder, folder: Path, checkpoint: str) -> Encoder:
+    told = read_record(folder)["parameters"]
+    before = checkpoint == "steps/0" and not told["encoder"]
+    encoder.notes.append(f"started from {folder.name}, {checkpoint}, " + ("which has learned nothing yet" if before else f"pre-trained on {Path(told['corpus']).name}; whether that text holds some that is reported here is not known"))
     return encoder
 
 
 def _trained_texts(folder: Path, data: str) -> set:
     "What a run was trained on, and those from which it was started itself."
+    if _pretrained(folder): return set()
     told = read_record(folder)["parameters"]
     examples = part_of(load_task(told["task"], data or None, **told.get("task_options", {})), told["train_examples"], seed=told["split_seed"], min_words=told.get("min_words", 0))
     earlier = told.get("finetune_dir")

@@ -13,7 +13,7 @@ from ..runs import lock, mark_accepted, read_parameters
 from .plan import Job, Plan, job_state
 
 # %% ../../nbs/82_studies.accept.ipynb #108b3405
-def _with_less(job: Job, record: dict, most: int = 4) -> tuple | None:
+def _with_less(job: Job, record: dict, most: int = 8) -> tuple | None:
     "New parameters, all at their defaults, without which the job is what its record was; None when there are none such."
     wanted, known = record["fingerprints"].get("parameters"), read_parameters(job.experiment)
     new = [n for n, v in job.settings.items() if n not in record["parameters"] and v == known[n].default]

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import bertvision
 from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, resources, suggest
-from ..data.files import read_lines
+from ..data.files import corpus_files, corpus_place, read_lines
 from ..data.tasks import TASKS, File, data_root, find_file, get_task, input_files, task_folder
 from ..models.encoders import ATTENTIONS, all_encoders, check_encoder, encoder_fingerprint, locate
 from ..recipes import check_values
@@ -509,8 +509,9 @@ def _given_model(job: Job) -> Path | None:
 
 # %% ../../nbs/80_studies.plan.ipynb #dbdb15ab
 def _beside(job: Job, data: str) -> dict:
-    "What else a run reads: HANS, and the results of runs outside the study that a step names by their folders."
+    "What else a run reads: HANS, plain text, and the results of runs outside the study that a step names by their folders."
     files = input_files("hans", data)[-1:] if job.parameters.get("hans") and data else []
+    if (corpus := job.parameters.get("corpus", "toy")) != "toy": files += corpus_files(corpus_place(corpus, data))
     for name in ("select_dir", "dynamics_dir", "cluster_input"):
         given = job.parameters.get(name) if name not in job.places else ""
         for folder in [given] if isinstance(given, str) else given or ():
