@@ -6,6 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from bertvision.core import DataError
+from bertvision.studies.plan import load_study, plan
+
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -49,3 +52,18 @@ def test_two_processes_learn_what_one_learns(histories):
     for name in ("mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy"): np.testing.assert_allclose(one[name], two[name], atol=1e-4)
     assert one["mlm_loss"][-1] < one["mlm_loss"][0]
     np.testing.assert_allclose([x for x in one["held_out_mlm_loss"] if x is not None and x == x], [x for x in two["held_out_mlm_loss"] if x is not None and x == x], atol=1e-4)
+
+
+def test_fine_tuning_from_a_pretraining_is_a_plan(tmp_path):
+    """Each start of pretrain-small gets the run of its own seed; a changed text is a changed run."""
+    text = tmp_path / "book.txt"
+    text.write_text("A cat sat. A dog ran.\n\nA bird flew away. Nobody knew why.\n")
+    planned = lambda: plan(load_study("pretrain-small", {"pretrain.corpus": str(text)}, tasks=["toy-sentiment"], seeds=[0, 1]), out=tmp_path)
+    first = planned()
+    assert first.job("untrained.toy-sentiment.s1").needs == ("pretrain.s1",)
+    assert first.job("untrained.toy-sentiment.s1").parameters["checkpoint"] == "steps/0"
+    text.write_text(text.read_text().replace("bird", "bat"))
+    again = planned()
+    for name in ("pretrain.s0", "pretrained.toy-sentiment.s0"): assert first.job(name).fingerprint != again.job(name).fingerprint
+    text.unlink()
+    with pytest.raises(DataError, match="book.txt: expected a text file"): planned()
