@@ -76,11 +76,11 @@ def make_batch(
     number: int, # of the batch within the epoch
     process: int = 0, # of `processes`, which share the batch
     processes: int = 1,
-) -> dict: # input_ids, attention_mask, token_type_ids (B, T); hidden (K,) flat positions, targets (K,), random (B,); all_hidden, all_examples: of all processes
+) -> dict: # input_ids, attention_mask, token_type_ids (B, T); hidden (K,) flat positions, targets (K,), random (B,); all_hidden, all_examples, all_tokens: of all processes
     "One batch as tensors, or a process's part of it."
     rows = reading.plan(epoch)[number]
     ids, segments, hidden, targets, random = reading.texts(epoch, rows)
-    facts, width = {"all_hidden": len(hidden), "all_examples": len(rows)}, ids.shape[1]
+    facts, width = {"all_hidden": len(hidden), "all_examples": len(rows), "all_tokens": int((ids != reading.special.pad).sum())}, ids.shape[1]
     if processes > 1:
         mine = np.arange(process, len(rows), processes)
         place = np.full(len(rows), -1); place[mine] = np.arange(len(mine))

@@ -71,7 +71,7 @@ class Learning:
         self.marks = {round(i * recipe.steps / recipe.evaluate) for i in range(1, recipe.evaluate + 1)} if recipe.evaluate and held_out else set()
         self._forget()
 
-    def _forget(self): self.sums = self._zeros()  # loss and hits of words, of pairs; words, pairs, tokens: since the last row
+    def _forget(self): self.sums = self._zeros()  # loss and hits of words, of the second question; words, examples, tokens: since the last row
 
     def _zeros(self): # on the device, so that no step waits for a number
         where = self.accelerator.device
@@ -81,7 +81,7 @@ class Learning:
         "What a checkpoint must share with this pre-training to be continued by it."
         told = {k: v for k, v in asdict(self.recipe).items() if k not in ("checkpoint_seconds", "workers")}
         shapes = {n: list(p.shape) for n, p in self.net.named_parameters()}
-        return fingerprint([told, self.precision, self.reading.fingerprint(), shapes, self.net.pairs])
+        return fingerprint([told, self.precision, self.reading.fingerprint(), shapes, self.net.second])
 
 # %% ../../nbs/74_pretraining.loop.ipynb #3129a609
 @patch
@@ -90,7 +90,7 @@ def _sums(self: Learning, batch: dict) -> torch.Tensor: # (4,) on the device
     with autocast(self.accelerator.device.type, self.precision): return self.model(tensors)
 
 
-def _with_counts(sums, batch: dict, like) -> torch.Tensor: # (7,) with hidden words, pairs and tokens of this process's part
+def _with_counts(sums, batch: dict, like) -> torch.Tensor: # (7,) with hidden words, examples and tokens of this process's part
     counts = torch.tensor([len(batch["targets"]), len(batch["random"]), int(batch["attention_mask"].sum())])
     return torch.cat([sums.detach().to(like), counts.to(like, non_blocking=True)])
 
@@ -98,25 +98,28 @@ def _with_counts(sums, batch: dict, like) -> torch.Tensor: # (7,) with hidden wo
 @patch
 def train_step(self: Learning, group: list):
     "Forward and backward over a group of batches, then one step."
-    words, pairs = sum(b["all_hidden"] for b in group), sum(b["all_examples"] for b in group)
+    words, second = sum(b["all_hidden"] for b in group), self.net.second
+    weight = second.weight / sum(b[f"all_{second.counted}"] for b in group) if second else 0.0
     for n, batch in enumerate(group):
         with nullcontext() if n == len(group) - 1 else self.accelerator.no_sync(self.model):
             sums = self._sums(batch)
-            self.accelerator.backward((sums[0] / words + sums[2] / pairs) * self.place[1])  # the processes' gradients are averaged
+            self.accelerator.backward((sums[0] / words + sums[2] * weight) * self.place[1])  # the processes' gradients are averaged
         self.sums += _with_counts(sums, batch, self.sums)
     if self.recipe.clip: self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
     self.optimizer.step()
     if not self.accelerator.optimizer_step_was_skipped: self.schedule.step()
     self.optimizer.zero_grad()
     s = self.standing
-    s.step += 1; s.batch += len(group); s.examples += pairs
+    s.step += 1; s.batch += len(group); s.examples += sum(b["all_examples"] for b in group)
 
 # %% ../../nbs/74_pretraining.loop.ipynb #3547fa61
-def _shares(sums, pairs: bool) -> dict: # of seven sums
-    "Means a hidden word and a pair."
-    loss, right, next_loss, next_right, words, examples, _ = sums.tolist()
+def _shares(sums, second) -> dict: # of seven sums
+    "Means a hidden word, and what the second question is asked of."
+    loss, right, other_loss, other_right, words, examples, tokens = sums.tolist()
     found = {"mlm_loss": loss / words, "mlm_accuracy": right / words}
-    return found | ({"nsp_loss": next_loss / examples, "nsp_accuracy": next_right / examples} if pairs else {})
+    if not second: return found
+    count = {"examples": examples, "tokens": tokens}[second.counted]
+    return found | {f"{second.name}_loss": other_loss / count, f"{second.name}_accuracy": other_right / count}
 
 
 @patch
@@ -125,7 +128,7 @@ def _log(self: Learning):
     s, sums = self.standing, self.accelerator.reduce(self.sums, "sum")
     before = s.history[-1] if s.history else {"tokens": 0, "seconds": 0.0}
     seconds, tokens = self.phases.read()["train"], before["tokens"] + int(sums[6])
-    s.history.append({"step": s.step, "tokens": tokens, **_shares(sums, self.net.pairs), "lr": self.schedule.get_last_lr()[0], "seconds": seconds,
+    s.history.append({"step": s.step, "tokens": tokens, **_shares(sums, self.net.second), "lr": self.schedule.get_last_lr()[0], "seconds": seconds,
                       "tokens_per_second": (tokens - before["tokens"]) / max(seconds - before["seconds"], 1e-9)})
     self._forget()
 
@@ -140,7 +143,7 @@ def evaluate(self: Learning):
         for batch in epoch_batches(self.held_out, 0, 0, 0, *self.place):
             if len(batch["random"]): sums += _with_counts(self._sums(batch), batch, sums)
         self.model.train()
-        self.standing.history[-1] |= {f"held_out_{k}": v for k, v in _shares(self.accelerator.reduce(sums, "sum"), self.net.pairs).items()}
+        self.standing.history[-1] |= {f"held_out_{k}": v for k, v in _shares(self.accelerator.reduce(sums, "sum"), self.net.second).items()}
 
 
 @patch
@@ -210,7 +213,7 @@ class Pretrained:
     net: Pretraining
     tokenizer: object
     recipe: PretrainingRecipe
-    history: pd.DataFrame   # step, tokens, mlm_loss, mlm_accuracy, nsp_loss, nsp_accuracy, lr, seconds, tokens_per_second, held_out_…
+    history: pd.DataFrame   # step, tokens, mlm_loss, mlm_accuracy, nsp_… or rtd_loss, …_accuracy, lr, seconds, tokens_per_second, held_out_…
     seconds: dict           # by phase
     precision: str
     resumed_from: int       # step of the checkpoint it went on from, 0 when none
@@ -226,7 +229,7 @@ class Pretrained:
 
 # %% ../../nbs/74_pretraining.loop.ipynb #e06cbe2a
 def pretrain(
-    net: Pretraining, # from `new_pretraining` or `load_pretraining`
+    net, # Pretraining or Replaced
     tokenizer,
     reading, # Reading or Prepared
     held_out=None, # Reading of other text, which is scored

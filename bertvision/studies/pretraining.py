@@ -84,8 +84,8 @@ def plot_learning(
 ) -> plt.Figure | None: # None without any
     "Loss and accuracy of hidden words and of next sentences against the tokens read, a line a seed; dots on text that was held out."
     if not len(rows): return None
-    shown = [(what, f"{what}_{kind}", label) for kind, label in (("loss", "loss, nats"), ("accuracy", "accuracy")) for what in ("mlm", "nsp") if f"{what}_{kind}" in rows]
-    names = {"mlm": "hidden words", "nsp": "next sentences"}
+    shown = [(what, f"{what}_{kind}", label) for kind, label in (("loss", "loss, nats"), ("accuracy", "accuracy")) for what in ("mlm", "nsp", "rtd") if f"{what}_{kind}" in rows]
+    names = {"mlm": "hidden words", "nsp": "next sentences", "rtd": "replaced words"}
     fig, axes = panel_grid(1, len(shown), 3.7)
     colors = dict(zip(rows["run"].unique(), sns.color_palette("colorblind", rows["run"].nunique())))
     for ax, (what, column, label) in zip(axes.flat, shown):
@@ -106,10 +106,11 @@ def learning_table(
         if r["experiment"] != "pretrain": continue
         last, known = r["history"][-1], r["learned"].get("held_out") or r["learned"]["train"]
         out.append({"Run": run, "Text": Path(r["parameters"]["corpus"]).name, "Steps": f"{last['step']:,}", "Tokens": f"{last['tokens'] / 1e6:.1f} M", "Hidden words, loss": cell(known.get("mlm_loss")),
-                    "right, %": cell(known.get("mlm_accuracy"), "{:.1%}").removesuffix("%"), "Next sentence right, %": cell(known.get("nsp_accuracy"), "{:.1%}").removesuffix("%"),
+                    "right, %": cell(known.get("mlm_accuracy"), "{:.1%}").removesuffix("%"), "Next sentence right, %": cell(known.get("nsp_accuracy"), "{:.1%}").removesuffix("%"), "Replaced words right, %": cell(known.get("rtd_accuracy"), "{:.1%}").removesuffix("%"),
                     "Pseudo-perplexity": cell(known.get("pseudo_perplexity"), "{:.1f}"), "Weights": f"{r['parameters_count']['total'] / 1e6:.1f} M", "Word pieces": f"{r['vocabulary_size']:,}",
                     "Tokens/s": f"{r['tokens_per_second']:,.0f}", "Minutes": f"{r['seconds']['total'] / 60:.1f}"})
-    return pd.DataFrame(out)
+    table = pd.DataFrame(out)
+    return table.loc[:, (table != "").any()] if len(table) else table
 
 # %% ../../nbs/84_studies.pretraining.ipynb #085cc96c
 def _steps_before(study: Results, record: dict) -> int | None:
