@@ -195,7 +195,7 @@ def accepted(
 
 # %% ../../nbs/83_studies.page.ipynb #ed3dd15d
 TEXT_COLUMNS = {"Task", "Metric", "Encoder", "Method", "Settings", "Side", "Probe", "Made by", "Accepted", "For", "Reason", "Source", "Source (BERT-base)",
-                "Protocol", "Collapsed", "Seeds", "run", "state", "why", "Scored on", "System", "Remark", "Strategy", "Training", "Frozen", "Budget", "Words", "Subcase", "Heuristic", "Answer", "Item", "Value", "optimizer", "precision", "examples"}
+                "Protocol", "Collapsed", "Seeds", "run", "state", "why", "Scored on", "System", "Remark", "Strategy", "Training", "Frozen", "Budget", "Words", "Subcase", "Heuristic", "Answer", "Language", "Item", "Value", "optimizer", "precision", "examples"}
 DETAILS = "<!-- details -->"  # what a README shows of `table.md` ends here
 PROTOCOL_NOTES = {
     "carved": "Protocol *carved*: model selection used a part of the training set; the reported split was looked at once.",
