@@ -290,13 +290,13 @@ def _hub_answers(seconds: float = 3.0) -> str:
 
 def _task_here(task, data, hub: str) -> str:
     "Where a task would come from, or why it cannot be loaded."
-    from bertvision.data.tasks import data_root, file_names, find_file, task_folder
+    from bertvision.data.tasks import choose_layout, data_root, file_names, find_file, task_folder
 
     if task.toy: return "yes, generated"
     if not data_root(data): return f"no: {hub}; give --data DIR" if hub else f"yes, hub {task.hub.id}" if task.hub else "no: needs --data DIR"
     try: folder = task_folder(task, data_root(data))
     except BertvisionError as e: return f"no: {e}"
-    needed = [n for split, f in task.folder.files.items() if split in ("train", task.report[0]) for n in file_names(f)]
+    needed = [n for split, f in task.folder.files.items() if split in ("train", task.report[0]) for n in file_names(choose_layout(folder, f))]
     missing = [n for n in dict.fromkeys(needed) if not find_file(folder, n)]
     return f"no: {folder} lacks {', '.join(missing)}" if missing else f"yes, folder {folder}"
 

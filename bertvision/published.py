@@ -19,6 +19,7 @@ FLAGS = {
     "test_file": "called dev, but scored on the MRPC test file",
     "collapsed": "a run that learnt nothing or nearly nothing",
     "mislabelled": "printed under the name of another metric; the remark says what it is",
+    "exchanged": "printed in the column of another metric, whose number stands in its own; both have their right names here",
     "not_given": "the cell is there and holds no number",
     "superseded": "replaced by the same authors",
 }
@@ -63,7 +64,7 @@ def _chosen(table, **wanted):
     return rows.reset_index(drop=True)
 
 # %% ../nbs/04_published.ipynb #8f4a9419
-_USABLE = ("ok", "typo", "test_file", "superseded")
+_USABLE = ("ok", "typo", "test_file", "superseded", "exchanged")
 
 
 def published_value(
@@ -72,13 +73,14 @@ def published_value(
     metric: str,  # "accuracy", …
     split: str | None = None,   # "validation_matched", …; None = whichever comes first
     model: str = "fine-tuning", # fine-tuning | AdapterPooler
+    source: str = "", # the one that is preferred to all others, one of SOURCES; "" = none
 ) -> dict | None: # a row of the table, or None when nothing was published
     "The published cell to hold a result against."
     rows = _read()
     rows = rows[(rows[["task", "encoder", "metric", "model"]] == [task, encoder, metric, model]).all(axis=1)]
     if split: rows = rows[(rows["split"] == split) | (rows["flag"] == "test_file")]
     order = list(SOURCES)
-    rank = lambda row: (row["flag"] == "test_file", order.index(row["source"]))
+    rank = lambda row: (row["source"] != source, row["flag"] == "test_file", order.index(row["source"]))
     usable = [row for row in rows.to_dict("records") if row["flag"] in _USABLE]
     return min(usable, key=rank, default=None)
 

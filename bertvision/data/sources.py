@@ -20,7 +20,7 @@ from ..core import DataError, ParameterError, file_fingerprint, fingerprint, sug
 from . import toy
 from .files import decode, read_bytes
 from .squad import article_titles, join, read_squad
-from .tasks import Articles, File, Task, data_root, file_names, find_file, get_task, task_folder
+from .tasks import Articles, File, Task, choose_layout, data_root, file_names, find_file, get_task, task_folder
 
 # %% ../../nbs/12_data.sources.ipynb #98930cae
 @dataclass
@@ -35,7 +35,7 @@ class Rows:
     files: tuple = ()      # files that were read
     dropped: list = field(default_factory=list) # names of rows that were left out
     names: tuple = ()      # class names when the labels are their ids
-    ids: list | None = None     # ids that the source gives to its examples
+    ids: list | None = None     # ids that the source gives to its examples; of a file with rows of other splits, their count
     titles: list | None = None  # of the articles that contexts are from
     more: dict = field(default_factory=dict)  # column that travels along -> its values
 
@@ -46,8 +46,8 @@ class Rows:
         return f"{self.place}{self.mark}{self.numbers[i] + self.first}"
 
 # %% ../../nbs/12_data.sources.ipynb #9fd23db5
-def _positions(path: Path, header: list, file: File) -> list: # of the text columns, of those that travel along, of the label
-    wanted = [*file.text, *file.more] if file.label is None else [*file.text, *file.more, file.label]
+def _positions(path: Path, header: list, file: File) -> list: # of the text columns, of those that travel along, of the label, of the one that chooses rows
+    wanted = [*file.text, *file.more, *([] if file.label is None else [file.label]), *file.only[:1]]
     if file.width: return wanted
     missing = [name for name in wanted if name not in header]
     if missing: raise DataError(f"{path}:1: no column {', '.join(map(repr, missing))}; the header has {', '.join(map(repr, header))}")
@@ -61,6 +61,13 @@ def _cut_rows(path: Path, records: list, width: int, first: int, allowed: int) -
     if wrong is None: return short
     n = len(records[wrong])
     raise DataError(f"{path}:{wrong + first}: {n} field{'s' * (n != 1)} where {width} are expected (tab-separated, no quoting)")
+
+
+def _only(path: Path, records: list, kept: list, column: int, name: str, value: str) -> list: # row numbers
+    found = [i for i in kept if records[i][column] == value]
+    if found: return found
+    there = dict.fromkeys(records[i][column] for i in kept)
+    raise DataError(f"{path}: no row has {name} {value!r}; there are {', '.join(map(repr, list(there)[:20]))}")
 
 # %% ../../nbs/12_data.sources.ipynb #6b616fb1
 def read_tsv(
@@ -78,11 +85,13 @@ def read_tsv(
     official = flaws is not None and len(records) >= flaws.rows
     cut = _cut_rows(path, records, width, first, flaws.cut if official else 0)
     kept = [i for i in range(len(records)) if i not in cut] if cut else list(range(len(records)))
-    if cut: records = [records[i] for i in kept]
+    if file.only: kept = _only(path, records, kept, columns.pop(), *file.only)
+    if len(kept) < len(records): records = [records[i] for i in kept]
     values = [[record[c] for record in records] for c in columns]
     labels, n = None if file.label is None else values.pop(), len(file.text)
     dropped = [f"{path}:{i + first}" for i in sorted(cut)]
-    return Rows(values[:n], labels, kept, str(path), ":", first, (path,), dropped, more=dict(zip(file.more, values[n:])))
+    ids = list(range(len(kept))) if file.only else None
+    return Rows(values[:n], labels, kept, str(path), ":", first, (path,), dropped, ids=ids, more=dict(zip(file.more, values[n:])))
 
 # %% ../../nbs/12_data.sources.ipynb #a7e2151a
 def _natural(path: Path) -> list: # 2.txt before 10.txt
@@ -158,7 +167,7 @@ def canonical(
     unlabelled = rows.labels is None or (split.startswith("test") and set(rows.labels) <= {-1, -1.0})
     if unlabelled: labels = [-1 if task.labels else np.nan] * len(rows.numbers)
     else: labels = _class_ids(task, rows) if task.labels else _scores(task, rows)
-    columns = {"example_id": [f"{split}/{n}" for n in rows.numbers], **dict(zip(task.columns, rows.texts)), "label": labels}
+    columns = {"example_id": [f"{split}/{n}" for n in (rows.ids or rows.numbers)], **dict(zip(task.columns, rows.texts)), "label": labels}
     return datasets.Dataset.from_dict(columns | rows.more, features=_features(task, rows.more))
 
 # %% ../../nbs/12_data.sources.ipynb #1dd166f0
@@ -270,7 +279,7 @@ def load_folder(
     if root is None: raise DataError(f"task {task.name!r}: a folder is wanted and none is given; use data (--data) or BERTVISION_DATA")
     home, layout, found, missing = task_folder(task, root), _layout(task, files), {}, []
     for split in _asked(layout, splits):
-        file = layout[split]
+        file = choose_layout(home, layout[split])
         absent = [name for name in file_names(file) if find_file(home, name) is None]
         if not absent: found[split] = _read_split(task, home, split, file)
         elif split in (splits or _needed(task)) or split in (files or {}):
@@ -283,7 +292,7 @@ def _layout(task: Task, files: dict | None) -> dict: # split -> File
     layout = dict(task.folder.files) if task.folder else {}
     for split, name in (files or {}).items():
         if split not in layout: raise ParameterError(f"files: unknown split {split!r}{suggest(split, layout)}; there are {', '.join(layout)}")
-        layout[split] = replace(layout[split], name=name) if isinstance(layout[split], File) else (Articles(name),)
+        layout[split] = replace(layout[split], name=name, instead=()) if isinstance(layout[split], File) else (Articles(name),)
     return layout
 
 

@@ -128,8 +128,9 @@ def split(
     if not report: raise DataError(f"task {task.name!r}: none of the reported splits {', '.join(task.report)} was loaded")
     notes = data.notes + [f"{name} is missing and not reported" for name in task.report if name not in report]
     if protocol == "original":
-        name, selection = next(iter(report.items()))
-        notes.append(f"selected on {name}, which is also reported: its scores are optimistic")
+        name = task.selects or next(iter(report))
+        selection = data[name]
+        notes.append(f"selected on {name}" + (", which is also reported: its scores are optimistic" if name in report else ""))
     else:
         train, selection = _carve(data, fraction, at_most, seed)
         notes += _repeats(task, train, selection)

@@ -83,9 +83,11 @@ def printed_tables(
     cells, remarks = [], {}
     for name in tasks:
         task = get_task(name)
+        found = {title: published_value(name, encoder, task.metrics[0], task.report[0], model) for title, (encoder, model) in _PRINTED.items()}
+        if not any(found.values()): continue  # printed of another encoder
         cells.append({"Task": task.title, "Metric": METRICS[task.metrics[0]].title})
         for title, (encoder, model) in _PRINTED.items():
-            said = published_value(name, encoder, task.metrics[0], task.report[0], model) or {}
+            said = found[title] or {}
             odd = said.get("flag", "ok") != "ok"
             if said.get("remark"): remarks.setdefault(f"{'† ' * odd}{said['source']}: {said['remark']}", []).append(f"{task.title} {title}")
             cells[-1] |= {f"{title}, published": f"{100 * said['value']:.1f}" + "†" * odd if said else "none",

@@ -74,10 +74,12 @@ def task_title(
 def metric_title(
     metric, # name of a metric, known or not
     split=None, # what was scored
+    task=None, # of which; the split is named where a task reports several
 ) -> str:
-    "What tables call a metric; of MNLI with the split."
+    "What tables call a metric; of MNLI and XNLI with the split."
     name = METRICS[metric].title if metric in METRICS else {"forced_f1": "HasAns F1, no silence allowed"}.get(metric, str(metric).replace("_", " "))
-    return name + {"validation_matched": " (matched)", "validation_mismatched": " (mismatched)"}.get(split, "")
+    several = task in TASKS and len(TASKS[task].report) > 1 and split
+    return name + {"validation_matched": " (matched)", "validation_mismatched": " (mismatched)"}.get(split, f" ({split})" if several else "")
 
 
 def together(
@@ -193,7 +195,7 @@ def accepted(
 
 # %% ../../nbs/83_studies.page.ipynb #ed3dd15d
 TEXT_COLUMNS = {"Task", "Metric", "Encoder", "Method", "Settings", "Side", "Probe", "Made by", "Accepted", "For", "Reason", "Source", "Source (BERT-base)",
-                "Protocol", "Collapsed", "Seeds", "run", "state", "why", "Scored on", "System", "Remark", "Strategy", "Training", "Frozen", "Budget", "Words", "Subcase", "Heuristic", "Answer", "Item", "Value", "optimizer", "precision", "examples"}
+                "Protocol", "Collapsed", "Seeds", "run", "state", "why", "Scored on", "System", "Remark", "Strategy", "Training", "Frozen", "Budget", "Words", "Subcase", "Heuristic", "Answer", "Language", "Item", "Value", "optimizer", "precision", "examples"}
 DETAILS = "<!-- details -->"  # what a README shows of `table.md` ends here
 PROTOCOL_NOTES = {
     "carved": "Protocol *carved*: model selection used a part of the training set; the reported split was looked at once.",

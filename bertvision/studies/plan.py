@@ -25,8 +25,9 @@ from typing import NamedTuple
 import bertvision
 from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, resources, suggest
 from ..data.files import corpus_files, corpus_place, read_lines
-from ..data.tasks import TASKS, File, data_root, find_file, get_task, input_files, task_folder
+from ..data.tasks import TASKS, XNLI_LANGUAGES, File, choose_layout, data_root, find_file, get_task, input_files, task_folder
 from ..models.encoders import ATTENTIONS, all_encoders, check_encoder, encoder_fingerprint, locate
+from ..published import SOURCES
 from ..recipes import check_values
 from ..runs import check_parameters, locked, notebook_cells, read_parameters, read_record
 
@@ -90,10 +91,11 @@ class Study:
     steps: dict              # name -> Step, in an order in which they can be run
     report: Path | None      # notebook
     call: tuple = ()         # words of the command line that ask for it: its name, and what was given in place of its own
+    published: str = ""      # source whose numbers stand beside the study's where it has one; "" = by the order of SOURCES
 
 # %% ../../nbs/80_studies.plan.ipynb #0a086f40
 GRID = {"task": "--tasks", "encoder": "--encoders", "seed": "--seeds", "data": "--data", "out_dir": "--out"}
-_STUDY_KEYS = ("title", "tasks", "encoders", "seeds", "steps", "report")
+_STUDY_KEYS = ("title", "tasks", "encoders", "seeds", "steps", "report", "published")
 _STEP_KEYS = ("title", "experiment", "needs", "tasks", "encoders", "over", "sweep", "parameters", "per_task", "recipe", "highlights")
 
 
@@ -258,6 +260,11 @@ def _encoder_name(name: str) -> str:
     "Checked; a folder by its full path, since each run works in a folder of its own."
     return str(Path(name).expanduser().resolve()) if check_encoder(name) == "folder" else name
 
+
+def _source(name: str, where: str) -> str:
+    if name and name not in SOURCES: raise StudyError(f"{where}: published = {name!r}{suggest(str(name), SOURCES)}: expected one of {', '.join(SOURCES)}")
+    return name
+
 # %% ../../nbs/80_studies.plan.ipynb #09416341
 def load_study(
     name, # of a study that comes with the package, or path of a .yaml file
@@ -283,7 +290,7 @@ def load_study(
     report = _notebook(raw["report"], "reports", places, f"{where}: report") if raw.get("report") else None
     steps = _override(_in_order(steps, where), parse_overrides(overrides))
     return Study(path.stem, str(raw.get("title", path.stem)), tuple(_list(tasks, str, f"{where}: tasks")),
-                 tuple(_list(encoders, str, f"{where}: encoders")), tuple(seeds), steps, report, call)
+                 tuple(_list(encoders, str, f"{where}: encoders")), tuple(seeds), steps, report, call, _source(raw.get("published") or "", where))
 
 # %% ../../nbs/80_studies.plan.ipynb #1c17a99c
 def _tree(source: str) -> ast.Module:
@@ -507,10 +514,20 @@ def _given_model(job: Job) -> Path | None:
     named = job.parameters.get("finetune_dir")
     return job.folder / named / job.parameters.get("checkpoint", "model") if named and "finetune_dir" not in job.places else None
 
+
+def _languages(job: Job) -> list: # codes
+    "The languages of XNLI that a run asks in; none for other runs."
+    asked = job.parameters.get("languages")
+    if asked is None: return []
+    if unknown := [code for code in asked if code not in XNLI_LANGUAGES]:
+        raise ParameterError(f"languages: unknown language {unknown[0]!r}{suggest(str(unknown[0]), XNLI_LANGUAGES)}; there are {', '.join(XNLI_LANGUAGES)}")
+    return list(asked or XNLI_LANGUAGES)
+
 # %% ../../nbs/80_studies.plan.ipynb #dbdb15ab
 def _beside(job: Job, data: str) -> dict:
-    "What else a run reads: HANS, plain text, and the results of runs outside the study that a step names by their folders."
+    "What else a run reads: HANS, XNLI's test sets, plain text, and the results of runs outside the study that a step names by their folders."
     files = input_files("hans", data)[-1:] if job.parameters.get("hans") and data else []
+    if data: files += dict.fromkeys(path for code in _languages(job) for path in input_files(f"xnli-{code}", data)[-1:])
     if (corpus := job.parameters.get("corpus", "toy")) != "toy": files += corpus_files(corpus_place(corpus, data))
     for name in ("select_dir", "dynamics_dir", "cluster_input"):
         given = job.parameters.get(name) if name not in job.places else ""
@@ -667,15 +684,17 @@ def _train_rows(job: Job) -> int | None:
     "Rows of the training file at hand, which may be a part of the official one; else the official number."
     if "task" not in job.grid: return None
     task, data = get_task(job.grid["task"]), job.parameters.get("data")
-    file = task.folder.files.get("train") if task.folder and data else None
-    path = find_file(task_folder(task, Path(data)), file.name) if isinstance(file, File) else None
+    home, file = (task_folder(task, Path(data)), task.folder.files.get("train")) if task.folder and data else (None, None)
+    path = find_file(home, (file := choose_layout(home, file)).name) if isinstance(file, File) else None
     if path is None or not path.is_file() or path.stat().st_size > 2**28: return task.rows.get("train")
     return _lines(path, path.stat().st_size) - (not file.width)
 
 
 def _processed(job: Job) -> int | None:
-    "Training examples times epochs; what is carved for model selection does not train."
-    p, rows = job.parameters, _train_rows(job)
+    "Training examples times epochs; what is carved for model selection does not train. Of a run that only asks in several languages, the pairs."
+    p = job.parameters
+    if codes := _languages(job): return len(codes) * (p["report_examples"] or TASKS[f"xnli-{codes[0]}"].rows["test"])
+    rows = _train_rows(job)
     if wanted := p.get("train_examples"): rows = min(wanted, rows or wanted)
     if not rows: return None
     if p.get("protocol") == "carved": rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
@@ -707,7 +726,7 @@ def _transient(job: Job) -> float:
     return 28.0 * _weights(row) if row and "checkpoint_seconds" in job.parameters else 0.0
 
 # %% ../../nbs/80_studies.plan.ipynb #62ad0426
-_WORK = {"extract_states": 2, "select_examples": 2, "train_heads": 0.3}  # operations a weight of the encoder and token; 6 for what trains it
+_WORK = {"extract_states": 2, "select_examples": 2, "evaluate_languages": 2, "train_heads": 0.3}  # operations a weight of the encoder and token; 6 for what trains it
 
 
 def _states_bytes(job: Job, row, tokens: float, count: int) -> float:

@@ -47,7 +47,7 @@ def _collapsed(row):
 
 # %% ../../nbs/83_studies.report.ipynb #aa1c8303
 _SHOWN = {
-    "Task": lambda r: task_title(r["task"]), "Metric": lambda r: metric_title(r["metric"], r["split"]), "Encoder": lambda r: r["encoder"],
+    "Task": lambda r: task_title(r["task"]), "Metric": lambda r: metric_title(r["metric"], r["split"], r["task"]), "Encoder": lambda r: r["encoder"],
     "Method": lambda r: r["method"], "Settings": lambda r: r["settings"], "Score": _score, "95 % over seeds": lambda r: between(r["low"], r["high"]),
     "95 % over examples": lambda r: between(r["example_low"], r["example_high"]), "Trivial": lambda r: number(r["baseline"]),
     "Published": lambda r: _doubtful(r["published"], r["published_flag"]), "Source": lambda r: r["published_source"],
@@ -205,7 +205,7 @@ def notes(
 def _place(table):
     "Rows of the figure with their height, encoders of a task close together."
     rows = table[table["status"] == "done"].copy()
-    label = [f"{task_title(t)}\n{metric_title(m, s)}" for t, m, s in zip(rows["task"], rows["metric"], rows["split"])]
+    label = [f"{task_title(t)}\n{metric_title(m, s, t)}" for t, m, s in zip(rows["task"], rows["metric"], rows["split"])]
     several = rows["encoder"].nunique() > 1
     who = [_who(row) if several or not row["method"] else row["method"] for row in rows.to_dict("records")]
     names, groups = list(dict.fromkeys(label)), list(dict.fromkeys(who))

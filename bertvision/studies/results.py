@@ -96,6 +96,7 @@ class Results:
     command: str       # how to run it again
     titles: dict       # step -> what the tables call it
     highlights: dict   # step -> those of its variants that the first table and figure show
+    published: str = "" # source whose published numbers are preferred
 
     def finished(self) -> set:
         "Names of the finished runs; one that trained several heads counts once."
@@ -258,7 +259,8 @@ def read_study(
     faults += _mixed(runs, predictions)
     name = plan.get("study") or folder.name
     return Results(folder, name, plan.get("title") or name, plan.get("jobs") or [], runs, predictions, faults,
-                   plan.get("command") or f"bertvision run {name}", plan.get("titles") or {}, plan.get("highlights") or {})
+                   plan.get("command") or f"bertvision run {name}", plan.get("titles") or {}, plan.get("highlights") or {},
+                   plan.get("published") or "")
 
 # %% ../../nbs/82_studies.results.ipynb #2e998f93
 def settings_of(
@@ -325,9 +327,9 @@ def _model(variant, fine_tuned):
     return None if variant else "fine-tuning"
 
 
-def _published(task, encoder, metric, split, model="fine-tuning"):
+def _published(task, encoder, metric, split, model="fine-tuning", source=""):
     "The columns that hold published numbers: the encoder's own, or else BERT-base's in columns of another name."
-    ask = lambda name: (published_value(task, name, metric, split, model) or {}) if model else {}
+    ask = lambda name: (published_value(task, name, metric, split, model, source) or {}) if model else {}
     own = ask(encoder.rsplit("/", 1)[-1].lower())
     base = {} if own else ask(BERT_BASE)
     return {"published": own.get("value"), "published_source": own.get("source"), "published_flag": own.get("flag"),
@@ -345,7 +347,7 @@ def _row(study, key, group, planned):
     "One row of the table from the runs of one group."
     task, encoder, _, variant, settings, _, split, metric = key
     model = _model(variant, group["fine_tuned"].all())
-    found, shown = summarise(group["value"]), _published(task, encoder, metric, split, model)
+    found, shown = summarise(group["value"]), _published(task, encoder, metric, split, model, study.published)
     low, high = _possible(found.low, metric), _possible(found.high, metric)
     example_low, example_high = _over_examples(study, list(group["run"]), split, metric)
     collapsed = group["collapsed"].dropna()
@@ -383,7 +385,7 @@ def _missing(study, key, names):
     about = {"task": name, "encoder": encoder, "step": step, "variant": "", "settings": "", "protocol": None, "runs": 0, "planned": len(names),
              "status": tried[0]["state"] if tried else "not started", "collapsed": 0, "undefined": 0, "seeds": ""}
     cells = [(split, metric) for split in task.report for metric in task.metrics] if task else [(None, None)]
-    return [about | {"split": s, "metric": m} | (_published(name, encoder, m, s) if m else {}) for s, m in cells]
+    return [about | {"split": s, "metric": m} | (_published(name, encoder, m, s, source=study.published) if m else {}) for s, m in cells]
 
 # %% ../../nbs/82_studies.results.ipynb #36e8b10f
 COLUMNS = KEYS + ["method", "model", "split", "metric", "status", "runs", "planned", "seeds", "mean", "sd", "low", "high", "example_low", "example_high",

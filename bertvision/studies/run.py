@@ -476,7 +476,7 @@ def _write_plan(plan: Plan):
     known = {j["run"] for j in jobs}
     jobs += [j for j in old.get("jobs", []) if j["run"] not in known and (plan.folder / "runs" / j["run"] / "record.json").exists()]
     steps = plan.study.steps.values()
-    shown = {"titles": {s.name: s.title for s in steps if s.title}, "highlights": {s.name: list(s.highlights) for s in steps if s.highlights}}
+    shown = {"titles": {s.name: s.title for s in steps if s.title}, "highlights": {s.name: list(s.highlights) for s in steps if s.highlights}, "published": plan.study.published}
     new = {"study": plan.study.name, "title": plan.study.title, "command": _again(plan, old), "jobs": jobs} | {k: v for k, v in shown.items() if v}
     if old != new: write_json(path, new)
 
