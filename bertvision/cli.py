@@ -264,14 +264,15 @@ def tasks(args) -> int:
 
 def encoders(args) -> int:
     "bertvision encoders"
-    from bertvision.models.encoders import all_encoders
+    from bertvision.models.zoo import GLUON, all_encoders
     from bertvision.studies.plan import text_table
 
-    def source(z): return "package (offline)" if z.package else "hub" if z.hub else "built here"
-
-    rows = [[z.name, z.layers, z.width, f"{z.parameters:,}" if z.parameters else "", source(z), z.licence, z.note] for z in all_encoders()]
-    print(text_table(rows, ["encoder", "layers", "width", "parameters", "from", "licence", "note"]))
-    print("any folder with a Hugging Face checkpoint and any hub id owner/name will do as well")
+    if args.gluon:
+        print(text_table([[c.dataset, c.model, c.name or "-", c.note] for c in GLUON], ["GluonNLP's dataset_name", "model", "encoder here", "note"]))
+        return 0
+    rows = [[z.name, z.family, z.layers, z.width, f"{z.parameters:,}", f"{z.positions:,}", z.language, z.source, z.licence, " ".join(z.seen), z.note] for z in all_encoders()]
+    print(text_table(rows, ["encoder", "family", "layers", "width", "parameters", "positions", "language", "from", "licence", "tuned on texts of", "note"]))
+    print("any folder with a Hugging Face checkpoint and any hub id owner/name will do as well; names of GluonNLP's model zoo: bertvision encoders --gluon")
     return 0
 
 # %% ../nbs/99_cli.ipynb #981a3039
@@ -310,7 +311,7 @@ def _encoder_here(row, hub: str) -> str:
         except BertvisionError as e: return f"no: {e}"
     from huggingface_hub import try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(row.hub, "config.json", revision=row.revision), str): return "yes, in the hub's cache"
+    if isinstance(try_to_load_from_cache(row.hub, "config.json", revision=row.revision or None), str): return "yes, in the hub's cache"
     return f"no: {hub}" if hub else f"yes, hub {row.hub}"
 
 # %% ../nbs/99_cli.ipynb #e7477bb5
@@ -318,7 +319,7 @@ def doctor(args) -> int:
     "bertvision doctor"
     from bertvision.core import device_report, versions
     from bertvision.data.tasks import all_tasks
-    from bertvision.models.encoders import all_encoders
+    from bertvision.models.zoo import all_encoders
     from bertvision.studies.plan import text_table
 
     device = device_report()
@@ -456,6 +457,7 @@ def parser() -> argparse.ArgumentParser:
         if command is score: _score_arguments(sub)
         if command is hans: _hans_arguments(sub)
         if command is probes: _probes_arguments(sub)
+        if command is encoders: sub.add_argument("--gluon", action="store_true", help="the names of GluonNLP's model zoo and what holds the same weights here")
         if command is doctor: sub.add_argument("--data", metavar="DIR", help="folder with one directory a task")
         if command is readme: sub.add_argument("--check", action="store_true", help="write nothing; exit code 1 when README.md is stale")
     return top

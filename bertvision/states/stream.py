@@ -80,7 +80,8 @@ def _forward(self: Stream, rows: np.ndarray) -> tuple: # (hidden states (B, T, D
         out = torch.func.functional_call(self.model, self._halves, (), {**inputs, "output_hidden_states": True})
     self.model.train(training)
     if getattr(out, "hidden_states", None) is None: raise EncoderError(f"{type(self.model).__name__} returns no hidden states")
-    return out.hidden_states, inputs["attention_mask"]
+    mask = inputs["attention_mask"]
+    return [h[:, :mask.shape[1]] for h in out.hidden_states], mask  # BigBird fills its last block with padding of its own
 
 # %% ../../nbs/31_states.stream.ipynb #b89cc627
 @patch

@@ -26,7 +26,8 @@ import bertvision
 from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, resources, suggest
 from ..data.files import read_lines
 from ..data.tasks import TASKS, File, data_root, find_file, get_task, input_files, task_folder
-from ..models.encoders import ATTENTIONS, all_encoders, check_encoder, encoder_fingerprint, locate
+from ..models.encoders import ATTENTIONS, encoder_fingerprint, locate
+from ..models.zoo import all_encoders, check_encoder
 from ..recipes import check_values
 from ..runs import check_parameters, locked, notebook_cells, read_parameters, read_record
 
@@ -545,7 +546,11 @@ def _notes(study: Study, data: str) -> list[str]:
     hub = [] if data else [t for t in study.tasks if not get_task(t).toy]
     notes = [f"{', '.join(hub)}: from the hub, at the commit that the Task table pins (give --data DIR to read files)"] if hub else []
     online = [e for e in study.encoders if _needs_hub(e)]
-    return idle + notes + ([f"{', '.join(online)}: from the hub, fingerprinted by id and commit"] if online else [])
+    loose = [e for e in online if not (row := _zoo(e)) or not row.revision]
+    pinned = [e for e in online if e not in loose]
+    if pinned: notes.append(f"{', '.join(pinned)}: from the hub, fingerprinted by id and commit")
+    if loose: notes.append(f"{', '.join(loose)}: from the hub, not pinned to a commit: a run records the one that it loaded")
+    return idle + notes
 
 
 def _command(study: Study, data: str, out) -> str:
