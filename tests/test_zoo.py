@@ -109,3 +109,21 @@ def test_the_small_bert_is_untrained_and_always_the_same():
     a, b = (load_encoder("small-bert").model.state_dict() for _ in range(2))
     assert all(v.equal(b[n]) for n, v in a.items())
     assert np.isclose(a["encoder.layer.3.output.dense.weight"].std().item(), 0.02, rtol=0.02)
+
+
+def test_the_commit_that_was_loaded_is_told_where_none_is_pinned(tmp_path):
+    """A hub's cache with one snapshot, in a process of its own, since the hub's client reads its settings once."""
+    import os
+    import shutil
+    import subprocess
+    import sys
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "hub" / "models--FacebookAI--roberta-base"
+    shutil.copytree(locate("tiny-random")[0], repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    code = "from bertvision import load_encoder, get_task; e = load_encoder('roberta-base', get_task('toy-sentiment')); print(e.revision, e.fingerprint, e.notes)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith(f"{commit} {encoder_fingerprint('roberta-base', commit)} ") and f"from FacebookAI/roberta-base, not pinned: commit {commit}" in done.stdout

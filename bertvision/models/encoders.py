@@ -316,14 +316,14 @@ def _from_pretrained(auto, place, revision, **kwargs):
                            f"with transformers {transformers.__version__}: {reason}") from e
 
 
-def _ask_hub(place: str, revision: str | None):
-    "Raise EncoderError at once when a hub encoder is neither cached nor to be had; `from_pretrained` would try for a minute."
+def _ask_hub(place: str, revision: str | None) -> str: # the commit
+    "The commit that a hub encoder is at, the cache's before the hub's; raises EncoderError at once when it is neither cached nor to be had, `from_pretrained` would try for a minute."
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try: hf_hub_download(place, "config.json", revision=revision, local_files_only=True)
+    try: return Path(hf_hub_download(place, "config.json", revision=revision, local_files_only=True)).parent.name
     except LocalEntryNotFoundError:
-        try: snapshot_download(place, revision=revision, allow_patterns=["config.json"], etag_timeout=10)
+        try: return Path(snapshot_download(place, revision=revision, allow_patterns=["config.json"], etag_timeout=10)).name
         except Exception as e:  # no network, no such repository, no permission: many kinds, one consequence
             reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
             raise EncoderError(f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded from the hub: {reason.rstrip(chr(46))}. "
@@ -377,7 +377,8 @@ def load_encoder(
     import transformers as tf
 
     place, commit = locate(name, revision)
-    if not Path(place).is_dir(): _ask_hub(place, commit)
+    loose = commit is None and not Path(place).is_dir()
+    if not Path(place).is_dir(): commit = _ask_hub(place, commit)
     kwargs = {"attn_implementation": choose_attention(attention), "dtype": "float32"}
     auto, notes = tf.AutoModel, []
     with _quiet(), torch_seed(seed):
@@ -393,7 +394,7 @@ def load_encoder(
         notes = _place_head(model, config, task, new_head or _head_is_missing(model, info)) + seen_before(name, task)
         _name_labels(model.config, task)
         precise_head(model)
-    commit = getattr(config, "_commit_hash", None) or commit
+    if loose: notes.append(f"from {place}, not pinned: commit {commit}")
     return Encoder(name, model, tokenizer, task, place, commit, encoder_fingerprint(name, commit),
                    model.config._attn_implementation or "eager", notes)
 
@@ -434,7 +435,7 @@ def head_labels(
     import transformers as tf
 
     place, commit = locate(name, revision)
-    if not Path(place).is_dir(): _ask_hub(place, commit)
+    if not Path(place).is_dir(): commit = _ask_hub(place, commit)
     config = _from_pretrained(tf.AutoConfig, place, commit)
     ours = any("ForSequenceClassification" in a for a in config.architectures or [])
     return tuple(name for _, name in sorted(config.id2label.items())) if ours else ()
