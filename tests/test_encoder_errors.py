@@ -6,6 +6,7 @@ import pytest
 
 from bertvision.core import EncoderError
 from bertvision.models import encoders
+from bertvision.models.zoo import ENCODERS
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def packaged(monkeypatch, tmp_path, checkpoint, sha256):
     shutil.copytree(checkpoint, package / "model")
     (package / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.setitem(encoders.ENCODERS, "boxed", replace(encoders.ENCODERS["minilm-l6"], name="boxed", package="boxed_weights", sha256=sha256))
+    monkeypatch.setitem(ENCODERS, "boxed", replace(ENCODERS["minilm-l6"], name="boxed", package="boxed_weights", sha256=sha256))
     return package / "model" / "model.safetensors"
 
 
@@ -42,7 +43,7 @@ def test_weights_with_the_wrong_checksum_are_refused(monkeypatch, tmp_path, chec
 
 
 def test_a_package_that_is_not_installed(monkeypatch):
-    monkeypatch.setitem(encoders.ENCODERS, "boxed", replace(encoders.ENCODERS["minilm-l6"], name="boxed", package="no_such_package_here"))
+    monkeypatch.setitem(ENCODERS, "boxed", replace(ENCODERS["minilm-l6"], name="boxed", package="no_such_package_here"))
     with pytest.raises(EncoderError, match=r"needs the package no-such-package-here: pip install 'bertvision\[offline\]'"): encoders.load_encoder("boxed")
 
 

@@ -189,7 +189,7 @@ def test_settings_are_checked(settings):
 
 def test_a_recipe_reads_back_in_a_study(tmp_path):
     from bertvision.recipes import Recipe
-    from bertvision.studies.plan import parse_yaml
+    from bertvision.data.files import parse_yaml
 
     found = search(SPACES["encoder"], lambda ps: [p["lr"] for p in ps], trials=3)
     path = found.write_recipe(tmp_path / "tuned.yaml", "two\nlines: of a title", task="rte")

@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['KINDS', 'TASKS', 'BASE', 'LARGE', 'XNLI_LANGUAGES', 'Hub', 'File', 'Articles', 'Folder', 'tsv', 'Flaws', 'Task',
            'register_task', 'all_tasks', 'get_task', 'data_root', 'task_folder', 'find_file', 'choose_layout',
-           'file_names', 'input_files']
+           'file_names', 'input_files', 'read_task', 'own_task']
 
 # %% ../../nbs/10_data.tasks.ipynb #537e0b06
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fastcore.basics import patch
 
 from ..core import DataError, ParameterError, suggest
+from .files import decode, parse_yaml, read_bytes
 
 # %% ../../nbs/10_data.tasks.ipynb #e3348a61
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ class Task:
     values: dict = field(default_factory=dict)    # column that travels along -> the values that it may have
     recipes: dict = field(default_factory=dict)   # encoder -> published lr, batch_size, max_length
     notes: tuple = ()          # where the published record contradicts itself
+    file: str = ""             # of a task of one's own: the YAML that describes it, its data lie beside it
+    max_length: int = 0        # of a task of one's own: tokens that studies read; 0 = as the study says
 
     def __post_init__(self):
         fault = next(_faults(self), None)
@@ -167,6 +171,12 @@ def toy(self: Task) -> bool:
     return self.name.startswith("toy-")
 
 
+@patch(as_prop=True)
+def at_hand(self: Task) -> bool:
+    "Whether the task needs neither a data folder nor the hub: it is generated, or its files lie beside its YAML."
+    return self.toy or bool(self.file)
+
+
 @patch
 def recipe(self: Task,
     encoder: str, # "bert-base-uncased", …
@@ -196,12 +206,19 @@ def all_tasks() -> list[Task]: # in the order of registration
     return list(TASKS.values())
 
 
+def _own_files() -> list: # of tasks that lie in files, see the end of this notebook
+    return [p for p in os.environ.get("BERTVISION_TASKS", "").split(os.pathsep) if p]
+
+
 def get_task(
-    name, # name or alias in any case, or a Task
+    name, # name or alias in any case, path of a YAML file that describes a task, or a Task
 ) -> Task:
     "The row of a task; raises DataError with the nearest name when there is none."
     if isinstance(name, Task): return name
+    if str(name).endswith((".yaml", ".yml")): return own_task(name)
     key = str(name).strip().lower().replace("_", "-")
+    if key not in _ALIASES:
+        for path in _own_files(): own_task(path)
     if key not in _ALIASES:
         raise DataError(f"unknown task {name!r}{suggest(key, _ALIASES)}; there are {', '.join(TASKS)}")
     return TASKS[_ALIASES[key]]
@@ -319,7 +336,7 @@ register_task(Task(
     folder=Folder(("HANS", "hans"), {"train": File("heuristics_train_set.txt", **_HANS), "validation": File("heuristics_evaluation_set.txt", **_HANS)}),
     rows={"train": 30_000, "validation": 30_000}, values={"heuristic": ("lexical_overlap", "subsequence", "constituent")}))
 
-# %% ../../nbs/10_data.tasks.ipynb #85857bc3
+# %% ../../nbs/10_data.tasks.ipynb #4fba2647
 XNLI_LANGUAGES = {"zh": "Chinese", "ar": "Arabic", "bg": "Bulgarian", "de": "German", "el": "Greek", "en": "English", "es": "Spanish", "fr": "French", "hi": "Hindi",
                   "ru": "Russian", "sw": "Swahili", "th": "Thai", "tr": "Turkish", "ur": "Urdu", "vi": "Vietnamese"}
 _XNLI_LABELS = ("entailment", "neutral", "contradiction")
@@ -397,6 +414,7 @@ def task_folder(
 ) -> Path:
     "The directory of a task; raises DataError that lists the names that were looked for."
     task = get_task(task)
+    if task.file: return Path(task.file).parent
     if task.folder is None: raise DataError(f"task {task.name!r} has no folder layout; it cannot be read from {root}")
     places = [root / name for name in task.folder.names]
     for place in places:
@@ -439,10 +457,91 @@ def input_files(
     files: dict | None = None, # split -> file name, where it differs from the layout
 ) -> list[Path]: # existing files in the order of the splits; empty for toy tasks and for the hub
     "The files that `load_task` would read."
-    task, root = get_task(task), data_root(data)
+    task = get_task(task)
+    root = Path(task.file).parent if task.file else data_root(data)
     if root is None or task.toy or task.folder is None: return []
     folder = task_folder(task, root)
     named = {split: file_names(choose_layout(folder, file)) for split, file in task.folder.files.items()} | {split: [name] for split, name in (files or {}).items()}
     names = dict.fromkeys(name for several in named.values() for name in several)
     found = [place for name in names if (place := find_file(folder, name))]
-    return [file for place in found for file in (sorted(place.rglob("*.txt")) if place.is_dir() else [place])]
+    return [Path(task.file)] * bool(task.file) + [file for place in found for file in (sorted(place.rglob("*.txt")) if place.is_dir() else [place])]
+
+# %% ../../nbs/10_data.tasks.ipynb #e902a00d
+_OWN_KEYS = ("name", "kind", "text", "label", "labels", "metrics", "files", "title", "scores", "report", "max_length")
+_OWN_METRICS = {k: v for k, v in KINDS.items() if k != "span"}
+
+
+def _names(raw: dict, key: str, where: str, allowed=None) -> tuple:
+    "A list of words under a key, or one of them."
+    given = raw[key] if isinstance(raw[key], list) else [raw[key]]
+    if not given or any(not isinstance(x, str) or not x for x in given) or len(set(given)) < len(given): raise DataError(f"{where}: {key} = {raw[key]!r}: expected different names, at least one (numbers in quotes)")
+    wrong = next((x for x in given if allowed and x not in allowed), None)
+    if wrong is not None: raise DataError(f"{where}: {key}: {wrong!r}{suggest(wrong, allowed)}: expected one of {', '.join(allowed)}")
+    return tuple(given)
+
+
+def _own_labels(raw: dict, where: str) -> tuple: # names, {what the files write: name}
+    given = raw.get("labels")
+    if raw["kind"] == "regression":
+        if given is not None: raise DataError(f"{where}: labels: a regression has none, it has scores: [lowest, highest]")
+        return (), {}
+    if isinstance(given, dict) and all(isinstance(n, str) for n in given.values()): names, given = tuple(dict.fromkeys(given.values())), {str(k): n for k, n in given.items()}
+    elif isinstance(given, list): names, given = _names(raw, "labels", where), {}
+    else: raise DataError(f"{where}: labels = {given!r}: expected a list of names, or what the files write and its name, such as {{0: bad, 1: good}}")
+    if len(names) < 2: raise DataError(f"{where}: labels: expected at least two different names, found {', '.join(names)}")
+    return names, given
+
+# %% ../../nbs/10_data.tasks.ipynb #b45e99c1
+def _own_splits(raw: dict, path: Path) -> tuple: # split -> File, splits that are reported
+    where, files = path.name, raw["files"]
+    if not isinstance(files, dict) or any(not isinstance(n, str) for n in files.values()): raise DataError(f"{where}: files = {files!r}: expected train, validation or test and their file names")
+    wrong = next((s for s in files if s not in ("train", "validation", "test")), None)
+    if wrong is not None: raise DataError(f"{where}: files: unknown split {wrong!r}{suggest(wrong, ('train', 'validation', 'test'))}; there are train, validation, test")
+    report = _names(raw, "report", where, ("validation", "test")) if "report" in raw else ("validation",)
+    for split in dict.fromkeys(("train", *report, *files)):
+        if split not in files: raise DataError(f"{where}: files: no {split}; {'it is what trains' if split == 'train' else 'its scores are to be reported (report)'}")
+        if not files[split].removesuffix(".gz").endswith((".tsv", ".csv", ".jsonl")): raise DataError(f"{where}: files: {split}: {files[split]!r}: expected a .tsv, .csv or .jsonl file, plain or .gz")
+        if find_file(path.parent, files[split]) is None: raise DataError(f"{where}: files: {split}: there is no {files[split]} beside it")
+    text = _names(raw, "text", where)
+    if len(text) > 2: raise DataError(f"{where}: text = {raw['text']!r}: expected one column or two")
+    return {s: File(n, text, None if s == "test" and s not in report else _names(raw, "label", where)[0]) for s, n in files.items()}, report
+
+
+def _own_numbers(raw: dict, where: str) -> tuple: # scores, max_length
+    scores, longest = raw.get("scores", []), raw.get("max_length", 0)
+    fine = isinstance(scores, list) and len(scores) in (0, 2) and all(type(x) in (int, float) for x in scores) and scores == sorted(scores)
+    if not fine or (scores and raw["kind"] != "regression"): raise DataError(f"{where}: scores = {scores!r}: expected [lowest, highest] of a regression")
+    if type(longest) is not int or longest < 0: raise DataError(f"{where}: max_length = {longest!r}: expected a whole number of tokens")
+    return tuple(map(float, scores)), longest
+
+# %% ../../nbs/10_data.tasks.ipynb #fc26361c
+def read_task(
+    path, # YAML file
+) -> Task:
+    "The task that a file describes, not registered; raises DataError that names the key of the fault."
+    path = Path(path).expanduser().resolve()
+    where, raw = path.name, parse_yaml(decode(read_bytes(path), path), path.name, DataError)
+    if not isinstance(raw, dict): raise DataError(f"{where}: expected `key: value` lines with {', '.join(_OWN_KEYS)}")
+    for key in raw:
+        if key not in _OWN_KEYS: raise DataError(f"{where}: unknown key {key!r}{suggest(key, _OWN_KEYS)}; there are {', '.join(_OWN_KEYS)}")
+    for key in ("name", "kind", "text", "label", "metrics", "files"):
+        if key not in raw: raise DataError(f"{where}: {key} is missing")
+    if not isinstance(raw["name"], str) or not re.fullmatch("[a-z0-9][a-z0-9.-]*", raw["name"]) or raw["name"].startswith("toy-"):
+        raise DataError(f"{where}: name = {raw['name']!r}: expected lower case letters, digits, dots and dashes, not beginning with toy-")
+    _names(raw, "kind", where, tuple(_OWN_METRICS))
+    metrics, (labels, written), (files, report), (scores, longest) = _names(raw, "metrics", where, _OWN_METRICS[raw["kind"]]), _own_labels(raw, where), _own_splits(raw, path), _own_numbers(raw, where)
+    if "f1" in metrics and len(labels) != 2: raise DataError(f"{where}: metrics: f1 is for two labels, here are {len(labels)}: use accuracy or matthews")
+    return Task(raw["name"], str(raw.get("title", raw["name"])), raw["kind"], metrics, labels, pair=len(files["train"].text) == 2, raw=written, scores=scores,
+                folder=Folder((".",), files), report=report, file=str(path), max_length=longest)
+
+# %% ../../nbs/10_data.tasks.ipynb #69bca862
+def own_task(
+    path, # YAML file, see `read_task`
+) -> Task:
+    "Read a task's file and register it, here and for the processes that this one starts; raises DataError, also for a name that belongs to another task."
+    task = read_task(path)
+    owner = TASKS.get(_ALIASES.get(task.name))
+    if owner and owner.file != task.file: raise DataError(f"{Path(task.file).name}: name = {task.name!r}: already the name of {owner.file or 'a task that comes with the package'}; choose another")
+    register_task(task)
+    os.environ["BERTVISION_TASKS"] = os.pathsep.join(dict.fromkeys([*_own_files(), task.file]))
+    return task

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PART', 'METHODS', 'METRICS', 'PASSES', 'NEIGHBOUR_BYTES', 'GIB', 'SCHEMA', 'NAMED', 'Clusters', 'repeated_vectors',
            'points_of', 'plane', 'forecast_clustering', 'cluster', 'save_clusters', 'load_clusters', 'silhouette',
-           'characteristic_words', 'nearest_texts', 'plot_map', 'rows_of', 'vectors_of', 'check_alignment']
+           'characteristic_words', 'nearest_texts', 'plot_map', 'rows_of', 'check_alignment']
 
 # %% ../../nbs/60_selection.clusters.ipynb #3916e186
 import time
@@ -27,7 +27,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ..core import DataError, ParameterError, file_fingerprint, fingerprint, read_json, replacing, suggest, write_json
 from ..states.origin import States
-from ..states.stream import ordered_batches
+from ..states.stream import layer_index, vectors_of
 
 # %% ../../nbs/60_selection.clusters.ipynb #9046f99c
 @dataclass(eq=False)
@@ -544,27 +544,9 @@ def rows_of(
     "Identity of the examples and their order, for `rows`: a fingerprint of their hashes."
     return fingerprint(np.asarray(states.hashes, "<u8").tobytes())
 
-
-def _layer_index(states: States, layer: int) -> int:
-    numbers = list(states.origin.layer_numbers)
-    if states.kind not in ("cls", "mean"): raise ParameterError(f"kind = {states.kind!r}: expected states of kind cls or mean, one vector an example")
-    if layer == -1: return len(numbers) - 1
-    if layer not in numbers: raise ParameterError(f"layer = {layer}: expected one of {numbers}, or -1 for the last of them")
-    return numbers.index(layer)
-
-
-def vectors_of(
-    states: States, # of kind cls or mean, stored or streamed
-    layer: int = -1, # number of the state: 0 = embeddings, 1 … L = blocks; -1 = the last that there is
-) -> np.ndarray: # (N, D) float32, in the order of the rows
-    "One vector an example; raises ParameterError for another kind of states and a layer that they lack."
-    index, out = _layer_index(states, layer), np.empty((len(states), states.width), np.float32)
-    for rows, batch in ordered_batches(states): out[rows] = batch.values[:, index].float().cpu().numpy()
-    return out
-
 # %% ../../nbs/60_selection.clusters.ipynb #fe74fbf9
 def _some_vectors(states: States, rows: np.ndarray, layer: int) -> np.ndarray: # (n, D)
-    return states.batch(rows).values[:, _layer_index(states, layer)].float().cpu().numpy()
+    return states.batch(rows).values[:, layer_index(states, layer)].float().cpu().numpy()
 
 
 def check_alignment(

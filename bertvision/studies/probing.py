@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..core import ParameterError, StudyError, write_text
 from ..data.tasks import get_task
-from ..models.encoders import check_encoder
+from ..models.zoo import check_encoder
 from ..runs import read_record
 
 # %% ../../nbs/84_studies.probing.ipynb #8ccc02cd
