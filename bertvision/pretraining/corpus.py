@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, groupby
-from pathlib import Path
 
 import numpy as np
 
