@@ -170,7 +170,7 @@ def toy(self: Task) -> bool:
     "Whether the task is generated."
     return self.name.startswith("toy-")
 
-
+# %% ../../nbs/10_data.tasks.ipynb #f68c1256
 @patch(as_prop=True)
 def at_hand(self: Task) -> bool:
     "Whether the task needs neither a data folder nor the hub: it is generated, or its files lie beside its YAML."
