@@ -98,7 +98,7 @@ def _faults(task): # yields what is wrong with a row
         if isinstance(place, (Hub, File)) and len(place.text) != 1 + task.pair: yield f"{len(place.text)} text columns where {1 + task.pair} are expected"
         if isinstance(place, File): yield from _travel_faults(task, place)
 
-
+# %% ../../nbs/10_data.tasks.ipynb #28cb6001
 def _layouts(file) -> tuple: # of Files, or of Articles
     return (file, *file.instead) if isinstance(file, File) else tuple(file)
 

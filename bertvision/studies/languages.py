@@ -150,7 +150,7 @@ def _planned(study, means):
         done.add(key)
         yield {"Method": key[0], "Encoder": key[1], "Seeds": state.get(job["run"], "not started")}
 
-
+# %% ../../nbs/84_studies.languages.ipynb #817206da
 def language_table(
     study: Results,
     rows: pd.DataFrame, # from `language_rows`

@@ -672,7 +672,7 @@ def _train_rows(job: Job) -> int | None:
     if path is None or not path.is_file() or path.stat().st_size > 2**28: return task.rows.get("train")
     return _lines(path, path.stat().st_size) - (not file.width)
 
-
+# %% ../../nbs/80_studies.plan.ipynb #fd92d2af
 def _processed(job: Job) -> int | None:
     "Training examples times epochs; what is carved for model selection does not train. Of a run that only asks in several languages, the pairs."
     p = job.parameters
