@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ..core import EncoderError, ParameterError
 from ..models.cpu import speed_up
-from ..models.encoders import _from_pretrained, _quiet, _tokenizer, choose_attention, locate, torch_seed
+from ..models.encoders import _ask_hub, _from_pretrained, _quiet, _tokenizer, choose_attention, locate, torch_seed
 
 # %% ../../nbs/73_pretraining.objective.ipynb #29199b61
 def _distilbert(model): return lambda x: model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(x))))
@@ -117,6 +117,7 @@ def load_pretraining(
     import transformers as tf
 
     place, commit = locate(name)
+    if not Path(place).is_dir(): commit = _ask_hub(place, commit)
     with _quiet(), torch_seed(seed):
         model = _from_pretrained(tf.AutoModelForPreTraining if pairs else tf.AutoModelForMaskedLM, place, commit, dtype="float32", attn_implementation="eager")
         tokenizer = _tokenizer(place, commit)
