@@ -231,9 +231,13 @@ def seconds_of(
 
 def upstream_seconds(
     folder, # of a finished run that this one builds on; "" = none
+    checkpoint: str = "model", # that is taken from it; of steps/500 only what came before it counts
 ) -> float:
     "What the run before has cost, with those before it; raises DataError when there is no record."
-    return (seconds_of(read_record(folder)) or 0.0) if folder else 0.0
+    if not folder: return 0.0
+    record, (kind, _, step) = read_record(folder), checkpoint.partition("/")
+    if kind != "steps": return seconds_of(record) or 0.0
+    return max((row["seconds"] for row in record.get("history") or [] if row["step"] <= int(step)), default=0.0)
 
 # %% ../nbs/01_runs.ipynb #1c17cd67
 def mark_failed(

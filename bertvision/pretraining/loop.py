@@ -8,6 +8,7 @@ __all__ = ['PretrainingRecipe', 'Learning', 'Pretrained', 'pretrain']
 # %% ../../nbs/74_pretraining.loop.ipynb #a8d39211
 import tempfile
 import time
+from math import isfinite
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from ..core import ParameterError, Phases, choose_precision, fingerprint, progress, seed_everything
+from ..core import ParameterError, Phases, TrainingError, choose_precision, fingerprint, progress, seed_everything
+from ..models.encoders import _positions
 from ..models.precise import autocast
 from .batches import epoch_batches
 from .objective import Pretraining, save_pretraining
@@ -63,6 +65,8 @@ class Learning:
         self.precision, self.phases, self.standing = choose_precision(recipe.precision), Phases(), Standing()
         self.accelerator = _accelerator(self.precision)
         self.place = (self.accelerator.process_index, self.accelerator.num_processes)
+        self._check()
+        self._begun = fingerprint([net.model.config.to_dict(), {n: [list(p.shape), p.detach().double().sum().item(), p.detach().double().square().sum().item()] for n, p in net.named_parameters()}])
         seed_everything(recipe.seed + self.place[0])
         optimizer = make_optimizer(net.to(self.accelerator.device), recipe.tuning())
         self.model, self.optimizer = self.accelerator.prepare(net, optimizer)
@@ -80,8 +84,12 @@ class Learning:
     def identity(self) -> str: # 16 hexadecimal digits
         "What a checkpoint must share with this pre-training to be continued by it."
         told = {k: v for k, v in asdict(self.recipe).items() if k not in ("checkpoint_seconds", "workers")}
-        shapes = {n: list(p.shape) for n, p in self.net.named_parameters()}
-        return fingerprint([told, self.precision, self.reading.fingerprint(), shapes, self.net.second])
+        return fingerprint([told, self.precision, self.reading.fingerprint(), self._begun, self.net.second])
+
+    def _check(self):
+        longest = _positions(self.net.model)
+        if longest and self.reading.max_length > longest: raise ParameterError(f"max_length = {self.reading.max_length}: expected at most {longest}, for which the encoder has positions")
+        if self.net.second and self.net.second.name == "nsp" and not self.reading.pairs: raise ParameterError("the net is asked for next sentences, and the reading has none: expected pairs = True for both, or for none")
 
 # %% ../../nbs/74_pretraining.loop.ipynb #3129a609
 @patch
@@ -91,14 +99,15 @@ def _sums(self: Learning, batch: dict) -> torch.Tensor: # (4,) on the device
 
 
 def _with_counts(sums, batch: dict, like) -> torch.Tensor: # (7,) with hidden words, examples and tokens of this process's part
-    counts = torch.tensor([len(batch["targets"]), len(batch["random"]), int(batch["attention_mask"].sum())])
+    real = batch["random"] >= 0
+    counts = torch.tensor([len(batch["targets"]), int(real.sum()), int(batch["attention_mask"][real].sum())])
     return torch.cat([sums.detach().to(like), counts.to(like, non_blocking=True)])
 
 
 @patch
 def train_step(self: Learning, group: list):
     "Forward and backward over a group of batches, then one step."
-    words, second = sum(b["all_hidden"] for b in group), self.net.second
+    words, second = max(1, sum(b["all_hidden"] for b in group)), self.net.second
     weight = second.weight / sum(b[f"all_{second.counted}"] for b in group) if second else 0.0
     for n, batch in enumerate(group):
         with nullcontext() if n == len(group) - 1 else self.accelerator.no_sync(self.model):
@@ -116,7 +125,7 @@ def train_step(self: Learning, group: list):
 def _shares(sums, second) -> dict: # of seven sums
     "Means a hidden word, and what the second question is asked of."
     loss, right, other_loss, other_right, words, examples, tokens = sums.tolist()
-    found = {"mlm_loss": loss / words, "mlm_accuracy": right / words}
+    found = {"mlm_loss": loss / max(words, 1), "mlm_accuracy": right / max(words, 1)}
     if not second: return found
     count = {"examples": examples, "tokens": tokens}[second.counted]
     return found | {f"{second.name}_loss": other_loss / count, f"{second.name}_accuracy": other_right / count}
@@ -131,6 +140,7 @@ def _log(self: Learning):
     s.history.append({"step": s.step, "tokens": tokens, **_shares(sums, self.net.second), "lr": self.schedule.get_last_lr()[0], "seconds": seconds,
                       "tokens_per_second": (tokens - before["tokens"]) / max(seconds - before["seconds"], 1e-9)})
     self._forget()
+    if not isfinite(s.history[-1]["mlm_loss"]): raise TrainingError(f"the loss of the hidden words is {s.history[-1]['mlm_loss']} at step {s.step}: expected a number; try a smaller lr than {self.recipe.lr:g}, a longer warmup or precision = 'fp32'")
 
 # %% ../../nbs/74_pretraining.loop.ipynb #d00c948c
 @patch
@@ -141,9 +151,10 @@ def evaluate(self: Learning):
         self.model.eval()
         sums = self._zeros()
         for batch in epoch_batches(self.held_out, 0, 0, 0, *self.place):
-            if len(batch["random"]): sums += _with_counts(self._sums(batch), batch, sums)
+            sums += _with_counts(self._sums(batch), batch, sums)
         self.model.train()
-        self.standing.history[-1] |= {f"held_out_{k}": v for k, v in _shares(self.accelerator.reduce(sums, "sum"), self.net.second).items()}
+        asked = self.net.second if self.net.second and (self.net.second.name != "nsp" or self.held_out.pairs) else None
+        self.standing.history[-1] |= {f"held_out_{k}": v for k, v in _shares(self.accelerator.reduce(sums, "sum"), asked).items()}
 
 
 @patch
@@ -169,6 +180,7 @@ def restore(self: Learning) -> int: # the step to go on from; 0 = from the begin
     if found:
         self.standing = found
         self.phases.add(found.seconds)
+        if self.place[0]: seed_everything(self.recipe.seed + 1_000_003 * found.step + self.place[0])  # the state that was saved is the first process's
     return self.standing.step
 
 # %% ../../nbs/74_pretraining.loop.ipynb #92c97ac8
@@ -247,6 +259,8 @@ def pretrain(
         with tempfile.TemporaryDirectory() as place: return pretrain(net, tokenizer, reading, held_out, recipe, folder=place, on_step=on_step)
     learning = Learning(net, tokenizer, reading, held_out, recipe, Path(folder), keep_steps, on_step)
     resumed_from = learning.restore()
+    if late := [k for k in sorted(keep_steps) if (k or resumed_from) and k <= resumed_from and not (Path(folder) / "steps" / str(k)).is_dir()]:
+        raise ParameterError(f"keep_steps: {late[0]}, but the pre-training in this folder went on to step {resumed_from} without leaving it: give a new folder")
     learning.run()
     net.eval()
     return Pretrained(net, tokenizer, recipe, pd.DataFrame(learning.standing.history), learning.phases.read(), learning.precision, resumed_from, learning.accelerator.is_main_process)

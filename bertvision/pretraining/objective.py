@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ..core import EncoderError, ParameterError
 from ..models.cpu import speed_up
-from ..models.encoders import _ask_hub, _from_pretrained, _quiet, _tokenizer, choose_attention, locate, torch_seed
+from ..models.encoders import _ask_hub, _load_weights, _quiet, _tokenizer, choose_attention, locate, torch_seed
 
 # %% ../../nbs/73_pretraining.objective.ipynb #29199b61
 def _distilbert(model): return lambda x: model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(x))))
@@ -45,6 +45,7 @@ class Pretraining(nn.Module):
         family = model.config.model_type
         if family not in _WORDS: raise EncoderError(f"a {family} encoder: expected one of {', '.join(_WORDS)} to pre-train")
         if pairs and family not in _NEXT: raise EncoderError(f"a {family} encoder knows no next sentences: expected one of {', '.join(_NEXT)}, or pairs = False")
+        self.notes = []
         self.model, self.second, self.segments = model, Second("nsp", "examples", 1.0) if pairs else None, getattr(model.config, "type_vocab_size", 0) > 1
 
     def forward(self,
@@ -81,7 +82,7 @@ def new_pretraining(
     import transformers as tf
 
     config = tf.BertConfig(**_shape(vocabulary, layers, width, heads, longest, dropout, start))
-    with torch_seed(seed): model = tf.BertForPreTraining(config)
+    with torch_seed(seed): model = (tf.BertForPreTraining if pairs else tf.BertForMaskedLM)(config)
     return Pretraining(_quick(model, attention), pairs), _wordpiece(vocabulary, lowercase, longest)
 
 
@@ -119,9 +120,12 @@ def load_pretraining(
     place, commit = locate(name)
     if not Path(place).is_dir(): commit = _ask_hub(place, commit)
     with _quiet(), torch_seed(seed):
-        model = _from_pretrained(tf.AutoModelForPreTraining if pairs else tf.AutoModelForMaskedLM, place, commit, dtype="float32", attn_implementation="eager")
+        model, info = _load_weights(tf.AutoModelForPreTraining if pairs else tf.AutoModelForMaskedLM, place, commit, choose_attention(attention), dtype="float32")
         tokenizer = _tokenizer(place, commit)
-    return Pretraining(_quick(model, attention), pairs), tokenizer
+    net = Pretraining(model, pairs)
+    if new := sorted(k for k in info["missing_keys"] if not k.startswith(f"{model.base_model_prefix}.")):
+        net.notes.append(f"{name} has no weights for {len(new)} parts of its heads, {new[0]} the first: they are new, initialised from the seed")
+    return net, tokenizer
 
 
 def save_pretraining(
@@ -143,7 +147,7 @@ class Replaced(nn.Module):
         model, # transformers.ElectraForPreTraining with embeddings of the same size
     ):
         super().__init__()
-        self.generator, self.model = generator, model
+        self.generator, self.model, self.notes = generator, model, []
         ours, theirs = model.electra.embeddings, generator.electra.embeddings
         for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"): setattr(theirs, name, getattr(ours, name))
         generator.generator_lm_head.weight = ours.word_embeddings.weight
@@ -158,7 +162,7 @@ class Replaced(nn.Module):
         original = batch["input_ids"].flatten().index_copy(0, batch["hidden"], batch["targets"])
         seen = original.index_copy(0, batch["hidden"], self._draw(logits.detach().float()))
         found = self.model.discriminator_predictions(self.model.electra(input_ids=seen.view_as(batch["input_ids"]), **rest).last_hidden_state)
-        real = batch["attention_mask"].flatten().bool()
+        real = (batch["attention_mask"].bool() & (batch["random"] >= 0)[:, None]).flatten()
         said, truth = found.flatten()[real].float(), (seen != original)[real]                                                     # (tokens,)
         loss = binary_cross_entropy_with_logits(said, truth.float(), reduction="sum")
         return torch.cat([_sums(logits, batch["targets"]), torch.stack([loss, ((said > 0) == truth).sum().to(loss.dtype)])])

@@ -76,8 +76,13 @@ def start_from(
     outputs = lambda t: (t.kind, t.labels, t.num_labels)
     before = get_task(read_record(folder)["parameters"]["task"])
     encoder = load_encoder(place, task, seed=seed, attention=attention, new_head=outputs(before) != outputs(task))
-    encoder.notes.append(f"started from {folder.name}, none of whose training texts is reported here")
+    encoder.notes.append(f"started from {folder.name}, none of whose training texts is reported here" + ("; but it began from plain text, and what that holds is not known" if _read_text(folder) else ""))
     return encoder
+
+
+def _read_text(folder: Path) -> bool: # whether a pre-training is behind a run
+    earlier = read_record(folder)["parameters"].get("finetune_dir")
+    return _pretrained(folder) or bool(earlier) and _read_text(folder / earlier)
 
 
 def _pretrained(folder: Path) -> bool: return read_record(folder)["experiment"] == "pretrain"

@@ -117,8 +117,10 @@ def against_full(
     for encoder in dict.fromkeys(rows.loc[rows["swap"] != "", "encoder"]):
         base = plain[plain["encoder"] == encoder]
         if len(base): parts.append(against(study, rows[(rows["encoder"] == encoder) & ((rows["swap"] != "") | (rows["method"] == base["method"].iloc[0]))], base["method"].iloc[0]))
-    full, own = plain[plain["mode"] == "full"], set(rows.loc[rows["swap"] != "", "encoder"])
-    if len(full): parts.append(against(study, plain[~plain["encoder"].isin(own - {full["encoder"].iloc[0]})], full["method"].iloc[0], across=True))
+    own = set(rows.loc[rows["swap"] != "", "encoder"])
+    for _, part in plain.groupby("task", sort=False):  # other encoders, and shorter texts
+        full = part[part["mode"] == "full"]
+        if len(full): parts.append(against(study, part[~part["encoder"].isin(own - {full["encoder"].iloc[0]})], full["method"].iloc[0], across=True))
     parts = [p for p in parts if len(p)]
     out = pd.concat(parts, ignore_index=True) if parts else against(study, rows[:0])
     return out.assign(p_holm=holm(out["p"].to_numpy(float)) if len(out) else [])
@@ -333,6 +335,7 @@ def attention_notes(
     "What a reader must know."
     notes = ["Performer has no attention weights, so that the dropout of weights does not apply to it.",
              "In evaluation BigBird of transformers draws no random blocks, the first block stands in their place; in training it draws the same ones for every seed.",
+             "Seconds of training and evaluation are those of the machine as it was during the run, whatever else ran on it; to compare costs, take those of a block, which were measured in turns.",
              "BigBird of transformers allocates all pairs of weights even when it is sparse: its memory grows with the square of the length, and its attention does not run in mixed precision (here it is taken out of it)."]
     if len(rows) and (rows["mode"].str.contains(",")).any(): notes.append("BigBird reads a batch with full attention when it is short; the shares are those of the texts by themselves, beside longer ones in a batch they may be read as these.")
     return notes + remarks(study)

@@ -230,7 +230,7 @@ def _read(g):
     unread, english = g[g["unknown"] > MUCH], g.loc[g["language"] == "en", "tokens"]
     spelled = g[(g["tokens"] > SPELLED * english.iloc[0]) & (g["unknown"] <= MUCH)] if len(english) else g[:0]
     known = g[~g["language"].isin([*unread["language"], *spelled["language"], "en"])]
-    parts = [f"of {_names(unread, lambda r: number(r['unknown'], 0) + ' %')} its word pieces are [UNK] (mean score {number(unread['mean'].mean())})"] if len(unread) else []
+    parts = [f"of {_names(unread, lambda r: number(r['unknown'], 0) + ' %')} its word pieces are [UNK] (mean score of {g['method'].iloc[0]}: {number(unread['mean'].mean())})"] if len(unread) else []
     if len(spelled): parts.append(f"{_names(spelled)} {'are' if len(spelled) > 1 else 'is'} spelled out, more than {SPELLED:g} times as many word pieces as English (mean {number(spelled['mean'].mean())})")
     if parts and len(known): parts.append(f"the other languages but English have a mean of {number(known['mean'].mean())}")
     return f"What {g['encoder'].iloc[0]} can read: {'; '.join(parts)}." if parts else f"{g['encoder'].iloc[0]} can write all of these languages: less than {100 * MUCH:g} % of the word pieces are [UNK]."
@@ -243,7 +243,7 @@ def paragraph(
     "What the numbers say."
     found = [tally(study)]
     for _, g in means.groupby(["method", "encoder", "settings"], sort=False): found.append(_sentence(g))
-    found += [_read(g.drop_duplicates("language")) for _, g in means.groupby("encoder", sort=False)]
+    found += [_read(g[g["method"] == g["method"].iloc[0]].drop_duplicates("language")) for _, g in means.groupby("encoder", sort=False)]
     return " ".join(filter(None, found))
 
 # %% ../../nbs/84_studies.languages.ipynb #153308be
@@ -278,7 +278,7 @@ def language_notes(
     rows: pd.DataFrame, # from `language_rows`
 ) -> list[str]:
     "What a reader must know."
-    notes = ["The test sets are the same pairs in each language, and so are the parts that were drawn of them: differences between columns are differences between languages."] if len(rows) else []
+    notes = ["The test sets are the same pairs in each language, and so are the parts that a run draws of them: within a row, differences between columns are differences between languages."] if len(rows) else []
     cut = rows.dropna(subset="cut")
     if len(cut) and (cut["cut"] > 0).any():
         worst = cut.loc[cut["cut"].astype(float).idxmax()]

@@ -194,7 +194,7 @@ def accepted(
                          for (when, by, why), made in groups.items()])
 
 # %% ../../nbs/83_studies.page.ipynb #ed3dd15d
-TEXT_COLUMNS = {"Task", "Metric", "Encoder", "Method", "Settings", "Side", "Probe", "Made by", "Accepted", "For", "Reason", "Source", "Source (BERT-base)",
+TEXT_COLUMNS = {"Task", "Metric", "Run", "Of", "Text", "Encoder", "Method", "Settings", "Side", "Probe", "Made by", "Accepted", "For", "Reason", "Source", "Source (BERT-base)",
                 "Protocol", "Collapsed", "Seeds", "run", "state", "why", "Scored on", "System", "Remark", "Strategy", "Training", "Frozen", "Budget", "Words", "Subcase", "Heuristic", "Answer", "Language", "Item", "Value", "optimizer", "precision", "examples"}
 DETAILS = "<!-- details -->"  # what a README shows of `table.md` ends here
 PROTOCOL_NOTES = {

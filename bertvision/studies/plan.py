@@ -478,7 +478,9 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     if "out_dir" in names: places["out_dir"] = str(out / id)
     toy = "task" in grid and get_task(grid["task"]).toy
     if "data" in names and data and not toy: places["data"] = data
-    full = check_parameters(step.experiment, _settings(step, names, grid, where) | places)
+    given = _settings(step, names, grid, where)
+    if (corpus := given.get("corpus")) and Path(corpus).expanduser().exists(): places["corpus"] = str(Path(corpus).expanduser().resolve())  # each run works in a folder of its own
+    full = check_parameters(step.experiment, given | places)
     _check_choices(full)
     before = {j.id: j.fingerprint for jobs in needed.values() for j in jobs}
     job = Job(id, step.name, step.experiment, out / id, grid, full, tuple(places), tuple(before), {})

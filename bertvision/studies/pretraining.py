@@ -96,16 +96,21 @@ def plot_learning(
     return finish(fig, "Learning from plain text; dots: text that was held out")
 
 # %% ../../nbs/84_studies.pretraining.ipynb #5db31750
+def _known(record: dict) -> tuple: # (measures, what text they are of)
+    held = record["learned"].get("held_out", {})
+    return (held, "held-out text") if "mlm_loss" in held else (record["learned"]["train"] | held, "the text it learned from")
+
+
 def learning_table(
     study: Results,
 ) -> pd.DataFrame: # text cells, a row a pre-training
-    "What each pre-training knew at its end, of text that was held out where there is some, and what it cost."
+    "What each pre-training knew at its end, and what it cost."
     cell = lambda x, form="{:.3f}": "" if x is None else form.format(x)
     out = []
     for run, r in study.runs.items():
         if r["experiment"] != "pretrain": continue
-        last, known = r["history"][-1], r["learned"].get("held_out") or r["learned"]["train"]
-        out.append({"Run": run, "Text": Path(r["parameters"]["corpus"]).name, "Steps": f"{last['step']:,}", "Tokens": f"{last['tokens'] / 1e6:.1f} M", "Hidden words, loss": cell(known.get("mlm_loss")),
+        last, (known, of) = r["history"][-1], _known(r)
+        out.append({"Run": run, "Of": of, "Text": Path(r["parameters"]["corpus"]).name, "Steps": f"{last['step']:,}", "Tokens": f"{last['tokens'] / 1e6:.1f} M", "Hidden words, loss": cell(known.get("mlm_loss")),
                     "right, %": cell(known.get("mlm_accuracy"), "{:.1%}").removesuffix("%"), "Next sentence right, %": cell(known.get("nsp_accuracy"), "{:.1%}").removesuffix("%"), "Replaced words right, %": cell(known.get("rtd_accuracy"), "{:.1%}").removesuffix("%"),
                     "Pseudo-perplexity": cell(known.get("pseudo_perplexity"), "{:.1f}"), "Weights": f"{r['parameters_count']['total'] / 1e6:.1f} M", "Word pieces": f"{r['vocabulary_size']:,}",
                     "Tokens/s": f"{r['tokens_per_second']:,.0f}", "Minutes": f"{r['seconds']['total'] / 60:.1f}"})
@@ -168,23 +173,33 @@ def paragraph(
     compared: pd.DataFrame, # from `against_untrained`
 ) -> str: # one paragraph
     "What the numbers say, in words made from the numbers."
-    found, done = [tally(study)], [r for r in study.runs.values() if r["experiment"] == "pretrain"]
-    known = [r["learned"].get("held_out") or r["learned"]["train"] for r in done]
-    if done:
-        mean = lambda values: float(np.mean(list(values)))
-        found.append(f"After {done[0]['history'][-1]['tokens'] / 1e6:.1f} million tokens ({mean(r['seconds']['train'] for r in done) / 60:.0f} minutes of training) {number(mean(k['mlm_accuracy'] for k in known))} % "
-                     f"of the hidden words {'of held-out text ' if done[0]['learned'].get('held_out') else ''}are found, mean over {len(done)} seed{'s' * (len(done) > 1)}.")
+    found, groups, mean = [tally(study)], {}, lambda values: float(np.mean(list(values)))
+    for r in study.runs.values():
+        if r["experiment"] == "pretrain": groups.setdefault((r["step"], _known(r)[1]), []).append(r)
+    for (step, of), done in groups.items():
+        found.append(f"{study.titles.get(step, 'Pre-training')}: after {mean(r['history'][-1]['tokens'] for r in done) / 1e6:.1f} million tokens ({mean(r['seconds']['train'] for r in done) / 60:.0f} minutes of training) "
+                     f"{number(mean(_known(r)[0]['mlm_accuracy'] for r in done))} % of the hidden words of {of} are found, mean over {len(done)} run{'s' * (len(done) > 1)}.")
     return " ".join(found + [verdict(compared, m) for m in dict.fromkeys(rows.sort_values("steps")["method"]) if m in set(compared["method"])])
 
 # %% ../../nbs/84_studies.pretraining.ipynb #cd1c3c21
 FIGURES = {"learning": "Learning from plain text", "transfer": "What a task gains"}
-_MAIN = "Headline scores × 100, mean ± standard deviation over seeds; all rows have one architecture, one vocabulary and, seed for seed, the same first weights."
+_MAIN = "Headline scores × 100, mean ± standard deviation over seeds."
+_ONE = " All rows have one architecture, one vocabulary and, seed for seed, the same first weights."
 _TESTED = "Differences × 100 on the same examples and seeds; interval and p from a bootstrap over examples, Holm over all rows."
 
 
-def _sections(study, compared):
-    parts = [("Against what was not pre-trained", differences(compared), _TESTED),
-             ("Pre-training", learning_table(study), "Hidden words and next sentences of text that was held out, at the end; pseudo-perplexity of held-out sentences, a word hidden at a time."),
+def _caption(study, rows):
+    "What all rows share is said where it is so."
+    sources = [r for r in study.runs.values() if r["experiment"] == "pretrain"]
+    tuned = sum(r["experiment"] == "finetune" for r in study.runs.values())
+    alike = len({(r["parameters_count"]["total"], r["vocabulary_size"], r["step"]) for r in sources}) == 1 and len({r["seed"] for r in sources}) == len(sources)
+    return _MAIN + (_ONE if alike and len(rows) == tuned else "")
+
+
+def _sections(study, rows, compared):
+    nothing = len(rows) and rows["steps"].min() == 0 and not any(r["parameters"].get("encoder") for r in study.runs.values() if r["experiment"] == "pretrain")
+    parts = [("Against what was not pre-trained" if nothing else "Against the fewest steps of pre-training", differences(compared), _TESTED),
+             ("Pre-training", learning_table(study), "Hidden words and next sentences at the end; pseudo-perplexity of held-out sentences, a word hidden at a time."),
              ("Runs of an earlier code", accepted(study), EARLIER)]
     return [p for p in parts if len(p[1])]
 
@@ -204,10 +219,10 @@ def write_pretraining_report(
     study = read_study(folder)
     rows, table, place = transfer_rows(study), glue_table(study), study.folder / "report"
     compared = against_untrained(study, rows, table)
-    main, lead, notes, sections = main_table(table), paragraph(study, rows, compared), remarks(study), _sections(study, compared)
+    main, lead, notes, sections = main_table(table), paragraph(study, rows, compared), remarks(study), _sections(study, rows, compared)
     drawn = {"learning": plot_learning(learning_rows(study)), "transfer": plot_transfer(rows)}
     figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES)
-    markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(main), _MAIN] if len(main) else []), DETAILS, *markdown_sections(sections), *(["## Notes", "\n".join(f"- {n}" for n in notes)] if notes else []), *markdown_end(study)]) + "\n"
-    parts = ([heading("Scores"), html_table(main, _MAIN)] if len(main) else []) + [html_figure(*f) for f in figures.items()]
+    markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(main), _caption(study, rows)] if len(main) else []), DETAILS, *markdown_sections(sections), *(["## Notes", "\n".join(f"- {n}" for n in notes)] if notes else []), *markdown_end(study)]) + "\n"
+    parts = ([heading("Scores"), html_table(main, _caption(study, rows))] if len(main) else []) + [html_figure(*f) for f in figures.items()]
     page = html_page(study, lead, [*parts, *html_sections(sections), *([heading("Notes"), html_list(notes, "notes")] if notes else []), *html_end(study)])
     return write_files(place, table, markdown, page)

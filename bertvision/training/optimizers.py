@@ -61,7 +61,7 @@ class BertAdam(_Moments):
 
 # %% ../../nbs/40_training.optimizers.ipynb #4ffae3d4
 class Lamb(_Moments):
-    "Adam with steps of the size of the weights, matrix by matrix (You et al., 2020); groups without weight decay take Adam's step."
+    "Adam with steps of the size of the weights, matrix by matrix (You et al., 2020); biases and norms take Adam's step."
     def _update(self, group, params, m, v):
         for p in params: self.state[p]["step"] = self.state[p].get("step", torch.zeros(())) + 1
         (b1, b2), steps = group["betas"], [float(self.state[p]["step"]) for p in params]
@@ -69,9 +69,9 @@ class Lamb(_Moments):
         torch._foreach_sqrt_(scale)
         torch._foreach_add_(scale, group["eps"])
         update = torch._foreach_div(torch._foreach_div(m, [1 - b1**t for t in steps]), scale)
-        if group["weight_decay"]:
-            torch._foreach_add_(update, params, alpha=group["weight_decay"])
-            torch._foreach_mul_(update, [_trust(a, b) for a, b in zip(torch._foreach_norm(params), torch._foreach_norm(update))])
+        if group["weight_decay"]: torch._foreach_add_(update, params, alpha=group["weight_decay"])
+        for p, u in zip(params, update):
+            if p.ndim >= 2: u.mul_(_trust(p.norm(), u.norm()))
         torch._foreach_add_(params, update, alpha=-group["lr"])
 
 
