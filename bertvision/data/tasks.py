@@ -42,7 +42,7 @@ class File:
     only: tuple = ()   # column of the header and its value, ("language", "zh"): no other row belongs to the split
     instead: tuple = ()  # Files of other layouts, each looked for when none before it is there
 
-
+# %% ../../nbs/10_data.tasks.ipynb #785b68ce
 @dataclass(frozen=True)
 class Articles:
     "Articles of an official SQuAD file, all of them or a part."
@@ -442,7 +442,7 @@ def choose_layout(
     found = (f for f in _layouts(file) if find_file(folder, f.name)) if isinstance(file, File) else ()
     return next(iter(found), file)
 
-
+# %% ../../nbs/10_data.tasks.ipynb #4cd80ced
 def file_names(
     file, # File or tuple of Articles
 ) -> list: # of text

@@ -34,7 +34,7 @@ class Second(NamedTuple):
     counted: str    # examples | tokens: what its mean is taken over
     weight: float   # in the loss
 
-
+# %% ../../nbs/73_pretraining.objective.ipynb #e6d3d554
 class Pretraining(nn.Module):
     "An encoder with its heads, asked for masked words and, with `pairs`, for next sentences. Raises EncoderError for a family without such heads."
     def __init__(self,
@@ -85,7 +85,7 @@ def new_pretraining(
     with torch_seed(seed): model = (tf.BertForPreTraining if pairs else tf.BertForMaskedLM)(config)
     return Pretraining(_quick(model, attention), pairs), _wordpiece(vocabulary, lowercase, longest)
 
-
+# %% ../../nbs/73_pretraining.objective.ipynb #ea1e1bad
 def _shape(vocabulary, layers, width, heads, longest, dropout, start) -> dict: # of a configuration
     if width % heads: raise ParameterError(f"heads = {heads}: expected a divisor of width = {width}")
     return dict(vocab_size=len(vocabulary), hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * width,

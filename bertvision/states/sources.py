@@ -84,7 +84,7 @@ def _read_text(folder: Path) -> bool: # whether a pre-training is behind a run
     earlier = read_record(folder)["parameters"].get("finetune_dir")
     return _pretrained(folder) or bool(earlier) and _read_text(folder / earlier)
 
-
+# %% ../../nbs/34_states.sources.ipynb #84d9f8fb
 def _pretrained(folder: Path) -> bool: return read_record(folder)["experiment"] == "pretrain"
 
 

@@ -255,7 +255,7 @@ def error_rows(
 def plot_errors(
     rows: pd.DataFrame, # from `error_rows`
 ) -> plt.Figure | None: # None without any
-    "Error by features, rank or window, a panel an attention and a line a length; mean over layers, texts and draws."
+    "Error by features, rank or window, a panel an attention and a line a length; mean over layers, texts and draws. What is below a hundredth leaves the panel: it is exact but for rounding."
     if not len(rows): return None
     names, lengths = list(dict.fromkeys(rows["attention"])), sorted(rows["length"].unique())
     fig, axes = panel_grid(1, len(names), 3.6, 3.3, sharey=True)
@@ -266,7 +266,9 @@ def plot_errors(
         _powers(ax, part["setting"])
         ax.set_yscale("log"); ax.set(title=name, xlabel={"performer": "features", "window": "tokens seen"}.get(name, "mixtures"))
     axes[0, 0].set_ylabel("relative error")
-    return finish(fig, f"Error of each layer's values, before any training: {', '.join(dict.fromkeys(rows['encoder']))}")
+    exact = (rows["error"] < 0.01).any()
+    if exact: axes[0, 0].set_ylim(bottom=0.01)
+    return finish(fig, f"Error of each layer's values, before any training: {', '.join(dict.fromkeys(rows['encoder']))}" + ("; a line that leaves at the bottom is exact" if exact else ""))
 
 # %% ../../nbs/84_studies.attention.ipynb #07373731
 def plot_time(

@@ -203,7 +203,7 @@ def _sections(study, rows, compared):
              ("Runs of an earlier code", accepted(study), EARLIER)]
     return [p for p in parts if len(p[1])]
 
-
+# %% ../../nbs/84_studies.pretraining.ipynb #7704e075
 def main_table(
     table: pd.DataFrame, # from `glue_table`
 ) -> pd.DataFrame: # text cells
