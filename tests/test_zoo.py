@@ -92,7 +92,7 @@ def test_an_old_name_is_an_error_that_names_the_new_one(cell):
 def test_the_listings(capsys):
     assert main(["encoders"]) == 0
     out = capsys.readouterr().out
-    for word in ("tuned on texts of", "mnli qqp squad2", "hub, not pinned", "104 languages", "11,170,560", "not stated", "8,192"): assert word in out
+    for word in ("tuned on texts of", "mnli xnli-en qqp qnli squad1", "hub, not pinned", "104 languages", "11,170,560", "not stated", "8,192"): assert word in out
     assert all(name in out for name in ENCODERS)
     assert main(["encoders", "--gluon"]) == 0
     out = capsys.readouterr().out
