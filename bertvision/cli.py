@@ -33,7 +33,7 @@ def _plan(args):
     from bertvision.studies.plan import load_study, plan
 
     study = load_study(args.study, args.set, tasks=_words(args.tasks), encoders=_words(args.encoders), seeds=_numbers(args.seeds))
-    return plan(study, args.data, args.out, weights=args.command.__name__ in ("run", "search", "plan"))
+    return plan(study, args.data, args.out, inputs=args.command.__name__ in ("run", "search", "plan"))
 
 # %% ../nbs/99_cli.ipynb #74f0eb8c
 def _minutes(seconds: float) -> str:

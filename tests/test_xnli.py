@@ -180,7 +180,7 @@ def test_a_changed_test_set_touches_the_runs_that_read_it(root, tmp_path):
 
 @pytest.mark.parametrize("name", ["xnli", "xnli-small", "gluon"])
 def test_the_studies_can_be_planned(name, tmp_path):
-    p = plan(load_study(name), None, tmp_path, weights=False)
+    p = plan(load_study(name), None, tmp_path, inputs=False)
     assert p.jobs and {job_state(j).name for j in p.jobs} == {"new"}
     if name == "gluon":
         rows = {(j.grid["task"], j.grid["encoder"].rpartition("/")[2]) for j in p.jobs}

@@ -509,12 +509,18 @@ def _beside(job: Job, data: str) -> dict:
     "What else a run reads: HANS, XNLI's test sets, plain text, and the results of runs outside the study that a step names by their folders."
     files = input_files("hans", data)[-1:] if job.parameters.get("hans") and data else []
     if data: files += dict.fromkeys(path for code in _languages(job) for path in input_files(f"xnli-{code}", data)[-1:])
-    if (corpus := job.parameters.get("corpus", "toy")) != "toy": files += corpus_files(corpus_place(corpus, data))
+    if (place := _text(job, data)) and place.exists(): files += corpus_files(place)
     for name in ("select_dir", "dynamics_dir", "cluster_input"):
         given = job.parameters.get(name) if name not in job.places else ""
         for folder in [given] if isinstance(given, str) else given or ():
             files += [p for p in (job.folder / folder / n for n in ("record.json", "clusters.json")) if folder and p.is_file()]
     return {"beside": [[p.name, file_fingerprint(p)] for p in files]} if files else {}
+
+
+def _text(job: Job, data: str) -> Path | None:
+    "Where the plain text of a run is looked for; None for a run that reads none, or generates it."
+    corpus = job.parameters.get("corpus", "toy")
+    return None if corpus == "toy" else corpus_place(corpus, data)
 
 
 def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
@@ -563,7 +569,7 @@ def plan(
     study: Study,
     data=None, # folder in GLUE's layout; None = BERTVISION_DATA, else the hub
     out="outputs", # folder of all studies
-    weights: bool = True, # look for the weights that come with packages; a report of finished runs needs none
+    inputs: bool = True, # look for the plain text, and for the weights that come with packages; a report of finished runs needs neither
 ) -> Plan:
     "Turn a study into checked jobs; raises the first error that a run would meet. Writes nothing."
     root = data_root(data)
@@ -576,8 +582,11 @@ def plan(
         ids = [j.id for j in made[step.name]]
         if twice := {id for id in ids if ids.count(id) > 1}: raise StudyError(f"{where}: two runs would share the folder {min(twice)}: give the swept values names that differ in letters, digits, dots or dashes")
     for name in study.encoders:
-        if weights and (row := _zoo(name)) and row.package: locate(name)
-    return Plan(study, folder, data, [j for jobs in made.values() for j in jobs], _notes(study, data), _command(study, data, out))
+        if inputs and (row := _zoo(name)) and row.package: locate(name)
+    jobs = [j for jobs in made.values() for j in jobs]
+    for place in filter(None, (_text(j, data) for j in jobs)):
+        if inputs: corpus_files(place)
+    return Plan(study, folder, data, jobs, _notes(study, data), _command(study, data, out))
 
 # %% ../../nbs/80_studies.plan.ipynb #5779dc34
 RUNNER_LOCK = ".runner.lock"  # held by the process that executes the notebook

@@ -199,7 +199,7 @@ def _caption(study, rows):
 def _sections(study, rows, compared):
     nothing = len(rows) and rows["steps"].min() == 0 and not any(r["parameters"].get("encoder") for r in study.runs.values() if r["experiment"] == "pretrain")
     parts = [("Against what was not pre-trained" if nothing else "Against the fewest steps of pre-training", differences(compared), _TESTED),
-             ("Pre-training", learning_table(study), "Hidden words and next sentences at the end; pseudo-perplexity of held-out sentences, a word hidden at a time."),
+             ("Pre-training", learning_table(study), "What was left at the end; pseudo-perplexity of held-out sentences, a word hidden at a time."),
              ("Runs of an earlier code", accepted(study), EARLIER)]
     return [p for p in parts if len(p[1])]
 
