@@ -179,7 +179,7 @@ def test_a_finetuning_whose_kernel_is_killed_ends_with_the_same_metrics(tmp_path
     study = tmp_path / "studies" / "kill.yaml"
     study.parent.mkdir()
     study.write_text("tasks: [toy-sentiment]\nencoders: [tiny-random]\nseeds: [0]\nsteps:\n  finetune: {parameters: "
-                     "{epochs: 6, train_examples: 1600, max_length: 64, lr: 1e-3, checkpoint_seconds: 0.3, precision: fp32}}\n")
+                     "{epochs: 3, train_examples: 800, max_length: 64, lr: 1e-3, checkpoint_seconds: 0.3, precision: fp32}}\n")
 
     def run(out):
         return subprocess.Popen([*COMMAND, "run", str(study), "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
