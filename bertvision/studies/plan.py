@@ -584,8 +584,7 @@ def plan(
     for name in study.encoders:
         if inputs and (row := _zoo(name)) and row.package: locate(name)
     jobs = [j for jobs in made.values() for j in jobs]
-    for place in filter(None, (_text(j, data) for j in jobs)):
-        if inputs: corpus_files(place)
+    for place in {_text(j, data) for j in jobs if inputs} - {None}: corpus_files(place)
     return Plan(study, folder, data, jobs, _notes(study, data), _command(study, data, out))
 
 # %% ../../nbs/80_studies.plan.ipynb #5779dc34
