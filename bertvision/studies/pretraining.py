@@ -130,28 +130,31 @@ def _steps_before(study: Results, record: dict) -> int | None:
 def transfer_rows(
     study: Results,
 ) -> pd.DataFrame: # task, method, seed, steps (of pre-training), score (headline), baseline; in the order of the steps
-    "Scores of the fine-tunings that started from a pre-training; empty for a study without."
-    found = []
+    "Scores of the fine-tunings that started from a pre-training; empty for a study without. Of several from the same steps the one comes first that the study names first."
+    found, order = [], list(dict.fromkeys(j["step"] for j in study.jobs))
     for run, r in study.runs.items():
         if r["experiment"] != "finetune" or r["task"] not in TASKS or (steps := _steps_before(study, r)) is None: continue
         task = get_task(r["task"])
         split, metric = task.report[0], task.metrics[0]
-        found.append({"task": task.name, "method": study.titles.get(r["step"], r["step"]), "seed": r["seed"], "steps": steps, "score": r["metrics"][split][metric], "baseline": r["baselines"][split].get(metric)})
-    rows = pd.DataFrame(found, columns=["task", "method", "seed", "steps", "score", "baseline"])
-    return rows.sort_values(["task", "steps", "seed"], kind="stable", ignore_index=True)
+        found.append({"task": task.name, "method": study.titles.get(r["step"], r["step"]), "seed": r["seed"], "steps": steps, "score": r["metrics"][split][metric], "baseline": r["baselines"][split].get(metric),
+                      "order": order.index(r["step"]) if r["step"] in order else len(order)})
+    rows = pd.DataFrame(found, columns=["task", "method", "seed", "steps", "score", "baseline", "order"])
+    return rows.sort_values(["task", "steps", "order", "seed"], kind="stable", ignore_index=True).drop(columns="order")
 
 
 def plot_transfer(
     rows: pd.DataFrame, # from `transfer_rows`
 ) -> plt.Figure | None: # None without any
-    "Headline score against the steps of pre-training, a panel a task: each seed a dot, the line their mean; dotted: the trivial predictor."
+    "Headline score against the steps of pre-training, a panel a task: each seed a dot, the line their mean; hollow: a second way of fine-tuning from the same steps; dotted: the trivial predictor."
     if not len(rows): return None
     tasks, shown = list(dict.fromkeys(rows["task"])), sorted(rows["steps"].unique())
     fig, axes = panel_grid(1, len(tasks), 4.6)
     for ax, name in zip(axes.flat, tasks):
         part, at = rows[rows["task"] == name], shown.index
-        ax.plot([at(s) for s in part["steps"]], 100 * part["score"].astype(float), ls="", marker="o", ms=5, alpha=0.6, color="C0", label="a seed")
-        means = part.groupby("steps")["score"].mean()
+        first = part["method"] == part.groupby("steps")["method"].transform("first")
+        for g, face, label in ((part[first], "C0", "a seed"), (part[~first], "none", "a seed, another recipe")):
+            if len(g): ax.plot([at(s) for s in g["steps"]], 100 * g["score"].astype(float), ls="", marker="o", ms=5, alpha=0.6, color="C0", mfc=face, label=label)
+        means = part[first].groupby("steps")["score"].mean()
         ax.plot([at(s) for s in means.index], 100 * means, color="C0", label="mean")
         ax.axhline(100 * part["baseline"].astype(float).mean(), color="0.2", ls=":", lw=1.3, label="trivial predictor")
         ax.set(title=task_title(name), xlabel="steps of pre-training", ylabel=f"{METRICS[get_task(name).metrics[0]].title} × 100", xticks=range(len(shown)), xticklabels=[f"{s:,}" for s in shown])
