@@ -28,6 +28,7 @@ from fastcore.basics import patch
 import bertvision
 from .core import (DataError, OutputError, ParameterError, Phases, device_report, peak_memory, read_json,
                              replacing, suggest, versions, write_json)
+from .processes import is_main, leave, process_count
 
 # %% ../nbs/01_runs.ipynb #c2563b17
 def notebook_cells(
@@ -181,8 +182,9 @@ def _code_version() -> str:
 
 def _machine() -> dict:
     "The device report; a run that never loaded torch says so instead of paying for its import."
-    if "torch" in sys.modules: return device_report()
-    return {"device": "cpu", "name": platform.machine(), "cores": os.cpu_count(), "precision": None}
+    several = {"processes": process_count()} if process_count() > 1 else {}
+    if "torch" in sys.modules: return device_report() | several
+    return {"device": "cpu", "name": platform.machine(), "cores": os.cpu_count(), "precision": None} | several
 
 # %% ../nbs/01_runs.ipynb #958e7d46
 def new_record(
@@ -316,7 +318,9 @@ class Run:
         protocol: str = "carved", # carved | original
     ) -> "Run": # with a record that says "running"
         "Lock the folder and write the first record; raises OutputError when it is taken or cannot be written."
+        if process_count() > 1 and not out_dir: raise ParameterError(f"out_dir = '': expected a folder, which the {process_count()} processes of this run share")
         folder = Path(out_dir or tempfile.mkdtemp(prefix="bertvision-")).expanduser().resolve()
+        if not is_main(): return cls(folder, new_record(experiment, dict(parameters), seed, protocol))
         _take(folder)
         job = read_json(folder / "job.json") if (folder / "job.json").exists() else None
         record = new_record(experiment, dict(parameters), seed, protocol, job)
@@ -328,12 +332,13 @@ class Run:
 
     def log(self, text: str):
         "Append a line with the time to log.txt."
+        if not is_main(): return
         with open(self.folder / "log.txt", "a", encoding="utf-8") as f: f.write(f"{_now()} {text}\n")
 
     def update(self, done: float, total: float, **info):
         "Tell the runner how far the work is, at most once a second."
         now = time.monotonic()
-        if done < total and now - self._told < 1: return
+        if not is_main() or done < total and now - self._told < 1: return
         self._told = now
         write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
 
@@ -350,6 +355,13 @@ def seconds(self: Run) -> float:
 def _repr_markdown_(self: Run):
     rows = "\n".join(f"| {k} | `{v!r}` |" for k, v in self.record["parameters"].items())
     return f"**{self.record['experiment']}**, {self.record['status']}\n\n| parameter | value |\n|---|---|\n{rows}"
+
+# %% ../nbs/01_runs.ipynb #c1ece050
+@patch
+def main_only(self: Run):
+    "From here on only the main process goes on; the others end, with their cells' work done."
+    leave()
+    if not is_main(): raise SystemExit(0)
 
 # %% ../nbs/01_runs.ipynb #4d6bb936
 def _save_predictions(folder: Path, predictions):
@@ -380,6 +392,7 @@ def finish(self: Run,
     extra: dict | None = None, # baselines, history, parameters_count, padding_waste and whatever the experiment adds
 ) -> dict: # the record
     "Write predictions, then the record with status \"done\"; raises ParameterError for a malformed result."
+    if not is_main(): raise OutputError("finish: only the main process writes a record; call run.main_only() before")
     given = {"examples_per_second": examples_per_second, "collapsed": collapsed, "examples": examples, **(extra or {})}
     _check_metrics(metrics)
     if predictions is not None: _save_predictions(self.folder, predictions)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..core import DataError, ParameterError, fingerprint, replacing
 from ..data.batches import longest_first
+from ..processes import share
 from .corpus import Corpus
 from .examples import Masking, Special, Stretches, assemble, hide, stretches
 
@@ -96,12 +97,11 @@ def make_batch(
     ids, segments, hidden, targets, random = reading.texts(epoch, rows)
     facts, width = {"all_hidden": len(hidden), "all_examples": len(rows), "all_tokens": int((ids != reading.special.pad).sum())}, ids.shape[1]
     if processes > 1:
-        mine = np.arange(process, len(rows), processes)
-        if idle := not len(mine): mine = np.array([0])  # an example that counts for nothing: all processes must take the same steps
+        mine, counted = share(len(rows), process, processes)
         place = np.full(len(rows), -1); place[mine] = np.arange(len(mine))
-        kept = (place[hidden // width] >= 0) & (not idle)
+        kept = (place[hidden // width] >= 0) & counted
         hidden, targets = place[hidden[kept] // width] * width + hidden[kept] % width, targets[kept]
-        ids, segments, random = ids[mine], segments[mine], np.where(idle, -100, random[mine])
+        ids, segments, random = ids[mine], segments[mine], np.where(counted, random[mine], -100)
     tensors = dict(input_ids=ids, attention_mask=(ids != reading.special.pad).astype(np.int64), token_type_ids=segments, hidden=hidden, targets=targets, random=random.astype(np.int64))
     return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in tensors.items()} | facts
 

@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from ..core import ParameterError, Phases, TrainingError, choose_precision, fingerprint, progress, seed_everything
 from ..models.encoders import _positions
 from ..models.precise import autocast
+from ..processes import join, seed_step, wait
 from .batches import epoch_batches
 from .objective import Pretraining, save_pretraining
 from ..recipes import Recipe, check_value
@@ -64,10 +65,10 @@ class Learning:
         self.recipe, self.folder, self.keep_steps, self.on_step = recipe, folder, set(keep_steps), on_step
         self.precision, self.phases, self.standing = choose_precision(recipe.precision), Phases(), Standing()
         self.accelerator = _accelerator(self.precision)
-        self.place = (self.accelerator.process_index, self.accelerator.num_processes)
+        self.place = join()
         self._check()
         self._begun = fingerprint([net.model.config.to_dict(), {n: [list(p.shape), p.detach().double().sum().item(), p.detach().double().square().sum().item()] for n, p in net.named_parameters()}])
-        seed_everything(recipe.seed + self.place[0])
+        seed_everything(recipe.seed)
         optimizer = make_optimizer(net.to(self.accelerator.device), recipe.tuning())
         self.model, self.optimizer = self.accelerator.prepare(net, optimizer)
         self.schedule = make_schedule(self.optimizer, recipe.tuning(), recipe.steps)
@@ -109,6 +110,7 @@ def train_step(self: Learning, group: list):
     "Forward and backward over a group of batches, then one step."
     words, second = max(1, sum(b["all_hidden"] for b in group)), self.net.second
     weight = second.weight / sum(b[f"all_{second.counted}"] for b in group) if second else 0.0
+    if self.place[1] > 1: seed_step(self.recipe.seed, self.standing.step, self.place[0])
     for n, batch in enumerate(group):
         with nullcontext() if n == len(group) - 1 else self.accelerator.no_sync(self.model):
             sums = self._sums(batch)
@@ -180,7 +182,7 @@ def restore(self: Learning) -> int: # the step to go on from; 0 = from the begin
     if found:
         self.standing = found
         self.phases.add(found.seconds)
-        if self.place[0]: seed_everything(self.recipe.seed + 1_000_003 * found.step + self.place[0])  # the state that was saved is the first process's
+    wait()  # nobody writes the next checkpoint while another still reads this one
     return self.standing.step
 
 # %% ../../nbs/74_pretraining.loop.ipynb #92c97ac8

@@ -19,6 +19,7 @@ from ..core import DataError, EncoderError, ParameterError, TrainingError, choos
 from ..data.batches import Batches, Tokens, collate, longest_first, tokenizer_fingerprint
 from ..data.ragged import Ragged
 from ..models.precise import HALF, autocast
+from ..processes import is_main, join, receive, send_to_main, wait
 from ..qa.windows import tokenise_for
 from .origin import DTYPES, LIMITS, Origin, States, check_values, weights_fingerprint
 from .store import Stored, Writer, check_stored, encode, load_header, open_states
@@ -260,7 +261,9 @@ def extract(
 ) -> Stored:
     "States of all examples in a file: made, finished or found. Raises DataError (another's file), OutputError, TrainingError."
     if chunk < 1: raise ParameterError(f"chunk = {chunk}: expected at least 1 example")
-    if overwrite: Path(path).unlink(missing_ok=True)
+    join()
+    if overwrite and is_main(): Path(path).unlink(missing_ok=True)
+    wait()  # all see the same file: as it was left, or none
     found = load_header(path) if Path(path).exists() else None
     begun = found.origin if found else None
     if begun and precision == "auto" and found.written < len(found): precision = begun.precision
@@ -269,18 +272,37 @@ def extract(
     origin = replace(stream.origin, dtype=dtype, notes={**plan, **(begun.notes if begun else {})})
     if begun and precision == "auto": origin = replace(origin, precision=begun.precision)
     if found: check_stored(found, origin, tokens)
-    if not found or found.written < len(found): _fill(stream, origin, path, on_step, flush_seconds)
+    wait()
+    if not found or found.written < len(found): _fill(stream, origin, path, found.written if found else 0, on_step, flush_seconds)
+    wait()
     return open_states(path, tokens=tokens)
 
 # %% ../../nbs/31_states.stream.ipynb #67aefdd3
-def _fill(stream: Stream, origin: Origin, path, on_step, flush_seconds: float):
-    "Compute and write the rows that are missing; a chunk is written while the next one is computed."
+def _made(stream: Stream, origin: Origin, todo: list):
+    "Yields (first, end, encoded values) of each chunk in the main process; the others hand over theirs and yield nothing."
+    (process, processes), rooms = join(), ({}, {})
+    for i, (first, end) in enumerate(todo):
+        owner, room = i % processes, rooms[i % 2]
+        if owner == process: encoded = _encode_chunk(stream, origin, first, end, room)
+        elif process == 0: receive(encoded := _room(stream, origin, int(stream.lengths[first:end].sum())), owner)
+        if process == 0: yield first, end, encoded
+        elif owner == process: send_to_main(encoded)
+
+
+def _room(stream: Stream, origin: Origin, vectors: int) -> dict:
+    "Tensors for so many encoded vectors."
+    shapes = {"states": ((vectors, stream.layers, stream.width), DTYPES[origin.dtype])} | ({"scales": ((vectors, stream.layers), np.float16)} if origin.dtype == "int8" else {})
+    return {name: torch.from_numpy(np.empty(shape, kind)) for name, (shape, kind) in shapes.items()}
+
+# %% ../../nbs/31_states.stream.ipynb #0e179e25
+def _fill(stream: Stream, origin: Origin, path, written: int, on_step, flush_seconds: float):
+    "Compute and write the rows from `written` on; a chunk is written while the next one is computed."
     vector = stream.layers * (stream.width * np.dtype(DTYPES[origin.dtype]).itemsize + 2)
+    made = _made(stream, origin, [c for c in _chunks(stream, origin.notes["chunk"], vector) if c[0] >= written])
+    if not is_main(): return list(made)
     with Writer(path, stream.tokens, origin, flush_seconds) as writer, ThreadPoolExecutor(1) as pool:
-        todo = [c for c in _chunks(stream, origin.notes["chunk"], vector) if c[0] >= writer.written]
-        bar, waiting, rooms = progress(total=len(stream), initial=writer.written, desc="extract"), None, ({}, {})
-        for i, (first, end) in enumerate(todo):
-            encoded = _encode_chunk(stream, origin, first, end, rooms[i % 2])
+        bar, waiting = progress(total=len(stream), initial=written, desc="extract"), None
+        for first, end, encoded in made:
             if waiting: waiting.result()
             waiting = pool.submit(writer.put, np.arange(first, end), encoded)
             bar.update(end - first)

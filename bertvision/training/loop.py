@@ -11,6 +11,7 @@ import math
 import shutil
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -25,11 +26,12 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 
 from ..core import (Phases, TrainingError, choose_precision, device, fingerprint, progress, read_json,
                              replacing, seed_everything, write_json)
-from ..data.batches import Batches, Tokens, prediction_batches
+from ..data.batches import Batches, Tokens, collate, longest_first
 from ..data.splits import Splits, split
 from ..models.encoders import Encoder, freeze
 from ..models.heads import span_losses
 from ..models.precise import autocast
+from ..processes import add_up, is_main, join, process_count, seed_step, share, wait
 from ..qa.windows import tokenise_for
 from ..recipes import Recipe
 from .grading import fallen, grade, trivial
@@ -48,21 +50,25 @@ def predict(
     positions: int = 8192, # padded tokens a batch
     desc: str = "predict", # label of the progress bar
     precision: str = "fp32", # auto | bf16 | fp16 | fp32; a model that accelerate has prepared keeps its own
+    process: int = 0, # of `processes`, which share the batches and all get all logits
+    processes: int = 1,
 ) -> np.ndarray: # (examples, C) float32 logits in the order of the tokens; for spans (tokens, 2), end to end
     "Logits of every example; the model is in evaluation mode meanwhile."
     training, logits, precision = model.training, None, choose_precision(precision)
     model.eval()
-    bar = progress(total=len(tokens), desc=desc)
-    for rows, batch in prediction_batches(tokens, positions):
+    bar, plan = progress(total=len(tokens), desc=desc), list(longest_first(tokens.lengths, positions))
+    if len(plan) < processes: process, processes = 0, 1  # too few to be shared: each does them all
+    for rows in plan[process::processes]:
+        batch = collate(tokens, rows)
         batch = {k: v.to(model.device, non_blocking=True) for k, v in batch.items()}
         with autocast(model.device.type, precision): out = _outputs(model, batch).float()
         if spans := out.ndim == 3: out = out[batch["attention_mask"].bool()]
-        if logits is None: logits = np.empty((len(tokens.input_ids) if spans else len(tokens), out.shape[-1]), np.float32)
+        if logits is None: logits = np.zeros((len(tokens.input_ids) if spans else len(tokens), out.shape[-1]), np.float32)
         logits[tokens.where(rows) if spans else rows] = out.cpu().numpy()
         bar.update(len(rows))
     bar.close()
     model.train(training)
-    return logits
+    return add_up(logits) if processes > 1 else logits
 
 # %% ../../nbs/41_training.loop.ipynb #10560f03
 @dataclass
@@ -160,6 +166,7 @@ class Fitting:
         self.task, self.phases = encoder.task, Phases()
         with self.phases("tokenise"): self.tokens = {k: self._tokenise(k, d) for k, d in self._datasets().items()}
         for tokens in self.tokens.values(): encoder.check(tokens)
+        self.process, self.processes = join()
         seed_everything(recipe.seed, recipe.deterministic)
         freeze(encoder, recipe.freeze)
         self.precision = choose_precision(recipe.precision)
@@ -202,11 +209,13 @@ def batch_loss(
 @patch
 def train_step(self: Fitting, group: list) -> torch.Tensor: # mean loss over the group's examples
     "Forward and backward over a group of batches, then one step."
-    examples, loss_sum = sum(len(b["labels"]) for b in group), 0.0
-    for batch in group:
-        batch = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
-        loss = batch_loss(self.model, batch, self.task.kind) * (len(batch["labels"]) / examples)
-        self.accelerator.backward(loss)
+    examples, loss_sum = sum(len(rows) for rows in group), 0.0
+    if self.processes > 1: seed_step(self.recipe.seed, self.standing.step, self.process)
+    for rows in group:
+        batch, weight = self._part(rows)
+        with nullcontext() if rows is group[-1] else self.accelerator.no_sync(self.model):
+            loss = batch_loss(self.model, batch, self.task.kind) * (weight / examples)
+            self.accelerator.backward(loss * self.processes if self.processes > 1 else loss)  # their gradients are averaged
         loss_sum = loss_sum + loss.detach()
     if self.recipe.clip: self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
     self.optimizer.step()
@@ -214,9 +223,17 @@ def train_step(self: Fitting, group: list) -> torch.Tensor: # mean loss over the
     self.optimizer.zero_grad()
     if self.average: self.average.update(self._bare_model())
     self._count(group, examples)
-    return loss_sum
+    return add_up(loss_sum)
 
 # %% ../../nbs/41_training.loop.ipynb #0fd31bfc
+@patch
+def _part(self: Fitting, rows) -> tuple: # (batch on the device, how many of its examples count)
+    "What this process takes of a batch."
+    mine, counts = share(len(rows), self.process, self.processes)
+    batch = collate(self.tokens["train"], rows[mine], self.batches.multiple)
+    return {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}, len(mine) * counts
+
+
 @patch
 def _count(self: Fitting, group: list, examples: int):
     s = self.standing
@@ -246,21 +263,27 @@ def evaluations(self: Fitting) -> set: # step numbers
 
 
 @patch
+def _predict(self: Fitting, part: str, desc: str) -> np.ndarray: # logits
+    return predict(self._bare_model(), self.tokens[part], desc=desc, process=self.process, processes=self.processes)
+
+
+@patch
 def evaluate(self: Fitting):
     "Score the selection part, keep the weights when they are the best so far, count towards early stopping."
     s = self.standing
     if self.average: self.average.swap(self._bare_model())
     with self.phases("evaluate"):
-        logits = predict(self.model, self.tokens["selection"], desc="select")
+        logits = self._predict("selection", "select")
         scores = grade(self.task, self.tokens, {"selection": logits})["selection"].metrics
         headline = scores[self.task.metrics[0]]
         s.history[-1] |= {f"selection_{k}": v for k, v in scores.items()}
         defined = math.isfinite(headline)
         if not s.best_step or (defined and (s.best is None or headline > s.best)):
             s.best, s.best_step, s.stale = headline if defined else None, s.step, 0
-            with replacing(self.folder / "best.safetensors") as tmp: save_model(self._bare_model(), str(tmp))
+            if is_main():
+                with replacing(self.folder / "best.safetensors") as tmp: save_model(self._bare_model(), str(tmp))
         else: s.stale += 1
-    if self.keep: replace(self.encoder, model=self._bare_model()).save(self.folder / "epochs" / f"{s.step / self.steps_per_epoch:g}")
+    if self.keep and is_main(): replace(self.encoder, model=self._bare_model()).save(self.folder / "epochs" / f"{s.step / self.steps_per_epoch:g}")
     if self.average: self.average.swap(self._bare_model())
     if self.recipe.patience and s.stale >= self.recipe.patience: s.stopped = f"no better score in {s.stale} evaluations"
 
@@ -279,7 +302,8 @@ def identity(self: Fitting) -> str: # 16 hexadecimal digits
 
 @patch
 def save(self: Fitting):
-    "Write a checkpoint of the present state."
+    "Write a checkpoint of the present state, which is that of all processes."
+    if not is_main(): return
     with self.phases("checkpoint"):
         standing = Standing(**{**vars(self.standing), "loss_sum": float(self.standing.loss_sum), "seconds": self.phases.read()})
         save_checkpoint(self.folder / "checkpoint", self._bare_model(), self.optimizer, self.schedule, standing,
@@ -294,14 +318,15 @@ def restore(self: Fitting) -> int: # the step to go on from; 0 = from the beginn
     if found:
         self.standing = found
         self.phases.add(found.seconds)
+    wait()  # nobody writes the next checkpoint while another still reads this one
     return self.standing.step
 
 # %% ../../nbs/41_training.loop.ipynb #fedd6658
 @patch
 def groups(self: Fitting):
-    "The groups of batches still to come, epoch after epoch, from wherever the fit stands."
+    "The groups of batches still to come, as numbers of examples, epoch after epoch, from wherever the fit stands."
     while True:
-        batches = self.batches.epoch(self.standing.epoch, self.standing.batch)
+        batches = iter(self.batches.plan(self.standing.epoch)[self.standing.batch:])
         while group := list(islice(batches, self.recipe.accumulate)): yield group
 
 
@@ -386,9 +411,10 @@ def plot(self: Fit, axes=None): # two matplotlib axes, made when None
 @patch
 def result(self: Fitting, resumed_from: int) -> Fit:
     "Bring the best weights back, score every split once, and free what only the loop needed."
+    wait()
     if (best := self.folder / "best.safetensors").exists(): load_model(self._bare_model(), best)
     with self.phases("evaluate"):
-        logits = {k: predict(self.model, t, desc=k) for k, t in self.tokens.items() if k != "train"}
+        logits = {k: self._predict(k, k) for k in self.tokens if k != "train"}
     self.encoder.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
     task, s, history = self.task, self.standing, pd.DataFrame(self.standing.history)
     graded, first = grade(task, self.tokens, logits), next(iter(self.splits.report), "selection")
@@ -419,6 +445,7 @@ def fit(
     recipe = (recipe or Recipe()).but(**changes)
     if encoder.task is None: raise TrainingError(f"{encoder.name} has no head: load it with load_encoder({encoder.name!r}, data.task)")
     splits = data if isinstance(data, Splits) else split(data, recipe.protocol, recipe.validation_fraction, seed=recipe.split_seed)
+    if not folder and process_count() > 1: raise TrainingError(f"folder: expected one that the {process_count()} processes share")
     temporary = None if folder else tempfile.TemporaryDirectory()
     place = Path(folder or temporary.name)
     fitting = Fitting(encoder, splits, recipe, place, on_step, log_every, keep_epochs)
@@ -432,6 +459,6 @@ def fit(
 def discard_checkpoints(
     folder, # that was given to `fit`
 ):
-    "Remove what a resumed fit would need; to be called when the result is safe on disk."
+    "Remove what a resumed fit would need; to be called by the main process when the result is safe on disk."
     shutil.rmtree(Path(folder) / "checkpoint", ignore_errors=True)
     (Path(folder) / "best.safetensors").unlink(missing_ok=True)
