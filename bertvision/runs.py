@@ -342,13 +342,15 @@ class Run:
         self._told = now
         write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
 
-    def __repr__(self): return f"Run({self.record['experiment']}, {self.record['status']}, {self.folder.name})"
-
 # %% ../nbs/01_runs.ipynb #789fa2a8
 @patch(as_prop=True)
 def seconds(self: Run) -> float:
     "Since the start, with the attempts before this one."
     return self.record["seconds_before"] + time.perf_counter() - self._start
+
+
+@patch
+def __repr__(self: Run): return f"Run({self.record['experiment']}, {self.record['status']}, {self.folder.name})"
 
 
 @patch

@@ -141,7 +141,7 @@ def transfer_rows(
     rows = pd.DataFrame(found, columns=["task", "method", "seed", "steps", "score", "baseline", "order"])
     return rows.sort_values(["task", "steps", "order", "seed"], kind="stable", ignore_index=True).drop(columns="order")
 
-
+# %% ../../nbs/84_studies.pretraining.ipynb #868ff762
 def plot_transfer(
     rows: pd.DataFrame, # from `transfer_rows`
 ) -> plt.Figure | None: # None without any
