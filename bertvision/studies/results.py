@@ -207,29 +207,29 @@ def _averaged(runs):
     return list(groups.values())
 
 # %% ../../nbs/82_studies.results.ipynb #385b107c
-def _asked(rows):
-    "The reported examples of a run with their labels, in an order of their own."
-    rows = rows.loc[rows["split"] != "selection", ["split", "example_id", "label"]]
-    return rows.sort_values(["split", "example_id"], ignore_index=True)
+def _asked(rows) -> dict: # reported split -> (examples, hash of their ids and labels whatever their order)
+    rows = rows[rows["split"] != "selection"]
+    hashes = pd.util.hash_pandas_object(rows[["example_id", "label"]], index=False).groupby(rows["split"].to_numpy())
+    return {split: (len(part), int(part.sum())) for split, part in hashes}
 
 
-def _alike(a, b) -> bool:
+def _alike(a: dict, b: dict) -> bool:
     "Whether two runs answered the same examples, in the splits that both have: one may have been refused a split."
-    both = set(a["split"]) & set(b["split"])
-    return _asked(a[a["split"].isin(both)]).equals(_asked(b[b["split"].isin(both)]))
+    return all(a[split] == b[split] for split in a.keys() & b.keys())
 
 
 def _mixed(runs, predictions):
     "Faults of the runs that do not belong with those they are averaged with."
     faults = []
     for group in _averaged(runs):
-        coded, whole = [r for r in group if code_of(runs[r])], [r for r in group if r in predictions]
+        coded, whole = [r for r in group if code_of(runs[r])], {r: _asked(predictions[r]) for r in group if r in predictions}
         for run in coded[1:]:
             ours, first = code_of(runs[run]), code_of(runs[coded[0]])
             if ours != first: faults.append({"run": run, "state": "different code", "why": f"{ours}, averaged with {coded[0]} of {first}"})
-        for run in whole[1:]:
-            if not _alike(predictions[run], predictions[whole[0]]):
-                why = f"its examples or labels are not those of {whole[0]}: averaged with it, but no interval over examples"
+        for run, asked in whole.items():
+            first = next(iter(whole))
+            if not _alike(asked, whole[first]):
+                why = f"its examples or labels are not those of {first}: averaged with it, but no interval over examples"
                 faults.append({"run": run, "state": "different examples", "why": why})
     return faults
 
@@ -313,7 +313,7 @@ def _over_examples(study, runs, split, metric):
     "Interval of the mean score of some runs over the examples, nan where they cannot be put side by side."
     if metric not in METRICS or any(run not in study.predictions for run in runs): return np.nan, np.nan
     parts = [p[p["split"] == split].sort_values("example_id", ignore_index=True) for p in (study.predictions[run] for run in runs)]
-    if not len(parts[0]) or any(not _asked(p).equals(_asked(parts[0])) for p in parts): return np.nan, np.nan
+    if not len(parts[0]) or any(_asked(p) != _asked(parts[0]) for p in parts): return np.nan, np.nan
     try:
         columns = [scored_columns(metric, p) for p in parts]
         found = bootstrap(metric, np.stack([said for said, _ in columns]), columns[0][1], n=1000)
