@@ -40,11 +40,7 @@ def summarise(
     return Summary(n, mean, sd, float(mean - half), float(mean + half))
 
 # %% ../nbs/03_statistics.ipynb #8eb6043e
-def _accuracy_from(counts): # (R, C, C) label × prediction -> (R,)
-    return np.trace(counts, axis1=1, axis2=2) / counts.sum((1, 2))
-
-
-def _f1_from(counts):
+def _f1_from(counts): # (R, C, C) label × prediction -> (R,)
     hit, rest = counts[:, 1, 1], counts[:, 0, 1] + counts[:, 1, 0]
     return _ratio(2 * hit, 2 * hit + rest, np.nan)
 
@@ -61,20 +57,17 @@ def _ratio(top, bottom, otherwise):
     return np.divide(top, bottom, out=np.full(len(top), otherwise, dtype=float), where=bottom > 0)
 
 
-_FROM_COUNTS = {"accuracy": _accuracy_from, "f1": _f1_from, "matthews": _matthews_from}
+_FROM_COUNTS = {"f1": _f1_from, "matthews": _matthews_from}
 
 # %% ../nbs/03_statistics.ipynb #358442ac
 def _resample_classes(metric, stack, y, n, rng): # stack (K, N) class ids -> (n, K) scores
     size = int(max(stack.max(), y.max())) + 1
     size = max(size, 2)
     cells, counts = np.unique(np.vstack([y, stack]), axis=1, return_counts=True)  # (K+1, M), (M,)
-    draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=n)          # (n, M)
-    found = []
-    for said in cells[1:]:
-        table = np.zeros((n, size * size))
-        np.add.at(table.T, cells[0] * size + said, draws.T)
-        found.append(_FROM_COUNTS[metric](table.reshape(n, size, size)))
-    return np.stack(found, axis=1)
+    draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=n).astype(float)  # (n, M)
+    if metric == "accuracy": return draws @ (cells[1:] == cells[0]).T / counts.sum()
+    places = [np.eye(size * size)[cells[0] * size + said] for said in cells[1:]]  # (M, C * C) each: where a cell is counted
+    return np.stack([_FROM_COUNTS[metric]((draws @ place).reshape(n, size, size)) for place in places], axis=1)
 
 
 def _resample_numbers(metric, stack, y, n, rng): # stack (K, N) numbers -> (n, K) scores
