@@ -10,7 +10,7 @@ import math
 
 import torch
 from torch import nn
-from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..core import TrainingError
 from ..recipes import Recipe
@@ -97,9 +97,13 @@ def make_schedule(
     steps: int, # optimizer steps in all
 ):
     "Linear rise over the warm-up's share of steps, then a linear fall to 0 at the last one, or no fall."
-    warm = math.ceil(steps * recipe.warmup)
-    if recipe.schedule == "constant": return get_constant_schedule_with_warmup(optimizer, warm)
-    return get_linear_schedule_with_warmup(optimizer, warm, steps)
+    warm, falls = math.ceil(steps * recipe.warmup), recipe.schedule != "constant"
+
+    def share(step):
+        if step < warm: return step / warm
+        return max(0.0, (steps - step) / max(1, steps - warm)) if falls else 1.0
+
+    return LambdaLR(optimizer, share)
 
 # %% ../../nbs/40_training.optimizers.ipynb #189ca1ae
 class Average:
