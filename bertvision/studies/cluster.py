@@ -27,7 +27,7 @@ from fastcore.basics import patch
 from ..core import DataError, StudyError, read_json, write_json, write_text
 from ..runs import lock, notebook_cells, read_record
 from .plan import Forecast, Job, Plan, _speed, code_closure, forecast, this_machine
-from .run import Active, Loop, Outcome, be_child, child_environment, judge, make_ready, run_study
+from .run import Loop, Outcome, be_child, child_environment, judge, make_ready, run_study
 
 # %% ../../nbs/82_studies.cluster.ipynb #dfc07e03
 PROFILES = ("local", "slurm")
@@ -298,10 +298,11 @@ class Cluster(Loop):
 
     def site(self) -> Site:
         "Where the jobs will run."
-        if self.profile != "slurm":
-            here, set_ = this_machine(), os.environ.get("OMP_NUM_THREADS", "")
-            return Site(here | {"cores": int(set_) if set_.isdigit() and int(set_) else max(1, here["cores"] // self.at_once)})
-        return slurm_site(subprocess.run(["sinfo", "-h", "-o", "%l|%m|%c|%G"], capture_output=True, text=True).stdout)
+        if self.profile == "slurm":
+            return slurm_site(subprocess.run(["sinfo", "-h", "-o", "%l|%m|%c|%G"], capture_output=True, text=True).stdout)
+        here, asked = this_machine(), os.environ.get("OMP_NUM_THREADS", "")
+        share = here["cores"] // self.at_once if self.profile == "local" else min(THREADS, here["cores"])
+        return Site(here | {"cores": max(1, int(asked) if asked.isdigit() else share)})
 
 # %% ../../nbs/82_studies.cluster.ipynb #507f2217
 @patch
