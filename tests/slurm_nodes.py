@@ -20,6 +20,7 @@ OURS = "# bertvision: two nodes on one machine, for tests"
 IMPOSSIBLE = 3
 
 # Timeouts are short, so that a lost node is noticed in seconds; cred_expire is also how long a requeued job is held back.
+# A job of the partition `urgent` takes its node from one of `main`, which is cancelled: the harder way to be pre-empted.
 CONF = """{ours}
 ClusterName=bertvision
 SlurmctldHost={host}(127.0.0.1)
@@ -49,7 +50,10 @@ SlurmdTimeout=6
 KillWait=2
 MinJobAge=300
 {nodes}
-PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
+PartitionName=urgent Nodes={names} MaxTime=INFINITE PriorityTier=2 State=UP
 """
 CGROUP = OURS + """
 CgroupPlugin=cgroup/v1

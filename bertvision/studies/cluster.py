@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'THREADS', 'SNAKEFILE', 'RETRIES', 'check_engine', 'Site', 'slurm_site', 'resources', 'job',
-           'snakemake_command', 'cancel_jobs', 'end_snakemake', 'Cluster', 'run_on_cluster']
+           'snakemake_command', 'cancel_jobs', 'revive_jobs', 'end_snakemake', 'Cluster', 'run_on_cluster']
 
 # %% ../../nbs/82_studies.cluster.ipynb #cf06ba7a
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -231,14 +232,24 @@ def snakemake_command(
     return [sys.executable, "-m", "snakemake", *where, *_COMMON, *extra]
 
 # %% ../../nbs/82_studies.cluster.ipynb #e6686557
+def _slurm_jobs(place: Path, *which: str) -> list[str]:
+    "Ids of this user's SLURM jobs that work in a folder."
+    told = subprocess.run(["squeue", "--me", "-h", "-o", "%i|%Z", *which], capture_output=True, text=True).stdout
+    return [id for id, _, where in (line.partition("|") for line in told.splitlines()) if where == str(place)]
+
+
 def cancel_jobs(
     place: Path, # a study's folder `cluster`
-) -> list[str]: # their ids
+):
     "Cancel all of this user's SLURM jobs that work in a folder."
-    told = subprocess.run(["squeue", "--me", "-h", "-o", "%i|%Z"], capture_output=True, text=True).stdout
-    ids = [id for id, _, where in (line.partition("|") for line in told.splitlines()) if where == str(place)]
-    if ids: subprocess.run(["scancel", *ids], capture_output=True)
-    return ids
+    if ids := _slurm_jobs(place): subprocess.run(["scancel", *ids], capture_output=True)
+
+
+def revive_jobs(
+    place: Path, # a study's folder `cluster`
+):
+    "Put jobs that were pre-empted by cancelling back into the queue."
+    for id in _slurm_jobs(place, "--states", "PREEMPTED"): subprocess.run(["scontrol", "requeue", id], capture_output=True)
 
 
 def _descendants(process: subprocess.Popen) -> list:
@@ -370,10 +381,12 @@ def run(self: Cluster):
     with open(self.place / "log.txt", "wb") as log:
         process = subprocess.Popen(command, cwd=self.place, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try:
-        while process.poll() is None:
+        for i in itertools.count():
+            if process.poll() is not None: break
             self.look()
             self.show.tick(self.active)
-            time.sleep(0.3)
+            if self.profile == "slurm" and i % 60 == 59: revive_jobs(self.place)
+            time.sleep(0.5)
     finally: end_snakemake(process, self.place, self.profile)
     self.look()
     self.finish(process.returncode)
