@@ -65,7 +65,7 @@ def _tell(plan, outcome) -> int:
     print(f"see {os.path.relpath(plan.folder / 'failures.md')}", file=sys.stderr)
     return 1
 
-
+# %% ../nbs/99_cli.ipynb #bcd8141f
 def _carry_out(plan, args):
     "Execute a plan by the engine that was asked for."
     if args.engine == "snakemake":

@@ -360,7 +360,7 @@ def log_text(self: Cluster) -> str:
     try: return (self.place / "log.txt").read_text(encoding="utf-8", errors="replace")
     except OSError: return ""
 
-
+# %% ../../nbs/82_studies.cluster.ipynb #37031866
 @patch
 def finish(self: Cluster, code: int):
     "Judge what is left after Snakemake has ended; raises StudyError when it did not come to start a single run."
