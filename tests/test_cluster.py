@@ -197,8 +197,9 @@ def results(lab):
 
 
 @pytest.fixture
-def steps(lab):
+def steps(tmp_path):
     """A lab whose runs take three seconds in thirty steps, and the results that the local runner gets."""
+    lab = Lab(tmp_path / "my lab")
     lab.experiment(START, STEPS, REPORT)
     lab.out = lab.root / "calm"
     assert lab.run(jobs=2).ok

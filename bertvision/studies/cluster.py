@@ -32,7 +32,7 @@ from .run import Loop, Outcome, be_child, child_environment, judge, make_ready, 
 
 # %% ../../nbs/82_studies.cluster.ipynb #dfc07e03
 PROFILES = ("local", "slurm")
-_PLAIN = r"\w\-./+@:,=%~"  # characters that mean nothing to a shell
+_PLAIN = r"\w\-./+@:,="  # characters that mean nothing to a shell, nor to SLURM in the name of a log
 
 
 def _own_profile(profile: str) -> bool:
@@ -94,8 +94,8 @@ def slurm_site(
 
 # %% ../../nbs/82_studies.cluster.ipynb #f645c307
 def _seconds(cost: Forecast, machine: dict) -> float | None:
-    "A forecast for this machine, on another one; what was measured here says only so much there."
-    return cost.seconds and cost.seconds * max(_speed(this_machine()) / _speed(machine), 1e-2)
+    "A forecast for this machine, on another one: by their speeds, but never less than a hundredth, since not all of it is arithmetic."
+    return cost.seconds and cost.seconds * max(_speed(this_machine()) / _speed(machine), 0.01)
 
 
 def _computes(notebook: Path) -> bool:
