@@ -106,6 +106,7 @@ def start_munge():
     MUNGE.chmod(0o755)
     done = call("runuser", "-u", "munge", "--", "munged")
     if done.returncode: raise Impossible(f"munged does not start: {done.stderr.strip()}")
+    (STATE / "munge-is-ours").touch()
 
 
 def alive(name):
@@ -128,6 +129,7 @@ def states():
 
 def start(patience=60):
     """Start what is not running, and wait until both nodes are idle."""
+    if all(alive(n) for n in ("slurmctld", *NODES)) and all(states().get(n) == "idle" for n in NODES): return
     if os.name != "posix" or os.geteuid() != 0: raise Impossible("only root can start the daemons of SLURM")
     install()
     configure()
@@ -165,6 +167,7 @@ def stop():
     """End our daemons and jobs; take the configuration away, if it is ours."""
     for name in NODES: kill_node(name)
     if controller := alive("slurmctld"): controller.kill()
+    if (STATE / "munge-is-ours").exists(): call("munged", "--stop")
     for name in ("slurm.conf", "cgroup.conf"):
         path = PLACE / name
         if path.exists() and path.read_text().startswith(OURS): path.unlink()
