@@ -364,7 +364,7 @@ def log_text(self: Cluster) -> str:
 @patch
 def finish(self: Cluster, code: int):
     "Judge what is left after Snakemake has ended; raises StudyError when it did not come to start a single run."
-    if code and not self.attempts and "sbatch failed" not in self.log_text():
+    if code and not self.attempts and not re.search(r"^(local)?rule run:", self.log_text(), re.M):
         told = [line for line in self.log_text().splitlines() if line.strip()] or ["nothing was printed"]
         raise StudyError(f"snakemake ended with exit code {code} before it started a run: {told[-1].strip()} (see {self.place / 'log.txt'})")
     while self.waiting:
