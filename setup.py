@@ -9,8 +9,8 @@ parser = ConfigParser(delimiters=["="])
 parser.read(here / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 
-extras = {"offline": cfg["offline_requirements"].split(), "dev": cfg["dev_requirements"].split()}
-extras["dev"] += extras["offline"]
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("offline", "cluster", "dev")}
+extras["dev"] += extras["offline"] + extras["cluster"]
 
 setup(
     name=cfg["lib_name"],

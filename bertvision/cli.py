@@ -65,14 +65,24 @@ def _tell(plan, outcome) -> int:
     print(f"see {os.path.relpath(plan.folder / 'failures.md')}", file=sys.stderr)
     return 1
 
+# %% ../nbs/99_cli.ipynb #bcd8141f
+def _carry_out(plan, args):
+    "Execute a plan by the engine that was asked for."
+    if args.engine == "snakemake":
+        from bertvision.studies.cluster import run_on_cluster
+
+        return run_on_cluster(plan, args.jobs, args.profile or "local", args.extra)
+    if args.profile or args.extra: raise ParameterError("--profile, and what stands behind --, are for --engine snakemake")
+    from bertvision.studies.run import run_study
+
+    return run_study(plan, args.jobs or 1)
+
 
 def run(args) -> int:
     "bertvision run"
     plan = _plan(args)
     if args.dry_run: return _dry_run(plan)
-    from bertvision.studies.run import run_study
-
-    return _tell(plan, run_study(plan, args.jobs))
+    return _tell(plan, _carry_out(plan, args))
 
 # %% ../nbs/99_cli.ipynb #cd14ce73
 def search(args) -> int:
@@ -118,10 +128,11 @@ def _status_row(job, state) -> list:
 
 def status(args) -> int:
     "bertvision status"
-    from bertvision.studies.plan import data_forgotten, job_state, text_table
+    from bertvision.studies.plan import data_forgotten, text_table
+    from bertvision.studies.run import state_from_afar
 
     p = _plan(args)
-    states = {j.id: job_state(j) for j in p.jobs}
+    states = {j.id: state_from_afar(j) for j in p.jobs}
     rows = [_status_row(j, states[j.id]) for j in p.jobs]
     order = ("running", "interrupted", "failed", "changed", "new", "done")
     print(text_table(sorted(rows, key=lambda r: order.index(r[1])), ["run", "state", "at", "seconds", "score", "remark"]))
@@ -405,6 +416,12 @@ def _study_arguments(parser, search: bool):
     parser.add_argument("--out", metavar="DIR", default="outputs", help="folder of all studies (default: outputs)")
 
 
+def _engine_arguments(parser):
+    parser.add_argument("--jobs", type=_at_least_one, metavar="N", help="runs at once (default: 1; in SLURM's queue 100)")
+    parser.add_argument("--engine", choices=("local", "snakemake"), default="local", help="who executes the runs (default: local)")
+    parser.add_argument("--profile", metavar="NAME", help="for --engine snakemake: local (default), slurm, or a profile of Snakemake's; arguments behind a -- go to Snakemake")
+
+
 def _search_arguments(parser):
     parser.add_argument("--what", choices=("heads", "encoder"), default="heads", help="heads on frozen states, or fine-tuning (default: heads)")
     parser.add_argument("--head", metavar="HEAD", help="kind of head, such as adapter-64:mean")
@@ -498,7 +515,7 @@ def parser() -> argparse.ArgumentParser:
         if command in (run, search, plan, status, accept, report): _study_arguments(sub, command is search)
         if command is search: _search_arguments(sub)
         if command in (run, search):
-            sub.add_argument("--jobs", type=_at_least_one, default=1, metavar="N", help="runs at once (default: 1)")
+            _engine_arguments(sub)
             sub.add_argument("--dry-run", action="store_true", help="list all runs and write nothing")
         if command is accept: sub.add_argument("--reason", required=True, metavar="TEXT", help="why the changes since leave every number as it was")
         if command is predict: _predict_arguments(sub)
@@ -519,7 +536,9 @@ def main(
     "Carry out one command; a user's mistake is one line on stderr and exit code 2, anything else keeps its traceback."
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")  # terminals without UTF-8
-    args = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    end = argv.index("--") if "--" in argv and argv[0] in ("run", "search") else len(argv)
+    args = parser().parse_args(argv[:end], argparse.Namespace(extra=argv[end + 1:]))
     try: return args.command(args)
     except BertvisionError as e:
         print(f"bertvision: error: {e}", file=sys.stderr)

@@ -14,8 +14,7 @@ from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, pretend_done
 from bertvision.core import read_json
 from bertvision.runs import lock, read_record
 from bertvision.studies.plan import job_state
-from bertvision.studies.run import (Live, Outcome, _Active, _judge, _record_time, _write_job, make_report,
-                                    write_failures)
+from bertvision.studies.run import Active, Live, Outcome, judge, make_report, record_time, write_failures, write_job
 
 A, B = "learn.toy-sentiment.tiny-random.s0", "learn.toy-sentiment.tiny-random.s1"
 
@@ -170,13 +169,13 @@ def ended(lab):
     job = lab.plan(seeds=[0]).jobs[0]
     pretend_done(job, status="failed", failure={"reason": "the old reason", "cell": 9})
     (job.folder / "log.txt").write_text("OSError: [Errno 28] No space left on device\n")
-    _write_job(job, "small")
-    return _Active(job, None, 0, _record_time(job.folder), (job.folder / "log.txt").stat().st_size)
+    write_job(job, "small")
+    return Active(job, None, 0, record_time(job.folder), (job.folder / "log.txt").stat().st_size)
 
 
 def test_an_older_attempt_says_nothing_about_this_one(ended):
     with open(ended.job.folder / "log.txt", "a") as f: f.write("Segmentation fault\n")
-    failure = _judge(ended, 1)
+    failure = judge(ended, 1)
     assert failure["traceback"] == ["Segmentation fault"] and "disk" not in failure["reason"] and "old" not in failure["reason"]
     assert read_record(ended.job.folder)["failure"] == failure
 
@@ -185,11 +184,11 @@ def test_what_the_child_wrote_down_is_kept_though_a_lock_is_still_held(ended):
     told = {"reason": "bad seed", "cell": 3, "traceback": ["Traceback"]}
     pretend_done(ended.job, status="failed", failure=told)
     held = lock(ended.job.folder / ".lock")
-    for code in (1, -9): assert _judge(ended, code) == told
+    for code in (1, -9): assert judge(ended, code) == told
     held.close()
     assert read_record(ended.job.folder)["failure"] == told
     pretend_done(ended.job)
-    assert _judge(ended, 0) is None
+    assert judge(ended, 0) is None
 
 
 # Kills and stops.
