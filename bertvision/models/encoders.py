@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import DataError, EncoderError, ParameterError, cache_dir, device, file_fingerprint, file_sha256, fingerprint, suggest
+from ..core import DataError, EncoderError, ParameterError, cache_dir, device, file_fingerprint, file_sha256, fingerprint, named_path, suggest
 from ..data.tasks import Task
 from .zoo import ENCODERS, Zoo, check_encoder, seen_before
 
@@ -177,7 +177,7 @@ def locate(
 ) -> tuple: # (folder or hub id, commit or None)
     "What `from_pretrained` is to be given; raises EncoderError."
     kind = check_encoder(name)
-    if kind == "folder": return str(Path(name).expanduser().resolve()), None
+    if kind == "folder": return str(named_path(name).resolve()), None
     if kind == "hub": return name, revision
     row = ENCODERS[name]
     if row.package: return str(_package_folder(row)), None
