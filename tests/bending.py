@@ -55,12 +55,12 @@ def _twist(draw, tree):
     """One value of a tree replaced, removed, moved, doubled or put under another name."""
     paths = _places(tree)
     path, other, kind = draw(st.sampled_from(paths)), draw(st.sampled_from(paths)), draw(st.sampled_from(("value", "value", "value", "remove", "move", "wrap", "key", "more")))
-    value = copy.deepcopy(_at(tree, other)) if kind == "move" else [_at(tree, path)] if kind == "wrap" else draw(st.sampled_from(VALUES))
+    value = copy.deepcopy(_at(tree, other)) if kind == "move" else [_at(tree, path)] if kind == "wrap" else copy.deepcopy(draw(st.sampled_from(VALUES)))
     if not path: return value if kind in ("value", "wrap") else tree
     above, key = _at(tree, path[:-1]), path[-1]
     if kind == "remove": del above[key]
     elif kind == "more" and isinstance(above, list): above.append(value)
-    elif kind in ("key", "more") and isinstance(above, dict): above[draw(st.sampled_from(("x", "", "\0", "\ud800", str(other[-1]) if other else "y")))] = above[key] if kind == "more" else above.pop(key)
+    elif kind in ("key", "more") and isinstance(above, dict): above[draw(st.sampled_from(("x", "", "\0", "\ud800", str(other[-1]) if other else "y")))] = copy.deepcopy(above[key]) if kind == "more" else above.pop(key)
     else: above[key] = value
     return tree
 
