@@ -16,7 +16,7 @@ from ..core import ParameterError, named_path, replacing, write_text
 from ..statistics import holm, summarise
 from .methods import finer_test, headline_rows, seeds_of, side_by_side
 from .page import between, markdown_table, mean_sd, metric_title, number, p_value, task_title
-from .results import Results, glue_table, method_title, scores
+from .results import KEYS, Results, method_title, scores
 
 # %% ../../nbs/86_studies.compare.ipynb #df643fec
 _AGREE = (["task", "step", "variant", "settings", "encoder"], ["task", "step", "variant", "encoder"], ["task", "step", "variant"], ["task", "variant"])
@@ -97,8 +97,8 @@ def compare_studies(
     b: Results,
 ) -> Comparison:
     "Pair the methods of two studies and test each pair, on the headline score of each task."
-    tables = [headline_rows(glue_table(s)).to_dict("records") for s in (a, b)]
     sides = [(s, scores(s)) for s in (a, b)]
+    tables = [headline_rows(tidy[[*KEYS, "split", "metric"]].drop_duplicates().assign(status="done")).to_dict("records") for _, tidy in sides]
     pairs, *left = pair_methods(*tables)
     found = [_pair(sides, pair) for pair in pairs]
     tests = sum(f["tables"] is not None for f in found)
