@@ -24,7 +24,7 @@ from .training.loop import predict
 def _by_question(path, kinds: tuple, what: str, expected: str) -> dict: # question id -> value
     found = read_json(path)
     if not isinstance(found, dict): raise DataError(f"{path}: expected an object of question ids and {expected}s")
-    bad = next((k for k, v in found.items() if type(v) not in kinds), None)
+    bad = next((k for k, v in found.items() if type(v) not in kinds or (str not in kinds and not abs(v) < 1e300)), None)
     if bad is not None: raise DataError(f"{path}: {what} of {bad!r}: {found[bad]!r:.40}, expected a {expected}")
     return found
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['run', 'search', 'plan', 'status', 'accept', 'report', 'predict', 'score', 'submit', 'embed', 'hans', 'train_probes',
-           'predict_with_probes', 'evaluate_probes', 'tasks', 'encoders', 'doctor', 'readme', 'probes', 'parser',
-           'main']
+           'predict_with_probes', 'evaluate_probes', 'export', 'compare', 'tasks', 'encoders', 'doctor', 'readme',
+           'probes', 'parser', 'main']
 
 # %% ../nbs/99_cli.ipynb #d414873a
 import argparse
@@ -307,6 +307,53 @@ def evaluate_probes(args) -> int:
     for problem in problems: print(f"not scored: {problem}", file=sys.stderr)
     return 1 if problems else 0
 
+# %% ../nbs/99_cli.ipynb #72daae84
+def _study_place(name: str, out: str):
+    "The folder of a study: itself, or by its name or file among those in `out`."
+    from bertvision.core import named_path
+
+    place = named_path(name)
+    if place.is_dir() or place.suffix == ".zip": return place
+    return named_path(out) / place.name.removesuffix(".yaml").removesuffix(".yml")
+
+
+def export(args) -> int:
+    "bertvision export"
+    from bertvision.studies.share import export_study
+
+    place = _study_place(args.study, args.out)
+    target = args.file or f"{place.name}.zip"
+    told = export_study(place, target, args.study, args.data, not args.no_predictions, args.logs)
+    print(f"{target}: {told['runs']['finished']} of {told['runs']['planned']} runs, {len(told['files'])} files, {os.path.getsize(target) / 1e6:.1f} MB; left out: {', '.join(told['left_out'])}")
+    for m in told["missing"]: print(f"missing: {m['run']}: {m['why']}", file=sys.stderr)
+    return 0
+
+
+def compare(args) -> int:
+    "bertvision compare"
+    from bertvision.studies.compare import compare_studies, comparison_text, write_comparison
+    from bertvision.studies.share import open_shared
+
+    found = compare_studies(*(open_shared(_study_place(name, args.out)) for name in (args.a, args.b)))
+    print(comparison_text(found).rstrip())
+    if args.file: print(f"\n{write_comparison(found, args.file)}")
+    return 0
+
+# %% ../nbs/99_cli.ipynb #eb6b1e0f
+def _export_arguments(parser):
+    parser.add_argument("study", metavar="STUDY", help="name of a study, path of its .yaml file, or its folder")
+    parser.add_argument("--file", metavar="FILE.zip", help="the archive (default: STUDY.zip)")
+    parser.add_argument("--no-predictions", action="store_true", help="without the predictions, so that nobody can test or compare")
+    parser.add_argument("--logs", action="store_true", help="with the runs' logs")
+    parser.add_argument("--data", metavar="DIR", help="folder with data, whose place is to be hidden (default: BERTVISION_DATA)")
+    parser.add_argument("--out", metavar="DIR", default="outputs", help="folder of all studies (default: outputs)")
+
+
+def _compare_arguments(parser):
+    for name in "ab": parser.add_argument(name, metavar=name.upper(), help="a study's name, its folder, or an archive of `bertvision export`")
+    parser.add_argument("--out", dest="file", metavar="FILE", help="write the text (.md) or the whole table (.csv)")
+    parser.set_defaults(out="outputs")
+
 # %% ../nbs/99_cli.ipynb #887a5615
 def tasks(args) -> int:
     "bertvision tasks"
@@ -499,6 +546,8 @@ _COMMANDS = {
     tasks: "list the tasks",
     encoders: "list the encoders",
     doctor: "say what this machine can do: device, versions, which tasks and encoders can be loaded",
+    export: "pack records, predictions, tables, figures and executed notebooks into one archive, without paths, hosts and tokens",
+    compare: "set two studies side by side, folders or archives, with paired tests",
     readme: "render README.md from nbs/index.ipynb",
 }
 
@@ -526,6 +575,8 @@ def parser() -> argparse.ArgumentParser:
         if command is probes: _probes_arguments(sub)
         if command is encoders: sub.add_argument("--gluon", action="store_true", help="the names of GluonNLP's model zoo and what holds the same weights here")
         if command is doctor: sub.add_argument("--data", metavar="DIR", help="folder with one directory a task")
+        if command is export: _export_arguments(sub)
+        if command is compare: _compare_arguments(sub)
         if command is readme: sub.add_argument("--check", action="store_true", help="write nothing; exit code 1 when README.md is stale")
     return top
 

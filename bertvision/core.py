@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'BertvisionError', 'DataError', 'ParameterError', 'EncoderError', 'TrainingError', 'StudyError',
-           'OutputError', 'suggest', 'resources', 'cache_dir', 'replacing', 'write_text', 'write_json', 'read_json',
-           'fingerprint', 'file_sha256', 'file_fingerprint', 'seed_everything', 'device', 'choose_precision',
-           'device_report', 'versions', 'Phases', 'peak_memory', 'progress']
+           'OutputError', 'suggest', 'named_path', 'resources', 'cache_dir', 'replacing', 'write_text', 'write_json',
+           'unusable', 'parse_json', 'read_json', 'fingerprint', 'file_sha256', 'file_fingerprint', 'seed_everything',
+           'device', 'choose_precision', 'device_report', 'versions', 'Phases', 'peak_memory', 'progress']
 
 # %% ../nbs/00_core.ipynb #71a0fc4e
 import hashlib
@@ -46,6 +46,20 @@ def suggest(
     "The nearest existing name, ready to be put at the end of an error message."
     near = get_close_matches(str(name).lower(), [str(c) for c in choices], n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+# %% ../nbs/00_core.ipynb #1fd61d61
+def named_path(
+    name, # path as a person or a file gives it, with or without ~
+) -> Path: # which may not exist
+    "A path with the home folder in place of ~; raises ParameterError for a name that no system can hold."
+    try:
+        path = Path(name).expanduser()
+        path.exists()  # too long, or with NUL in it
+        os.fsencode(path)
+        if "\0" in str(path): raise ValueError("NUL in it")
+    except (OSError, RuntimeError, ValueError) as e:
+        raise ParameterError(f"{str(name)!r:.80} can be no path: {getattr(e, 'strerror', None) or e}") from e
+    return path
 
 # %% ../nbs/00_core.ipynb #ee56ffec
 def resources() -> Path: # folder that holds experiments/, reports/, studies/ and published/
@@ -123,18 +137,55 @@ def write_json(
     return write_text(path, json.dumps(_plain(obj), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 # %% ../nbs/00_core.ipynb #c18b0ecb
+_DEEPEST = 100
+
+
+def unusable(
+    value, # of dicts, lists and plain values, as a parser made it
+    most: int = 10**9, # values that it may have, those behind references counted each time
+) -> str: # "" when it can be used
+    "Why a parsed value cannot be worked with: too deep, too many values, or text with half a surrogate pair."
+    level, count = [value], 1
+    for _ in range(_DEEPEST):
+        count += sum(len(x) for x in level if isinstance(x, (dict, list, tuple, set)))
+        if count > most: return f"more than {most:,} values, references followed"
+        level = [v for x in level if isinstance(x, (dict, list, tuple, set)) for v in ([*x, *x.values()] if isinstance(x, dict) else x)]
+        halved = next((v for v in level if isinstance(v, str) and not v.isascii() and _halved(v)), None)
+        if halved is not None: return f"half a surrogate pair in {ascii(halved):.60}, expected whole characters"
+        if not level: return ""
+    return f"nested more than {_DEEPEST} deep"
+
+
+def _halved(text: str) -> bool:
+    try: text.encode()
+    except UnicodeEncodeError: return True
+    return False
+
+# %% ../nbs/00_core.ipynb #0e6170e3
+def parse_json(
+    text: str,
+):
+    "The value of a JSON text; raises json.JSONDecodeError, also for what is nested too deep, half a surrogate pair or a number of thousands of digits."
+    try: value = json.loads(text)
+    except json.JSONDecodeError: raise
+    except RecursionError: why = "nested too deep"
+    except ValueError: why = "a number of too many digits"
+    else: why = unusable(value)
+    if why: raise json.JSONDecodeError(why, text, 0)
+    return value
+
+
 def read_json(
     path, # file to read
+    kind: type | None = None, # dict | list, what it must hold; None = anything
 ):
     "Read JSON; raises DataError that names the file and the line of the fault."
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as e:
-        raise DataError(f"{path} cannot be read: {e.strerror}") from e
-    except UnicodeDecodeError as e:
-        raise DataError(f"{path} is not UTF-8 (byte {e.start})") from e
-    except json.JSONDecodeError as e:
-        raise DataError(f"{path} is not JSON (line {e.lineno}: {e.msg}); it may have been cut off") from e
+    try: value = parse_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as e: raise DataError(f"{path} cannot be read: {e.strerror}") from e
+    except UnicodeDecodeError as e: raise DataError(f"{path} is not UTF-8 (byte {e.start})") from e
+    except json.JSONDecodeError as e: raise DataError(f"{path} is not JSON (line {e.lineno}: {e.msg}); it may have been cut off") from e
+    if kind and not isinstance(value, kind): raise DataError(f"{path} holds {type(value).__name__}, expected {'an object' if kind is dict else 'a list'}")
+    return value
 
 # %% ../nbs/00_core.ipynb #e4bb0b54
 def fingerprint(

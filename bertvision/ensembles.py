@@ -15,7 +15,7 @@ import pandas as pd
 
 from .core import DataError, ParameterError, suggest
 from .metrics import get_metric, score
-from .runs import read_record
+from .runs import read_record, read_rows
 
 # %% ../nbs/45_ensembles.ipynb #30b3e8d3
 class Aligned(NamedTuple):
@@ -225,8 +225,7 @@ def read_predictions(
 ) -> tuple: # (seed, prediction table)
     "Raises DataError when there are no predictions or no such head."
     path = Path(folder) / "predictions.parquet"
-    try: rows = pd.read_parquet(path)
-    except OSError as e: raise DataError(f"{path} cannot be read: {e}; expected the predictions of a finished run") from e
+    rows = read_rows(path)
     if variant:
         heads = set(rows["variant"]) if "variant" in rows else set()
         if variant not in heads: raise DataError(f"{path} has no head {variant!r}: there are {', '.join(sorted(heads)) or 'none'}")

@@ -69,9 +69,9 @@ def class_ids(
     what: str,     # "prediction" | "label", for the message
 ) -> np.ndarray: # (N,) int64
     "Whole numbers from 0; raises DataError that names the first value that is not."
-    bad = ~((x >= 0) & (x == np.floor(x)))
+    bad = ~((x >= 0) & (x < 1000) & (x == np.floor(x)))
     if bad.any():
-        raise DataError(f"{what} {int(bad.argmax())} is {x[bad.argmax()]}: expected a class id (0, 1, …)")
+        raise DataError(f"{what} {int(bad.argmax())} is {x[bad.argmax()]}: expected a class id (0, 1, …, below 1000)")
     return x.astype(np.int64)
 
 # %% ../nbs/02_metrics.ipynb #34edabe0

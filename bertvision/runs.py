@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'STATES', 'notebook_cells', 'Parameter', 'read_parameters', 'check_parameters', 'lock', 'locked',
-           'new_record', 'read_record', 'seconds_of', 'upstream_seconds', 'mark_failed', 'mark_accepted', 'Run']
+           'new_record', 'read_record', 'seconds_of', 'upstream_seconds', 'mark_failed', 'mark_accepted', 'Run',
+           'read_rows']
 
 # %% ../nbs/01_runs.ipynb #71eb333e
 import ast
@@ -39,8 +40,9 @@ def notebook_cells(
     cells = cells.get("cells") if isinstance(cells, dict) else None
     if not isinstance(cells, list):
         raise DataError(f"{path} is not a notebook: it has no list of cells")
-    return [{"type": c.get("cell_type"), "source": "".join(c.get("source", "")),
-             "tags": c.get("metadata", {}).get("tags", [])} for c in cells]
+    try: return [{"type": c.get("cell_type"), "source": "".join(c.get("source", "")),
+                  "tags": list(c.get("metadata", {}).get("tags", []))} for c in cells]
+    except (AttributeError, TypeError) as e: raise DataError(f"{path} is not a notebook: a cell is not as notebooks have them ({e})") from e
 
 # %% ../nbs/01_runs.ipynb #bd33ca1f
 @dataclass(frozen=True)
@@ -61,15 +63,15 @@ def _assignments(source: str, where: str) -> list[tuple]:
     "(name, value, last line) of each assignment; anything else is refused."
     found = []
     try: body = ast.parse(source).body
-    except SyntaxError as e:
-        raise ParameterError(f"{where}, line {e.lineno}: not Python ({e.msg}); a parameters cell holds only `name = literal`") from e
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        raise ParameterError(f"{where}, line {getattr(e, 'lineno', 1)}: not Python ({getattr(e, 'msg', e)}); a parameters cell holds only `name = literal`") from e
     for node in body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         try:
             value = ast.literal_eval(node.value)
             found += [(t.id, value, node.end_lineno) for t in targets]
-        except (AttributeError, ValueError, TypeError) as e:
-            raise ParameterError(f"{where}, line {node.lineno}: {ast.unparse(node)!r}: a parameters cell holds only `name = literal`") from e
+        except (AttributeError, ValueError, TypeError, RecursionError, MemoryError) as e:
+            raise ParameterError(f"{where}, line {node.lineno}: {source.splitlines()[node.lineno - 1].strip()!r:.200}: a parameters cell holds only `name = literal`") from e
     return found
 
 # %% ../nbs/01_runs.ipynb #69b9e2a3
@@ -91,8 +93,8 @@ def read_parameters(
 def _fits(value, kind: str) -> bool:
     if kind == "any":
         try: return json.dumps(value, allow_nan=False) is not None
-        except (TypeError, ValueError): return False
-    if kind == "float": return type(value) in (int, float) and math.isfinite(value)
+        except (TypeError, ValueError, RecursionError): return False
+    if kind == "float": return type(value) in (int, float) and abs(value) <= sys.float_info.max
     return type(value).__name__ == kind
 
 
@@ -201,12 +203,40 @@ def new_record(
         "job": job.get("run"), "task": parameters.get("task"), "encoder": parameters.get("encoder"), "seed": seed,
         "protocol": protocol, "parameters": parameters, "metrics": {}, "baselines": {}, "collapsed": None, "examples": None,
         "seconds": {}, "examples_per_second": None, "peak_memory_bytes": None, "bytes_written": None,
-        "parameters_count": None, "padding_waste": None, "history": None, "fingerprints": {"job": job.get("fingerprint"), **job.get("parts", {})},
+        "parameters_count": None, "padding_waste": None, "history": None, "fingerprints": {"job": job.get("fingerprint"), **(job.get("parts") or {})},
         "device": _machine(), "versions": versions(), "code_version": _code_version(), "attempt": 1, "seconds_before": 0.0,
         "started": _now(), "finished": None, "failure": None,
     }
 
 # %% ../nbs/01_runs.ipynb #bd75a060
+_NUMBER = (int, float, type(None))
+_KINDS = {"schema": int, "experiment": str, "parameters": dict, "seed": int, "protocol": str, "metrics": dict, "seconds": dict}
+_MAYBE = {"baselines": dict, "fingerprints": dict, "examples": dict, "parameters_count": dict, "failure": dict, "device": dict, "versions": dict, "history": list, "variants": list,
+          "task": str, "encoder": str, "step": str, "study": str, "collapsed": str, "code_version": str, "started": str, "attempt": int, "examples_per_second": (int, float),
+          "peak_memory_bytes": (int, float), "upstream_seconds": (int, float), "seconds_before": (int, float), "threshold": (int, float)}
+
+
+def _table_fault(name: str, table, depth: int) -> str:
+    "What is wrong with {name: number}, or with {split: {metric: number}} at depth 2."
+    if not isinstance(table, dict): return f"{name} holds {type(table).__name__}, expected an object"
+    if depth == 2: return next(filter(None, (_table_fault(f"{name}: {key}", row, 1) for key, row in table.items())), "")
+    return next((f"{name}: {key} = {x!r:.40}: expected a number" for key, x in table.items() if isinstance(x, bool) or not isinstance(x, _NUMBER) or (x is not None and not abs(x) < 1e300)), "")
+
+
+def _record_fault(record: dict) -> str:
+    "What has a type in a record that nothing which reads it could work with; '' when all is well."
+    for name, kind in {**_KINDS, **_MAYBE}.items():
+        x = record.get(name, 0 if name == "schema" else None)
+        if not (x is None and name in _MAYBE) and (not isinstance(x, kind) or isinstance(x, bool)): return f"{name} = {x!r:.40}: expected {getattr(kind, '__name__', 'a number')}"
+    tables = [("metrics", record["metrics"], 2), ("seconds", record["seconds"], 1), ("baselines", record.get("baselines") or {}, 2)]
+    for i, v in enumerate(record.get("variants") or []):
+        if not isinstance(v, dict) or not isinstance(v.get("variant"), str): return f"variants: {i}: {v!r:.40}: expected an object with its variant's name"
+        tables.append((f"variants: {i}: metrics", v.get("metrics"), 2))
+    for i, row in enumerate(record.get("history") or []):
+        if not isinstance(row, dict) or not all(isinstance(row.get(k, 0), (int, float)) for k in ("step", "seconds")): return f"history: {i}: {row!r:.40}: expected an object with the numbers step and seconds"
+    return next(filter(None, (_table_fault(*table) for table in tables)), "")
+
+# %% ../nbs/01_runs.ipynb #9c70b9af
 def read_record(
     folder, # folder of a run
 ) -> dict: # the record
@@ -217,6 +247,7 @@ def read_record(
     if missing: raise DataError(f"{path} is not a run's record: it lacks {', '.join(missing)}")
     if record["status"] not in STATES:
         raise DataError(f"{path}: status = {record['status']!r}: expected one of {', '.join(STATES)}")
+    if fault := _record_fault(record): raise DataError(f"{path} is not a run's record: {fault}")
     if record.get("schema", 0) > SCHEMA:
         raise DataError(f"{path} has schema {record['schema']}, newer than this bertvision's {SCHEMA}: update the package")
     return record
@@ -285,11 +316,11 @@ def _attempt(folder: Path, job: dict | None) -> dict:
     "Number of this attempt, and the seconds of those of the same job that were cut off here."
     try: old = read_record(folder)
     except DataError: return {"attempt": 1, "seconds_before": 0.0}
-    same = old["status"] != "done" and old.get("fingerprints", {}).get("job") == (job or {}).get("fingerprint")
+    same = old["status"] != "done" and (old.get("fingerprints") or {}).get("job") == (job or {}).get("fingerprint")
     if not same: return {"attempt": 1, "seconds_before": 0.0}
-    try: told = float(read_json(folder / "progress.json").get("elapsed", 0.0))
-    except DataError: told = 0.0
-    return {"attempt": old.get("attempt", 1) + 1, "seconds_before": max(told, old.get("seconds_before", 0.0))}
+    try: told = float(read_json(folder / "progress.json", dict).get("elapsed", 0.0))
+    except (DataError, TypeError, ValueError, OverflowError): told = 0.0
+    return {"attempt": (old.get("attempt") or 1) + 1, "seconds_before": max(told, old.get("seconds_before") or 0.0)}
 
 
 def _check_metrics(metrics: dict) -> dict:
@@ -322,7 +353,7 @@ class Run:
         folder = Path(out_dir or tempfile.mkdtemp(prefix="bertvision-")).expanduser().resolve()
         if not is_main(): return cls(folder, new_record(experiment, dict(parameters), seed, protocol))
         _take(folder)
-        job = read_json(folder / "job.json") if (folder / "job.json").exists() else None
+        job = read_json(folder / "job.json", dict) if (folder / "job.json").exists() else None
         record = new_record(experiment, dict(parameters), seed, protocol, job)
         record |= _attempt(folder, job)
         write_json(folder / "record.json", record)
@@ -364,6 +395,32 @@ def main_only(self: Run):
     "From here on only the main process goes on; the others end, with their cells' work done."
     leave()
     if not is_main(): raise SystemExit(0)
+
+# %% ../nbs/01_runs.ipynb #e5f79ffe
+def _rows_fault(rows) -> str:
+    "What nobody could score in a table of predictions; '' when all is well."
+    from pandas.api.types import is_numeric_dtype
+
+    if lacks := sorted({"split", "example_id", "label", "prediction"} - set(rows)): return f"lacks the columns {', '.join(lacks)}"
+    for name in rows.columns.intersection(["split", "example_id", "variant"]):
+        if not all(isinstance(x, str) for x in rows[name]): return f"has something else than text in the column {name}"
+    for name in rows.columns.intersection(["label", "prediction", "seed", "exact_match", "answer_f1", "null_odds"]):
+        if not is_numeric_dtype(rows[name]): return f"has something else than numbers in the column {name}"
+    return ""
+
+
+def read_rows(
+    path, # predictions.parquet of a finished run
+): # DataFrame: split, example_id, label, prediction and what else the run kept
+    "A table of predictions; raises DataError that names the file and the column of the fault."
+    import pandas as pd
+    import pyarrow as pa
+
+    try: rows = pd.read_parquet(path)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, pa.ArrowException) as e:
+        raise DataError(f"{path} cannot be read ({type(e).__name__}); expected the predictions of a finished run") from e
+    if fault := _rows_fault(rows): raise DataError(f"{path} {fault}")
+    return rows
 
 # %% ../nbs/01_runs.ipynb #4d6bb936
 def _save_predictions(folder: Path, predictions):

@@ -61,8 +61,9 @@ _FROM_COUNTS = {"f1": _f1_from, "matthews": _matthews_from}
 
 # %% ../nbs/03_statistics.ipynb #358442ac
 def _resample_classes(metric, stack, y, n, rng): # stack (K, N) class ids -> (n, K) scores
-    size = int(max(stack.max(), y.max())) + 1
-    size = max(size, 2)
+    known = np.arange(2) if metric == "f1" else np.unique(np.r_[0, 1, y, stack.ravel()])  # F1 looks at the first two classes alone
+    stack, y = (np.searchsorted(known, x) for x in (stack, y))
+    size = len(known) + (metric == "f1")
     cells, counts = np.unique(np.vstack([y, stack]), axis=1, return_counts=True)  # (K+1, M), (M,)
     draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=n).astype(float)  # (n, M)
     if metric == "accuracy": return draws @ (cells[1:] == cells[0]).T / counts.sum()

@@ -1,6 +1,9 @@
 """Encoders that cannot be trusted or found: one clear error each, before anything is trained."""
+import json
+import pickle
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +61,25 @@ def test_a_folder_without_weights_or_configuration(checkpoint):
     with pytest.raises(EncoderError, match="cannot be loaded"): encoders.load_encoder(str(checkpoint))
     (checkpoint / "config.json").unlink()
     with pytest.raises(EncoderError, match="without config.json"): encoders.load_encoder(str(checkpoint))
+
+
+def test_weights_that_are_a_pickle_are_refused_and_not_read(checkpoint, tmp_path):
+    class Trap:
+        def __reduce__(self): return (Path.touch, (tmp_path / "sprung",))
+
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(EncoderError, match=r"pytorch_model\.bin alone, a pickle.*expected model\.safetensors.*save_pretrained"): encoders.load_encoder(str(checkpoint))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_code_that_comes_with_a_checkpoint_is_not_run(checkpoint, tmp_path):
+    about = json.loads((checkpoint / "config.json").read_text())
+    about |= {"model_type": "made-up", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
+    (checkpoint / "config.json").write_text(json.dumps(about))
+    (checkpoint / "mine.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
+    with pytest.raises(EncoderError, match="cannot be loaded"): encoders.load_encoder(str(checkpoint))
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch):

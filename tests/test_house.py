@@ -107,10 +107,28 @@ def test_every_public_name_exists():
     with pytest.raises(AttributeError, match="no attribute 'fitt'"): bertvision.fitt
 
 
-def test_no_pickles():
-    for path in (ROOT / "bertvision").rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        assert not re.search(r"\bpickle\b|torch\.(load|save)\(|joblib", text), path
+FORBIDDEN = {  # what could run code that stands in a file, and calls that hand it to a shell
+    "pickle": r"\b(?:c?pickle|dill|cloudpickle|joblib|shelve|marshal)\b(?=\s*[.(]|\s+import)|^\s*(?:import|from)\s+(?:pickle|dill|cloudpickle|joblib|shelve|marshal)\b|read_pickle|to_pickle",
+    "torch.load": r"\btorch\.(?:load|save|jit\.load)\s*\(", "numpy objects": r"allow_pickle\s*=\s*True|\b(?:np|numpy)\.load\s*\(",
+    "YAML objects": r"yaml\.(?:unsafe_load|full_load|UnsafeLoader|FullLoader|Loader\b)|yaml\.load\((?!text, Loader\))", "code": r"(?<![\w.])(?:eval|exec|compile|__import__)\s*\(",
+    "shell": r"shell\s*=\s*True|os\.(?:system|popen)\s*\(", "remote code": r"trust_remote_code\s*=\s*(?!False)"}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_files_from_elsewhere_are_data_only(what):
+    seen = {"pickle": "import pickle", "torch.load": "torch.load(x)", "numpy objects": "np.load(x)", "YAML objects": "yaml.load(text)", "code": "x = eval(y)", "shell": "run(x, shell=True)", "remote code": "trust_remote_code=True"}
+    assert re.search(FORBIDDEN[what], seen[what], re.M), "the test no longer sees such calls"
+    sources = [(p, p.read_text(encoding="utf-8")) for p in (ROOT / "bertvision").rglob("*.py")]
+    sources += [(p, "\n".join(source(c) for c in cells(p) if c["cell_type"] == "code")) for p in NBS if p.parent.name in ("experiments", "reports")]
+    found = [f"{p.relative_to(ROOT)}: {m[0]}" for p, text in sources for m in re.finditer(FORBIDDEN[what], text, re.M)]
+    assert not found
+
+
+def test_yaml_is_read_by_one_safe_loader():
+    text = (ROOT / "bertvision" / "data" / "files.py").read_text(encoding="utf-8")
+    assert "class Loader(yaml.SafeLoader)" in text
+    others = [p for p in (ROOT / "bertvision").rglob("*.py") if p.name != "files.py" and re.search(r"yaml\.(?:load|safe_load)\(", p.read_text(encoding="utf-8"))]
+    assert not others
 
 
 def test_all_notebooks_run():

@@ -16,7 +16,7 @@ import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core import DataError, StudyError, suggest
+from ..core import DataError, StudyError, named_path, parse_json, suggest, unusable
 
 # %% ../../nbs/10_data.files.ipynb #6b3e2135
 _MARK = b"\xef\xbb\xbf"  # byte-order mark of UTF-8
@@ -68,7 +68,7 @@ def corpus_files(
     place, # a file, or a folder with .txt files, plain or .gz, at any depth
 ) -> list: # of paths, in order of their names
     "The files of a corpus; raises DataError when there are none."
-    place = Path(place).expanduser()
+    place = named_path(place)
     if place.is_file(): return [place]
     if not place.is_dir(): raise DataError(f"{place}: expected a text file or a folder of .txt files, there is nothing")
     if found := sorted(p for p in place.rglob("*") if p.name.endswith((".txt", ".txt.gz")) and p.is_file()): return found
@@ -80,7 +80,7 @@ def corpus_place(
     data: str = "", # the data folder; "" = BERTVISION_DATA
 ) -> Path: # which may not exist
     "Where a corpus is looked for."
-    place, within = Path(corpus).expanduser(), Path(data or os.environ.get("BERTVISION_DATA", "")).expanduser() / corpus
+    place, within = named_path(corpus), named_path(named_path(data or os.environ.get("BERTVISION_DATA", "")) / corpus)
     return within if within.exists() and not place.exists() else place
 
 # %% ../../nbs/10_data.files.ipynb #961dd90a
@@ -115,6 +115,7 @@ def _csv_records(path: Path):
 
 def _pick(path: Path, line: int, there, columns: tuple) -> list: # where the columns are
     for name in columns:
+        if there.count(name) > 1: raise DataError(f"{path}:{line}: column {name!r} is there {there.count(name)} times; expected one of that name")
         if name not in there: raise DataError(f"{path}:{line}: no column {name!r}{suggest(name, there)}; there are {', '.join(map(repr, there))}")
     return [there.index(name) for name in columns]
 
@@ -133,7 +134,7 @@ def _fields(path: Path, kind: str, columns: tuple):
 def _objects(path: Path, columns: tuple):
     "Yields (line, values) of a .jsonl file."
     for n, line in enumerate(_text_lines(path), 1):
-        try: row = json.loads(line)
+        try: row = parse_json(line)
         except json.JSONDecodeError as e: raise DataError(f"{path}:{n}: not a JSON object ({e.msg})") from e
         if not isinstance(row, dict): raise DataError(f"{path}:{n}: expected a JSON object, found {type(row).__name__}")
         names = list(row)
@@ -152,6 +153,9 @@ def read_columns(
     else: yield from (_objects(path, columns) if kind == "jsonl" else _fields(path, kind, columns))
 
 # %% ../../nbs/10_data.files.ipynb #daef3586
+_MOST = 100_000  # values of a YAML file
+
+
 def parse_yaml(
     text: str,
     where: str, # named in errors
@@ -161,6 +165,10 @@ def parse_yaml(
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node):
+            super().flatten_mapping(node)
+            if len(node.value) > _MOST: raise yaml.MarkedYAMLError(problem=f"<< brings more than {_MOST:,} keys together", problem_mark=node.start_mark)
+
         def construct_mapping(self, node, deep=False):
             keys = [key.value for key, _ in node.value]
             twice = next((k for k in keys if keys.count(k) > 1), None)
@@ -169,8 +177,12 @@ def parse_yaml(
             return super().construct_mapping(node, deep)
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
-    try: return yaml.load(text, Loader)
+    try: value = yaml.load(text, Loader)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise error(f"{where}{line}: not YAML ({getattr(e, 'problem', None) or e})") from e
+    except RecursionError as e: raise error(f"{where}: not usable YAML (nested too deep)") from e
+    except (ValueError, TypeError, LookupError, AttributeError) as e: raise error(f"{where}: not YAML (a value that is not of its type: {e})") from e
+    if why := unusable(value, _MOST): raise error(f"{where}: not usable YAML ({why})")
+    return value

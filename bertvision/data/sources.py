@@ -51,6 +51,7 @@ def _positions(path: Path, header: list, file: File) -> list: # of the text colu
     if file.width: return wanted
     missing = [name for name in wanted if name not in header]
     if missing: raise DataError(f"{path}:1: no column {', '.join(map(repr, missing))}; the header has {', '.join(map(repr, header))}")
+    if twice := [name for name in wanted if header.count(name) > 1]: raise DataError(f"{path}:1: column {twice[0]!r} is there {header.count(twice[0])} times; expected one of that name")
     return [header.index(name) for name in wanted]
 
 
@@ -143,9 +144,9 @@ def _scores(task: Task, rows: Rows) -> list:
     found = []
     for i, raw in enumerate(rows.labels):
         try: score = float(raw)
-        except (TypeError, ValueError): score = np.nan
-        if not low <= score <= high:
-            raise DataError(f"{rows.where(i)}: score {raw!r}: expected a number from {low:g} to {high:g}")
+        except (TypeError, ValueError, OverflowError): score = np.nan
+        if not low <= score <= high or abs(score) > 1e30:
+            raise DataError(f"{rows.where(i)}: score {raw!r:.40}: expected a number" + (f" from {low:g} to {high:g}" if task.scores else ""))
         found.append(score)
     return found
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import DataError
+from ..core import DataError, parse_json
 from .files import decode, read_bytes
 
 # %% ../../nbs/11_data.squad.ipynb #a6f9f014
@@ -36,7 +36,7 @@ class Questions:
 # %% ../../nbs/11_data.squad.ipynb #c8cb2aed
 def _load(path: Path) -> list: # articles
     text = decode(read_bytes(path), path)
-    try: found = json.loads(text)
+    try: found = parse_json(text)
     except json.JSONDecodeError as e:
         why = "has been cut off" if e.pos >= len(text.rstrip()) - 1 or "Unterminated" in e.msg else "is not JSON"
         raise DataError(f"{path} {why}: {e.msg} in line {e.lineno}, column {e.colno}") from e
@@ -51,13 +51,7 @@ def _get(thing, key: str, kind: type, where: str):
     if not isinstance(thing, dict): raise DataError(f"{where}: {type(thing).__name__}, expected an object with {key!r}")
     if key not in thing: raise DataError(f"{where} lacks {key!r}; it has {', '.join(map(repr, thing)) or 'nothing'}")
     if not isinstance(thing[key], kind) or isinstance(thing[key], bool): raise DataError(f"{where}: {key!r} is {thing[key]!r:.40}, expected {_NAMES[kind]}")
-    if kind is str: _check_text(thing[key], f"{where}: {key!r}")
     return thing[key]
-
-
-def _check_text(text: str, where: str):
-    try: text.encode()
-    except UnicodeEncodeError as e: raise DataError(f"{where} holds half a surrogate pair at character {e.start}: expected whole characters") from e
 
 # %% ../../nbs/11_data.squad.ipynb #c3688417
 def _answers(qa: dict, context: str, id: str, where: str, out: Questions) -> dict:

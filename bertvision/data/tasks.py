@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from ..core import DataError, ParameterError, suggest
+from ..core import DataError, ParameterError, named_path, suggest
 from .files import decode, parse_yaml, read_bytes
 
 # %% ../../nbs/10_data.tasks.ipynb #e3348a61
@@ -401,7 +401,7 @@ def data_root(
     "The folder with the data; raises DataError when what was given is not a folder."
     given = str(data or "") or os.environ.get("BERTVISION_DATA", "")
     if not given: return None
-    place = Path(given).expanduser()
+    place = named_path(given)
     said = "data" if data else "BERTVISION_DATA"
     if not place.exists(): raise DataError(f"{said} = {given}: there is no such folder")
     if not place.is_dir(): raise DataError(f"{said} = {given}: this is a file; expected a folder with one directory a task")
@@ -428,7 +428,7 @@ def find_file(
     name: str, # file name, with or without .gz; an absolute path is taken as it is
 ) -> Path | None: # the plain file, else the .gz, else a folder named like the file without its ending
     "The place of one split, or None."
-    plain = folder / Path(name).expanduser()
+    plain = named_path(folder / named_path(name))
     tree = plain.with_name(plain.name.removesuffix(".gz").removesuffix(".tsv"))
     places = (plain, plain.with_name(f"{plain.name}.gz"), *([tree] if tree != plain else []))
     return next((place for place in places if place.exists()), None)
@@ -519,7 +519,7 @@ def read_task(
     path, # YAML file
 ) -> Task:
     "The task that a file describes, not registered; raises DataError that names the key of the fault."
-    path = Path(path).expanduser().resolve()
+    path = named_path(path).resolve()
     where, raw = path.name, parse_yaml(decode(read_bytes(path), path), path.name, DataError)
     if not isinstance(raw, dict): raise DataError(f"{where}: expected `key: value` lines with {', '.join(_OWN_KEYS)}")
     for key in raw:

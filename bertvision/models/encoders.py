@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import DataError, EncoderError, ParameterError, cache_dir, device, file_fingerprint, file_sha256, fingerprint, suggest
+from ..core import DataError, EncoderError, ParameterError, cache_dir, device, file_fingerprint, file_sha256, fingerprint, named_path, suggest
 from ..data.tasks import Task
 from .zoo import ENCODERS, Zoo, check_encoder, seen_before
 
@@ -177,7 +177,7 @@ def locate(
 ) -> tuple: # (folder or hub id, commit or None)
     "What `from_pretrained` is to be given; raises EncoderError."
     kind = check_encoder(name)
-    if kind == "folder": return str(Path(name).expanduser().resolve()), None
+    if kind == "folder": return str(named_path(name).resolve()), None
     if kind == "hub": return name, revision
     row = ENCODERS[name]
     if row.package: return str(_package_folder(row)), None
@@ -309,7 +309,7 @@ def _from_pretrained(auto, place, revision, **kwargs):
     import transformers
     from safetensors import SafetensorError
 
-    try: return auto.from_pretrained(place, revision=revision, **kwargs)
+    try: return auto.from_pretrained(place, revision=revision, trust_remote_code=False, **kwargs)
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         reason = str(e).strip().splitlines()[0][:300]
         raise EncoderError(f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded "
@@ -330,8 +330,21 @@ def _ask_hub(place: str, revision: str | None) -> str: # the commit
                                "Give a folder that holds it, or minilm-l6, which comes with the extra [offline]") from e
 
 # %% ../../nbs/20_models.encoders.ipynb #8ec48d31
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def _refuse_pickles(place: str):
+    "Raise EncoderError for a folder whose weights are pickles alone: reading one runs whatever its maker put in."
+    if not Path(place).is_dir() or any(Path(place).glob("*.safetensors")): return
+    if found := sorted(p.name for p in Path(place).iterdir() if p.suffix in _PICKLES):
+        raise EncoderError(f"{place} holds its weights as {found[0]} alone, a pickle, which can run code while it is read; expected model.safetensors: "
+                           "where you trust its maker, convert it by transformers' AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER), with the class of its head")
+
+
 def _load_weights(auto, place, revision, attn_implementation, **kwargs):
-    "(model, loading info), with the fast layers of `models.cpu` where they were chosen; families without pluggable attention keep their own."
+    "(model, loading info), with the fast layers of `models.cpu` where they were chosen; families without pluggable attention keep their own. Only safetensors are read."
+    _refuse_pickles(place)
+    kwargs["use_safetensors"] = True
     if attn_implementation != "fast_cpu":
         model, info = _from_pretrained(auto, place, revision, output_loading_info=True, attn_implementation=attn_implementation, **kwargs)
         return _as_trained(model, place, revision), info

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..core import EncoderError, suggest
+from ..core import EncoderError, named_path, suggest
 from ..data.tasks import Task
 
 # %% ../../nbs/19_models.zoo.ipynb #763ef0b1
@@ -170,8 +170,8 @@ def check_encoder(
 ) -> str: # "zoo" | "folder" | "hub"
     "Which kind of encoder a name means; raises EncoderError when it can be none."
     if name in ENCODERS: return "zoo"
-    if Path(name).expanduser().is_dir():
-        if (Path(name).expanduser() / "config.json").is_file(): return "folder"
+    if named_path(name).is_dir():
+        if (named_path(name) / "config.json").is_file(): return "folder"
         raise EncoderError(f"{name} is a folder without config.json, so not an encoder in Hugging Face's layout")
     owner, _, rest = name.partition("/")
     if owner and rest and "/" not in rest and not name.startswith((".", "~", "/")): return "hub"

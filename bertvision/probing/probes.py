@@ -118,6 +118,18 @@ def save_probes(
     return folder
 
 # %% ../../nbs/54_probing.probes.ipynb #121d3887
+_ABOUT = {"task": str, "encoder": str, "checkpoint": str, "side": str, "seed": int, "weights": str, "layers": int, "width": int, "kind": str, "max_length": int, "doc_stride": int,
+          "epoch": int, "thresholds": dict, "heads": list}
+
+
+def _about_fault(about: dict) -> str:
+    wrong = next((k for k, kind in _ABOUT.items() if type(about[k]) is not kind), None)
+    if wrong: return f"{wrong} = {about[wrong]!r:.40}: expected {_ABOUT[wrong].__name__}"
+    wrong = next((k for k in ("layers", "width", "max_length", "doc_stride") if not 1 <= about[k] < 2**20), None)
+    if wrong: return f"{wrong} = {about[wrong]}: expected a whole number from 1"
+    return "" if about["heads"] and all(isinstance(name, str) for name in about["heads"]) else "heads: expected names of probes, at least one"
+
+
 def load_probes(
     folder, # with probes.safetensors and probes.json
 ) -> Probes:
@@ -126,10 +138,11 @@ def load_probes(
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    about = read_json(folder / "probes.json")
+    about = read_json(folder / "probes.json", dict)
     if lost := [k for k in _NEEDED if k not in about]: raise DataError(f"{folder / 'probes.json'} lacks {', '.join(lost)}")
     try: weights = load_file(folder / "probes.safetensors")
     except (OSError, SafetensorError) as e: raise DataError(f"{folder / 'probes.safetensors'} cannot be read ({e}): train the probes again") from e
+    if fault := _about_fault(about): raise DataError(f"{folder / 'probes.json'}: {fault}")
     heads = {name: build_head(name, about["layers"], about["width"], get_task(about["task"]).num_labels) for name in about["heads"]}
     for name, head in heads.items():
         mine = {n: weights.get(f"{name}|{n}") for n in head.state_dict()}

@@ -383,12 +383,13 @@ def _read_arrays(path: Path) -> dict:
     try: arrays = load_file(path)
     except (OSError, SafetensorError) as e: raise DataError(f"{path} has been cut off or is damaged ({e}): cluster again") from e
     for name, dtype in _ARRAYS.items():
-        if name not in arrays or arrays[name].dtype != dtype: raise DataError(f"{path}: {name!r} is missing or not {np.dtype(dtype)}: cluster again")
+        if name not in arrays or arrays[name].dtype != dtype or arrays[name].ndim != 1 + (name == "centres"): raise DataError(f"{path}: {name!r} is missing, not {np.dtype(dtype)} or not of its shape: cluster again")
     return arrays
 
 # %% ../../nbs/60_selection.clusters.ipynb #8366ddb9
 def _check_counts(path: Path, about: dict, labels: np.ndarray, centres: np.ndarray, distances: np.ndarray):
     "Raises DataError when labels, centres, distances and the counts of clusters.json contradict each other."
+    if len(labels) and not -1 <= labels.min() <= labels.max() < len(centres): raise DataError(f"{path}: labels from {labels.min()} to {labels.max()} of {len(centres)} clusters: cluster again")
     sizes = np.bincount(labels[labels >= 0], minlength=len(centres)).tolist()
     right = labels.shape == distances.shape and (labels >= -1).all() and sizes == about["sizes"] and int((labels < 0).sum()) == about["noise"]
     if not right: raise DataError(f"{path}: its labels contradict clusters.json, which counts {len(about['sizes'])} clusters and {about['noise']} noise: cluster again")

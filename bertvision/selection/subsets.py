@@ -142,8 +142,20 @@ def load_selection(
         raise DataError(f"{path}: no such selection{suggest(strategy, known)}; there are {', '.join(known) or 'none'}")
     told = read_json(path)
     if not isinstance(told, dict) or told.pop("schema", None) != SCHEMA: raise DataError(f"{path}: expected a selection with schema {SCHEMA}")
-    try: return Selection(**told)
+    try: found = Selection(**told)
     except TypeError as e: raise DataError(f"{path} is not a selection: {e}") from e
+    if fault := _fault(found): raise DataError(f"{path} is not a selection: {fault}")
+    return found
+
+
+def _fault(s: Selection) -> str:
+    for name, kind in {"strategy": str, "orders": dict, "pool": str, "pool_size": int, "seed": int, "settings": dict, "seconds": dict}.items():
+        if type(getattr(s, name)) is not kind: return f"{name} = {getattr(s, name)!r:.40}: expected {kind.__name__}"
+    if not s.orders or s.orders.keys() != s.seconds.keys(): return "expected the same budgets in orders and seconds, at least one"
+    wrong = [k for k, ids in s.orders.items() if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids)]
+    if wrong: return f"orders: {wrong[0]!r}: expected a list of ids"
+    wrong = [k for k, x in s.seconds.items() if type(x) not in (int, float) or not abs(x) < 1e300]
+    return f"seconds: {wrong[0]!r}: expected a number" if wrong else ""
 
 # %% ../../nbs/63_selection.subsets.ipynb #0a3f0946
 def take(

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import __version__
-from ..core import DataError, ParameterError, file_sha256, progress, replacing, suggest
+from ..core import DataError, ParameterError, file_sha256, parse_json, progress, replacing, suggest
 from ..data.batches import tokenise
 from ..data.files import read_columns
 from ..models.encoders import load_encoder
@@ -155,6 +155,11 @@ def _write(rows, total: int, encoder, how: Embedding, make, about: dict) -> dict
     return found
 
 # %% ../../nbs/36_states.embed.ipynb #cb7266ad
+def _vectors_of(found: np.ndarray) -> np.ndarray:
+    if found.ndim != 2 or found.dtype != np.float32: raise ValueError(f"vectors of shape {found.shape} and {found.dtype}, expected (N, D) of float32")
+    return found
+
+
 def read_vectors(
     path, # a file that `embed_file` wrote
 ) -> tuple: # (N, D) float32, and what is said of them
@@ -162,7 +167,7 @@ def read_vectors(
     path = Path(path)
     try:
         if path.suffix.lower() != ".parquet":
-            with h5py.File(path, "r") as file: return file["vectors"][:], {k: v.item() if hasattr(v, "item") else v for k, v in file.attrs.items()}
+            with h5py.File(path, "r") as file: return _vectors_of(file["vectors"][:]), {k: v.item() if hasattr(v, "item") else v for k, v in file.attrs.items()}
         table, about = pq.read_table(path), pq.read_metadata(path).metadata[b"bertvision"]
-        return np.asarray(table["vector"].combine_chunks().flatten()).reshape(len(table), -1), json.loads(about)
-    except (OSError, KeyError, TypeError, pa.ArrowInvalid) as e: raise DataError(f"{path}: expected vectors that embed_file has written ({e})") from e
+        return _vectors_of(np.asarray(table["vector"].combine_chunks().flatten()).reshape(len(table), -1)), dict(parse_json(about.decode()))
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError, pa.ArrowException) as e: raise DataError(f"{path}: expected vectors that embed_file has written ({e})") from e

@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'write_original', 'Original', 'read_original']
 
 # %% ../../nbs/32_states.original.ipynb #1945d1dd
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import h5py
@@ -69,12 +69,19 @@ def batch(self: Original,
 ) -> Ragged: # values (B * T, S, D) float32, padding included
     "States of some examples, copied; the file is opened for each batch, so any process may do it."
     rows = np.asarray(rows, dtype=np.int64)
-    with h5py.File(self.path) as f:
+    with _readable(self.path), h5py.File(self.path) as f:
         values = np.stack([f["embeds"][i] for i in self.order[rows]])              # (B, S, T, D)
     values = torch.from_numpy(values).transpose(1, 2).flatten(0, 1).contiguous()   # (B * T, S, D)
     return Ragged(values, torch.from_numpy(self.lengths[rows]))
 
 # %% ../../nbs/32_states.original.ipynb #dfab0f5a
+@contextmanager
+def _readable(path):
+    "What HDF5 has against a file becomes a DataError that names it."
+    try: yield
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as e: raise DataError(f"{path} is not a readable HDF5 file: {e}") from e
+
+
 def _open_parts(folder, name: str, stack: ExitStack) -> dict:
     "The three datasets; raises DataError that names the file that is missing or has no such dataset."
     found = {}
@@ -82,17 +89,19 @@ def _open_parts(folder, name: str, stack: ExitStack) -> dict:
         path = Path(folder) / f"{name}{end}"
         others = ", ".join(f"{name}{e}" for e in PARTS.values())
         if not path.is_file(): raise DataError(f"{path} does not exist; the original's layout is three files: {others}")
-        try: file = stack.enter_context(h5py.File(path))
-        except OSError as e: raise DataError(f"{path} is not a readable HDF5 file: {e}") from e
-        if key not in file: raise DataError(f"{path} has the datasets {sorted(file) or 'none'}, expected {key!r}")
-        found[key] = file[key]
+        with _readable(path):
+            file = stack.enter_context(h5py.File(path))
+            if key not in file: raise DataError(f"{path} has the datasets {sorted(file) or 'none'}, expected {key!r}")
+            found[key] = file[key]
+        wanted = 4 if key == "embeds" else 1
+        if not isinstance(found[key], h5py.Dataset) or found[key].dtype.kind not in "iuf" or found[key].ndim != wanted:
+            raise DataError(f"{path}: {key} is {found[key]}, expected a dataset of numbers with shape {'(N, L, T, H)' if wanted == 4 else '(N,)'}")
     return found
 
 
 def _check_parts(folder, name: str, parts: dict):
     "Raises DataError unless the three datasets belong together."
     embeds, idx = parts["embeds"], parts["idx"][:]
-    if embeds.ndim != 4: raise DataError(f"{name}_embeds.h5: embeds has shape {embeds.shape}, expected (N, L, T, H)")
     sizes = {f"{name}{PARTS[k]}": d.shape[0] for k, d in parts.items()}
     if len(set(sizes.values())) > 1:
         counts = ", ".join(f"{file} {n}" for file, n in sizes.items())
@@ -108,7 +117,7 @@ def read_original(
     name: str, # what their names begin with
 ) -> Original:
     "States in the original's layout, rows in the order of idx; raises DataError for files that are missing or do not fit."
-    with ExitStack() as stack:
+    with ExitStack() as stack, _readable(Path(folder) / name):
         parts = _open_parts(folder, name, stack)
         _check_parts(folder, name, parts)
         (n, S, T, D), idx, labels = parts["embeds"].shape, parts["idx"][:], parts["labels"][:]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import DataError, OutputError, ParameterError, replacing
+from ..core import DataError, OutputError, ParameterError, parse_json, replacing
 from ..data.batches import Tokens, tokenizer_fingerprint
 from ..data.ragged import Ragged
 from .origin import DTYPES, Origin, States, check_values, dequantise, forecast_bytes, quantise
@@ -125,7 +125,7 @@ def _open_h5(path, mode: str = "r") -> h5py.File:
     "An open HDF5 file; raises DataError that says why not."
     if not Path(path).is_file(): raise DataError(f"{path} does not exist; expected a file of hidden states")
     try: return h5py.File(path, mode)
-    except OSError as e: raise DataError(f"{path} {_reason(path, str(e))}") from e
+    except (OSError, RuntimeError, ValueError, LookupError) as e: raise DataError(f"{path} {_reason(path, str(e))}") from e
 
 
 def _reason(path, message: str) -> str:
@@ -143,15 +143,15 @@ def _read_tokens(file: h5py.File) -> Tokens:
 
 def _read_origin(file: h5py.File) -> Origin:
     values = {f.name: file.attrs[f.name] for f in fields(Origin)}
-    values |= {"layer_numbers": tuple(values["layer_numbers"].tolist()), "notes": json.loads(values["notes"]),
+    values |= {"layer_numbers": tuple(map(int, values["layer_numbers"].tolist())), "notes": parse_json(values["notes"]),
                "width": int(values["width"]), "max_length": int(values["max_length"])}
     return Origin(**values)
 
 
 def _check_schema(path, file: h5py.File):
-    found = file.attrs.get("schema")
+    found = file.attrs["schema"] if "schema" in file.attrs else None
     if found is None: raise DataError(f"{path} is an HDF5 file without the attribute `schema`; expected hidden states")
-    if found != SCHEMA: raise DataError(f"{path} has schema {found}, expected {SCHEMA}: make it again")
+    if np.ndim(found) or found != SCHEMA: raise DataError(f"{path} has schema {found!r:.40}, expected {SCHEMA}: make it again")
 
 # %% ../../nbs/30_states.store.ipynb #cf3f1672
 class Stored(States):
@@ -174,14 +174,27 @@ def load_header(
 ) -> Stored: # complete or not: `written` says how many rows there are
     "A file's header, whatever it belongs to; raises DataError."
     path = Path(path)
-    with _open_h5(path) as f:
-        _check_schema(path, f)
-        try:
+    try:
+        with _open_h5(path) as f:
+            _check_schema(path, f)
             stored = Stored(path, _read_origin(f), _read_tokens(f), f["row_hash"][:], _places(f), int(f.attrs["rows_written"]))
-        except (KeyError, OSError, RuntimeError, ValueError, AttributeError) as e:
-            raise DataError(f"{path} is damaged: {e}") from e
+            _check_rows_of(stored)
+    except (LookupError, OSError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, ParameterError) as e:
+        raise DataError(f"{path} is damaged: {str(e) or type(e).__name__}") from e
     _check_places(stored)
     return stored
+
+
+def _check_rows_of(stored: Stored):
+    "Raises ValueError unless the tokenised examples are what they were written as."
+    t, n, o = stored.tokens, len(stored.tokens.example_ids), stored.origin
+    wanted = {"offsets": (t.offsets, n + 1, "i"), "labels": (t.labels, n, "if"), "row_hash": (stored.hashes, n, "u"), "input_ids": (t.input_ids, len(t.input_ids), "i")}
+    wanted |= {} if t.types is None else {"types": (t.types, len(t.input_ids), "iu")}
+    for name, (array, length, kinds) in wanted.items():
+        if array.shape != (length,) or array.dtype.kind not in kinds: raise ValueError(f"/{name} has shape {array.shape} of {array.dtype}, expected ({length},) of {'numbers' if 'f' in kinds else 'whole numbers'}")
+    if not n or t.offsets[0] != 0 or t.offsets[-1] != len(t.input_ids) or (np.diff(t.offsets) < 1).any(): raise ValueError(f"/offsets do not divide {len(t.input_ids)} tokens into {n} examples")
+    if not all(isinstance(x, str) for x in (o.encoder, o.weights, o.tokenizer, o.precision, o.task, o.split)) or not isinstance(o.notes, dict): raise ValueError("an attribute that is no text")
+    if not 0 <= stored.written <= n: raise ValueError(f"rows_written = {stored.written} of {n}")
 
 # %% ../../nbs/30_states.store.ipynb #9298e1be
 def _check_places(stored: Stored):
@@ -190,6 +203,8 @@ def _check_places(stored: Stored):
     wanted = {"states": (rows, stored.layers, o.width)} | ({"scales": (rows, stored.layers)} if o.dtype == "int8" else {})
     for name, shape in wanted.items():
         found = stored.places.get(name)
+        dtype = np.dtype(np.float16 if name == "scales" else DTYPES[o.dtype])
+        if found is not None and np.dtype(found.dtype) != dtype: raise DataError(f"{stored.path}: /{name} holds {np.dtype(found.dtype)}, expected {dtype}")
         if found is None or found.shape != shape:
             raise DataError(f"{stored.path}: /{name} has shape {found and found.shape}, expected {shape} from its own rows")
         if found.offset is None: raise DataError(f"{stored.path}: /{name} is chunked, expected it in one piece")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'Need', 'Step', 'Study', 'parse_overrides', 'all_studies', 'load_study',
-           'code_closure', 'Job', 'Plan', 'plan', 'State', 'job_state', 'data_forgotten', 'this_machine', 'Forecast',
-           'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
+           'code_closure', 'Job', 'Plan', 'plan', 'State', 'job_state', 'read_plan', 'data_forgotten', 'this_machine',
+           'Forecast', 'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
 
 # %% ../../nbs/80_studies.plan.ipynb #77def21c
 import ast
@@ -23,7 +23,7 @@ from statistics import median
 from typing import NamedTuple
 
 import bertvision
-from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, resources, suggest
+from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, named_path, read_json, resources, suggest
 from ..data.files import corpus_files, corpus_place, parse_yaml, read_lines
 from ..data.tasks import TASKS, XNLI_LANGUAGES, File, choose_layout, data_root, find_file, get_task, input_files, task_folder
 from ..models.encoders import ATTENTIONS, encoder_fingerprint, locate
@@ -80,6 +80,7 @@ _STEP_KEYS = ("title", "experiment", "needs", "tasks", "encoders", "over", "swee
 def _mapping(raw, where: str, allowed=None) -> dict:
     if not isinstance(raw, dict): raise StudyError(f"{where}: expected a mapping `key: value`, got {type(raw).__name__}")
     for key in raw:
+        if not isinstance(key, str): raise StudyError(f"{where}: the key {key!r} is {type(key).__name__}, expected text (in quotes)")
         if allowed and key not in allowed:
             raise StudyError(f"{where}: unknown key {key!r}{suggest(key, allowed)}; there are {', '.join(allowed)}")
     return raw
@@ -94,8 +95,9 @@ def _list(raw, kind: type, where: str) -> list:
 
 def _notebook(name, kind: str, places: list, where: str) -> Path:
     "experiments/<name>.ipynb or reports/<name>.ipynb in the first of the places that has it."
+    if not isinstance(name, str): raise StudyError(f"{where} = {name!r}: expected the name of a notebook in {kind}/")
     for place in places:
-        if (place / kind / f"{name}.ipynb").is_file(): return place / kind / f"{name}.ipynb"
+        if named_path(place / kind / f"{name}.ipynb").is_file(): return place / kind / f"{name}.ipynb"
     known = sorted({p.stem for place in places for p in (place / kind).glob("*.ipynb")})
     raise StudyError(f"{where}: no {kind}/{name}.ipynb{suggest(name, known)}; there are {', '.join(known) or 'none'}")
 
@@ -129,10 +131,15 @@ def _sweep(raw, where: str) -> dict: # parameter -> values
 # %% ../../nbs/80_studies.plan.ipynb #71a0cb3a
 def _recipe_file(name, folder: Path, where: str) -> dict:
     "Parameters in a YAML file that a search has written; its place counts from the study's folder, or from here."
-    path = next((p for p in (folder / str(name), Path(str(name)).expanduser()) if p.is_file()), None)
+    path = next((p for p in (named_path(folder / str(name)), named_path(str(name))) if p.is_file()), None)
     if path is None or path.suffix not in (".yaml", ".yml"):
         raise StudyError(f"{where}: recipe = {name!r}: expected published, or a .yaml file beside the study or below the present folder")
-    return dict(_mapping(_mapping(parse_yaml(path.read_text(encoding="utf-8"), str(name)), str(name), ("parameters",)).get("parameters"), f"{name}: parameters"))
+    return dict(_mapping(_mapping(parse_yaml(_read(path), str(name)), str(name), ("parameters",)).get("parameters"), f"{name}: parameters"))
+
+
+def _read(path: Path) -> str:
+    try: return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e: raise StudyError(f"{path} cannot be read: {e}") from e
 
 # %% ../../nbs/80_studies.plan.ipynb #7998e2cf
 def _needs(raw, where: str) -> dict: # parameter -> Needs
@@ -225,7 +232,7 @@ def all_studies(
 
 
 def _study_file(name: str, root: Path) -> Path:
-    path = Path(name).expanduser()
+    path = named_path(name)
     if path.suffix in (".yaml", ".yml"):
         if path.is_file(): return path.resolve()
         raise StudyError(f"{path}: there is no such study file")
@@ -236,11 +243,11 @@ def _study_file(name: str, root: Path) -> Path:
 
 def _encoder_name(name: str) -> str:
     "Checked; a folder by its full path, since each run works in a folder of its own."
-    return str(Path(name).expanduser().resolve()) if check_encoder(name) == "folder" else name
+    return str(named_path(name).resolve()) if check_encoder(name) == "folder" else name
 
 
 def _source(name: str, where: str) -> str:
-    if name and name not in SOURCES: raise StudyError(f"{where}: published = {name!r}{suggest(str(name), SOURCES)}: expected one of {', '.join(SOURCES)}")
+    if name and (not isinstance(name, str) or name not in SOURCES): raise StudyError(f"{where}: published = {name!r}{suggest(str(name), SOURCES)}: expected one of {', '.join(SOURCES)}")
     return name
 
 # %% ../../nbs/80_studies.plan.ipynb #09416341
@@ -257,9 +264,7 @@ def load_study(
     root = Path(root or resources())
     path = _study_file(str(name), root)
     where, places = path.name, [path.parent.parent, root]  # a lab of one's own may bring its own experiments
-    try: text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e: raise StudyError(f"{path} cannot be read: {e}") from e
-    raw = _mapping(parse_yaml(text, where), where, _STUDY_KEYS)
+    raw = _mapping(parse_yaml(_read(path), where), where, _STUDY_KEYS)
     steps = {s: _step(s, r, places, where) for s, r in _mapping(raw.get("steps"), f"{where}: steps").items()}
     call = _call(str(name), tasks, encoders, seeds, overrides)
     tasks = [get_task(t).name for t in _list(tasks or raw.get("tasks"), str, f"{where}: tasks")]
@@ -479,7 +484,7 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     toy = "task" in grid and get_task(grid["task"]).toy
     if "data" in names and data and not toy: places["data"] = data
     given = _settings(step, names, grid, where)
-    if (corpus := given.get("corpus")) and Path(corpus).expanduser().exists(): places["corpus"] = str(Path(corpus).expanduser().resolve())  # each run works in a folder of its own
+    if isinstance(corpus := given.get("corpus"), str) and corpus and named_path(corpus).exists(): places["corpus"] = str(named_path(corpus).resolve())  # each run works in a folder of its own
     full = check_parameters(step.experiment, given | places)
     _check_choices(full)
     before = {j.id: j.fingerprint for jobs in needed.values() for j in jobs}
@@ -574,7 +579,7 @@ def plan(
     "Turn a study into checked jobs; raises the first error that a run would meet. Writes nothing."
     root = data_root(data)
     data = str(root.resolve()) if root else ""
-    folder = Path(out).expanduser().resolve() / study.name
+    folder = named_path(out).resolve() / study.name
     made = {}
     for step in study.steps.values():
         template, where = _template(step.experiment), f"study {study.name}, step {step.name}"
@@ -619,6 +624,34 @@ def job_state(
     if not same: return State("changed", _changes(job, record), record)
     if record["status"] == "failed": return State("failed", (record.get("failure") or {}).get("reason", ""), record)
     return State("interrupted", "it can go on from its checkpoint", record)
+
+# %% ../../nbs/80_studies.plan.ipynb #b1648302
+_PLAN = {"study": str, "title": str, "command": str, "published": str, "titles": dict, "highlights": dict}
+
+
+def read_plan(
+    folder, # of a study
+) -> dict: # study, title, command, jobs, …; {} when there is no plan.json
+    "What a study was to run, from its plan.json; raises DataError that names the key of the fault."
+    path = Path(folder) / "plan.json"
+    if not path.exists(): return {}
+    found = read_json(path, dict)
+    for name, kind in _PLAN.items():
+        if not isinstance(found.get(name, kind()), kind): raise DataError(f"{path}: {name} = {found[name]!r:.40}: expected {kind.__name__}")
+    if not isinstance(found.get("jobs", []), list): raise DataError(f"{path}: jobs = {found['jobs']!r:.40}: expected list")
+    for i, job in enumerate(found.get("jobs", [])):
+        if fault := _job_fault(job): raise DataError(f"{path}: jobs: {i}: {fault}")
+    wrong = [k for k, v in found.get("titles", {}).items() if not isinstance(v, str)] + [k for k, v in found.get("highlights", {}).items() if not isinstance(v, list) or not all(isinstance(x, str) for x in v)]
+    if wrong: raise DataError(f"{path}: the title or the highlights of {wrong[0]!r} are not text")
+    return found
+
+
+def _job_fault(job) -> str:
+    "What a planned run lacks; ''."
+    if not isinstance(job, dict) or not isinstance(job.get("run"), str) or not re.fullmatch(r"[^/\\\0]{1,255}", job["run"]): return f"{job!r:.60}: expected an object with the name of a run"
+    if not isinstance(job.get("parameters", {}), dict): return f"parameters = {job['parameters']!r:.40}: expected an object"
+    asked = {**job.get("parameters", {}), **job}
+    return next((f"{k} = {asked[k]!r:.40}: expected text" for k in ("step", "task", "encoder") if not isinstance(asked.get(k), (str, type(None)))), "")
 
 # %% ../../nbs/80_studies.plan.ipynb #fd10b199
 def data_forgotten(

@@ -20,9 +20,9 @@ from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS, baseline, score
 from ..published import published_value
 from ..qa.scoring import question_scores
-from ..runs import locked, read_record, seconds_of
+from ..runs import locked, read_record, read_rows, seconds_of
 from ..statistics import bootstrap, collapse, summarise
-from .plan import RUNNER_LOCK
+from .plan import RUNNER_LOCK, read_plan
 
 # %% ../../nbs/82_studies.results.ipynb #abf36813
 _EXAMPLE = {"cola": 0.7, "mrpc": 0.8, "sts-b": 0.8, "rte": 0.62}  # task -> how often the invented model knows the answer
@@ -125,10 +125,8 @@ def _read_predictions(place):
     "(DataFrame, None), or (None, why not)."
     path = place / "predictions.parquet"
     if not path.exists(): return None, "no predictions.parquet: its score cannot be checked"
-    try: rows = pd.read_parquet(path)
-    except (OSError, ValueError) as e: return None, f"predictions.parquet cannot be read ({type(e).__name__}): its score cannot be checked"
-    lacks = {"split", "example_id", "label", "prediction"} - set(rows)
-    return (None, f"predictions.parquet lacks the columns {', '.join(sorted(lacks))}") if lacks else (rows, None)
+    try: return read_rows(path), None
+    except DataError as e: return None, f"{str(e).replace(f'{place}/', '')}: its score cannot be checked"
 
 
 def scored_columns(
@@ -239,7 +237,7 @@ def read_study(
 ) -> Results:
     "Read records, predictions and plan; raises DataError when the folder is no study."
     folder = Path(folder).expanduser().resolve()
-    plan = read_json(folder / "plan.json") if (folder / "plan.json").exists() else {}
+    plan = read_plan(folder)
     places = sorted(p for p in (folder / "runs").glob("*") if p.is_dir())
     if not plan and not places:
         raise DataError(f"{folder} holds no study: expected runs/<run>/record.json or plan.json in it; run the study first")

@@ -24,7 +24,7 @@ import bertvision
 from ..core import DataError, OutputError, StudyError, file_fingerprint, fingerprint, read_json, write_json, write_text
 from ..data.tasks import get_task
 from ..runs import lock, mark_failed, notebook_cells, read_parameters, read_record
-from .plan import (RUNNER_LOCK, Job, Plan, State, code_closure, data_forgotten, disk_needed, forecast, job_state,
+from .plan import (RUNNER_LOCK, Job, Plan, State, code_closure, data_forgotten, disk_needed, forecast, job_state, read_plan,
                                      this_machine)
 
 # %% ../../nbs/81_studies.run.ipynb #e3c1a5e5
@@ -143,7 +143,7 @@ _KEEP = ("job.json", "log.txt", "record.json", "predictions.parquet", ".lock", R
 
 
 def _same_job(folder: Path, job: dict) -> bool:
-    try: return read_record(folder)["fingerprints"].get("job") == job["fingerprint"]
+    try: return (read_record(folder).get("fingerprints") or {}).get("job") == job["fingerprint"]
     except DataError: return False
 
 
@@ -287,10 +287,11 @@ def headline(
 
 def _progress(folder: Path) -> tuple[float, str]:
     "Share done, and the latest loss, from progress.json."
-    try: p = read_json(folder / "progress.json")
-    except DataError: return 0.0, ""
-    loss = p.get("loss")
-    return min(1.0, p["done"] / p["total"]) if p.get("total") else 0.0, "" if loss is None else f"loss {loss:.3f}"
+    try:
+        p = read_json(folder / "progress.json", dict)
+        share, loss = min(1.0, max(0.0, p["done"] / p["total"])), p.get("loss")
+        return share if share == share else 0.0, "" if loss is None else f"loss {loss:.3f}"
+    except (DataError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError): return 0.0, ""  # a look, nothing hangs on it
 
 # %% ../../nbs/81_studies.run.ipynb #050bc287
 class Lines:
@@ -515,7 +516,7 @@ def _again(plan: Plan, old: dict) -> str:
 def _write_plan(plan: Plan):
     "plan.json: which runs the report is to expect, together with those that an earlier call with other tasks or seeds left."
     path, jobs = plan.folder / "plan.json", [{"run": j.id, "step": j.step, **j.grid} for j in plan.jobs]
-    try: old = read_json(path)
+    try: old = read_plan(plan.folder)
     except DataError: old = {}
     known = {j["run"] for j in jobs}
     jobs += [j for j in old.get("jobs", []) if j["run"] not in known and (plan.folder / "runs" / j["run"] / "record.json").exists()]
@@ -578,9 +579,10 @@ def _report_files(folder: Path) -> list[str]:
 
 def _up_to_date(folder: Path, state: str) -> bool:
     "Whether the report was made from this state and all its files are still there."
-    try: stamp = read_json(folder / "fingerprint.json")
+    try: stamp = read_json(folder / "fingerprint.json", dict)
     except DataError: return False
-    return stamp.get("inputs") == state and all((folder / name).is_file() for name in stamp.get("files") or ["no list"])
+    files = stamp.get("files")
+    return stamp.get("inputs") == state and bool(files) and isinstance(files, list) and all(isinstance(name, str) and (folder / name).is_file() for name in files)
 
 # %% ../../nbs/81_studies.run.ipynb #cfe9fd05
 def make_report(

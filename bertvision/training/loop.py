@@ -22,9 +22,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from fastcore.basics import patch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 
-from ..core import (Phases, TrainingError, choose_precision, device, fingerprint, progress, read_json,
+from ..core import (DataError, Phases, TrainingError, choose_precision, device, fingerprint, progress, read_json,
                              replacing, seed_everything, write_json)
 from ..data.batches import Batches, Tokens, collate, longest_first
 from ..data.splits import Splits, split
@@ -94,9 +95,10 @@ def _optimizer_tensors(optimizer) -> dict:
 
 
 def _load_optimizer(optimizer, tensors: dict):
-    state = {}
+    state, parameters = {}, [p for group in optimizer.param_groups for p in group["params"]]
     for name, value in tensors.items():
         i, key = name.split(".", 1)
+        if value.ndim and value.shape != parameters[int(i)].shape: raise ValueError(f"{name} of the optimizer has shape {tuple(value.shape)}, expected {tuple(parameters[int(i)].shape)}")
         state.setdefault(int(i), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -146,17 +148,44 @@ def load_checkpoint(
     "Restore the newest checkpoint; raises TrainingError when it belongs to another recipe, encoder or data."
     found = sorted(folder.glob("step-*"))
     if not found: return None
-    place, saved = found[-1], read_json(found[-1] / "standing.json")
+    place = found[-1]
+    try: return _restore(place, read_json(place / "standing.json", dict), model, optimizer, schedule, identity, scaler, average)
+    except (DataError, OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        raise TrainingError(f"{place} is no whole checkpoint ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}): delete it, and the run starts from the one before or anew") from e
+
+
+def _restore(place: Path, saved: dict, model, optimizer, schedule, identity: str, scaler, average: Average | None) -> Standing:
+    "Put everything back; raises TrainingError for a stranger's checkpoint, and anything for a damaged one."
     if saved["identity"] != identity:
         raise TrainingError(f"{place} belongs to another recipe, encoder or training set: delete it or choose another folder")
+    standing, rates = Standing(**saved["standing"]), saved["schedule"]
+    _check_standing(standing, rates)
     load_model(model, place / "model.safetensors")
     _load_optimizer(optimizer, load_file(place / "optimizer.safetensors"))
-    for group, rate in zip(optimizer.param_groups, saved["schedule"]["_last_lr"]): group["lr"] = rate
-    schedule.__dict__.update(saved["schedule"])
+    for group, rate in zip(optimizer.param_groups, rates["_last_lr"], strict=True): group["lr"] = rate
+    schedule.__dict__.update({k: rates[k] for k in _RATES})
     if scaler and saved["scaler"]: scaler.load_state_dict(saved["scaler"])
-    if average: average.means, average.steps = load_file(place / "average.safetensors", average.device), saved["averaged"]
+    if average:
+        means = load_file(place / "average.safetensors", average.device)
+        if {k: v.shape for k, v in means.items()} != {k: v.shape for k, v in average.means.items()}: raise ValueError("the running mean is of other weights")
+        average.means, average.steps = means, int(saved["averaged"])
+    if standing.loss_sum is None: standing.loss_sum = math.nan  # JSON has none
     _set_random_state(load_file(place / "random.safetensors"))
-    return Standing(**saved["standing"])
+    return standing
+
+
+_RATES = ("last_epoch", "_step_count", "_last_lr")
+
+
+def _check_standing(s: Standing, rates: dict):
+    "Raises ValueError for what is no position in a training."
+    whole = {**{k: getattr(s, k) for k in ("step", "epoch", "batch", "examples", "best_step", "stale", "loss_steps")}, **{k: rates[k] for k in _RATES[:2]}}
+    wrong = [k for k, v in whole.items() if type(v) is not int or v < 0]
+    numbers = [s.loss_sum, *([] if s.best is None else [s.best]), *rates["_last_lr"], *s.seconds.values()]
+    if wrong or not all(type(x) in (int, float, type(None)) for x in numbers) or not isinstance(s.stopped, str): raise ValueError(f"{wrong[0] if wrong else 'a number'} of standing.json is not what it should be")
+    if not isinstance(s.history, list) or not all(isinstance(row, dict) for row in s.history): raise ValueError("history of standing.json: expected rows")
+
+
 
 # %% ../../nbs/41_training.loop.ipynb #c41f608b
 class Fitting:

@@ -247,7 +247,7 @@ def load_search(
     if not isinstance(raw, dict) or (raw.get("content"), raw.get("version")) != (_CONTENT, 1):
         raise DataError(f"{path} is no file of a search: it lacks content = {_CONTENT!r}, version = 1")
     try: found = Search(**{name: raw[name] for name in _SETTINGS}, trials=[Trial(**t) for t in raw["trials"]])
-    except (KeyError, TypeError, ParameterError) as e:
+    except (KeyError, TypeError, ValueError, OverflowError, ParameterError) as e:
         raise DataError(f"{path} is a damaged file of a search ({type(e).__name__}: {e})") from e
     for i, trial in enumerate(found.trials):
         if fault := _trial_fault(trial, i, found.space): raise DataError(f"{path}: trial {i} {fault}")

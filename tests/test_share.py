@@ -1,0 +1,157 @@
+"""Studies that are given away: what must not be seen is gone, the same bytes twice, and an archive compares like its folder."""
+import base64
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import matplotlib
+import pytest
+from study_lab import change
+
+from bertvision.cli import main
+from bertvision.core import DataError, OutputError, read_json
+from bertvision.studies import share
+from bertvision.studies.compare import compare_studies
+from bertvision.studies.results import example_study, read_study
+from bertvision.studies.share import export_study, open_shared, unpack
+
+TOKEN = "hf_" + "Zq7" * 11
+HOME = "/home/" + "somebody"
+RUN = "finetune.cola.s0"
+
+
+def drawing(path: Path) -> bytes:
+    """A figure that remembers where it was made."""
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(1, 1))
+    fig.savefig(path, metadata={"Comment": f"{HOME}/plot.py"})
+    plt.close(fig)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """An invented study whose files say more than they should."""
+    monkeypatch.setenv("MY_SECRET_WORD", "open sesame")
+    study = example_study(tmp_path / "outputs")
+    (study / "report").mkdir()
+    picture = drawing(study / "report" / "scores.png")
+    (study / "report" / "report.html").write_text(f'<p>made in {HOME}/thesis</p><img src="data:image/png;base64,{base64.b64encode(picture).decode()}">')
+    (study / "report" / "table.md").write_text(f"# A study\n\nfrom {study}/runs and open sesame\n")
+    cell = {"cell_type": "code", "source": [f'token = "{TOKEN}"\n', "load()"], "metadata": {}, "execution_count": 1, "outputs": [
+        {"output_type": "stream", "name": "stdout", "text": [f"\x1b[31mread {HOME}/glue/train.tsv\x1b[0m\n", f"with {TOKEN}\n"]},
+        {"output_type": "display_data", "metadata": {}, "data": {"image/png": base64.b64encode(picture).decode(), "text/html": f"<b>{os.uname().nodename}</b>"}}]}
+    (study / "runs" / RUN / "notebook.ipynb").write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    (study / "runs" / RUN / "log.txt").write_text(f"Traceback: File \"{HOME}/x.py\", line 3\nAWS_SECRET_ACCESS_KEY=abcd1234efgh5678\n")
+    change(study, RUN, lambda r: r.update(remark=f"{HOME}/notes", parameters=r["parameters"] | {"data": "../../../../shared/glue"}, hint="from ../../../../shared/glue/CoLA"))
+    return study
+
+
+def texts(archive: Path) -> dict:
+    with zipfile.ZipFile(archive) as z: return {name.partition("/")[2]: z.read(name) for name in z.namelist()}
+
+
+def test_tokens_paths_hosts_and_remarks_of_pictures_are_gone(study, tmp_path):
+    export_study(study, tmp_path / "a.zip", logs=True)
+    found = texts(tmp_path / "a.zip")
+    for name, raw in found.items():
+        for word in (TOKEN, HOME, str(tmp_path), "open sesame", "shared/glue", "abcd1234efgh5678", "plot.py"):
+            assert word.encode() not in raw and base64.b64encode(word.encode())[2:-4] not in raw, (name, word)
+    notebook = json.loads(found[f"runs/{RUN}/notebook.ipynb"])["cells"][0]
+    assert notebook["source"] == 'token = "<token>"\nload()' and notebook["outputs"][0]["text"] == "read <path>\nwith <token>\n"
+    assert b"from <outputs>/example/runs" in found["report/table.md"] or b"<temp>" in found["report/table.md"]
+    assert json.loads(found[f"runs/{RUN}/record.json"])["parameters"]["data"] == "<data>" and "runs/finetune.cola.s0/log.txt" in found
+
+
+def test_models_states_and_logs_stay_at_home(study, tmp_path):
+    for name in ("model/model.safetensors", "states/train.h5", "checkpoint/step-1/standing.json", ".lock"):
+        (study / "runs" / RUN / name).parent.mkdir(parents=True, exist_ok=True)
+        (study / "runs" / RUN / name).write_bytes(b"x")
+    told = export_study(study, tmp_path / "a.zip", predictions=False)
+    assert not [n for n in texts(tmp_path / "a.zip") if n.endswith((".safetensors", ".h5", "standing.json", ".lock", ".txt", ".parquet"))]
+    assert told["left_out"][:3] == ["models, checkpoints and states", "predictions", "logs"]
+
+
+def test_the_manifest_says_what_is_there_and_what_is_missing(study, tmp_path):
+    told = export_study(study, tmp_path / "a.zip")
+    assert told == json.loads(texts(tmp_path / "a.zip")["manifest.json"])
+    assert told["runs"] == {"finished": 10, "planned": 15}
+    why = {m["run"]: m["why"] for m in told["missing"]}
+    assert why["finetune.sts-b.s2"] == "failed: out of memory" and why["finetune.qnli.s0"] == "not started" and "broken" in why["finetune.mrpc.s2"]
+
+
+def test_the_same_study_gives_the_same_bytes(study, tmp_path):
+    export_study(study, tmp_path / "a.zip")
+    for path in study.rglob("*"): os.utime(path, (1, 1))
+    export_study(study, tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["record.json", "notebook.ipynb", "scores.png", "report.html"])
+def test_an_archive_with_something_left_in_it_is_not_written(study, tmp_path, monkeypatch, kind):
+    honest = share.scrubbed
+    monkeypatch.setattr(share, "scrubbed", lambda name, raw, secrets: raw if name.endswith(kind) else honest(name, raw, secrets))
+    with pytest.raises(OutputError, match=f"nothing was exported: .*{kind} still holds") as told: export_study(study, tmp_path / "a.zip")
+    assert TOKEN not in str(told.value) and HOME not in str(told.value) and not list(tmp_path.glob("*.zip")) and not list(tmp_path.glob(".a.zip*"))
+
+
+def test_an_archive_compares_like_its_folder(study, tmp_path, capsys):
+    export_study(study, tmp_path / "a.zip")
+    found = compare_studies(read_study(study), open_shared(tmp_path / "a.zip"))
+    assert len(found.table) == 4 and (found.table["difference"] == 0).all() and (found.table["p"] == 1).all() and (found.table["p_holm"] == 1).all()
+    assert main(["compare", str(study), str(tmp_path / "a.zip"), "--out", str(tmp_path / "c.md")]) == 0
+    text = (tmp_path / "c.md").read_text()
+    assert text in capsys.readouterr().out + "\n" and "| CoLA Matthews |" in text and "A: finetune.mrpc.s2 is broken" in text
+
+
+def test_commands_find_a_study_by_name_file_or_folder(study, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "example"]) == 0
+    told = capsys.readouterr()
+    assert "example.zip: 10 of 15 runs" in told.out and "missing: finetune.qnli.s2: not started" in told.err
+    assert main(["export", str(study), "--file", "b.zip"]) == 0 and Path("b.zip").read_bytes() == Path("example.zip").read_bytes()
+    assert main(["compare", "example", "b.zip"]) == 0
+    assert main(["export", "absent"]) == 2 and "holds no study" in capsys.readouterr().err
+    assert main(["compare", "example", "b.zip", "--out", "c.txt"]) == 2 and "ends in .md or .csv" in capsys.readouterr().err
+
+
+def test_what_cannot_be_paired_is_said(study, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(study, other)
+    for seed in (0, 1, 2): (other / "runs" / f"finetune.mrpc.s{seed}" / "predictions.parquet").unlink()
+    for seed in (0, 1, 2): change(other, f"finetune.cola.s{seed}", lambda r: r.update(seed=r["seed"] + 10))
+    for seed in (0, 1, 2): shutil.rmtree(other / "runs" / f"finetune.rte.s{seed}")
+    found = compare_studies(read_study(study), read_study(other))
+    notes = "\n".join(found.notes)
+    for words in ("not tested: CoLA, finetune and finetune: no seed in common", "not tested: MRPC, finetune and finetune: predictions missing", "only in A: RTE, finetune, example-encoder: B has no finished run of that task"):
+        assert words in notes, notes
+    assert found.table.set_index("task").loc["sts-b", "p"] == 1
+
+
+def rewritten(source: Path, target: Path, act):
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, raw in act({f"example/{n}": raw for n, raw in texts(source).items()}).items(): archive.writestr(name, raw)
+    return target
+
+
+@pytest.mark.parametrize("act, words", [
+    (lambda files: files | {"../../x": b""}, "expected one folder of plain files"),
+    (lambda files: files | {"/etc/x": b""}, "expected one folder of plain files"),
+    (lambda files: {k: v for k, v in files.items() if "manifest" not in k}, "no manifest.json"),
+    (lambda files: files | {"example/more.json": b"{}"}, "speaks of other files"),
+    (lambda files: files | {"example/plan.json": b"{}"}, "plan.json is not the file"),
+    (lambda files: files | {"example/manifest.json": b"[" * 5000}, "no archive that can be read"),
+])
+def test_foreign_archives_are_refused(study, tmp_path, act, words):
+    export_study(study, tmp_path / "a.zip")
+    with pytest.raises(DataError, match=words): unpack(rewritten(tmp_path / "a.zip", tmp_path / "b.zip", act), tmp_path / "out")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_damaged_file_is_left_out_and_said(study, tmp_path):
+    told = export_study(study, tmp_path / "a.zip")
+    assert "runs/finetune.mrpc.s2/record.json: is damaged" in told["left_out"] and read_json(study / "plan.json")["study"] == "example"
