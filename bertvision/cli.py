@@ -68,6 +68,11 @@ def _tell(plan, outcome) -> int:
 # %% ../nbs/99_cli.ipynb #bcd8141f
 def _carry_out(plan, args):
     "Execute a plan by the engine that was asked for."
+    if args.processes > 1:
+        from dataclasses import replace
+
+        plan = replace(plan, processes=args.processes)
+        if not any(plan.processes_of(j) > 1 for j in plan.jobs): raise ParameterError(f"--processes {args.processes}: no step of {plan.study.name} can be shared; experiments that call run.main_only can: finetune, extract_states, pretrain")
     if args.engine == "snakemake":
         from bertvision.studies.cluster import run_on_cluster
 
@@ -465,6 +470,7 @@ def _study_arguments(parser, search: bool):
 
 def _engine_arguments(parser):
     parser.add_argument("--jobs", type=_at_least_one, metavar="N", help="runs at once (default: 1; in SLURM's queue 100)")
+    parser.add_argument("--processes", type=_at_least_one, default=1, metavar="N", help="processes that share a run where its experiment allows it: one a GPU, or a share of the cores each (default: 1)")
     parser.add_argument("--engine", choices=("local", "snakemake"), default="local", help="who executes the runs (default: local)")
     parser.add_argument("--profile", metavar="NAME", help="for --engine snakemake: local (default), slurm, or a profile of Snakemake's; arguments behind a -- go to Snakemake")
 

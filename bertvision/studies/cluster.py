@@ -26,9 +26,9 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core import DataError, StudyError, read_json, write_json, write_text
-from ..runs import lock, notebook_cells, read_record
-from .plan import Forecast, Job, Plan, _speed, code_closure, forecast, this_machine
-from .run import Loop, Outcome, be_child, child_environment, judge, make_ready, run_study
+from ..runs import lock, read_record
+from .plan import Forecast, Job, Plan, _speed, forecast, this_machine
+from .run import Loop, Outcome, be_child, child_environment, computes, judge, make_ready, run_study
 
 # %% ../../nbs/82_studies.cluster.ipynb #dfc07e03
 PROFILES = ("local", "slurm")
@@ -98,22 +98,17 @@ def _seconds(cost: Forecast, machine: dict) -> float | None:
     return cost.seconds and cost.seconds * max(_speed(this_machine()) / _speed(machine), 0.01)
 
 
-def _computes(notebook: Path) -> bool:
-    "Whether an experiment loads or trains a model, for which a GPU is of use."
-    modules = code_closure([c["source"] for c in notebook_cells(notebook) if c["type"] == "code"])
-    return any(name.startswith(("models/encoders", "training/")) for name in modules)
-
-
 def resources(
     job: Job,
     cost: Forecast, # for this machine
     site: Site,
+    processes: int = 1, # that share it
 ) -> dict: # mem_mb, runtime in minutes, gpu, threads: Snakemake's names
     "What a job asks a cluster for at its first attempt."
     seconds, memory = _seconds(cost, site.machine), cost.memory or 0
     minutes = 60 if seconds is None else max(10, ceil(3 * seconds / 60))
-    return {"mem_mb": min(max(4000, ceil(1.5 * memory / 1e6)), site.memory_mb or 10**9), "runtime": min(minutes, site.minutes or 10**6),
-            "gpu": int(site.machine["device"] == "cuda" and _computes(job.experiment)), "threads": site.machine["cores"]}
+    return {"mem_mb": min(processes * max(4000, ceil(1.5 * memory / 1e6)), site.memory_mb or 10**9), "runtime": min(minutes, site.minutes or 10**6),
+            "gpu": processes * int(site.machine["device"] == "cuda" and computes(job.experiment)), "threads": processes * site.machine["cores"]}
 
 # %% ../../nbs/82_studies.cluster.ipynb #5e13b618
 SNAKEFILE = '''# Written by bertvision. One job a run; jobs.json says what each needs and asks for.
@@ -146,10 +141,11 @@ def _names(jobs: list) -> dict[str, str]: # job id -> its name for Snakemake
     return {j.id: j.id if re.fullmatch(r"[\w.+=-]{1,150}", j.id, re.ASCII) else f"run-{i}" for i, j in enumerate(jobs, 1)}
 
 
-def _described(jobs: list, names: dict, costs: dict, site: Site, place: Path) -> dict:
+def _described(plan: Plan, jobs: list, names: dict, site: Site, place: Path) -> dict:
     "Name -> folder, needs that are not done, and what the job asks for."
-    return {names[j.id]: {"id": j.id, "folder": os.path.relpath(j.folder, place), "fingerprint": j.fingerprint,
-                          "needs": [names[n] for n in j.needs if n in names], **resources(j, costs[j.id], site)} for j in jobs}
+    costs, shared = forecast(plan), {j.id: plan.processes_of(j) for j in jobs}
+    return {names[j.id]: {"id": j.id, "folder": os.path.relpath(j.folder, place), "fingerprint": j.fingerprint, "processes": shared[j.id],
+                          "needs": [names[n] for n in j.needs if n in names], **resources(j, costs[j.id], site, shared[j.id])} for j in jobs}
 
 # %% ../../nbs/82_studies.cluster.ipynb #5b90dd9c
 def _exists(pid: int) -> bool:
@@ -166,11 +162,11 @@ def _claim(place: Path, slots: int): # (slot, its lock)
         time.sleep(0.2)
 
 
-def _set_environment(place: Path, told: dict):
+def _set_environment(place: Path, told: dict, processes: int):
     "Threads as Snakemake granted them; on this machine also one GPU of several. SLURM shows a job its own GPUs. Returns a lock to keep."
-    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    threads = str(max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // processes))
     slot, held = _claim(place, told["slots"]) if told["slots"] else (0, None)
-    os.environ.update(child_environment(told["slots"] or 1, slot) | {"RAYON_NUM_THREADS": threads, "MKL_NUM_THREADS": threads})
+    os.environ.update(child_environment(told["slots"] or 1, slot, processes) | {f"{name}_NUM_THREADS": threads for name in ("OMP", "RAYON", "MKL")})
     return held
 
 
@@ -199,7 +195,7 @@ def job():
     with open(place / "attempts" / name, "a", encoding="utf-8") as f:
         f.write(json.dumps({"node": os.environ.get("SLURMD_NODENAME", ""), "job": os.environ.get("SLURM_JOB_ID", ""), "time": time.time()}) + "\n")
     _into(folder / "log.txt")
-    held = _set_environment(place, told)  # until this process ends
+    held = _set_environment(place, told, mine["processes"])  # until this process ends
     code = be_child(folder, lambda: os.getppid() != parent or bool(engine and not _exists(engine)))
     if code == 0: write_json(place / "done" / name, {"seconds": time.monotonic() - start})
     elif _its_own_fault(folder, mine["fingerprint"]): write_text(place / "failed" / name, "")
@@ -303,8 +299,8 @@ class Cluster(Loop):
         write_json(self.place / "jobs.json", {
             "python": sys.executable, "engine": os.getpid() if local else 0, "slots": self.at_once if local else 0,
             "memory_mb": site.memory_mb or 10**9, "minutes": site.minutes or 10**6,
-            "jobs": _described(self.waiting, self.names, forecast(self.plan), site, self.place)})
-        self.begun = {self.names[j.id]: make_ready(j, self.plan.folder.name) for j in self.waiting}
+            "jobs": _described(self.plan, self.waiting, self.names, site, self.place)})
+        self.begun = {self.names[j.id]: make_ready(j, self.plan.folder.name, processes=self.plan.processes_of(j)) for j in self.waiting}
         return site.machine["cores"]
 
     def site(self) -> Site:

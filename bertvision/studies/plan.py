@@ -409,6 +409,11 @@ class Plan:
     jobs: list
     notes: list
     command: str = ""        # that runs it again; folders by placeholders, since it is written where others read it
+    processes: int = 1       # that share a run, where its notebook says how
+
+    def processes_of(self, job: Job) -> int:
+        "How many processes carry out a job: only a notebook that calls `run.main_only` can be shared."
+        return self.processes if self.processes > 1 and any("run.main_only()" in c["source"] for c in notebook_cells(job.experiment)) else 1
 
     def job(self, id: str) -> Job:
         "The job with that id."
