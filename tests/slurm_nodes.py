@@ -127,9 +127,14 @@ def states():
     return dict(line.split() for line in lines if line.strip())
 
 
+def ready():
+    """Whether both nodes take jobs; a `*` behind a state means that the node does not answer."""
+    return all(alive(n) for n in ("slurmctld", *NODES)) and all(states().get(n) in ("idle", "mix", "alloc") for n in NODES)
+
+
 def start(patience=60):
-    """Start what is not running, and wait until both nodes are idle."""
-    if all(alive(n) for n in ("slurmctld", *NODES)) and all(states().get(n) == "idle" for n in NODES): return
+    """Start what is not running, and wait until both nodes are there."""
+    if ready(): return
     if os.name != "posix" or os.geteuid() != 0: raise Impossible("only root can start the daemons of SLURM")
     install()
     configure()
@@ -139,8 +144,8 @@ def start(patience=60):
         if done.returncode: raise Impossible(f"slurmctld does not start: {done.stderr.strip()}")
     for name in NODES: start_node(name)
     end = time.monotonic() + patience
-    while any(states().get(n) != "idle" for n in NODES):
-        if time.monotonic() > end: raise Impossible(f"the nodes are not idle after {patience} s: {states()}; see {STATE}")
+    while not ready():
+        if time.monotonic() > end: raise Impossible(f"the nodes are not ready after {patience} s: {states()}; see {STATE}")
         time.sleep(0.3)
 
 
