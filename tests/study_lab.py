@@ -4,6 +4,8 @@ import shutil
 import textwrap
 from pathlib import Path
 
+import psutil
+
 from bertvision.cli import main
 from bertvision.core import read_json, write_json
 from bertvision.runs import new_record
@@ -57,6 +59,11 @@ class Lab:
 
     def run(self, *overrides: str, jobs: int = 1, **grid):
         return run_study(self.plan(*overrides, **grid), jobs=jobs, live=False)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def cola_folder(folder: Path) -> Path:

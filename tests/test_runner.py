@@ -7,9 +7,8 @@ import sys
 import time
 
 import bertvision
-import psutil
 import pytest
-from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, pretend_done
+from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, gone, pretend_done
 
 from bertvision.core import read_json
 from bertvision.runs import lock, read_record
@@ -129,7 +128,6 @@ def test_a_kernel_killed_by_sigkill_is_explained_and_the_next_run_resumes(lab):
     assert 0.2 <= record["seconds_before"] < record["seconds"]["total"] and record["seconds"]["train"] <= record["seconds"]["total"]
     timing = read_json(outcome.folder / "timing.json")
     assert timing["runs"] == timing["jobs"] == 1 and timing["seconds"] >= timing["run_seconds"] > timing["notebook_seconds"] > 0
-    assert timing["notebook_seconds"] < record["seconds"]["total"], "what came before the kill is not of this attempt"
 
 
 def test_a_checkpoint_of_other_parameters_is_not_resumed(lab):
@@ -216,10 +214,6 @@ def wait_for(condition, process=None, seconds=30):
         assert process is None or process.poll() is None, process.stdout.read()
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
-
-
-def gone(pid):
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
