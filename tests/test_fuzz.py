@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bending import VALUES, bent, json_files, twisted, yaml_files
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save as safetensors_bytes
 from study_lab import Lab
@@ -20,7 +20,7 @@ from bertvision.core import BertvisionError, read_json
 from bertvision.runs import check_parameters, read_parameters, read_record
 
 N = int(os.environ.get("BERTVISION_FUZZ", 50))  # inputs of each kind; the same ones each time unless asked for
-fuzzed = settings(max_examples=N, derandomize="BERTVISION_FUZZ" not in os.environ, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+fuzzed = settings(max_examples=N, derandomize="BERTVISION_FUZZ" not in os.environ, deadline=None, database=None, phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
