@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from study_lab import Lab
 from bertvision.core import BertvisionError, read_json
 from bertvision.runs import check_parameters, read_parameters, read_record
 
-N = int(os.environ.get("BERTVISION_FUZZ", 50))  # inputs of each kind; the same ones each time unless asked for
+N = int(os.environ.get("BERTVISION_FUZZ", 30))  # inputs of each kind; the same ones each time unless asked for
 fuzzed = settings(max_examples=N, derandomize="BERTVISION_FUZZ" not in os.environ, deadline=None, database=None, phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck))
 
 
@@ -195,12 +196,15 @@ def test_plain_text(layout, place):
     check()
 
 
-@pytest.fixture(scope="module")
-def finished(place):
-    """A small study that has been run, as far as its files tell."""
+@pytest.fixture
+def finished(place, monkeypatch):
+    """A small study that has been run, as far as its files tell; ten resamples are as good for this as a thousand."""
+    from bertvision.statistics import bootstrap
+    from bertvision.studies import results
     from bertvision.studies.results import example_study
 
-    study = example_study(place / "results")
+    monkeypatch.setattr(results, "bootstrap", lambda *args, n, **more: bootstrap(*args, n=10, **more))
+    study = example_study(Path(tempfile.mkdtemp(dir=place)))
     for run in (study / "runs").iterdir():
         if run.name not in ("finetune.rte.s0", "finetune.rte.s1"): shutil.rmtree(run)
     return study
