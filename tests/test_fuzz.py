@@ -29,15 +29,29 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
 
 
+TOLD = {"read": 0, "refused": 0}
+
+
+@pytest.fixture(autouse=True)
+def told():
+    """How many inputs were read and refused; to be seen with `pytest -rP`."""
+    TOLD.update(read=0, refused=0)
+    yield
+    print("fuzzed:", TOLD)
+
+
 def ask(read, *args, **kwargs):
     """What a reader says; None when it refuses in the project's own words."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return read(*args, **kwargs)
+            found = read(*args, **kwargs)
     except BertvisionError as e:
         assert str(e).strip() and len(str(e)) < 20_000
+        TOLD["refused"] += 1
         return None
+    TOLD["read"] += 1
+    return found
 
 
 def put(path: Path, raw: bytes) -> Path:
