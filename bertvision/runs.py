@@ -270,7 +270,7 @@ def upstream_seconds(
     if not folder: return 0.0
     record, (kind, _, step) = read_record(folder), checkpoint.partition("/")
     if kind != "steps": return seconds_of(record) or 0.0
-    return max((row["seconds"] for row in record.get("history") or [] if row["step"] <= int(step)), default=0.0)
+    return max((row.get("seconds") or 0.0 for row in record.get("history") or [] if row.get("step", 0) <= int(step)), default=0.0)
 
 # %% ../nbs/01_runs.ipynb #1c17cd67
 def mark_failed(
@@ -330,6 +330,15 @@ def _check_metrics(metrics: dict) -> dict:
         raise ParameterError(f"metrics = {metrics!r}: expected {{split: {{metric: number}}}} ({e})") from e
 
 
+def _read_job(folder: Path) -> dict | None:
+    "What the runner asks for; None where no runner is. Raises DataError."
+    if not (folder / "job.json").exists(): return None
+    job, kinds = read_json(folder / "job.json", dict), {"study": str, "step": str, "run": str, "fingerprint": str, "parts": dict}
+    wrong = next((k for k, kind in kinds.items() if not isinstance(job.get(k), (kind, type(None)))), None)
+    if wrong: raise DataError(f"{folder / 'job.json'}: {wrong} = {job[wrong]!r:.40}: expected {kinds[wrong].__name__}")
+    return job
+
+
 def _folder_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
@@ -353,7 +362,7 @@ class Run:
         folder = Path(out_dir or tempfile.mkdtemp(prefix="bertvision-")).expanduser().resolve()
         if not is_main(): return cls(folder, new_record(experiment, dict(parameters), seed, protocol))
         _take(folder)
-        job = read_json(folder / "job.json", dict) if (folder / "job.json").exists() else None
+        job = _read_job(folder)
         record = new_record(experiment, dict(parameters), seed, protocol, job)
         record |= _attempt(folder, job)
         write_json(folder / "record.json", record)

@@ -124,21 +124,22 @@ def wait(runner: subprocess.Popen, seconds: float):
     except subprocess.TimeoutExpired: return None
 
 
-def disturbed(study: Study, rng: random.Random, kills: int, typical: float, number: int, tell=print) -> int:
-    """Run a study to its end with at most so many kills; returns how many there were."""
+def disturbed(study: Study, rng: random.Random, kills: int, typical: float, number: int, tell=print) -> tuple:
+    """Run a study to its end with at most so many kills; returns how many there were, and how long a run took that was left alone, where one was."""
     done = 0
-    while True:
+    for _ in range(kills + 20):
         start, runner = time.monotonic(), study.start()
         moment = rng.uniform(0.5, 0.8 * typical) if done < kills else 600.0
         code = wait(runner, moment)
         if code is not None:  # it ended before its time had come, or after the last kill
-            if code == 0: return done
+            if code == 0: return done, typical if done else time.monotonic() - start
             if done == kills: raise AssertionError(f"the last run of study {number} ended with {code}:\n{study.log()}")
             continue  # a run that had lost its child or kernel before; the command is given again
         if done == kills: raise AssertionError(f"study {number} does not end:\n{study.log()}")
         victim = kill(runner, rng)
         code, done = (runner.wait() if victim in ("runner", "all") else wait(runner, 300)), done + 1
         tell(f"study {number}, kill {done}: {victim} after {time.monotonic() - start:.1f} s (planned {moment:.2f}), runner ended with {code}, {whole_files(study.folder, False) if study.folder.exists() else 0} files whole", flush=True)
+    raise AssertionError(f"study {number} does not end:\n{study.log()}")
 
 
 def main(argv=None) -> int:
@@ -161,7 +162,8 @@ def main(argv=None) -> int:
         seed = args.seed * 1000 + number
         study, rng = make(f"study-{number}"), random.Random(seed)
         print(f"study {number}: seed {seed}", flush=True)
-        left -= (kills := disturbed(study, rng, min(left, rng.randint(1, args.each)), typical, number))
+        kills, typical = disturbed(study, rng, min(left, rng.randint(1, args.each)), typical, number)
+        left -= kills
         difference = same(wanted, results(study))
         failed += bool(difference)
         print(f"study {number}: {kills} kills, {whole_files(study.folder, True)} files whole, {difference or 'the same metrics and predictions'}", flush=True)

@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bending import VALUES, bent, json_files, twisted, yaml_files
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save as safetensors_bytes
 from study_lab import Lab
@@ -19,8 +20,8 @@ from study_lab import Lab
 from bertvision.core import BertvisionError, read_json
 from bertvision.runs import check_parameters, read_parameters, read_record
 
-N = int(os.environ.get("BERTVISION_FUZZ", 50))  # inputs of each kind; the same ones each time unless asked for
-fuzzed = settings(max_examples=N, derandomize="BERTVISION_FUZZ" not in os.environ, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+N = int(os.environ.get("BERTVISION_FUZZ", 30))  # inputs of each kind; the same ones each time unless asked for
+fuzzed = settings(max_examples=N, derandomize="BERTVISION_FUZZ" not in os.environ, deadline=None, database=None, phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +29,29 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
 
 
+TOLD = {"read": 0, "refused": 0}
+
+
+@pytest.fixture(autouse=True)
+def told():
+    """How many inputs were read and refused; to be seen with `pytest -rP`."""
+    TOLD.update(read=0, refused=0)
+    yield
+    print("fuzzed:", TOLD)
+
+
 def ask(read, *args, **kwargs):
     """What a reader says; None when it refuses in the project's own words."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return read(*args, **kwargs)
+            found = read(*args, **kwargs)
     except BertvisionError as e:
         assert str(e).strip() and len(str(e)) < 20_000
+        TOLD["refused"] += 1
         return None
+    TOLD["read"] += 1
+    return found
 
 
 def put(path: Path, raw: bytes) -> Path:
@@ -195,12 +210,15 @@ def test_plain_text(layout, place):
     check()
 
 
-@pytest.fixture(scope="module")
-def finished(place):
-    """A small study that has been run, as far as its files tell."""
+@pytest.fixture
+def finished(place, monkeypatch):
+    """A small study that has been run, as far as its files tell; ten resamples are as good for this as a thousand."""
+    from bertvision.statistics import bootstrap
+    from bertvision.studies import results
     from bertvision.studies.results import example_study
 
-    study = example_study(place / "results")
+    monkeypatch.setattr(results, "bootstrap", lambda *args, n, **more: bootstrap(*args, n=10, **more))
+    study = example_study(Path(tempfile.mkdtemp(dir=place)))
     for run in (study / "runs").iterdir():
         if run.name not in ("finetune.rte.s0", "finetune.rte.s1"): shutil.rmtree(run)
     return study

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kill_study
+import pytest
+
 CODE = """
 import json, os, signal, sys
 from bertvision import fit, load_encoder, load_task, subset
@@ -41,3 +44,11 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path):
     assert resumed["resumed"] == 49
     assert resumed["metrics"] == undisturbed["metrics"]
     assert resumed["loss"] == undisturbed["loss"]
+
+
+@pytest.mark.slow
+def test_a_study_killed_twice_ends_like_an_undisturbed_one(tmp_path, capsys):
+    """Two of the twenty kills of `python tests/kill_study.py --kills 20`."""
+    assert kill_study.main(["--kills", "2", "--each", "2", "--seed", "3", "--short", "--keep", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "2 kills in " in told and "0 differ" in told

@@ -528,7 +528,8 @@ def read_task(
         if key not in raw: raise DataError(f"{where}: {key} is missing")
     if not isinstance(raw["name"], str) or not re.fullmatch("[a-z0-9][a-z0-9.-]*", raw["name"]) or raw["name"].startswith("toy-"):
         raise DataError(f"{where}: name = {raw['name']!r}: expected lower case letters, digits, dots and dashes, not beginning with toy-")
-    _names(raw, "kind", where, tuple(_OWN_METRICS))
+    raw["kind"], *more = _names(raw, "kind", where, tuple(_OWN_METRICS))
+    if more: raise DataError(f"{where}: kind: expected one, found {len(more) + 1}")
     metrics, (labels, written), (files, report), (scores, longest) = _names(raw, "metrics", where, _OWN_METRICS[raw["kind"]]), _own_labels(raw, where), _own_splits(raw, path), _own_numbers(raw, where)
     if "f1" in metrics and len(labels) != 2: raise DataError(f"{where}: metrics: f1 is for two labels, here are {len(labels)}: use accuracy or matthews")
     return Task(raw["name"], str(raw.get("title", raw["name"])), raw["kind"], metrics, labels, pair=len(files["train"].text) == 2, raw=written, scores=scores,

@@ -98,7 +98,8 @@ def _load_optimizer(optimizer, tensors: dict):
     state, parameters = {}, [p for group in optimizer.param_groups for p in group["params"]]
     for name, value in tensors.items():
         i, key = name.split(".", 1)
-        if value.ndim and value.shape != parameters[int(i)].shape: raise ValueError(f"{name} of the optimizer has shape {tuple(value.shape)}, expected {tuple(parameters[int(i)].shape)}")
+        wanted = () if key == "step" else parameters[int(i)].shape
+        if value.shape != wanted: raise ValueError(f"{name} of the optimizer has shape {tuple(value.shape)}, expected {tuple(wanted)}")
         state.setdefault(int(i), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -126,12 +127,13 @@ def save_checkpoint(
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
     save_model(model, tmp / "model.safetensors")
-    save_file(_optimizer_tensors(optimizer), tmp / "optimizer.safetensors")
+    moments = _optimizer_tensors(optimizer)
+    save_file(moments, tmp / "optimizer.safetensors")
     save_file(_random_state(), tmp / "random.safetensors")
     if average: save_file(average.means, tmp / "average.safetensors")
     rates = {"last_epoch": schedule.last_epoch, "_step_count": schedule._step_count, "_last_lr": schedule.get_last_lr()}
     write_json(tmp / "standing.json", {"identity": identity, "standing": asdict(standing), "schedule": rates,
-                                       "scaler": scaler.state_dict() if scaler else None, "averaged": average.steps if average else 0})
+                                       "scaler": scaler.state_dict() if scaler else None, "averaged": average.steps if average else 0, "optimizer": sorted(moments)})
     shutil.rmtree(folder / name, ignore_errors=True)
     tmp.rename(folder / name)
     for old in folder.glob("step-*"):
@@ -161,7 +163,9 @@ def _restore(place: Path, saved: dict, model, optimizer, schedule, identity: str
     standing, rates = Standing(**saved["standing"]), saved["schedule"]
     _check_standing(standing, rates)
     load_model(model, place / "model.safetensors")
-    _load_optimizer(optimizer, load_file(place / "optimizer.safetensors"))
+    moments = load_file(place / "optimizer.safetensors")
+    if sorted(moments) != saved.get("optimizer", sorted(moments)): raise ValueError("optimizer.safetensors lacks something")
+    _load_optimizer(optimizer, moments)
     for group, rate in zip(optimizer.param_groups, rates["_last_lr"], strict=True): group["lr"] = rate
     schedule.__dict__.update({k: rates[k] for k in _RATES})
     if scaler and saved["scaler"]: scaler.load_state_dict(saved["scaler"])

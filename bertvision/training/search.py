@@ -256,6 +256,7 @@ def load_search(
 # %% ../../nbs/44_training.search.ipynb #50a43fac
 def _trial_fault(trial: Trial, number: int, space: dict) -> str:
     if trial.number != number: return f"has the number {trial.number}"
+    if not isinstance(trial.extra, dict) or not isinstance(trial.reason, str) or not _is_number(trial.seconds): return "has an extra, a reason or seconds of another type"
     if trial.status not in ("ok", "failed") or (trial.status == "ok") != _is_number(trial.loss):
         return f"has status {trial.status!r} and loss {trial.loss!r}"
     if not isinstance(trial.parameters, dict) or trial.parameters.keys() != space.keys():
