@@ -2,8 +2,8 @@
 
     python tests/kill_study.py --kills 20 --seed 0
 
-A study on generated tasks is fine-tuned, its states are extracted, heads are trained on them, a report is made. The runner, a child, a kernel or all of the
-study's processes get SIGKILL, the command is given again, and so on, until it ends; then the next study begins. Each kill prints its seed, moment, victim and verdict."""
+A study on generated tasks is fine-tuned, its states are extracted, heads are trained on them, a report is made. The runner, the nursery, a child, a kernel or all of
+the study's processes get SIGKILL, the command is given again, and so on, until it ends; then the next study begins. Each kill prints its seed, moment, victim and verdict."""
 import argparse
 import json
 import os
@@ -35,7 +35,7 @@ steps:
   heads: {{experiment: train_heads, needs: [extract], parameters: {{heads: ["adapter-16:mean", "last:cls"], lrs: [1e-2], epochs: 3.0}}}}
 report: glue
 """
-VICTIMS = ("runner", "child", "kernel", "all")
+VICTIMS = ("runner", "nursery", "child", "kernel", "all")
 
 
 class Study:
@@ -56,14 +56,15 @@ class Study:
 
 
 def family(runner: subprocess.Popen) -> dict:
-    """The living processes of a study: victim -> processes."""
+    """The living processes of a study: victim -> processes. Below a nursery all have its command line; how deep they stand says what they are."""
     try: below = psutil.Process(runner.pid).children(recursive=True)
     except psutil.Error: return {}
-    found = {"runner": [psutil.Process(runner.pid)], "child": [], "kernel": []}
+    found = {"runner": [psutil.Process(runner.pid)], "nursery": [], "child": [], "kernel": []}
     for process in below:
-        try: line = " ".join(process.cmdline())
+        try: line, above = " ".join(process.cmdline()), [p.pid for p in process.parents()]
         except psutil.Error: continue
-        if "studies.run import child" in line: found["child"].append(process)
+        if "warm import nursery" in line and runner.pid in above: found[("nursery", "child", "kernel")[above.index(runner.pid)]].append(process)
+        elif "studies.run import child" in line: found["child"].append(process)
         elif "ipykernel" in line: found["kernel"].append(process)
     found["all"] = [*found["runner"], *below]
     return {name: some for name, some in found.items() if some}
