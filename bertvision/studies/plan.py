@@ -22,6 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from fastcore.basics import patch
+
 import bertvision
 from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, named_path, read_json, resources, suggest
 from ..data.files import corpus_files, corpus_place, parse_yaml, read_lines
@@ -411,13 +413,15 @@ class Plan:
     command: str = ""        # that runs it again; folders by placeholders, since it is written where others read it
     processes: int = 1       # that share a run, where its notebook says how
 
-    def processes_of(self, job: Job) -> int:
-        "How many processes carry out a job: only a notebook that calls `run.main_only` can be shared."
-        return self.processes if self.processes > 1 and any("run.main_only()" in c["source"] for c in notebook_cells(job.experiment)) else 1
-
     def job(self, id: str) -> Job:
         "The job with that id."
         return next(j for j in self.jobs if j.id == id)
+
+# %% ../../nbs/80_studies.plan.ipynb #f0513dbd
+@patch
+def processes_of(self: Plan, job: Job) -> int:
+    "How many processes carry out a job: only a notebook that calls `run.main_only` can be shared."
+    return self.processes if self.processes > 1 and any("run.main_only()" in c["source"] for c in notebook_cells(job.experiment)) else 1
 
 # %% ../../nbs/80_studies.plan.ipynb #1c5a1279
 def _slug(encoder: str) -> str:
