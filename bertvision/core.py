@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'BertvisionError', 'DataError', 'ParameterError', 'EncoderError', 'TrainingError', 'StudyError',
-           'OutputError', 'suggest', 'named_path', 'resources', 'cache_dir', 'replacing', 'write_text', 'write_json',
-           'unusable', 'parse_json', 'read_json', 'fingerprint', 'file_sha256', 'file_fingerprint', 'seed_everything',
-           'device', 'choose_precision', 'device_report', 'versions', 'Phases', 'peak_memory', 'progress']
+           'OutputError', 'suggest', 'listed', 'named_path', 'resources', 'cache_dir', 'replacing', 'write_text',
+           'write_json', 'unusable', 'parse_json', 'read_json', 'fingerprint', 'file_sha256', 'file_fingerprint',
+           'seed_everything', 'device', 'choose_precision', 'device_report', 'versions', 'Phases', 'peak_memory',
+           'progress']
 
 # %% ../nbs/00_core.ipynb #71a0fc4e
 import hashlib
@@ -46,6 +47,16 @@ def suggest(
     "The nearest existing name, ready to be put at the end of an error message."
     near = get_close_matches(str(name).lower(), [str(c) for c in choices], n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+# %% ../nbs/00_core.ipynb #629f34ab
+def listed(
+    names, # what was found in a file
+    most: int = 30, # that are shown
+) -> str: # "'a', 'b'"; what is long is cut
+    "Names for an error message, which stays a line that can be read."
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(s if len(s := repr(n)) <= 60 else f"{s[:60]}…" for n in names[:most]) + more
 
 # %% ../nbs/00_core.ipynb #1fd61d61
 def named_path(

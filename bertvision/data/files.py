@@ -16,7 +16,7 @@ import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core import DataError, StudyError, named_path, parse_json, suggest, unusable
+from ..core import DataError, StudyError, listed, named_path, parse_json, suggest, unusable
 
 # %% ../../nbs/10_data.files.ipynb #6b3e2135
 _MARK = b"\xef\xbb\xbf"  # byte-order mark of UTF-8
@@ -116,7 +116,7 @@ def _csv_records(path: Path):
 def _pick(path: Path, line: int, there, columns: tuple) -> list: # where the columns are
     for name in columns:
         if there.count(name) > 1: raise DataError(f"{path}:{line}: column {name!r} is there {there.count(name)} times; expected one of that name")
-        if name not in there: raise DataError(f"{path}:{line}: no column {name!r}{suggest(name, there)}; there are {', '.join(map(repr, there))}")
+        if name not in there: raise DataError(f"{path}:{line}: no column {name!r}{suggest(name, there)}; there are {listed(there)}")
     return [there.index(name) for name in columns]
 
 # %% ../../nbs/10_data.files.ipynb #391a7d02

@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import DataError, ParameterError, file_fingerprint, fingerprint, suggest
+from ..core import DataError, ParameterError, file_fingerprint, fingerprint, listed, suggest
 from . import toy
 from .files import decode, read_bytes, read_columns, table_format
 from .squad import article_titles, join, read_squad
@@ -50,7 +50,7 @@ def _positions(path: Path, header: list, file: File) -> list: # of the text colu
     wanted = [*file.text, *file.more, *([] if file.label is None else [file.label]), *file.only[:1]]
     if file.width: return wanted
     missing = [name for name in wanted if name not in header]
-    if missing: raise DataError(f"{path}:1: no column {', '.join(map(repr, missing))}; the header has {', '.join(map(repr, header))}")
+    if missing: raise DataError(f"{path}:1: no column {', '.join(map(repr, missing))}; the header has {listed(header)}")
     if twice := [name for name in wanted if header.count(name) > 1]: raise DataError(f"{path}:1: column {twice[0]!r} is there {header.count(twice[0])} times; expected one of that name")
     return [header.index(name) for name in wanted]
 
@@ -68,7 +68,7 @@ def _only(path: Path, records: list, kept: list, column: int, name: str, value: 
     found = [i for i in kept if records[i][column] == value]
     if found: return found
     there = dict.fromkeys(records[i][column] for i in kept)
-    raise DataError(f"{path}: no row has {name} {value!r}; there are {', '.join(map(repr, list(there)[:20]))}")
+    raise DataError(f"{path}: no row has {name} {value!r}; there are {listed(there)}")
 
 # %% ../../nbs/12_data.sources.ipynb #6b616fb1
 def read_tsv(
@@ -135,7 +135,7 @@ def _class_ids(task: Task, rows: Rows) -> list:
     if -1 in found:
         i = found.index(-1)
         raw = dict(enumerate(rows.names)).get(rows.labels[i], rows.labels[i])
-        raise DataError(f"{rows.where(i)}: label {raw!r}: expected one of {', '.join(names if rows.names else task.raw or names)}")
+        raise DataError(f"{rows.where(i)}: label {raw!r:.200}: expected one of {', '.join(names if rows.names else task.raw or names)}")
     return found
 
 
@@ -163,7 +163,7 @@ def _check_texts(task: Task, rows: Rows, split: str):
 def _check_more(task: Task, rows: Rows):
     for name, known in task.values.items():
         i = next((i for i, value in enumerate(rows.more.get(name, ())) if value not in known), None)
-        if i is not None: raise DataError(f"{rows.where(i)}: {name} {rows.more[name][i]!r}: expected one of {', '.join(known)}")
+        if i is not None: raise DataError(f"{rows.where(i)}: {name} {rows.more[name][i]!r:.200}: expected one of {', '.join(known)}")
 
 
 def _features(task: Task, more) -> datasets.Features:
@@ -370,7 +370,7 @@ def read_parquet(
     hub, where = task.hub, f"{task.hub.id}/{task.hub.config}/{split}"
     wanted = [*hub.text, hub.label, *(name for name in (hub.row, hub.ids) if name)]
     missing = [name for name in wanted if name not in table.column_names]
-    if missing: raise DataError(f"{where}: no column {', '.join(map(repr, missing))}; there are {', '.join(map(repr, table.column_names))}")
+    if missing: raise DataError(f"{where}: no column {', '.join(map(repr, missing))}; there are {listed(table.column_names)}")
     names = _class_names(place, task, table.schema, where)
     *texts, labels = (["" if v is None else v for v in table[name].to_pylist()] for name in (*hub.text, hub.label))
     numbers = table[hub.row].to_pylist() if hub.row else list(range(len(table)))

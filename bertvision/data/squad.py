@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core import DataError, parse_json
+from ..core import DataError, listed, parse_json
 from .files import decode, read_bytes
 
 # %% ../../nbs/11_data.squad.ipynb #a6f9f014
@@ -49,7 +49,7 @@ _NAMES = {list: "a list", str: "text", int: "a whole number", dict: "an object"}
 def _get(thing, key: str, kind: type, where: str):
     "A field of the right type; raises DataError that says where it is missing."
     if not isinstance(thing, dict): raise DataError(f"{where}: {type(thing).__name__}, expected an object with {key!r}")
-    if key not in thing: raise DataError(f"{where} lacks {key!r}; it has {', '.join(map(repr, thing)) or 'nothing'}")
+    if key not in thing: raise DataError(f"{where} lacks {key!r}; it has {listed(thing) or 'nothing'}")
     if not isinstance(thing[key], kind) or isinstance(thing[key], bool): raise DataError(f"{where}: {key!r} is {thing[key]!r:.40}, expected {_NAMES[kind]}")
     return thing[key]
 
