@@ -329,7 +329,7 @@ def _check_metrics(metrics: dict) -> dict:
     except (AttributeError, TypeError, ValueError) as e:
         raise ParameterError(f"metrics = {metrics!r}: expected {{split: {{metric: number}}}} ({e})") from e
 
-
+# %% ../nbs/01_runs.ipynb #deddcf0b
 def _read_job(folder: Path) -> dict | None:
     "What the runner asks for; None where no runner is. Raises DataError."
     if not (folder / "job.json").exists(): return None

@@ -129,7 +129,7 @@ def _about_fault(about: dict) -> str:
     if wrong: return f"{wrong} = {about[wrong]}: expected a whole number from 1"
     return "" if about["heads"] and all(isinstance(name, str) for name in about["heads"]) else "heads: expected names of probes, at least one"
 
-
+# %% ../../nbs/54_probing.probes.ipynb #5b54bbae
 def load_probes(
     folder, # with probes.safetensors and probes.json
 ) -> Probes:

@@ -168,7 +168,7 @@ class Stored(States):
 
     nbytes = property(lambda self: os.path.getsize(self.path), doc="bytes of the file")
 
-
+# %% ../../nbs/30_states.store.ipynb #d411f576
 def load_header(
     path, # file written by `Writer`
 ) -> Stored: # complete or not: `written` says how many rows there are

@@ -91,7 +91,7 @@ def _left(rows: list, study: Results, name: str, other: str, others: list) -> li
         notes.append(f"only in {name}: {task_title(r['task'])}, {method_title(study, r['step'], r['variant'])}, {r['encoder']}{' (' + r['settings'] + ')' if r['settings'] else ''}: {why}")
     return notes
 
-
+# %% ../../nbs/86_studies.compare.ipynb #959f2d64
 def compare_studies(
     a: Results, # from `read_study` or `open_shared`
     b: Results,

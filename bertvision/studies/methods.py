@@ -49,7 +49,7 @@ def highlighted(
 
 def _cell(row) -> str: return f"{100 * row['mean']:.1f}" + ("" if pd.isna(row["sd"]) else f" ± {100 * row['sd']:.1f}")
 
-
+# %% ../../nbs/83_studies.methods.ipynb #b54cd1d8
 def wide(
     table: pd.DataFrame, # from `glue_table`
 ) -> pd.DataFrame: # a row a method, a column a task; text

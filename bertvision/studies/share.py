@@ -149,7 +149,7 @@ def _scrub_rows(raw: bytes, secrets: Secrets) -> bytes:
     rows.rename(columns=secrets.scrub).to_parquet(out, index=False)
     return out.getvalue()
 
-
+# %% ../../nbs/85_studies.share.ipynb #f962e323
 def scrubbed(
     name: str, # of the file
     raw: bytes, # its content
@@ -313,7 +313,7 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> tuple: # (names, manifest'
     if not isinstance(files, dict) or {f"{root}/{n}" for n in files} != set(names) - {f"{root}/manifest.json"}: raise DataError(f"{path}: manifest.json speaks of other files than there are")
     return root, files
 
-
+# %% ../../nbs/85_studies.share.ipynb #f9e7e2b5
 def unpack(
     path, # archive of `export_study`
     folder, # where the study is put

@@ -155,7 +155,7 @@ def load_checkpoint(
     except (DataError, OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         raise TrainingError(f"{place} is no whole checkpoint ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}): delete it, and the run starts from the one before or anew") from e
 
-
+# %% ../../nbs/41_training.loop.ipynb #f4cce4fe
 def _restore(place: Path, saved: dict, model, optimizer, schedule, identity: str, scaler, average: Average | None) -> Standing:
     "Put everything back; raises TrainingError for a stranger's checkpoint, and anything for a damaged one."
     if saved["identity"] != identity:
