@@ -227,11 +227,11 @@ def _record_fault(record: dict) -> str:
     "What has a type in a record that nothing which reads it could work with; '' when all is well."
     for name, kind in {**_KINDS, **_MAYBE}.items():
         x = record.get(name, 0 if name == "schema" else None)
-        if not (x is None and name in _MAYBE) and (not isinstance(x, kind) or isinstance(x, bool)): return f"{name} = {x!r:.40}: expected {getattr(kind, '__name__', 'a number')}"
-    tables = [("metrics", record["metrics"], 2), ("seconds", record["seconds"], 1), ("baselines", record.get("baselines") or {}, 2)]
+        if not (x is None and name in _MAYBE) and (not isinstance(x, kind) or isinstance(x, bool) or isinstance(x, (int, float)) and not abs(x) < 1e300): return f"{name} = {x!r:.40}: expected {getattr(kind, '__name__', 'a number')}"
+    tables = [("metrics", record["metrics"], 2), ("seconds", record["seconds"], 1), ("baselines", record.get("baselines") or {}, 2), ("parameters_count", record.get("parameters_count") or {}, 1)]
     for i, v in enumerate(record.get("variants") or []):
         if not isinstance(v, dict) or not isinstance(v.get("variant"), str): return f"variants: {i}: {v!r:.40}: expected an object with its variant's name"
-        tables.append((f"variants: {i}: metrics", v.get("metrics"), 2))
+        tables += [(f"variants: {i}: metrics", v.get("metrics"), 2), (f"variants: {i}", {k: v.get(k) for k in ("seed", "parameters", "upstream_seconds")}, 1)]
     for i, row in enumerate(record.get("history") or []):
         if not isinstance(row, dict) or not all(isinstance(row.get(k, 0), (int, float)) for k in ("step", "seconds")): return f"history: {i}: {row!r:.40}: expected an object with the numbers step and seconds"
     return next(filter(None, (_table_fault(*table) for table in tables)), "")
@@ -425,10 +425,12 @@ def read_rows(
     import pandas as pd
     import pyarrow as pa
 
-    try: rows = pd.read_parquet(path)
+    try:
+        rows = pd.read_parquet(path)
+        fault = _rows_fault(rows)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, pa.ArrowException) as e:
         raise DataError(f"{path} cannot be read ({type(e).__name__}); expected the predictions of a finished run") from e
-    if fault := _rows_fault(rows): raise DataError(f"{path} {fault}")
+    if fault: raise DataError(f"{path} {fault}")
     return rows
 
 # %% ../nbs/01_runs.ipynb #4d6bb936

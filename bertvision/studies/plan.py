@@ -190,8 +190,8 @@ def parse_overrides(
     found = {}
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
-        if not equals or not key.strip(): raise ParameterError(f"--set {pair}: expected key=value or step.key=value")
-        found[key.strip()] = parse_yaml(value, f"--set {pair}") if value.strip() else ""
+        if not equals or not key.strip(): raise ParameterError(f"--set {pair:.200}: expected key=value or step.key=value")
+        found[key.strip()] = parse_yaml(value, f"--set {pair:.200}") if value.strip() else ""
     return found
 
 
@@ -201,12 +201,12 @@ def _override(steps: dict, overrides: dict) -> dict:
     given = {s: {} for s in steps}
     for key, value in overrides.items():
         only, _, name = key.rpartition(".")
-        if only and only not in steps: raise ParameterError(f"--set {key}: unknown step {only!r}{suggest(only, steps)}; there are {', '.join(steps)}")
-        if name in GRID: raise ParameterError(f"--set {key}: {name} belongs to the grid; use {GRID[name]}")
+        if only and only not in steps: raise ParameterError(f"--set {key:.200}: unknown step {only!r:.200}{suggest(only, steps)}; there are {', '.join(steps)}")
+        if name in GRID: raise ParameterError(f"--set {key:.200}: {name} belongs to the grid; use {GRID[name]}")
         meant = [s for s in ([only] if only else steps) if name in names[s]]
         if not meant:
             known = sorted({n for s in ([only] if only else steps) for n in names[s]})
-            raise ParameterError(f"--set {key}: unknown parameter {name!r}{suggest(name, known)}; there are {', '.join(known)}")
+            raise ParameterError(f"--set {key:.200}: unknown parameter {name!r:.200}{suggest(name, known)}; there are {', '.join(known)}")
         for s in meant: given[s][name] = value
     return {s: _overridden(step, given[s]) for s, step in steps.items()}
 
@@ -438,7 +438,7 @@ def _job_id(step: str, grid: dict) -> str:
 
 def _swept(name: str, value) -> str:
     "A swept value as a part of a folder's name: a word by itself, anything else behind its parameter's name."
-    return re.sub(r"[^\w.-]+", "-", value if isinstance(value, str) and value else f"{name}-{value:g}" if type(value) in (int, float) else f"{name}-{value}")
+    return re.sub(r"[^\w.-]+", "-", value if isinstance(value, str) and value else f"{name}-{value:g}" if type(value) is float or type(value) is int and abs(value) < 1e300 else f"{name}-{value}")
 
 # %% ../../nbs/80_studies.plan.ipynb #395217c7
 def _settings(step: Step, names: tuple, grid: dict, where: str) -> dict:
@@ -594,6 +594,7 @@ def plan(
         template, where = _template(step.experiment), f"study {study.name}, step {step.name}"
         made[step.name] = [_job(step, template, grid, made, folder / "runs", data, where) for grid in _grids(study, step, template.names)]
         ids = [j.id for j in made[step.name]]
+        if long := next((id for id in ids if len(id.encode()) > 200), None): raise StudyError(f"{where}: the run {long:.60}… would need a folder's name of {len(long.encode())} bytes: expected at most 200; give shorter names to what is swept")
         if twice := {id for id in ids if ids.count(id) > 1}: raise StudyError(f"{where}: two runs would share the folder {min(twice)}: give the swept values names that differ in letters, digits, dots or dashes")
     for name in study.encoders:
         if inputs and (row := _zoo(name)) and row.package: locate(name)

@@ -419,7 +419,7 @@ def glue_table(
         if key not in done: rows += _missing(study, key, names)
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["method"] = _methods(study, table)
-    steps = dict.fromkeys([*(job.get("step") for job in study.jobs), *table["step"]])  # as planned
+    steps = dict.fromkeys(s for s in [*(job.get("step") for job in study.jobs), *table["step"]] if s)  # as planned
     order = {"task": list(TASKS), "step": list(steps)}
     rank = lambda column: column.map({name: i for i, name in enumerate(order[column.name])}).fillna(len(order[column.name]))
     return table.sort_values(["task", "step"], key=rank, kind="stable", ignore_index=True)
