@@ -211,7 +211,7 @@ def new_record(
 # %% ../nbs/01_runs.ipynb #bd75a060
 _NUMBER = (int, float, type(None))
 _KINDS = {"schema": int, "experiment": str, "parameters": dict, "seed": int, "protocol": str, "metrics": dict, "seconds": dict}
-_MAYBE = {"baselines": dict, "fingerprints": dict, "examples": dict, "parameters_count": dict, "failure": dict, "device": dict, "versions": dict, "history": list, "variants": list,
+_MAYBE = {"baselines": dict, "fingerprints": dict, "examples": dict, "parameters_count": dict, "failure": dict, "device": dict, "versions": dict, "history": list, "variants": list, "accepted": list,
           "task": str, "encoder": str, "step": str, "study": str, "collapsed": str, "code_version": str, "started": str, "attempt": int, "examples_per_second": (int, float),
           "peak_memory_bytes": (int, float), "upstream_seconds": (int, float), "seconds_before": (int, float), "threshold": (int, float)}
 
@@ -232,6 +232,8 @@ def _record_fault(record: dict) -> str:
     for i, v in enumerate(record.get("variants") or []):
         if not isinstance(v, dict) or not isinstance(v.get("variant"), str): return f"variants: {i}: {v!r:.40}: expected an object with its variant's name"
         tables += [(f"variants: {i}: metrics", v.get("metrics"), 2), (f"variants: {i}", {k: v.get(k) for k in ("seed", "parameters", "upstream_seconds")}, 1)]
+    wrong = next((k for k, x in (record.get("fingerprints") or {}).items() if not isinstance(x, (str, type(None)))), None)
+    if wrong is not None: return f"fingerprints: {wrong} = {record['fingerprints'][wrong]!r:.40}: expected text"
     for i, row in enumerate(record.get("history") or []):
         if not isinstance(row, dict) or not all(isinstance(row.get(k, 0), (int, float)) for k in ("step", "seconds")): return f"history: {i}: {row!r:.40}: expected an object with the numbers step and seconds"
     return next(filter(None, (_table_fault(*table) for table in tables)), "")

@@ -173,6 +173,7 @@ def test_doctor_says_what_cannot_be_loaded_and_why(capsys, monkeypatch, tmp_path
     assert "lacks train.tsv" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_finetuning_whose_kernel_is_killed_ends_with_the_same_metrics(tmp_path):
     """The real experiment through the real command: killed with SIGKILL in the middle of an epoch, resumed by the next `run`."""

@@ -216,6 +216,7 @@ def test_a_study_on_two_nodes(slurm, steps):
     assert {attempts(lab, id)[0]["node"] for id in (A, B)} == set(slurm_nodes.NODES)
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_lost_node_and_a_preempted_run(slurm, steps):

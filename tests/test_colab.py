@@ -1,6 +1,7 @@
 """A study on Colab goes on in the next session."""
 import zipfile
 
+import pytest
 from colab_session import disconnected_once
 
 from bertvision.runs import read_record
@@ -14,6 +15,7 @@ steps:
 """
 
 
+@pytest.mark.long
 def test_a_session_that_disappears_is_continued_by_the_next(tmp_path):
     """What was done is not done again, what was begun goes on from its checkpoint; the archive is whole."""
     study = tmp_path / "studies" / "night.yaml"

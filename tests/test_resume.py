@@ -46,6 +46,7 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path):
     assert resumed["loss"] == undisturbed["loss"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_study_killed_twice_ends_like_an_undisturbed_one(tmp_path, capsys):
     """Two of the twenty kills of `python tests/kill_study.py --kills 20`."""

@@ -43,7 +43,8 @@ def test_when_the_nursery_is_killed_the_rest_starts_cold(lab):
     for job in lab.plan().jobs[1:]: assert read_json(job.folder / "record.json")["metrics"] == {"validation": {"accuracy": 0.0}}
 
 
-def test_nobody_is_left_when_the_runner_is_killed(lab):
+@pytest.mark.parametrize("victim", ["runner", "child"])
+def test_nobody_is_left_when_the_runner_or_a_child_is_killed(lab, victim):
     lab.experiment(WARM, START, f'open("pids", "w").write(f"{{os.getpid()}} {{os.getppid()}} {{{NURSERY}}}")', "time.sleep(120)", FINISH)
     runner = subprocess.Popen([sys.executable, "-c", "import sys; from bertvision.cli import main; sys.exit(main())", "run", str(lab.root / "studies" / "small.yaml"), "--out", str(lab.out)],
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -51,12 +52,15 @@ def test_nobody_is_left_when_the_runner_is_killed(lab):
     while not (told.exists() and len(told.read_text().split()) == 3):
         assert runner.poll() is None and time.monotonic() < end
         time.sleep(0.1)
-    runner.kill()
-    runner.wait()
-    pids, end = [int(p) for p in told.read_text().split()], time.monotonic() + 20
+    kernel, child, nursery = (int(p) for p in told.read_text().split())
+    if victim == "runner": runner.kill()
+    else: os.kill(child, signal.SIGKILL)
+    pids, end = [kernel, child] + [nursery] * (victim == "runner"), time.monotonic() + 20
     while not all(map(gone, pids)):
         assert time.monotonic() < end, [p for p in pids if not gone(p)]
         time.sleep(0.1)
+    runner.terminate()
+    runner.wait(20)
 
 
 def test_a_process_that_has_not_begun_can_be_stopped(tmp_path):

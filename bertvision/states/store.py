@@ -151,7 +151,7 @@ def _read_origin(file: h5py.File) -> Origin:
 def _check_schema(path, file: h5py.File):
     found = file.attrs["schema"] if "schema" in file.attrs else None
     if found is None: raise DataError(f"{path} is an HDF5 file without the attribute `schema`; expected hidden states")
-    if np.ndim(found) or found != SCHEMA: raise DataError(f"{path} has schema {found!r:.40}, expected {SCHEMA}: make it again")
+    if np.ndim(found) or found != SCHEMA: raise DataError(f"{path} has schema {str(found):.40}, expected {SCHEMA}: make it again")
 
 # %% ../../nbs/30_states.store.ipynb #cf3f1672
 class Stored(States):
@@ -191,7 +191,8 @@ def _check_rows_of(stored: Stored):
     wanted = {"offsets": (t.offsets, n + 1, "i"), "labels": (t.labels, n, "if"), "row_hash": (stored.hashes, n, "u"), "input_ids": (t.input_ids, len(t.input_ids), "i")}
     wanted |= {} if t.types is None else {"types": (t.types, len(t.input_ids), "iu")}
     for name, (array, length, kinds) in wanted.items():
-        if array.shape != (length,) or array.dtype.kind not in kinds: raise ValueError(f"/{name} has shape {array.shape} of {array.dtype}, expected ({length},) of {'numbers' if 'f' in kinds else 'whole numbers'}")
+        shapes = {(length,), (length, 2)} if name == "labels" else {(length,)}  # of spans the labels are start and end
+        if array.shape not in shapes or array.dtype.kind not in kinds: raise ValueError(f"/{name} has shape {array.shape} of {array.dtype}, expected ({length},) of {'numbers' if 'f' in kinds else 'whole numbers'}")
     if not n or t.offsets[0] != 0 or t.offsets[-1] != len(t.input_ids) or (np.diff(t.offsets) < 1).any(): raise ValueError(f"/offsets do not divide {len(t.input_ids)} tokens into {n} examples")
     if not all(isinstance(x, str) for x in (o.encoder, o.weights, o.tokenizer, o.precision, o.task, o.split)) or not isinstance(o.notes, dict): raise ValueError("an attribute that is no text")
     if not 0 <= stored.written <= n: raise ValueError(f"rows_written = {stored.written} of {n}")

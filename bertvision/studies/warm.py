@@ -67,7 +67,7 @@ def _become_kernel(told: dict):
     from ipykernel.kernelapp import IPKernelApp
 
     np.random.seed()
-    sys.argv = ["ipykernel_launcher", *told["arguments"]]
+    sys.argv = ["ipykernel_launcher", *told["arguments"], f"--IPKernelApp.parent_handle={os.getppid()}"]  # it ends with its parent; the class has read the environment long ago
     IPKernelApp.launch_instance(sys.argv[1:])
 
 
@@ -94,8 +94,7 @@ def warm_provisioner():
             ours = cmd[1:3] == ["-m", "ipykernel_launcher"] and os.path.realpath(cmd[0]) == os.path.realpath(sys.executable)
             if not (ours and _waiting): return await super().launch_kernel(cmd, **given)
             self.process, pipe = _waiting.pop()
-            env = (given.get("env") or dict(os.environ)) | {"JPY_PARENT_PID": str(os.getpid())}
-            with os.fdopen(pipe, "w") as f: f.write(json.dumps({"arguments": cmd[3:], "env": env, "cwd": given.get("cwd")}) + "\n")
+            with os.fdopen(pipe, "w") as f: f.write(json.dumps({"arguments": cmd[3:], "env": given.get("env") or dict(os.environ), "cwd": given.get("cwd")}) + "\n")
             self.pid = self.pgid = self.process.pid
             return self.connection_info
 
