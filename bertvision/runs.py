@@ -216,24 +216,34 @@ _MAYBE = {"baselines": dict, "fingerprints": dict, "examples": dict, "parameters
           "peak_memory_bytes": (int, float), "upstream_seconds": (int, float), "seconds_before": (int, float), "threshold": (int, float)}
 
 
+def _counts(x) -> bool:
+    "Whether a number fits into the tables that are made of records."
+    return abs(x) < (2**63 if isinstance(x, int) else 1e300)
+
+
+def _texts_fault(name: str, table: dict) -> str:
+    return next((f"{name}: {key} = {x!r:.40}: expected text" for key, x in table.items() if not isinstance(x, (str, type(None)))), "")
+
+
 def _table_fault(name: str, table, depth: int) -> str:
     "What is wrong with {name: number}, or with {split: {metric: number}} at depth 2."
     if not isinstance(table, dict): return f"{name} holds {type(table).__name__}, expected an object"
     if depth == 2: return next(filter(None, (_table_fault(f"{name}: {key}", row, 1) for key, row in table.items())), "")
-    return next((f"{name}: {key} = {x!r:.40}: expected a number" for key, x in table.items() if isinstance(x, bool) or not isinstance(x, _NUMBER) or (x is not None and not abs(x) < 1e300)), "")
+    return next((f"{name}: {key} = {x!r:.40}: expected a number" for key, x in table.items() if isinstance(x, bool) or not isinstance(x, _NUMBER) or (x is not None and not _counts(x))), "")
 
 
 def _record_fault(record: dict) -> str:
     "What has a type in a record that nothing which reads it could work with; '' when all is well."
     for name, kind in {**_KINDS, **_MAYBE}.items():
         x = record.get(name, 0 if name == "schema" else None)
-        if not (x is None and name in _MAYBE) and (not isinstance(x, kind) or isinstance(x, bool) or isinstance(x, (int, float)) and not abs(x) < 1e300): return f"{name} = {x!r:.40}: expected {getattr(kind, '__name__', 'a number')}"
+        if not (x is None and name in _MAYBE) and (not isinstance(x, kind) or isinstance(x, bool) or isinstance(x, (int, float)) and not _counts(x)): return f"{name} = {x!r:.40}: expected {getattr(kind, '__name__', 'a number')}"
     tables = [("metrics", record["metrics"], 2), ("seconds", record["seconds"], 1), ("baselines", record.get("baselines") or {}, 2), ("parameters_count", record.get("parameters_count") or {}, 1)]
     for i, v in enumerate(record.get("variants") or []):
         if not isinstance(v, dict) or not isinstance(v.get("variant"), str): return f"variants: {i}: {v!r:.40}: expected an object with its variant's name"
         tables += [(f"variants: {i}: metrics", v.get("metrics"), 2), (f"variants: {i}", {k: v.get(k) for k in ("seed", "parameters", "upstream_seconds")}, 1)]
-    wrong = next((k for k, x in (record.get("fingerprints") or {}).items() if not isinstance(x, (str, type(None)))), None)
-    if wrong is not None: return f"fingerprints: {wrong} = {record['fingerprints'][wrong]!r:.40}: expected text"
+    if fault := _texts_fault("fingerprints", record.get("fingerprints") or {}): return fault
+    for i, a in enumerate(record.get("accepted") or []):
+        if not isinstance(a, dict) or not all(isinstance(a.get(k), str) for k in ("reason", "when", "by")): return f"accepted: {i}: {a!r:.40}: expected an object with the texts reason, when and by"
     for i, row in enumerate(record.get("history") or []):
         if not isinstance(row, dict) or not all(isinstance(row.get(k, 0), (int, float)) for k in ("step", "seconds")): return f"history: {i}: {row!r:.40}: expected an object with the numbers step and seconds"
     return next(filter(None, (_table_fault(*table) for table in tables)), "")
@@ -298,7 +308,7 @@ def mark_accepted(
     if record["status"] != "done": raise DataError(f"{folder} is {record['status']}: only a finished run can be accepted")
     was = {name: record["fingerprints"].get(name) for name in parts if record["fingerprints"].get(name) != parts[name]}
     record["fingerprints"] |= parts
-    record["accepted"] = [*record.get("accepted", []), {"reason": reason, "when": _now(), "by": _code_version(), "was": was}]
+    record["accepted"] = [*(record.get("accepted") or []), {"reason": reason, "when": _now(), "by": _code_version(), "was": was}]
     write_json(Path(folder) / "record.json", record)
     return record
 
@@ -322,7 +332,7 @@ def _attempt(folder: Path, job: dict | None) -> dict:
     if not same: return {"attempt": 1, "seconds_before": 0.0}
     try: told = float(read_json(folder / "progress.json", dict).get("elapsed", 0.0))
     except (DataError, TypeError, ValueError, OverflowError): told = 0.0
-    return {"attempt": (old.get("attempt") or 1) + 1, "seconds_before": max(told, old.get("seconds_before") or 0.0)}
+    return {"attempt": (old.get("attempt") or 1) + 1, "seconds_before": max(told if _counts(told) else 0.0, old.get("seconds_before") or 0.0)}
 
 
 def _check_metrics(metrics: dict) -> dict:
@@ -338,6 +348,7 @@ def _read_job(folder: Path) -> dict | None:
     job, kinds = read_json(folder / "job.json", dict), {"study": str, "step": str, "run": str, "fingerprint": str, "parts": dict}
     wrong = next((k for k, kind in kinds.items() if not isinstance(job.get(k), (kind, type(None)))), None)
     if wrong: raise DataError(f"{folder / 'job.json'}: {wrong} = {job[wrong]!r:.40}: expected {kinds[wrong].__name__}")
+    if fault := _texts_fault("parts", job.get("parts") or {}): raise DataError(f"{folder / 'job.json'}: {fault}")
     return job
 
 
@@ -410,11 +421,11 @@ def main_only(self: Run):
 # %% ../nbs/01_runs.ipynb #e5f79ffe
 def _rows_fault(rows) -> str:
     "What nobody could score in a table of predictions; '' when all is well."
-    from pandas.api.types import is_numeric_dtype
+    from pandas.api.types import infer_dtype, is_numeric_dtype
 
     if lacks := sorted({"split", "example_id", "label", "prediction"} - set(rows)): return f"lacks the columns {', '.join(lacks)}"
     for name in rows.columns.intersection(["split", "example_id", "variant"]):
-        if not all(isinstance(x, str) for x in rows[name]): return f"has something else than text in the column {name}"
+        if infer_dtype(rows[name].to_numpy(dtype=object), skipna=False) not in ("string", "empty"): return f"has something else than text in the column {name}"
     for name in rows.columns.intersection(["label", "prediction", "seed", "exact_match", "answer_f1", "null_odds"]):
         if not is_numeric_dtype(rows[name]): return f"has something else than numbers in the column {name}"
     return ""

@@ -290,18 +290,14 @@ def test_failures_of_a_child_that_left_no_record(lab):
     assert write_failures(plan, Outcome(plan.folder)) is None and not (plan.folder / "failures.md").exists()
 
 
-def test_two_hundred_finished_runs_are_a_no_op_within_two_seconds(lab, capsys):
-    lab.study(f"{{tasks: [toy-sentiment], encoders: [tiny-random], seeds: {list(range(200))}, steps: {{learn: {{}}}}}}")
-    history = [{"step": i, "loss": 0.5, "lr": 1e-4} for i in range(200)]
-    for job in lab.plan().jobs: pretend_done(job, history=history)
-    code = (f"import sys, time; start = time.perf_counter(); sys.path.insert(0, {os.path.dirname(__file__)!r})\nfrom pathlib import Path\n"
+def test_finished_runs_are_a_no_op_that_imports_nothing_heavy(lab):
+    """That torch and its like are not imported is what makes it fast; how fast, test_cluster's five hundred runs print."""
+    lab.study("{tasks: [toy-sentiment], encoders: [tiny-random], seeds: [0, 1, 2], steps: {learn: {}}}")
+    for job in lab.plan().jobs: pretend_done(job)
+    code = (f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\nfrom pathlib import Path\n"
             "from bertvision.studies.plan import load_study, plan\nfrom bertvision.studies.run import run_study\n"
             f"root = Path({str(lab.root)!r})\noutcome = run_study(plan(load_study('small', root=root), None, root / 'outputs'))\n"
-            "assert len(outcome.skipped) == 200\nheavy = {'torch', 'pandas', 'papermill', 'nbformat', 'datasets'} & set(sys.modules)\n"
-            "assert not heavy, heavy\nprint(time.perf_counter() - start)")
-    start = time.perf_counter()
+            "assert len(outcome.skipped) == 3\nheavy = {'torch', 'pandas', 'papermill', 'nbformat', 'datasets'} & set(sys.modules)\n"
+            "assert not heavy, heavy")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    wall = time.perf_counter() - start
     assert done.returncode == 0, done.stderr
-    with capsys.disabled(): print(f"\n200 finished runs: {wall:.2f} s with Python's start")
-    assert wall < 2

@@ -123,9 +123,9 @@ def run(path, kill_at):
     return [int(line) for line in done.stdout.split()]
 
 
-def test_killed_and_resumed_file_equals_an_undisturbed_one(tmp_path):
+def test_killed_and_resumed_file_equals_an_undisturbed_one(encoder, tokens, tmp_path):
     whole, part = tmp_path / "whole.h5", tmp_path / "part.h5"
-    run(whole, 0)
+    extract(encoder, tokens, whole, chunk=10, flush_seconds=0.0)
     run(part, 60)
     with pytest.raises(DataError, match=r"part.h5 is incomplete: \d+ of 150 rows are written; running the extraction again"):
         open_states(part)

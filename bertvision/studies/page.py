@@ -189,7 +189,7 @@ def accepted(
     "Which runs count for newer code than the one that made them, and why."
     records, groups = {r.get("of", run): r for run, r in study.runs.items()}, {}
     for r in records.values():
-        for a in r.get("accepted", []): groups.setdefault((a["when"][:10], a["by"], a["reason"]), []).append(str(r.get("code_version")))
+        for a in r.get("accepted") or []: groups.setdefault((a["when"][:10], a["by"], a["reason"]), []).append(str(r.get("code_version")))
     return pd.DataFrame([{"Runs": str(len(made)), "Made by": together(made), "Accepted": when, "For": by, "Reason": why}
                          for (when, by, why), made in groups.items()])
 

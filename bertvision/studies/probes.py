@@ -134,7 +134,7 @@ def _answerable(study, tidy):
         if rows is None or (r["run"], r["split"]) in has or not {"answer_f1", "exact_match"} <= set(rows): continue
         own, counted = question_scores("has_answer_f1", rows[rows["split"] == r["split"]])
         if not counted.any(): continue
-        trivial = study.runs[r["run"]].get("baselines", {}).get(r["split"], {}).get("has_answer_f1", np.nan)
+        trivial = (study.runs[r["run"]].get("baselines") or {}).get(r["split"], {}).get("has_answer_f1", np.nan)
         found.append(r | {"metric": "has_answer_f1", "value": own[counted > 0].mean(), "baseline": trivial})
     return pd.DataFrame(found, columns=tidy.columns)
 

@@ -293,7 +293,7 @@ def scores(
             "examples_per_second": r.get("examples_per_second"), "seconds": seconds_of(r),
             "peak_memory_bytes": r.get("peak_memory_bytes")}
         for split in (s for s in r["metrics"] if s != "selection"):
-            trivial = r.get("baselines", {}).get(split, {})
+            trivial = (r.get("baselines") or {}).get(split, {})
             rows += [about | {"split": split, "metric": m, "value": _value(v, m), "undefined": v is None, "baseline": trivial.get(m)}
                      for m, v in r["metrics"][split].items() if m != "loss"]
     return pd.DataFrame(rows, columns=_SCORE_COLUMNS)

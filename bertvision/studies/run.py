@@ -585,7 +585,7 @@ def _write_plan(plan: Plan):
     try: old = read_plan(plan.folder)
     except DataError: old = {}
     known = {j["run"] for j in jobs}
-    jobs += [j for j in old.get("jobs", []) if j["run"] not in known and (plan.folder / "runs" / j["run"] / "record.json").exists()]
+    jobs += [j for j in old.get("jobs", []) if j["run"] not in known and os.path.isfile(plan.folder / "runs" / j["run"] / "record.json")]
     steps = plan.study.steps.values()
     shown = {"titles": {s.name: s.title for s in steps if s.title}, "highlights": {s.name: list(s.highlights) for s in steps if s.highlights}, "published": plan.study.published}
     new = {"study": plan.study.name, "title": plan.study.title, "command": _again(plan, old), "jobs": jobs} | {k: v for k, v in shown.items() if v}
@@ -648,7 +648,7 @@ def _up_to_date(folder: Path, state: str) -> bool:
     try: stamp = read_json(folder / "fingerprint.json", dict)
     except DataError: return False
     files = stamp.get("files")
-    return stamp.get("inputs") == state and bool(files) and isinstance(files, list) and all(isinstance(name, str) and (folder / name).is_file() for name in files)
+    return stamp.get("inputs") == state and bool(files) and isinstance(files, list) and all(isinstance(name, str) and os.path.isfile(folder / name) for name in files)
 
 # %% ../../nbs/81_studies.run.ipynb #cfe9fd05
 def make_report(

@@ -8,6 +8,7 @@ __all__ = ['SPACES', 'ALGORITHMS', 'check_space', 'Trial', 'propose', 'Search', 
 # %% ../../nbs/44_training.search.ipynb #a9e4d469
 import json
 import math
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -29,7 +30,7 @@ _MOST = 1_000_000  # TPE keeps a table of all values of a randint
 
 
 def _is_number(x) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
 
 
 def _bounds(where: str, kind: str, values: list) -> list: # [low, high]
