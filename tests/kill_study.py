@@ -70,14 +70,20 @@ def family(runner: subprocess.Popen) -> dict:
     return {name: some for name, some in found.items() if some}
 
 
-def kill(runner: subprocess.Popen, rng: random.Random) -> str:
-    """Kill one kind of process, whichever is there; returns what it was."""
+def kill(runner: subprocess.Popen, rng: random.Random) -> tuple:
+    """Kill one kind of process, whichever is there; returns what it was, and all who lived then."""
     there = family(runner)
     victim = rng.choice([v for v in VICTIMS if v in there])
     for process in there[victim] if victim == "all" else [rng.choice(there[victim])]:
         try: process.send_signal(signal.SIGKILL)
         except psutil.Error: pass
-    return victim
+    return victim, there["all"]
+
+
+def all_gone(processes: list, seconds: float = 60.0):
+    """Wait until nobody is left, neither at work nor with a file in hand: a kernel whose runner was killed ends by itself."""
+    _, left = psutil.wait_procs(processes, seconds)
+    assert not left, f"still there {seconds:.0f} s after the runner's end: {[p.cmdline() for p in left if p.is_running()]}"
 
 
 def whole_files(folder: Path, finished: bool) -> int:
@@ -137,8 +143,9 @@ def disturbed(study: Study, rng: random.Random, kills: int, typical: float, numb
             if done == kills: raise AssertionError(f"the last run of study {number} ended with {code}:\n{study.log()}")
             continue  # a run that had lost its child or kernel before; the command is given again
         if done == kills: raise AssertionError(f"study {number} does not end:\n{study.log()}")
-        victim = kill(runner, rng)
+        victim, everybody = kill(runner, rng)
         code, done = (runner.wait() if victim in ("runner", "all") else wait(runner, 300)), done + 1
+        all_gone(everybody)
         tell(f"study {number}, kill {done}: {victim} after {time.monotonic() - start:.1f} s (planned {moment:.2f}), runner ended with {code}, {whole_files(study.folder, False) if study.folder.exists() else 0} files whole", flush=True)
     raise AssertionError(f"study {number} does not end:\n{study.log()}")
 
