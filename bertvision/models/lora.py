@@ -41,7 +41,7 @@ def add_lora(
         warnings.simplefilter("ignore")  # peft warns of what it cannot know here: the checkpoint is a folder or a pinned commit
         encoder.model = get_peft_model(encoder.model, config)
     encoder.fingerprint = fingerprint([encoder.fingerprint, "lora", rank, config.lora_alpha, seed])
-    encoder.notes.append(f"LoRA of rank {rank} on {', '.join(config.target_modules)}")
+    encoder.notes.append(f"LoRA of rank {rank} on {', '.join(sorted(config.target_modules))}")
     return encoder
 
 
