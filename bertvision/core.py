@@ -25,7 +25,10 @@ from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #41f9d15f
 class BertvisionError(Exception):
-    "Root of all errors that a user can mend."
+    "Root of all errors that a user can mend; of a message that nobody would read to its end the middle is left out."
+    def __str__(self):
+        told = super().__str__()
+        return told if len(told) <= 4000 else f"{told[:2000]} […] {told[-2000:]}"
 class DataError(BertvisionError):
     "A file, a row or a label that is not what the task says."
 class ParameterError(BertvisionError):

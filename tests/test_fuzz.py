@@ -47,7 +47,7 @@ def ask(read, *args, **kwargs):
             warnings.simplefilter("ignore")
             found = read(*args, **kwargs)
     except BertvisionError as e:
-        assert str(e).strip() and len(str(e)) < 20_000
+        assert str(e).strip() and len(str(e)) < 5_000
         TOLD["refused"] += 1
         return None
     TOLD["read"] += 1
