@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 NODES = ("bv1", "bv2")
+PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])  # daemons lie where a user's PATH may not lead
 PLACE, STATE, MUNGE = Path("/etc/slurm"), Path("/var/lib/bertvision-slurm"), Path("/run/munge")
 OURS = "# bertvision: two nodes on one machine, for tests"
 IMPOSSIBLE = 3
@@ -69,15 +70,16 @@ class Impossible(Exception):
 
 
 def call(*command, **more):
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, **more)
+    """Run a command, found in PATH; `more` goes to subprocess.run (`user`, `group`, ...)."""
+    found = shutil.which(command[0], path=PATH) or command[0]
+    return subprocess.run([found, *map(str, command[1:])], capture_output=True, text=True, env={**os.environ, "PATH": PATH, "DEBIAN_FRONTEND": "noninteractive"}, **more)
 
 
 def install():
-    if all(shutil.which(c) for c in ("slurmctld", "slurmd", "sbatch", "munged")): return
-    if not shutil.which("apt-get"): raise Impossible("slurm-wlm and munge are not installed and there is no apt-get")
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    call("apt-get", "update", env=env)
-    done = call("apt-get", "install", "-y", "--no-install-recommends", "slurm-wlm", "munge", env=env)
+    if all(shutil.which(c, path=PATH) for c in ("slurmctld", "slurmd", "sbatch", "munged")): return
+    if not shutil.which("apt-get", path=PATH): raise Impossible("slurm-wlm and munge are not installed and there is no apt-get")
+    call("apt-get", "update")
+    done = call("apt-get", "install", "-y", "--no-install-recommends", "slurm-wlm", "munge")
     if done.returncode: raise Impossible(f"apt-get cannot install slurm-wlm and munge: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
 
 
@@ -104,7 +106,7 @@ def start_munge():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.chown(folder, "munge", "munge")
     MUNGE.chmod(0o755)
-    done = call("runuser", "-u", "munge", "--", "munged")
+    done = call("munged", user="munge", group="munge", extra_groups=[])
     if done.returncode: raise Impossible(f"munged does not start: {done.stderr.strip()}")
     (STATE / "munge-is-ours").touch()
 
