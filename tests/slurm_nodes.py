@@ -69,17 +69,17 @@ class Impossible(Exception):
     """Why there can be no SLURM here."""
 
 
-def call(*command, **more):
-    """Run a command, found in PATH; `more` goes to subprocess.run (`user`, `group`, ...)."""
-    found = shutil.which(command[0], path=PATH) or command[0]
-    return subprocess.run([found, *map(str, command[1:])], capture_output=True, text=True, env={**os.environ, "PATH": PATH, "DEBIAN_FRONTEND": "noninteractive"}, **more)
+def call(*command, env=None, **more):
+    """Run a command, found in PATH; `env` comes on top of our own environment, `more` goes to subprocess.run."""
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, env={**os.environ, "PATH": PATH, **(env or {})}, **more)
 
 
 def install():
     if all(shutil.which(c, path=PATH) for c in ("slurmctld", "slurmd", "sbatch", "munged")): return
     if not shutil.which("apt-get", path=PATH): raise Impossible("slurm-wlm and munge are not installed and there is no apt-get")
-    call("apt-get", "update")
-    done = call("apt-get", "install", "-y", "--no-install-recommends", "slurm-wlm", "munge")
+    env = {"DEBIAN_FRONTEND": "noninteractive"}
+    call("apt-get", "update", env=env)
+    done = call("apt-get", "install", "-y", "--no-install-recommends", "slurm-wlm", "munge", env=env)
     if done.returncode: raise Impossible(f"apt-get cannot install slurm-wlm and munge: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
 
 
