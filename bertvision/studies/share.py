@@ -211,9 +211,9 @@ _OF_RUN = ("record.json", "notebook.ipynb", "best.yaml", "scores.csv")
 _OF_REPORT = (".md", ".csv", ".png", ".html", ".ipynb")
 
 
-def _chosen(study: Path, predictions: bool, logs: bool) -> dict: # name in the archive -> file
+def _chosen(study: Path, predictions: bool, logs: bool, without: set) -> dict: # name in the archive -> file; `without` = runs that are left out
     files = [study / name for name in _OF_STUDY]
-    for run in sorted(p for p in (study / "runs").glob("*") if p.is_dir()):
+    for run in sorted(p for p in (study / "runs").glob("*") if p.is_dir() and p.name not in without):
         files += [run / name for name in (*_OF_RUN, *["predictions.parquet"] * predictions, *["log.txt"] * logs)]
     files += sorted(p for p in (study / "report").rglob("*") if p.suffix in _OF_REPORT and not p.name.startswith("."))
     files += [study / "report" / "log.txt"] * logs
@@ -281,7 +281,7 @@ def export_study(
     folder = named_path(folder).resolve()
     study, secrets = read_study(folder), find_secrets(folder, data, _given_places(folder))
     name = secrets.scrub(study.name)
-    files = _chosen(folder, predictions, logs)
+    files = _chosen(folder, predictions, logs, {f["run"] for f in study.faults if f["state"] == "misplaced"})
     left_out = ["models, checkpoints and states"] + ["predictions"] * (not predictions) + ["logs"] * (not logs)
     if yaml := _study_file(study.name, given): files["study.yaml"] = yaml
     else: left_out.append("the study's YAML, which was not found")
