@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Source', 'read_source', 'Loaded', 'attach', 'Marking', 'is_local', 'install', 'installed', 'Ran', 'executed',
-           'recording', 'unshare', 'tell', 'listen', 'gather_in', 'source_of', 'describe', 'module_path', 'changes']
+           'recording', 'unshare', 'tell', 'listen', 'tell_of', 'gather_in', 'source_of', 'describe', 'module_path',
+           'changes', 'refreshed']
 
 # %% ../nbs/00_executed.ipynb #a2b9697f
 import ast
@@ -293,7 +294,7 @@ class Marking(SourceFileLoader):
 def _cache_of(path: str) -> str:
     return f"{path[:-4]}.{_CACHE}.pyc" if str(path).endswith(".pyc") else path
 
-# %% ../nbs/00_executed.ipynb #e6064804
+# %% ../nbs/00_executed.ipynb #b6015241
 @lru_cache(maxsize=None)
 def _installed() -> tuple:
     "Return the folders of Python's library and of installed packages."
@@ -303,6 +304,7 @@ def _installed() -> tuple:
     return tuple({os.path.realpath(p) + os.sep for p in found} | {os.path.join(p, "") for p in found})
 
 
+@lru_cache(maxsize=None)
 def is_local(
     module: str, # name
     path: str | None, # file that it was loaded from
@@ -311,7 +313,7 @@ def is_local(
     if not path or not str(path).endswith(".py"):
         return False
     if module.split(".")[0] == "bertvision":
-        return module not in ("bertvision", "bertvision.executed", "bertvision._modidx")
+        return module not in ("bertvision", "bertvision.executed", "bertvision.witness", "bertvision._modidx")
     return not os.path.abspath(path).startswith(_installed())
 
 
@@ -332,13 +334,16 @@ def install():
     at = next((i for i, f in enumerate(sys.meta_path) if f is PathFinder), 0)
     sys.meta_path.insert(at, _Finder)
     atexit.register(_leave_marks)
+    multiprocessing = sys.modules.get("multiprocessing.util")  # a worker that was spawned ends without atexit
+    if multiprocessing and os.environ.get(_FOLDER):
+        multiprocessing.Finalize(None, _leave_marks, exitpriority=0)
 
 
 def installed() -> bool:
     "Whether modules are marked in this process."
     return any(f is _Finder for f in sys.meta_path)
 
-# %% ../nbs/00_executed.ipynb #64e55e7e
+# %% ../nbs/00_executed.ipynb #7c5024e1
 @dataclass
 class Ran:
     "What was executed of a module."
@@ -376,7 +381,16 @@ def executed() -> dict[str, Ran]: # by module; a module that was imported and of
         _join(ran, _real_name(m), Ran(m.path, m.source, units))
     for name, more in _others.items():
         _join(ran, name, more)
+    for name, path in _unmarked(ran):
+        if source := source_of(path):
+            ran[name] = Ran(path, source, set(source.units))  # nobody has watched it: all of it counts
     return ran
+
+
+def _unmarked(ran: dict) -> list: # (module, file)
+    "Return the local modules that were imported without marks: before this package, or by an import hook of their own."
+    loaded = [(name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items())]
+    return [(n, p) for n, p in loaded if n not in ran and n not in ("__main__", "__mp_main__") and p and is_local(n, p)]
 
 # %% ../nbs/00_executed.ipynb #08c74ea9
 @contextlib.contextmanager
@@ -408,7 +422,7 @@ def unshare():
         m.marks = m.globals[_MARK] = marks
         _marks.modules.append(m)
 
-# %% ../nbs/00_executed.ipynb #2bebe69b
+# %% ../nbs/00_executed.ipynb #fbee53f5
 _FOLDER = "BERTVISION_MARKS_DIR"  # where processes that are started by a run tell what they have executed
 
 
@@ -445,9 +459,21 @@ def listen(
     return sorted(set(changed))
 
 
+def tell_of(
+    folder, # of such files
+    name: str, # of the file
+    known: int = -1, # what the last call has returned
+) -> int: # how many functions have been executed
+    "Write what was executed when it is more than at the last call: cheap enough for every second of a run."
+    count = sum(_marks.memory[:_marks.used])
+    if count != known:
+        tell(folder, name)
+    return count
+
+
 def _leave_marks():
     "Tell the run that started this process, if there is one, what was executed here."
-    folder, owner = os.environ.get(_FOLDER, ":").split(":", 1)[::-1]
+    owner, _, folder = os.environ.get(_FOLDER, "").partition(":")
     if folder and owner != str(os.getpid()):
         with contextlib.suppress(OSError):
             tell(folder)
@@ -457,7 +483,7 @@ def gather_in(
     folder, # see `tell`
 ):
     "Have the processes that this one will start tell what they have executed."
-    os.environ[_FOLDER] = f"{os.getpid()}:{folder}"
+    os.environ[_FOLDER] = f"{os.getpid()}:{os.path.abspath(folder)}"
 
 # %% ../nbs/00_executed.ipynb #27be71ac
 @lru_cache(maxsize=None)
@@ -621,4 +647,21 @@ def changes(
         found += [_short(module, n) for n, digest in then["executed"].items() if now.units.get(n, ("",))[0] != digest]
         found += [_short(module, n) for n, digest in then["statements"].items() if now.statements.get(n, ("",))[0] != digest]
         found += [_short(module, n) for n in sorted(now.names - set(then["names"])) if _shadows(comparison, module, n)]
+    return found
+
+# %% ../nbs/00_executed.ipynb #78fb0fa2
+def refreshed(
+    kept: dict, # as `describe` has made it
+    home=".", # folder from which the files of local modules are named
+) -> dict:
+    "Return what was executed with the digests of today; what is no longer there is left out."
+    found = {}
+    for module, then in kept.items():
+        now = source_of(module_path(module, then["file"], home))
+        if now is None:
+            continue
+        found[module] = {
+            "source": now.digest, "file": then["file"], "names": sorted(now.names),
+            "executed": {n: now.units[n][0] for n in then["executed"] if n in now.units},
+            "statements": {n: now.statements[n][0] for n in then["statements"] if n in now.statements}}
     return found

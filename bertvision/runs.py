@@ -15,6 +15,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,9 @@ from fastcore.basics import patch
 import bertvision
 from .core import (DataError, OutputError, ParameterError, Phases, device_report, peak_memory, read_json,
                              replacing, suggest, versions, write_json)
-from .processes import is_main, leave, process_count
+from .executed import gather_in, tell, tell_of
+from .processes import is_main, leave, process_count, process_index, wait
+from .witness import TOLD, Witness, made_from
 
 # %% ../nbs/01_runs.ipynb #c2563b17
 def notebook_cells(
@@ -211,7 +214,7 @@ def new_record(
 # %% ../nbs/01_runs.ipynb #bd75a060
 _NUMBER = (int, float, type(None))
 _KINDS = {"schema": int, "experiment": str, "parameters": dict, "seed": int, "protocol": str, "metrics": dict, "seconds": dict}
-_MAYBE = {"baselines": dict, "fingerprints": dict, "examples": dict, "parameters_count": dict, "failure": dict, "device": dict, "versions": dict, "history": list, "variants": list, "accepted": list,
+_MAYBE = {"baselines": dict, "fingerprints": dict, "examples": dict, "parameters_count": dict, "failure": dict, "device": dict, "versions": dict, "history": list, "variants": list, "accepted": list, "executed": str, "stock": dict, "made_from": dict,
           "task": str, "encoder": str, "step": str, "study": str, "collapsed": str, "code_version": str, "started": str, "attempt": int, "examples_per_second": (int, float),
           "peak_memory_bytes": (int, float), "upstream_seconds": (int, float), "seconds_before": (int, float), "threshold": (int, float)}
 
@@ -345,7 +348,7 @@ def _check_metrics(metrics: dict) -> dict:
 def _read_job(folder: Path) -> dict | None:
     "What the runner asks for; None where no runner is. Raises DataError."
     if not (folder / "job.json").exists(): return None
-    job, kinds = read_json(folder / "job.json", dict), {"study": str, "step": str, "run": str, "fingerprint": str, "parts": dict}
+    job, kinds = read_json(folder / "job.json", dict), {"study": str, "step": str, "run": str, "fingerprint": str, "parts": dict, "python": str, "code": str, "files": list, "needs": list}
     wrong = next((k for k, kind in kinds.items() if not isinstance(job.get(k), (kind, type(None)))), None)
     if wrong: raise DataError(f"{folder / 'job.json'}: {wrong} = {job[wrong]!r:.40}: expected {kinds[wrong].__name__}")
     if fault := _texts_fault("parts", job.get("parts") or {}): raise DataError(f"{folder / 'job.json'}: {fault}")
@@ -361,6 +364,8 @@ class Run:
     def __init__(self, folder: Path, record: dict):
         self.folder, self.record, self.phase = folder, record, Phases()
         self._start, self._told = time.perf_counter(), 0.0
+        self.job, self._ran = _read_job(folder), -1
+        self.witness = Witness(folder, self.job)
 
     @classmethod
     def start(cls,
@@ -381,6 +386,8 @@ class Run:
         write_json(folder / "record.json", record)
         if record["attempt"] == 1:  # what is here is of an older run
             for name in ("predictions.parquet", "progress.json"): (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / TOLD, ignore_errors=True)
+        gather_in(folder / TOLD)
         return cls(folder, record)
 
     def log(self, text: str):
@@ -393,6 +400,7 @@ class Run:
         now = time.monotonic()
         if not is_main() or done < total and now - self._told < 1: return
         self._told = now
+        self._ran = tell_of(self.folder / TOLD, f"attempt-{self.record['attempt']}", self._ran)
         write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
 
 # %% ../nbs/01_runs.ipynb #789fa2a8
@@ -414,7 +422,9 @@ def _repr_markdown_(self: Run):
 # %% ../nbs/01_runs.ipynb #c1ece050
 @patch
 def main_only(self: Run):
-    "From here on only the main process goes on; the others end, with their cells' work done."
+    "From here on only the main process goes on; the others end, with their cells' work done, and tell what they have executed."
+    if not is_main(): tell(self.folder / TOLD, f"process-{process_index()}")
+    wait()
     leave()
     if not is_main(): raise SystemExit(0)
 
@@ -474,11 +484,13 @@ def finish(self: Run,
     examples: dict | None = None, # split -> number of examples
     extra: dict | None = None, # baselines, history, parameters_count, padding_waste and whatever the experiment adds
 ) -> dict: # the record
-    "Write predictions, then the record with status \"done\"; raises ParameterError for a malformed result."
+    "Write predictions, then the record with status \"done\". Raises ParameterError for a malformed result, OutputError when the run was not what was planned."
     if not is_main(): raise OutputError("finish: only the main process writes a record; call run.main_only() before")
     given = {"examples_per_second": examples_per_second, "collapsed": collapsed, "examples": examples, **(extra or {})}
     _check_metrics(metrics)
     if predictions is not None: _save_predictions(self.folder, predictions)
+    self.record |= self.witness.testify() | {"made_from": made_from(self.folder, self.job, self.record["parameters"])}
+    shutil.rmtree(self.folder / TOLD, ignore_errors=True)
     self.record |= _result(self, metrics, given)
     self.record["fingerprints"] |= fingerprints or {}
     write_json(self.folder / "record.json", self.record)
