@@ -42,9 +42,9 @@ def _minutes(seconds: float) -> str:
 
 def _dry_run(plan) -> int:
     "List all runs and what would become of them; write nothing."
-    from bertvision.studies.plan import data_forgotten, job_state, plan_table
+    from bertvision.studies.plan import data_forgotten, plan_table, study_states
 
-    states = {j.id: job_state(j) for j in plan.jobs}
+    states = study_states(plan)
     print(plan_table(plan, states))
     for note in [*plan.notes, *filter(None, [data_forgotten(plan, states)])]: print(f"note: {note}")
     done = sum(s.name == "done" for s in states.values())
@@ -104,11 +104,12 @@ def search(args) -> int:
 # %% ../nbs/99_cli.ipynb #5f4f0484
 def plan(args) -> int:
     "bertvision plan"
-    from bertvision.studies.plan import forecast_table, job_state, this_machine
+    from bertvision.studies.plan import forecast_table, study_states, this_machine
 
     p, here = _plan(args), this_machine()
     print(f"{p.study.title}\n\n{forecast_table(p)}\n")
-    left = [j for j in p.jobs if job_state(j).name != "done"]
+    states = study_states(p)
+    left = [j for j in p.jobs if states[j.id].name != "done"]
     print(f"{len(p.jobs)} runs, {len(p.jobs) - len(left)} done, {len(left)} left; outputs in {os.path.relpath(p.folder)}")
     print(f"on {here['name'] or here['device']} with {here['cores']} cores, one run at a time; "
           "measured = from finished runs on a machine like this, estimate = a rule of thumb that may be wrong by a factor of three")
@@ -137,7 +138,7 @@ def status(args) -> int:
     from bertvision.studies.run import state_from_afar
 
     p = _plan(args)
-    states = {j.id: state_from_afar(j) for j in p.jobs}
+    states = {id: state_from_afar(p.job(id), state) for id, state in study_states(p).items()}
     rows = [_status_row(j, states[j.id]) for j in p.jobs]
     order = ("running", "interrupted", "failed", "changed", "new", "done")
     print(text_table(sorted(rows, key=lambda r: order.index(r[1])), ["run", "state", "at", "seconds", "score", "remark"]))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Source', 'read_source', 'Loaded', 'attach', 'Marking', 'is_local', 'install', 'installed', 'Ran', 'executed',
-           'recording', 'unshare', 'tell', 'listen', 'tell_of', 'gather_in', 'source_of', 'describe', 'module_path',
-           'changes', 'refreshed']
+           'recording', 'unshare', 'tell', 'told_changes', 'listen', 'tell_of', 'gather_in', 'source_of', 'describe',
+           'module_path', 'changes', 'refreshed']
 
 # %% ../nbs/00_executed.ipynb #a2b9697f
 import ast
@@ -422,7 +422,7 @@ def unshare():
         m.marks = m.globals[_MARK] = marks
         _marks.modules.append(m)
 
-# %% ../nbs/00_executed.ipynb #fbee53f5
+# %% ../nbs/00_executed.ipynb #31e1e3a0
 _FOLDER = "BERTVISION_MARKS_DIR"  # where processes that are started by a run tell what they have executed
 
 
@@ -440,23 +440,33 @@ def tell(
     os.replace(temporary, path)
 
 
-def listen(
-    folder, # of such files
-) -> list: # modules whose source is no longer what another process executed
-    "Take over what other processes have executed."
-    changed = []
+def _told(folder):
+    "Yield (module, file, its source now or None, whether that is what was executed, functions) of all that other processes have told."
     for path in sorted(Path(folder).glob("*.json")):
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            continue  # cut off while it was written: a temporary name has no such ending, so this is another's file
+            continue  # a temporary name has no such ending, so this is another's file
         for name, (file, digest, units) in told.items():
             source = source_of(file)
-            if source is None or source.digest != digest:
-                changed.append(name)
-            else:
-                _join(_others, name, Ran(file, source, set(units)))
-    return sorted(set(changed))
+            yield name, file, source, source is not None and source.digest == digest, units
+
+
+def told_changes(
+    folder, # of files that `tell` has written
+) -> list: # modules
+    "Return the modules whose source is no longer what another process has executed."
+    return sorted({name for name, _, _, same, _ in _told(folder) if not same})
+
+
+def listen(
+    folder, # of files that `tell` has written
+) -> list: # modules, as `told_changes` returns them
+    "Take over what other processes have executed."
+    for name, file, source, same, units in _told(folder):
+        if same:
+            _join(_others, name, Ran(file, source, set(units)))
+    return told_changes(folder)
 
 
 def tell_of(

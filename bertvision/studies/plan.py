@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'Need', 'Step', 'Study', 'parse_overrides', 'all_studies', 'load_study',
-           'code_closure', 'Job', 'Plan', 'plan', 'State', 'job_state', 'read_plan', 'data_forgotten', 'this_machine',
-           'Forecast', 'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
+           'code_closure', 'notebook_fingerprint', 'Job', 'Plan', 'plan', 'State', 'study_states', 'job_state',
+           'read_plan', 'data_forgotten', 'this_machine', 'Forecast', 'forecast', 'text_table', 'disk_needed',
+           'forecast_table', 'plan_table']
 
 # %% ../../nbs/80_studies.plan.ipynb #77def21c
 import ast
@@ -25,13 +26,14 @@ from typing import NamedTuple
 from fastcore.basics import patch
 
 import bertvision
-from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, named_path, read_json, resources, suggest
+from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, named_path, listed, read_json, resources, suggest
 from ..data.files import corpus_files, corpus_place, parse_yaml, read_lines
 from ..data.tasks import TASKS, XNLI_LANGUAGES, File, choose_layout, data_root, find_file, get_task, input_files, task_folder
 from ..models.encoders import ATTENTIONS, encoder_fingerprint, locate
 from ..models.zoo import all_encoders, check_encoder
 from ..published import SOURCES
 from ..recipes import check_values
+from ..witness import executed_changes, home_of, stamps_of
 from ..runs import check_parameters, locked, notebook_cells, read_parameters, read_record
 
 # %% ../../nbs/80_studies.plan.ipynb #9893f63d
@@ -360,10 +362,19 @@ class _Template:
     code: str
 
 
+def notebook_fingerprint(
+    path, # of an experiment, or of what was executed of it
+) -> str:
+    "Return the fingerprint of a notebook's code cells, without comments and without the cells that hold parameters."
+    cells = [c for c in notebook_cells(path) if c["type"] == "code" and not {"parameters", "injected-parameters"} & set(c["tags"])]
+    sources = [_without_prose(c["source"]) for c in cells]
+    return fingerprint([s for s in sources if s])
+
+
 def _template(path: Path) -> _Template:
     cells = [c for c in notebook_cells(path) if c["type"] == "code" and "parameters" not in c["tags"]]
     sources = [_without_prose(c["source"]) for c in cells]
-    return _Template(tuple(read_parameters(path)), fingerprint([s for s in sources if s]), fingerprint(code_closure(sources)))
+    return _Template(tuple(read_parameters(path)), notebook_fingerprint(path), fingerprint(code_closure(sources)))
 
 
 def _inputs(task: str | None, encoder: str | None, data: str, model: Path | None = None) -> dict:
@@ -390,6 +401,7 @@ class Job:
     needs: tuple             # ids of jobs
     parts: dict              # notebook, parameters, code, inputs, needs -> fingerprint
     notes: tuple = ()
+    files: tuple = ()        # (path, fingerprint) of the files that it reads
 
     @property
     def fingerprint(self) -> str:
@@ -498,7 +510,7 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     _check_choices(full)
     before = {j.id: j.fingerprint for jobs in needed.values() for j in jobs}
     job = Job(id, step.name, step.experiment, out / id, grid, full, tuple(places), tuple(before), {})
-    return replace(job, parts={
+    return replace(job, files=tuple((str(p), file_fingerprint(p)) for p in _files(job, data)), parts={
         "notebook": template.notebook, "code": template.code, "parameters": fingerprint(job.settings),
         "inputs": fingerprint(_inputs(grid.get("task"), grid.get("encoder") or step.parameters.get("encoder"), data, _given_model(job)) | _beside(job, data)),
         "needs": fingerprint(sorted(before.values()))})
@@ -521,6 +533,12 @@ def _languages(job: Job) -> list: # codes
 # %% ../../nbs/80_studies.plan.ipynb #dbdb15ab
 def _beside(job: Job, data: str) -> dict:
     "What else a run reads: HANS, XNLI's test sets, plain text, and the results of runs outside the study that a step names by their folders."
+    files = _files_beside(job, data)
+    return {"beside": [[p.name, file_fingerprint(p)] for p in files]} if files else {}
+
+
+def _files_beside(job: Job, data: str) -> list[Path]:
+    "Return the files that a run reads beside those of its task and its encoder."
     files = input_files("hans", data)[-1:] if job.parameters.get("hans") and data else []
     if data: files += dict.fromkeys(path for code in _languages(job) for path in input_files(f"xnli-{code}", data)[-1:])
     if (place := _text(job, data)) and place.exists(): files += corpus_files(place)
@@ -528,7 +546,15 @@ def _beside(job: Job, data: str) -> dict:
         given = job.parameters.get(name) if name not in job.places else ""
         for folder in [given] if isinstance(given, str) else given or ():
             files += [p for p in (job.folder / folder / n for n in ("record.json", "clusters.json")) if folder and p.is_file()]
-    return {"beside": [[p.name, file_fingerprint(p)] for p in files]} if files else {}
+    return files
+
+
+def _files(job: Job, data: str) -> list[Path]:
+    "Return all files that a run reads and that lie here: those of its task, of a model or encoder in a folder, and what else there is."
+    files = list(input_files(job.grid["task"], data)) if "task" in job.grid else []
+    folders = [_given_model(job)] + [Path(e) for e in [job.grid.get("encoder")] if e and check_encoder(e) == "folder"]
+    files += [p for folder in filter(None, folders) for p in sorted(folder.glob("*.safetensors"))]
+    return list(dict.fromkeys(files + _files_beside(job, data)))
 
 
 def _text(job: Job, data: str) -> Path | None:
@@ -621,6 +647,34 @@ def _changes(job: Job, record: dict) -> str:
     return f"{', '.join(parts)} changed"
 
 
+def _stale(job: Job, record: dict) -> str:
+    "Return why a finished run that says what it executed is no longer what the job is; '' when it still is."
+    old = record.get("fingerprints") or {}
+    parts = [name for name in ("notebook", "parameters", "inputs") if old.get(name) != job.parts[name]]
+    if parts: return f"{', '.join(parts)} changed"
+    try: names = executed_changes(record, home_of(job.folder, {"run": job.id}))
+    except DataError as e: return str(e)
+    if names: return f"{listed(names, 3)} changed".replace("'", "")
+    for id, stamp in (record.get("made_from") or {}).items():
+        try: known = stamps_of(read_record(job.folder.parent / id))
+        except DataError: continue  # the run is gone, or will be judged by itself
+        if stamp not in known: return f"{id}, on which it builds, was run again"
+    return ""
+
+
+def study_states(
+    plan: "Plan",
+) -> dict: # job id -> State, in the order of the plan
+    "Return where all jobs stand. A run whose upstream run has changed counts as changed."
+    states = {}
+    for job in plan.jobs:
+        state = job_state(job)
+        first = next((n for n in job.needs if n in states and states[n].name == "changed"), None)
+        if state.name == "done" and first: state = State("changed", f"{first}, on which it builds, is to be run again", state.record)
+        states[job.id] = state
+    return states
+
+
 def job_state(
     job: Job,
 ) -> State:
@@ -629,6 +683,9 @@ def job_state(
     try: record = read_record(job.folder)
     except DataError as e: return State("new", str(e))
     same = (record.get("fingerprints") or {}).get("job") == job.fingerprint
+    if record["status"] == "done" and record.get("executed"):
+        why = _stale(job, record)
+        return State("changed" if why else "done", why, record)
     if record["status"] == "done" and same: return State("done", "", record)
     if locked(job.folder / RUNNER_LOCK) or locked(job.folder / ".lock"): return State("running", "", record)
     if not same: return State("changed", _changes(job, record), record)
