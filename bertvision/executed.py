@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Source', 'read_source', 'Loaded', 'attach', 'Marking', 'is_local', 'install', 'installed', 'Ran', 'executed',
            'recording', 'unshare', 'tell', 'told_changes', 'listen', 'tell_of', 'gather_in', 'source_of', 'describe',
-           'module_path', 'changes', 'refreshed']
+           'module_path', 'changes', 'refreshed', 'inherit']
 
 # %% ../nbs/00_executed.ipynb #a2b9697f
 import ast
@@ -675,3 +675,16 @@ def refreshed(
             "executed": {n: now.units[n][0] for n in then["executed"] if n in now.units},
             "statements": {n: now.statements[n][0] for n in then["statements"] if n in now.statements}}
     return found
+
+# %% ../nbs/00_executed.ipynb #0d55a38a
+def inherit(
+    kept: dict | None, # what was executed to make something, as `describe` has it
+    home=".", # folder from which the files of local modules are named
+) -> bool: # False when it was made by code that has changed since, or when nobody knows
+    "Take over a list of what was executed, if all of it is still the same."
+    if kept is None or changes(kept, home):
+        return False
+    for module, then in kept.items():
+        path = module_path(module, then["file"], home)
+        _join(_others, module, Ran(path, source_of(path), set(then["executed"])))
+    return True
