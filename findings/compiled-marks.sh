@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # A mark at a function's entry under torch.compile: which way of marking breaks the graph, which one ends the run.
 #
-# Versions: torch 2.13.0, numpy 2.4.6, Python 3.11 (PYTHON=… chooses another interpreter); CPU, a backend that only counts.
+# Versions: torch 2.13.0, numpy 2.4.6, Python 3.11 (PYTHON=… chooses another interpreter). CPU; the backend only counts.
 #
 # Behaviour. A tracer that writes "I ran" as a function's first statement changes what Dynamo can do with the function:
-#  - one byte into a bytearray (an mmap, a memoryview and a ctypes array behave the same): the function cannot be
-#    compiled with fullgraph=True, and without it one graph becomes two;
-#  - an item of a list, an entry of a set, a module-level name: no break, one graph, the write is replayed after each
+#  - one byte into a bytearray or an mmap: the function cannot be compiled with fullgraph=True, and without it one graph
+#    becomes two;
+#  - an item of a list, a module-level name: no break, one graph, the write is replayed after each
 #    call, also under vmap and grad; but inside torch.utils.checkpoint fullgraph=True refuses it ("side effect");
 #    an append or a count there, without fullgraph, counts the recomputation too: 2 for one call;
-#  - a function attribute (`f.seen = 1`) breaks the graph, though an attribute of any other object does not;
+#  - a function attribute (`f.seen = 1`) breaks the graph as the byte does;
 #  - an item of a numpy array is the odd one: it becomes part of the graph as a tensor write. Under vmap that is fine,
 #    under torch.func.grad and under checkpoint it raises, and leaving out fullgraph does not help: the mark takes a
 #    run down that compiled without it;
-#  - in a branch of torch.cond nothing may be marked at all, fullgraph or not.
+#  - in a branch of torch.cond none of these marks is allowed, fullgraph or not.
 #
 # Output seen (number of graphs and what the mark held afterwards; fullgraph=True | without):
 #   none:
@@ -67,8 +67,8 @@
 #
 # Why it matters in an encoder lab: recording which functions a run executed must not change the run. A shared byte map
 # survives forks, but a compiled encoder then has other graphs than the same encoder unmarked (or does not compile), so
-# whoever compiles must leave such functions unmarked, mark where they are called from, or use a list that is copied
-# into the map later; a numpy map is the one choice that can turn a working training step into an error.
+# whoever compiles must leave such functions unmarked, mark in a caller outside the compiled part, or use a list that is
+# copied into the map later; a numpy map is the one choice that can turn a working training step into an error.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
