@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A mark at a function's entry under torch.compile: which way of marking breaks the graph, which one ends the run.
 #
-# Versions: torch 2.13.0, numpy 2.4.6, Python 3.11 (PYTHON=… chooses another interpreter). CPU; the backend only counts.
+# Versions: torch 2.13.0, numpy 2.4.6, Python 3.11 (PYTHON=… chooses another). CPU; the backend only counts graphs.
 #
 # Behaviour. A tracer that writes "I ran" as a function's first statement changes what Dynamo can do with the function:
 #  - one byte into a bytearray or an mmap: the function cannot be compiled with fullgraph=True, and without it one graph
