@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Source', 'read_source', 'Loaded', 'attach', 'Marking', 'is_local', 'install', 'installed', 'Ran', 'executed',
            'recording', 'unshare', 'tell', 'told_changes', 'listen', 'tell_of', 'gather_in', 'source_of', 'describe',
-           'module_path', 'changes', 'refreshed', 'inherit']
+           'module_path', 'changes', 'refreshed', 'inherit', 'lines_of']
 
 # %% ../nbs/00_executed.ipynb #a2b9697f
 import ast
@@ -688,3 +688,22 @@ def inherit(
         path = module_path(module, then["file"], home)
         _join(_others, module, Ran(path, source_of(path), set(then["executed"])))
     return True
+
+# %% ../nbs/00_executed.ipynb #8d44eb0e
+def lines_of(
+    text: str, # of a module
+    name: str, # of a unit, as `changes` names it, without its module
+) -> tuple | None: # (first line, last line); None when there is no such unit
+    "Return where a function or a statement stands in a source."
+    tree = ast.parse(text)
+    places = {**{n: node for n, node, _ in _numbered(_statements(tree))}, **dict(_numbered(_functions(tree)))}
+    node = places.get(name) or places.get(f"class {name}")
+    if isinstance(node, (ast.ClassDef, ast.Import, ast.ImportFrom)) or node is None:
+        kinds = (ast.ClassDef, ast.Import, ast.ImportFrom)
+        node = next((n for n in ast.walk(tree) if isinstance(n, kinds) and name.split(".")[-1] in _binds(n)), None)
+    return None if node is None else (min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]), node.end_lineno)
+
+
+def _binds(node) -> list:
+    "Return the names that a class statement or an import binds."
+    return [node.name] if isinstance(node, ast.ClassDef) else [a.asname or a.name.split(".")[0] for a in node.names]

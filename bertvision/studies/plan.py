@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'Need', 'Step', 'Study', 'parse_overrides', 'all_studies', 'load_study',
            'code_closure', 'notebook_fingerprint', 'Job', 'Plan', 'plan', 'State', 'study_states', 'job_state',
-           'read_plan', 'data_forgotten', 'this_machine', 'Forecast', 'forecast', 'text_table', 'disk_needed',
-           'forecast_table', 'plan_table']
+           'read_plan', 'data_forgotten', 'commit_of', 'this_machine', 'Forecast', 'forecast', 'text_table',
+           'disk_needed', 'forecast_table', 'plan_table']
 
 # %% ../../nbs/80_studies.plan.ipynb #77def21c
 import ast
@@ -26,7 +26,7 @@ from typing import NamedTuple
 from fastcore.basics import patch
 
 import bertvision
-from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, named_path, listed, read_json, resources, suggest
+from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, named_path, read_json, resources, suggest
 from ..data.files import corpus_files, corpus_place, parse_yaml, read_lines
 from ..data.tasks import TASKS, XNLI_LANGUAGES, File, choose_layout, data_root, find_file, get_task, input_files, task_folder
 from ..models.encoders import ATTENTIONS, encoder_fingerprint, locate
@@ -34,7 +34,8 @@ from ..models.zoo import all_encoders, check_encoder
 from ..published import SOURCES
 from ..recipes import check_values
 from ..witness import executed_changes, home_of, stamps_of
-from ..runs import check_parameters, locked, notebook_cells, read_parameters, read_record
+from ..executed import lines_of
+from ..runs import _git, check_parameters, locked, notebook_cells, read_parameters, read_record
 
 # %% ../../nbs/80_studies.plan.ipynb #9893f63d
 class Need(NamedTuple):
@@ -647,6 +648,18 @@ def _changes(job: Job, record: dict) -> str:
     return f"{', '.join(parts)} changed"
 
 
+@lru_cache(maxsize=None)
+def _commit_note(name: str) -> str:
+    commit = commit_of(name)
+    return f"{name} ({commit})" if commit else name
+
+
+def _named(names: list, most: int = 3) -> str:
+    "Name the first units that have changed, each with the commit that changed it."
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(_commit_note, names[:most])) + more
+
+
 def _stale(job: Job, record: dict) -> str:
     "Return why a finished run that says what it executed is no longer what the job is; '' when it still is."
     old = record.get("fingerprints") or {}
@@ -654,7 +667,7 @@ def _stale(job: Job, record: dict) -> str:
     if parts: return f"{', '.join(parts)} changed"
     try: names = executed_changes(record, home_of(job.folder, {"run": job.id}))
     except DataError as e: return str(e)
-    if names: return f"{listed(names, 3)} changed".replace("'", "")
+    if names: return f"{_named(names)} changed"
     for id, stamp in (record.get("made_from") or {}).items():
         try: known = stamps_of(read_record(job.folder.parent / id))
         except DataError: continue  # the run is gone, or will be judged by itself
@@ -731,6 +744,29 @@ def data_forgotten(
     if not runs: return ""
     return (f"{len(runs)} runs of {plan.study.name}, {runs[0]} the first, read a data folder and none is given now, so they would start "
             "again from the hub: give --data DIR (or BERTVISION_DATA), or another --out to keep them")
+
+# %% ../../nbs/80_studies.plan.ipynb #52ed2645
+def _unit_place(name: str) -> tuple | None:
+    "Return (file, first line, last line) of what `executed_changes` names, None when it is no longer there."
+    words = name.split(" ")[0].split(".")
+    for k in range(len(words) - 1, 0, -1):
+        path = _package_file(".".join(["bertvision", *words[:k]]))
+        if path and path.name != "__init__.py":
+            lines = lines_of(path.read_text(encoding="utf-8"), ".".join(words[k:]))
+            return (path, *(lines or (0, 0)))
+    return None
+
+
+def commit_of(
+    name: str, # training.loop.train_step
+) -> str: # its short hash, "not committed", or '' when nobody knows
+    "Return the last commit that has changed a function or a statement of the package."
+    place = _unit_place(name)
+    if place is None: return ""
+    path, first, last = place
+    if first and "0" * 40 in (_git(path.parent, "blame", "-l", "-s", f"-L{first},{last}", "--", path.name) or ""): return "not committed"
+    how = [f"-L{first},{last}:{path.name}"] if first else ["--", path.name]
+    return (_git(path.parent, "log", "-1", "-s", "--format=%h", *how) or "").strip()
 
 # %% ../../nbs/80_studies.plan.ipynb #c0c4090a
 # Sustained operations a second for fine-tuning, by a part of the device's name; a stated rule of thumb.
