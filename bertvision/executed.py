@@ -334,9 +334,9 @@ def install():
     at = next((i for i, f in enumerate(sys.meta_path) if f is PathFinder), 0)
     sys.meta_path.insert(at, _Finder)
     atexit.register(_leave_marks)
-    multiprocessing = sys.modules.get("multiprocessing.util")  # a worker that was spawned ends without atexit
-    if multiprocessing and os.environ.get(_FOLDER):
-        multiprocessing.Finalize(None, _leave_marks, exitpriority=0)
+    workers = sys.modules.get("multiprocessing.util")  # its processes may end without atexit, and forget finalizers as they begin
+    if workers and os.environ.get(_FOLDER):
+        workers.register_after_fork(_marks, lambda _: workers.Finalize(None, _leave_marks, exitpriority=0))
 
 
 def installed() -> bool:
@@ -629,12 +629,14 @@ def _shadows(comparison: _Comparison, module: str, name: str) -> bool:
     if name in today.statements and today.statements[name][2]:
         return not re.match(r"\w+\(", name)  # a new row of a table is a new name, any other new statement is executed at import
     owner, _, last = name.removeprefix("class ").partition("#")[0].rpartition(".")
+    if "#" in name:
+        return True  # a second definition takes the place of the first
     if not owner:
         used = {r for unit in kept["executed"] for r in today.units.get(unit, ("", ()))[1]}
         return last.startswith("__") or any(hasattr(builtins, w) and w in used for w in _words(name))
     if f"class {owner}" not in {s for k in comparison.kept.values() for s in k["statements"]}:
         return False  # a class that nothing used
-    if "#" in name or last.startswith("__") or comparison.methods.get(last, set()) & comparison.family(owner):
+    if last.startswith("__") or comparison.methods.get(last, set()) & comparison.family(owner):
         return True
     home_of = next((m for m, source in comparison.today.items() if source and owner in source.bases), module)
     return _inherited(comparison, home_of, owner, last)

@@ -226,6 +226,7 @@ def test_what_workers_execute_their_parent_knows(tmp_path, how):
 
 
 def test_sources_are_kept_once_a_study(lab):
+    lab.experiment()
     assert run(lab).ok
     records = [read_record(p.parent) for p in lab.out.glob("small/runs/*/record.json")]
     assert len({r["executed"] for r in records}) == 1 and len(list(lab.out.glob("small/executed/*.json"))) == 1
@@ -235,6 +236,7 @@ def test_sources_are_kept_once_a_study(lab):
 
 
 def test_a_list_that_was_changed_by_hand_counts_for_nothing(lab):
+    lab.experiment()
     assert run(lab, seeds=[0]).ok
     path = next(lab.out.glob("small/executed/*.json"))
     path.write_text(path.read_text().replace("Run.finish", "Run.begin"))
