@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'STATES', 'notebook_cells', 'Parameter', 'read_parameters', 'check_parameters', 'lock', 'locked',
-           'new_record', 'read_record', 'seconds_of', 'upstream_seconds', 'mark_failed', 'mark_accepted', 'Run',
-           'read_rows']
+           'new_record', 'read_record', 'seconds_of', 'upstream_seconds', 'mark_failed', 'mark_accepted',
+           'outputs_folder', 'Run', 'read_rows', 'checked_parameters']
 
 # %% ../nbs/01_runs.ipynb #71eb333e
 import ast
@@ -15,20 +15,24 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import tokenize
+import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from fastcore.basics import patch
 
 import bertvision
-from .core import (DataError, OutputError, ParameterError, Phases, device_report, peak_memory, read_json,
-                             replacing, suggest, versions, write_json)
+from .core import BertvisionError, DataError, OutputError, ParameterError, Phases
+from .core import device_report, fingerprint, named_path, peak_memory, read_json, replacing, resources, suggest, unusable, versions, write_json
 from .processes import is_main, leave, process_count
 
 # %% ../nbs/01_runs.ipynb #c2563b17
@@ -75,6 +79,13 @@ def _assignments(source: str, where: str) -> list[tuple]:
     return found
 
 # %% ../nbs/01_runs.ipynb #69b9e2a3
+def _parameters_of(source: str, where: str) -> dict[str, Parameter]:
+    "The parameters that a cell of literals declares."
+    assignments, notes = _assignments(source, where), _comments(source)
+    kinds = {key: "any" if value is None else type(value).__name__ for key, value, _ in assignments}
+    return {key: Parameter(key, value, kinds[key], notes.get(line, "")) for key, value, line in assignments}
+
+
 def read_parameters(
     path, # experiment notebook
 ) -> dict[str, Parameter]: # by name, in the order of the cell
@@ -84,18 +95,60 @@ def read_parameters(
     if len(cells) != 1:
         raise ParameterError(f"{name}: expected exactly one code cell tagged 'parameters', found {len(cells)}")
     number, cell = cells[0]
-    found = _assignments(cell["source"], f"{name}, cell {number}")
-    notes = _comments(cell["source"])
-    kinds = {key: "any" if value is None else type(value).__name__ for key, value, _ in found}
-    return {key: Parameter(key, value, kinds[key], notes.get(line, "")) for key, value, line in found}
+    return _parameters_of(cell["source"], f"{name}, cell {number}")
 
 # %% ../nbs/01_runs.ipynb #e0c9b8bd
-def _fits(value, kind: str) -> bool:
-    if kind == "any":
-        try: return json.dumps(value, allow_nan=False) is not None
-        except (TypeError, ValueError, RecursionError): return False
-    if kind == "float": return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    return type(value).__name__ == kind
+_JSON_TYPES = {bool: "true or false", int: "number", float: "number", str: "text", list: "list", dict: "dictionary", type(None): "null"}
+
+
+def _json_fault(value, where: str) -> str:
+    "Where a value is not what JSON can hold: finite numbers, text, truth values, null, lists, dictionaries with text as keys."
+    if type(value) is list: return next(filter(None, (_json_fault(x, f"{where}[{i}]") for i, x in enumerate(value))), "")
+    if type(value) is dict:
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong: return f"{where}: the key {wrong[0]!r:.60} is {type(wrong[0]).__name__}, expected text (in quotes)"
+        return next(filter(None, (_json_fault(x, f"{where}[{key!r:.60}]") for key, x in value.items())), "")
+    if type(value) not in _JSON_TYPES: return f"{where} = {value!r:.60}: expected what JSON can hold, got {type(value).__name__}"
+    return f"{where} = {value!r}: expected a finite number" if isinstance(value, float) and not math.isfinite(value) else ""
+
+
+def _advice(value, kind: type) -> str:
+    "How to write a value of nearly the right type."
+    if kind is int and type(value) is float and value.is_integer() and abs(value) < 2**53: return f": write {int(value)}"
+    if type(value) is not str: return ""
+    if kind is bool and value.lower() in ("true", "false"): return f": write {value.capitalize()}, without quotes"
+    if kind in (int, float) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value, re.I): return f": write {value}, without quotes"
+    return ""
+
+# %% ../nbs/01_runs.ipynb #16d5287c
+def _checked(value, default, where: str):
+    "A value in the type of its default; raises ParameterError that names the place of the fault."
+    kind = type(default)
+    if why := unusable(value): raise ParameterError(f"{where}: {why}")
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max: value = float(value)
+    if default is not None and type(value) is not kind:
+        raise ParameterError(f"{where} = {value!r:.200}: expected {kind.__name__}, got {type(value).__name__}{_advice(value, kind)}")
+    if kind is list: return _checked_list(value, default, where)
+    if fault := _json_fault(value, where): raise ParameterError(fault)
+    return value
+
+
+def _checked_list(values: list, default: list, where: str) -> list:
+    "Each value in the type that the values of the default have; when that is empty, all in the type of the first."
+    kinds = {type(x) for x in default}
+    if kinds == {int, float}: default = [0.0]
+    elif len(kinds) > 1: default = [None]
+    places = [f"{where}[{i}]" for i in range(len(values))]
+    if default: return [_checked(value, default[0], place) for value, place in zip(values, places)]
+    found = [_checked(value, None, place) for value, place in zip(values, places)]
+    for value, place in zip(found, places):
+        name, first = _JSON_TYPES[type(value)], _JSON_TYPES[type(found[0])]
+        if name != first: raise ParameterError(f"{place} = {value!r:.60}: expected {first} as in {places[0]}, got {name}")
+    return found
+
+# %% ../nbs/01_runs.ipynb #c4633471
+def _unknown(where: str, name: str, known) -> ParameterError:
+    return ParameterError(f"{where}: unknown parameter {name!r}{suggest(name, known)}; it has {', '.join(known)}")
 
 
 def check_parameters(
@@ -106,11 +159,8 @@ def check_parameters(
     known, where = read_parameters(path), Path(path).stem
     full = {name: p.default for name, p in known.items()}
     for name, value in given.items():
-        if name not in known:
-            raise ParameterError(f"{where}: unknown parameter {name!r}{suggest(name, known)}; it has {', '.join(known)}")
-        if not _fits(value, known[name].type):
-            raise ParameterError(f"{where}: {name} = {value!r}: expected {known[name].type}, got {type(value).__name__}")
-        full[name] = float(value) if known[name].type == "float" else value
+        if name not in known: raise _unknown(where, name, known)
+        full[name] = _checked(value, known[name].default, f"{where}: {name}")
     return full
 
 # %% ../nbs/01_runs.ipynb #a6febc54
@@ -324,11 +374,19 @@ def _take(folder: Path):
     _held[folder] = handle
 
 
-def _attempt(folder: Path, job: dict | None) -> dict:
-    "Number of this attempt, and the seconds of those of the same job that were cut off here."
+def _differences(old: dict, new: dict) -> list[str]:
+    "Parameters in which two records differ, seed and protocol among them; what only one of them knows is passed over."
+    a, b = ({"seed": r["seed"], "protocol": r["protocol"], **r["parameters"]} for r in (old, new))
+    if old["experiment"] != new["experiment"]: return ["experiment"]
+    return [name for name in b if name in a and fingerprint(a[name]) != fingerprint(b[name])]
+
+
+def _attempt(folder: Path, new: dict) -> dict:
+    "Number of this attempt, and the seconds of those of the same job, or by hand of the same parameters, that were cut off here."
     try: old = read_record(folder)
     except DataError: return {"attempt": 1, "seconds_before": 0.0}
-    same = old["status"] != "done" and (old.get("fingerprints") or {}).get("job") == (job or {}).get("fingerprint")
+    wanted = new["fingerprints"]["job"]
+    same = old["status"] != "done" and (old.get("fingerprints") or {}).get("job") == wanted and (wanted or not _differences(old, new))
     if not same: return {"attempt": 1, "seconds_before": 0.0}
     try: told = float(read_json(folder / "progress.json", dict).get("elapsed", 0.0))
     except (DataError, TypeError, ValueError, OverflowError): told = 0.0
@@ -355,33 +413,114 @@ def _read_job(folder: Path) -> dict | None:
 def _folder_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
+# %% ../nbs/01_runs.ipynb #0cff51e3
+_PLACES = ("out_dir", "drive")  # parameters that say where a run goes, not what it is
+
+
+def outputs_folder() -> Path: # which may not exist
+    "Folder for runs by hand: BERTVISION_OUTPUTS, else the nearest `outputs` beside `nbs`, `experiments` or `studies` from the working directory upwards, else ./outputs."
+    if place := os.environ.get("BERTVISION_OUTPUTS"): return named_path(place).resolve()
+    here = Path.cwd()
+    for place in (here, *here.parents):
+        if (place / "outputs").is_dir() and any((place / name).is_dir() for name in ("nbs", "experiments", "studies")): return place / "outputs"
+    return here / "outputs"
+
+
+def _word(value) -> str:
+    "A task's or encoder's name as a part of a folder's name; of a path the last part."
+    name = str(value)
+    if name.startswith(("/", ".", "~")) or name.endswith((".yaml", ".yml")): name = Path(name).name
+    return re.sub(r"[^\w.-]+", "--", name)[:80]
+
+
+def _folder_by_hand(experiment: str, parameters: dict, seed: int) -> Path:
+    "outputs/by-hand/<experiment>.<task>.<encoder>.s<seed>-<six digits of the parameters>."
+    words = [experiment, *(_word(parameters[name]) for name in ("task", "encoder") if parameters.get(name)), f"s{seed}"]
+    return outputs_folder() / "by-hand" / f"{'.'.join(words)}-{fingerprint(parameters)[:6]}"
+
+# %% ../nbs/01_runs.ipynb #f821b53b
+def _refuse_other(folder: Path, new: dict):
+    "Raise OutputError when the folder holds a finished run of other parameters."
+    try: old = read_record(folder)
+    except DataError: return
+    names = _differences(old, new) if old["status"] == "done" else []
+    if not names: return
+    if names == ["experiment"]: theirs, ours = old["experiment"], new["experiment"]
+    else: theirs, ours = (", ".join(f"{n} = {(r['parameters'] | {k: r[k] for k in ('seed', 'protocol')})[n]!r:.60}" for n in names[:5]) for r in (old, new))
+    raise OutputError(f"{folder} holds a finished run with {theirs}; this one has {ours}: give another out_dir, or remove that folder")
+
+# %% ../nbs/01_runs.ipynb #868602a8
+_watching = {}  # "hook": (shell, function called after each cell, owner)
+
+
+def _shell():
+    "The IPython shell of this process; None where there is none."
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython else None
+
+
+def _unwatch(owner=None):
+    "Take back the function that is called after each cell; with an owner, only that owner's."
+    if "hook" not in _watching or owner not in (None, _watching["hook"][2]): return
+    shell, after, _ = _watching.pop("hook")
+    with suppress(ValueError): shell.events.unregister("post_run_cell", after)
+
+
+def _watch(fail, owner=None):
+    "Call fail(error, source) when a cell ends in an error, in place of whatever was called before."
+    _unwatch()
+    shell = _shell()
+    if shell is None: return
+
+    def after(result):
+        error = result.error_in_exec or result.error_before_exec
+        if error is not None: fail(error, getattr(result.info, "raw_cell", None) or "")
+
+    shell.events.register("post_run_cell", after)
+    _watching["hook"] = (shell, after, owner)
+
+# %% ../nbs/01_runs.ipynb #36545717
+def _failed(error: BaseException, source: str = "") -> dict:
+    "The keys of a record that say that a run has failed, and why."
+    text = f"{type(error).__name__}: {error}"
+    reason = "stopped by hand" if isinstance(error, KeyboardInterrupt) else text.strip().splitlines()[0][:300]
+    lines = [line.strip() for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    trace = "".join(traceback.format_exception(error)).splitlines()[-40:]
+    failure = {"reason": reason, "exception": text, "cell": None, "source": lines[0] if lines else "", "traceback": trace, "exit_code": None}
+    return {"status": "failed", "finished": _now(), "failure": failure}
+
 # %% ../nbs/01_runs.ipynb #a74b418f
 class Run:
     "A run in progress: its folder, its record, its clock. Made by `Run.start`."
     def __init__(self, folder: Path, record: dict):
         self.folder, self.record, self.phase = folder, record, Phases()
-        self._start, self._told = time.perf_counter(), 0.0
+        self._start, self._told, self.by_hand = time.perf_counter(), 0.0, False
 
     @classmethod
     def start(cls,
         experiment: str, # name of the notebook
         parameters: dict, # all its parameters
-        out_dir: str = "", # folder of the run; "" = a temporary one
+        out_dir: str = "", # folder of the run; "" = one in outputs/by-hand that is named after the parameters
         seed: int = 0, # of the run
         protocol: str = "carved", # carved | original
     ) -> "Run": # with a record that says "running"
-        "Lock the folder and write the first record; raises OutputError when it is taken or cannot be written."
+        "Lock the folder and write the first record; raises OutputError when it is taken, cannot be written, or holds a finished run of other parameters."
         if process_count() > 1 and not out_dir: raise ParameterError(f"out_dir = '': expected a folder, which the {process_count()} processes of this run share")
-        folder = Path(out_dir or tempfile.mkdtemp(prefix="bertvision-")).expanduser().resolve()
-        if not is_main(): return cls(folder, new_record(experiment, dict(parameters), seed, protocol))
+        parameters = {name: value for name, value in parameters.items() if name not in _PLACES}
+        folder = (Path(out_dir).expanduser() if out_dir else _folder_by_hand(experiment, parameters, seed)).resolve()
+        if not is_main(): return cls(folder, new_record(experiment, parameters, seed, protocol))
         _take(folder)
         job = _read_job(folder)
-        record = new_record(experiment, dict(parameters), seed, protocol, job)
-        record |= _attempt(folder, job)
+        record = new_record(experiment, parameters, seed, protocol, job)
+        if job is None: _refuse_or_release(folder, record)
+        record |= _attempt(folder, record)
         write_json(folder / "record.json", record)
         if record["attempt"] == 1:  # what is here is of an older run
             for name in ("predictions.parquet", "progress.json"): (folder / name).unlink(missing_ok=True)
-        return cls(folder, record)
+        run = cls(folder, record)
+        run.by_hand = job is None
+        _watch(run.fail, run)
+        return run
 
     def log(self, text: str):
         "Append a line with the time to log.txt."
@@ -394,6 +533,24 @@ class Run:
         if not is_main() or done < total and now - self._told < 1: return
         self._told = now
         write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
+
+# %% ../nbs/01_runs.ipynb #b976ea68
+def _refuse_or_release(folder: Path, new: dict):
+    "As `_refuse_other`, with the lock given back."
+    try: _refuse_other(folder, new)
+    except OutputError:
+        _held.pop(folder).close()
+        raise
+
+
+@patch
+def fail(self: Run,
+    error: BaseException, # that ended a cell
+    source: str = "", # of that cell
+):
+    "Write a record with status \"failed\" and the reason; the run itself may go on."
+    if self.record["status"] != "running" or not (self.folder / "record.json").exists(): return
+    with suppress(BertvisionError): write_json(self.folder / "record.json", self.record | _failed(error, source))
 
 # %% ../nbs/01_runs.ipynb #789fa2a8
 @patch(as_prop=True)
@@ -446,6 +603,24 @@ def read_rows(
     if fault: raise DataError(f"{path} {fault}")
     return rows
 
+# %% ../nbs/01_runs.ipynb #b1a7554d
+_HANDED_ON = {"model": "finetune_dir", "states": "extract_dir", "selections": "select_dir"}  # what a run leaves -> the parameter that takes its folder
+
+
+def _shown(folder: Path) -> str:
+    "A folder as one would type it here."
+    try: near = os.path.relpath(folder)
+    except ValueError: return str(folder)
+    return near if near.count("..") <= 3 else str(folder)
+
+
+def _closing_line(folder: Path) -> str:
+    "Where a run by hand is, and what to type next."
+    place = _shown(folder)
+    given = next((name for part, name in _HANDED_ON.items() if (folder / part).is_dir()), None)
+    then = f"; or another experiment with -p {given} {place}" if given else ""
+    return f"The run is in {place}. Next: from bertvision.runs import read_record; read_record({place!r})['metrics']{then}"
+
 # %% ../nbs/01_runs.ipynb #4d6bb936
 def _save_predictions(folder: Path, predictions):
     with replacing(folder / "predictions.parquet") as tmp: predictions.to_parquet(tmp, index=False)
@@ -483,4 +658,117 @@ def finish(self: Run,
     self.record["fingerprints"] |= fingerprints or {}
     write_json(self.folder / "record.json", self.record)
     if self.folder in _held: _held.pop(self.folder).close()
+    _unwatch(self)
+    if self.by_hand: print(_closing_line(self.folder))
     return self.record
+
+# %% ../nbs/01_runs.ipynb #f3542ef8
+_INJECTED = "# Parameters"  # first line of papermill's cell
+
+
+def _cells_run() -> list[str]:
+    "Sources of the cells that this kernel has run, the present one included; [] outside of a notebook."
+    history = getattr(_shell(), "history_manager", None)
+    return [str(source) for source in getattr(history, "input_hist_raw", [])]
+
+
+def _assigned(source: str) -> list[str]:
+    "The names of a cell of nothing but `name = value`; [] for any other cell."
+    try: body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError): return []
+    targets = [t for node in body for t in (node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)])]
+    return [t.id for t in targets] if all(isinstance(t, ast.Name) for t in targets) else []
+
+
+def _parameters_cells(cells: list[str], known: set) -> tuple[str, str]:
+    "The parameters cell that ran last, and the last one of papermill's behind it; \"\" for what is not there."
+    own = [i for i, source in enumerate(cells) if not source.startswith(_INJECTED) and 2 * len(known & set(_assigned(source))) > len(known)]
+    last = own[-1] if own else -1
+    injected = [source for source in cells[last + 1:] if source.startswith(_INJECTED)]
+    return cells[last] if own else "", injected[-1] if injected else ""
+
+# %% ../nbs/01_runs.ipynb #0924ac49
+def _declared(source: str) -> dict[str, Parameter]:
+    "The parameters of a cell of literals; {} for any other cell."
+    try: return _parameters_of(source, "")
+    except ParameterError: return {}
+
+
+def _template(experiment: str, cells: list[str]) -> dict[str, Parameter]:
+    "The parameters of an experiment: of the runner's notebook, of the cell before papermill's, of the package's notebook, or of the first cell of literals."
+    job = _read_job(Path(".")) or {}
+    if job.get("experiment") == experiment and isinstance(job.get("notebook"), str): return read_parameters(job["notebook"])
+    own = [_declared(source) for source in cells]
+    injected = [i for i, source in enumerate(cells) if source.startswith(_INJECTED)]
+    before = [own[i] for i in range(injected[-1]) if own[i] and i not in injected] if injected else []
+    if before: return before[-1]
+    notebook = resources() / "experiments" / f"{experiment}.ipynb"
+    if notebook.is_file(): return read_parameters(notebook)
+    found = next((parameters for parameters in own if parameters), None)
+    if found is None: raise ParameterError(f"checked_parameters({experiment!r}): expected a parameters cell before it, or the name of an experiment of the package")
+    return found
+
+# %% ../nbs/01_runs.ipynb #80f706e0
+def _fail_start(experiment: str, given: dict, error: BaseException, source: str = ""):
+    "Leave a record \"failed\" in the run's folder, where one was named, no finished run is in it, and no other process writes there."
+    place = given.get("out_dir")
+    if not (isinstance(place, str) and place and is_main()): return
+    with suppress(BertvisionError):
+        folder = named_path(place).resolve()
+        held = lock(folder / ".lock", patience=0)
+        if held is None: return
+        with held: _write_failed_start(folder, experiment, given, _failed(error, source))
+
+
+def _write_failed_start(folder: Path, experiment: str, given: dict, failed: dict):
+    "The record of a run that could not start; it keeps the attempts of the same run before it."
+    names = {name: given[name] if isinstance(given.get(name), str) else None for name in ("task", "encoder")}
+    seed, protocol = given.get("seed"), given.get("protocol")
+    record = new_record(experiment, {name: value for name, value in given.items() if name not in _PLACES},
+                        seed if type(seed) is int and _counts(seed) else 0, protocol if isinstance(protocol, str) else "carved", _read_job(folder)) | names
+    try: old = read_record(folder)
+    except DataError: old = {"status": ""}
+    if old["status"] == "done": return
+    write_json(folder / "record.json", record | (_attempt(folder, record) if old["status"] else {}) | failed)
+
+# %% ../nbs/01_runs.ipynb #5e5577ae
+def _check_names(experiment: str, known: dict, namespace: dict, cells: list[str]):
+    "Refuse names that the experiment does not have, in either cell, and a name that is missing."
+    own, injected = _parameters_cells(cells, set(known))
+    for name in (*_assigned(own), *_assigned(injected)):
+        if name not in known: raise _unknown(experiment, name, known)
+    missing = next((name for name in known if name not in namespace), None)
+    if missing: raise ParameterError(f"{experiment}: the parameters cell lacks {missing}; expected a line such as {missing} = {known[missing].default!r}")
+
+
+def _check_folder(parameters: dict):
+    "Refuse a folder that a study has prepared for other parameters; raises OutputError."
+    if not parameters.get("out_dir"): return
+    folder = named_path(parameters["out_dir"])
+    job = _read_job(folder) or {}
+    planned = job.get("parameters") if isinstance(job.get("parameters"), dict) else {}
+    other = [n for n in planned if n in parameters and n not in _PLACES and fingerprint(planned[n]) != fingerprint(parameters[n])]
+    if not other: return
+    name = other[0]
+    raise OutputError(f"{folder} belongs to run {job.get('run')} of the study {job.get('study')}, with {name} = {planned[name]!r:.60}; "
+                      f"this one has {name} = {parameters[name]!r:.60}: give another out_dir")
+
+# %% ../nbs/01_runs.ipynb #7cd46866
+def checked_parameters(
+    experiment: str, # name of the notebook
+    namespace: dict, # its `globals()`, in which the values then have the types of their defaults
+) -> dict: # all its parameters, name -> value
+    "Check the parameters of the notebook that is running; raises ParameterError for an unknown or missing name or a wrong type, OutputError for a study's folder."
+    cells = _cells_run()
+    known = _template(experiment, cells)
+    given = {name: namespace[name] for name in known if name in namespace}
+    try:
+        _check_names(experiment, known, namespace, cells)
+        checked = {name: _checked(value, known[name].default, f"{experiment}: {name}") for name, value in given.items()}
+    except ParameterError as e:
+        _fail_start(experiment, given, e)
+        raise
+    _check_folder(checked)
+    namespace.update(checked)
+    _watch(partial(_fail_start, experiment, checked))
+    return checked
