@@ -124,7 +124,7 @@ def _advice(value, kind: type) -> str:
 def _checked(value, default, where: str):
     "A value in the type of its default; raises ParameterError that names the place of the fault."
     kind = type(default)
-    if why := unusable(value): raise ParameterError(f"{where}: {why}")
+    if why := unusable([value]): raise ParameterError(f"{where}: {why}")
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max: value = float(value)
     if default is not None and type(value) is not kind:
         raise ParameterError(f"{where} = {value!r:.200}: expected {kind.__name__}, got {type(value).__name__}{_advice(value, kind)}")
@@ -143,7 +143,7 @@ def _checked_list(values: list, default: list, where: str) -> list:
     found = [_checked(value, None, place) for value, place in zip(values, places)]
     for value, place in zip(found, places):
         name, first = _JSON_TYPES[type(value)], _JSON_TYPES[type(found[0])]
-        if name != first: raise ParameterError(f"{place} = {value!r:.60}: expected {first} as in {places[0]}, got {name}")
+        if name != first: raise ParameterError(f"{place} = {value!r:.60}: expected {first} as at the start of the list, got {name}")
     return found
 
 # %% ../nbs/01_runs.ipynb #c4633471
@@ -694,19 +694,24 @@ def _declared(source: str) -> dict[str, Parameter]:
     except ParameterError: return {}
 
 
+def _newest(cells: list[str]) -> tuple[int, dict]:
+    "Place and parameters of the parameters cell that ran last: the longest cell of literals, or a later version of it; (-1, {}) without any."
+    declared = [{} if source.startswith(_INJECTED) else _declared(source) for source in cells]
+    longest = max(declared, key=len, default={})
+    alike = [i for i, parameters in enumerate(declared) if 2 * len(parameters.keys() & longest.keys()) > len(longest)]
+    return (alike[-1], declared[alike[-1]]) if alike else (-1, {})
+
+
 def _template(experiment: str, cells: list[str]) -> dict[str, Parameter]:
-    "The parameters of an experiment: of the runner's notebook, of the cell before papermill's, of the package's notebook, or of the first cell of literals."
+    "The parameters of an experiment: of the runner's notebook, of the cell before papermill's, of the package's notebook, or of the parameters cell that ran last."
     job = _read_job(Path(".")) or {}
     if job.get("experiment") == experiment and isinstance(job.get("notebook"), str): return read_parameters(job["notebook"])
-    own = [_declared(source) for source in cells]
-    injected = [i for i, source in enumerate(cells) if source.startswith(_INJECTED)]
-    before = [own[i] for i in range(injected[-1]) if own[i] and i not in injected] if injected else []
-    if before: return before[-1]
+    place, own = _newest(cells)
+    injected = any(source.startswith(_INJECTED) for source in cells[place + 1:])
     notebook = resources() / "experiments" / f"{experiment}.ipynb"
-    if notebook.is_file(): return read_parameters(notebook)
-    found = next((parameters for parameters in own if parameters), None)
-    if found is None: raise ParameterError(f"checked_parameters({experiment!r}): expected a parameters cell before it, or the name of an experiment of the package")
-    return found
+    if notebook.is_file() and not (own and injected): return read_parameters(notebook)
+    if not own: raise ParameterError(f"checked_parameters({experiment!r}): expected a parameters cell before it, or the name of an experiment of the package")
+    return own
 
 # %% ../nbs/01_runs.ipynb #80f706e0
 def _fail_start(experiment: str, given: dict, error: BaseException, source: str = ""):
@@ -734,10 +739,10 @@ def _write_failed_start(folder: Path, experiment: str, given: dict, failed: dict
 # %% ../nbs/01_runs.ipynb #5e5577ae
 def _check_names(experiment: str, known: dict, namespace: dict, cells: list[str]):
     "Refuse names that the experiment does not have, in either cell, and a name that is missing."
-    own, injected = _parameters_cells(cells, set(known))
-    for name in (*_assigned(own), *_assigned(injected)):
+    own, injected = map(_assigned, _parameters_cells(cells, set(known)))
+    for name in (*own, *injected):
         if name not in known: raise _unknown(experiment, name, known)
-    missing = next((name for name in known if name not in namespace), None)
+    missing = next((name for name in known if name not in namespace or own and name not in own), None)
     if missing: raise ParameterError(f"{experiment}: the parameters cell lacks {missing}; expected a line such as {missing} = {known[missing].default!r}")
 
 

@@ -275,7 +275,7 @@ def parse_yaml(
         raise error(f"{where}{line}: not YAML ({getattr(e, 'problem', None) or e})") from e
     except _Fault as e: raise error(f"{where}, line {e.line}: not usable YAML ({e})") from e
     except (ValueError, TypeError, LookupError, AttributeError) as e: raise error(f"{where}: not YAML ({e})") from e
-    if why := unusable(value, _MOST): raise error(f"{where}: not usable YAML ({why})")
+    if why := unusable([value], _MOST): raise error(f"{where}: not usable YAML ({why})")
     return value
 
 # %% ../../nbs/10_data.files.ipynb #e65cf5d3
@@ -285,5 +285,6 @@ def format_yaml(
     "Write a value as YAML that `parse_yaml` reads back unchanged."
     yaml, text = _yaml(), io.StringIO()
     yaml.default_flow_style, yaml.width = False, 4096
+    yaml.allow_unicode = False  # the library takes some characters for line breaks when they are not escaped
     yaml.dump(value, text)
     return text.getvalue().removesuffix("...\n")
