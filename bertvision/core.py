@@ -45,7 +45,7 @@ class OutputError(BertvisionError):
 
 # %% ../nbs/00_core.ipynb #baed6558
 def _stands_for(name: str, choice: str) -> bool:
-    "Whether a choice is a part of a name, by whole words, or its initials: epochs of num_train_epochs, lr of learning_rate."
+    "Whether a choice is whole words of a name, or its initials: epochs of num_train_epochs, lr of learning_rate."
     words = name.split("_")
     return len(words) > 1 and (f"_{choice}_" in f"_{name}_" or choice == "".join(w[:1] for w in words))
 

@@ -32,7 +32,8 @@ from fastcore.basics import patch
 
 import bertvision
 from .core import BertvisionError, DataError, OutputError, ParameterError, Phases
-from .core import device_report, fingerprint, named_path, peak_memory, read_json, replacing, resources, suggest, unusable, versions, write_json
+from .core import device_report, fingerprint, named_path, peak_memory, read_json, replacing
+from .core import resources, suggest, unusable, versions, write_json
 from .processes import is_main, leave, process_count
 
 # %% ../nbs/01_runs.ipynb #c2563b17
@@ -98,18 +99,25 @@ def read_parameters(
     return _parameters_of(cell["source"], f"{name}, cell {number}")
 
 # %% ../nbs/01_runs.ipynb #e0c9b8bd
-_JSON_TYPES = {bool: "true or false", int: "number", float: "number", str: "text", list: "list", dict: "dictionary", type(None): "null"}
+_JSON_TYPES = {
+    bool: "true or false", int: "number", float: "number", str: "text", list: "list", dict: "dictionary", type(None): "null",
+}
 
 
 def _json_fault(value, where: str) -> str:
-    "Where a value is not what JSON can hold: finite numbers, text, truth values, null, lists, dictionaries with text as keys."
-    if type(value) is list: return next(filter(None, (_json_fault(x, f"{where}[{i}]") for i, x in enumerate(value))), "")
+    "Where a value is none of JSON's: a number that is not finite, a key that is no text, an object; \"\" when all is well."
+    if type(value) is list:
+        faults = (_json_fault(x, f"{where}[{i}]") for i, x in enumerate(value))
+        return next(filter(None, faults), "")
     if type(value) is dict:
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong: return f"{where}: the key {wrong[0]!r:.60} is {type(wrong[0]).__name__}, expected text (in quotes)"
-        return next(filter(None, (_json_fault(x, f"{where}[{key!r:.60}]") for key, x in value.items())), "")
-    if type(value) not in _JSON_TYPES: return f"{where} = {value!r:.60}: expected what JSON can hold, got {type(value).__name__}"
-    return f"{where} = {value!r}: expected a finite number" if isinstance(value, float) and not math.isfinite(value) else ""
+        faults = (_json_fault(x, f"{where}[{key!r:.60}]") for key, x in value.items())
+        return next(filter(None, faults), "")
+    if type(value) not in _JSON_TYPES:
+        return f"{where} = {value!r:.60}: expected what JSON can hold, got {type(value).__name__}"
+    if isinstance(value, float) and not math.isfinite(value): return f"{where} = {value!r}: expected a finite number"
+    return ""
 
 
 def _advice(value, kind: type) -> str:
@@ -117,8 +125,8 @@ def _advice(value, kind: type) -> str:
     if kind is int and type(value) is float and value.is_integer() and abs(value) < 2**53: return f": write {int(value)}"
     if type(value) is not str: return ""
     if kind is bool and value.lower() in ("true", "false"): return f": write {value.capitalize()}, without quotes"
-    if kind in (int, float) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value, re.I): return f": write {value}, without quotes"
-    return ""
+    number = re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value, re.I)
+    return f": write {value}, without quotes" if number and kind in (int, float) else ""
 
 # %% ../nbs/01_runs.ipynb #16d5287c
 def _checked(value, default, where: str):
@@ -127,7 +135,8 @@ def _checked(value, default, where: str):
     if why := unusable([value]): raise ParameterError(f"{where}: {why}")
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max: value = float(value)
     if default is not None and type(value) is not kind:
-        raise ParameterError(f"{where} = {value!r:.200}: expected {kind.__name__}, got {type(value).__name__}{_advice(value, kind)}")
+        types = f"expected {kind.__name__}, got {type(value).__name__}"
+        raise ParameterError(f"{where} = {value!r:.200}: {types}{_advice(value, kind)}")
     if kind is list: return _checked_list(value, default, where)
     if fault := _json_fault(value, where): raise ParameterError(fault)
     return value
@@ -143,7 +152,8 @@ def _checked_list(values: list, default: list, where: str) -> list:
     found = [_checked(value, None, place) for value, place in zip(values, places)]
     for value, place in zip(found, places):
         name, first = _JSON_TYPES[type(value)], _JSON_TYPES[type(found[0])]
-        if name != first: raise ParameterError(f"{place} = {value!r:.60}: expected {first} as at the start of the list, got {name}")
+        if name == first: continue
+        raise ParameterError(f"{place} = {value!r:.60}: expected {first} as at the start of the list, got {name}")
     return found
 
 # %% ../nbs/01_runs.ipynb #c4633471
@@ -382,12 +392,12 @@ def _differences(old: dict, new: dict) -> list[str]:
 
 
 def _attempt(folder: Path, new: dict) -> dict:
-    "Number of this attempt, and the seconds of those of the same job, or by hand of the same parameters, that were cut off here."
+    "Number of this attempt, and the seconds of those before it: of the same job, or by hand of the same parameters."
     try: old = read_record(folder)
     except DataError: return {"attempt": 1, "seconds_before": 0.0}
     wanted = new["fingerprints"]["job"]
-    same = old["status"] != "done" and (old.get("fingerprints") or {}).get("job") == wanted and (wanted or not _differences(old, new))
-    if not same: return {"attempt": 1, "seconds_before": 0.0}
+    same = (old.get("fingerprints") or {}).get("job") == wanted and (wanted or not _differences(old, new))
+    if old["status"] == "done" or not same: return {"attempt": 1, "seconds_before": 0.0}
     try: told = float(read_json(folder / "progress.json", dict).get("elapsed", 0.0))
     except (DataError, TypeError, ValueError, OverflowError): told = 0.0
     return {"attempt": (old.get("attempt") or 1) + 1, "seconds_before": max(told if _counts(told) else 0.0, old.get("seconds_before") or 0.0)}
@@ -418,11 +428,12 @@ _PLACES = ("out_dir", "drive")  # parameters that say where a run goes, not what
 
 
 def outputs_folder() -> Path: # which may not exist
-    "Folder for runs by hand: BERTVISION_OUTPUTS, else the nearest `outputs` beside `nbs`, `experiments` or `studies` from the working directory upwards, else ./outputs."
+    "`BERTVISION_OUTPUTS`, else the `outputs` of the clone or lab around the working directory, else `./outputs`."
     if place := os.environ.get("BERTVISION_OUTPUTS"): return named_path(place).resolve()
     here = Path.cwd()
     for place in (here, *here.parents):
-        if (place / "outputs").is_dir() and any((place / name).is_dir() for name in ("nbs", "experiments", "studies")): return place / "outputs"
+        beside = any((place / name).is_dir() for name in ("nbs", "experiments", "studies"))
+        if beside and (place / "outputs").is_dir(): return place / "outputs"
     return here / "outputs"
 
 
@@ -439,15 +450,21 @@ def _folder_by_hand(experiment: str, parameters: dict, seed: int) -> Path:
     return outputs_folder() / "by-hand" / f"{'.'.join(words)}-{fingerprint(parameters)[:6]}"
 
 # %% ../nbs/01_runs.ipynb #f821b53b
+def _told(record: dict, names: list) -> str:
+    "name = value, of parameters, seed and protocol."
+    values = {"seed": record["seed"], "protocol": record["protocol"], **record["parameters"]}
+    return ", ".join(f"{name} = {values[name]!r:.60}" for name in names[:5])
+
+
 def _refuse_other(folder: Path, new: dict):
     "Raise OutputError when the folder holds a finished run of other parameters."
     try: old = read_record(folder)
     except DataError: return
     names = _differences(old, new) if old["status"] == "done" else []
     if not names: return
-    if names == ["experiment"]: theirs, ours = old["experiment"], new["experiment"]
-    else: theirs, ours = (", ".join(f"{n} = {(r['parameters'] | {k: r[k] for k in ('seed', 'protocol')})[n]!r:.60}" for n in names[:5]) for r in (old, new))
-    raise OutputError(f"{folder} holds a finished run with {theirs}; this one has {ours}: give another out_dir, or remove that folder")
+    theirs, ours = (r["experiment"] if names == ["experiment"] else _told(r, names) for r in (old, new))
+    raise OutputError(f"{folder} holds a finished run with {theirs}; this one has {ours}: "
+                      "give another out_dir, or remove that folder")
 
 # %% ../nbs/01_runs.ipynb #868602a8
 _watching = {}  # "hook": (shell, function called after each cell, owner)
@@ -486,7 +503,8 @@ def _failed(error: BaseException, source: str = "") -> dict:
     reason = "stopped by hand" if isinstance(error, KeyboardInterrupt) else text.strip().splitlines()[0][:300]
     lines = [line.strip() for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     trace = "".join(traceback.format_exception(error)).splitlines()[-40:]
-    failure = {"reason": reason, "exception": text, "cell": None, "source": lines[0] if lines else "", "traceback": trace, "exit_code": None}
+    source = lines[0] if lines else ""
+    failure = {"reason": reason, "exception": text, "cell": None, "source": source, "traceback": trace, "exit_code": None}
     return {"status": "failed", "finished": _now(), "failure": failure}
 
 # %% ../nbs/01_runs.ipynb #a74b418f
@@ -504,7 +522,7 @@ class Run:
         seed: int = 0, # of the run
         protocol: str = "carved", # carved | original
     ) -> "Run": # with a record that says "running"
-        "Lock the folder and write the first record; raises OutputError when it is taken, cannot be written, or holds a finished run of other parameters."
+        "Lock the folder and write the first record; raises OutputError when it is taken, cannot be written or holds another run."
         if process_count() > 1 and not out_dir: raise ParameterError(f"out_dir = '': expected a folder, which the {process_count()} processes of this run share")
         parameters = {name: value for name, value in parameters.items() if name not in _PLACES}
         folder = (Path(out_dir).expanduser() if out_dir else _folder_by_hand(experiment, parameters, seed)).resolve()
@@ -604,7 +622,7 @@ def read_rows(
     return rows
 
 # %% ../nbs/01_runs.ipynb #b1a7554d
-_HANDED_ON = {"model": "finetune_dir", "states": "extract_dir", "selections": "select_dir"}  # what a run leaves -> the parameter that takes its folder
+_HANDED_ON = {"model": "finetune_dir", "states": "extract_dir", "selections": "select_dir"}  # left -> parameter that takes it
 
 
 def _shown(folder: Path) -> str:
@@ -619,7 +637,8 @@ def _closing_line(folder: Path) -> str:
     place = _shown(folder)
     given = next((name for part, name in _HANDED_ON.items() if (folder / part).is_dir()), None)
     then = f"; or another experiment with -p {given} {place}" if given else ""
-    return f"The run is in {place}. Next: from bertvision.runs import read_record; read_record({place!r})['metrics']{then}"
+    look = f"from bertvision.runs import read_record; read_record({place!r})['metrics']"
+    return f"The run is in {place}. Next: {look}{then}"
 
 # %% ../nbs/01_runs.ipynb #4d6bb936
 def _save_predictions(folder: Path, predictions):
@@ -676,16 +695,18 @@ def _assigned(source: str) -> list[str]:
     "The names of a cell of nothing but `name = value`; [] for any other cell."
     try: body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError): return []
-    targets = [t for node in body for t in (node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)])]
+    several = [node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)] for node in body]
+    targets = [target for some in several for target in some]
     return [t.id for t in targets] if all(isinstance(t, ast.Name) for t in targets) else []
 
 
-def _parameters_cells(cells: list[str], known: set) -> tuple[str, str]:
-    "The parameters cell that ran last, and the last one of papermill's behind it; \"\" for what is not there."
-    own = [i for i, source in enumerate(cells) if not source.startswith(_INJECTED) and 2 * len(known & set(_assigned(source))) > len(known)]
+def _parameters_cells(cells: list[str], known: set) -> tuple[list, list]:
+    "Names in the parameters cell that ran last, and in the last one of papermill's behind it; [] for what is not there."
+    assigned = [[] if source.startswith(_INJECTED) else _assigned(source) for source in cells]
+    own = [i for i, names in enumerate(assigned) if 2 * len(known & set(names)) > len(known)]
     last = own[-1] if own else -1
     injected = [source for source in cells[last + 1:] if source.startswith(_INJECTED)]
-    return cells[last] if own else "", injected[-1] if injected else ""
+    return assigned[last] if own else [], _assigned(injected[-1]) if injected else []
 
 # %% ../nbs/01_runs.ipynb #0924ac49
 def _declared(source: str) -> dict[str, Parameter]:
@@ -695,7 +716,7 @@ def _declared(source: str) -> dict[str, Parameter]:
 
 
 def _newest(cells: list[str]) -> tuple[int, dict]:
-    "Place and parameters of the parameters cell that ran last: the longest cell of literals, or a later version of it; (-1, {}) without any."
+    "Place and parameters of the parameters cell that ran last: the longest cell of literals, or a later version of it."
     declared = [{} if source.startswith(_INJECTED) else _declared(source) for source in cells]
     longest = max(declared, key=len, default={})
     alike = [i for i, parameters in enumerate(declared) if 2 * len(parameters.keys() & longest.keys()) > len(longest)]
@@ -703,19 +724,20 @@ def _newest(cells: list[str]) -> tuple[int, dict]:
 
 
 def _template(experiment: str, cells: list[str]) -> dict[str, Parameter]:
-    "The parameters of an experiment: of the runner's notebook, of the cell before papermill's, of the package's notebook, or of the parameters cell that ran last."
+    "The parameters of an experiment, from the first of these places that tells."
     job = _read_job(Path(".")) or {}
     if job.get("experiment") == experiment and isinstance(job.get("notebook"), str): return read_parameters(job["notebook"])
     place, own = _newest(cells)
-    injected = any(source.startswith(_INJECTED) for source in cells[place + 1:])
+    if own and any(source.startswith(_INJECTED) for source in cells[place + 1:]): return own
     notebook = resources() / "experiments" / f"{experiment}.ipynb"
-    if notebook.is_file() and not (own and injected): return read_parameters(notebook)
-    if not own: raise ParameterError(f"checked_parameters({experiment!r}): expected a parameters cell before it, or the name of an experiment of the package")
-    return own
+    if notebook.is_file(): return read_parameters(notebook)
+    if own: return own
+    raise ParameterError(f"checked_parameters({experiment!r}): expected a parameters cell before it, "
+                         "or the name of an experiment of the package")
 
 # %% ../nbs/01_runs.ipynb #80f706e0
 def _fail_start(experiment: str, given: dict, error: BaseException, source: str = ""):
-    "Leave a record \"failed\" in the run's folder, where one was named, no finished run is in it, and no other process writes there."
+    "Leave a record \"failed\" in the folder that was named, unless a finished run is in it or another process writes there."
     place = given.get("out_dir")
     if not (isinstance(place, str) and place and is_main()): return
     with suppress(BertvisionError):
@@ -726,24 +748,27 @@ def _fail_start(experiment: str, given: dict, error: BaseException, source: str 
 
 
 def _write_failed_start(folder: Path, experiment: str, given: dict, failed: dict):
-    "The record of a run that could not start; it keeps the attempts of the same run before it."
-    names = {name: given[name] if isinstance(given.get(name), str) else None for name in ("task", "encoder")}
-    seed, protocol = given.get("seed"), given.get("protocol")
-    record = new_record(experiment, {name: value for name, value in given.items() if name not in _PLACES},
-                        seed if type(seed) is int and _counts(seed) else 0, protocol if isinstance(protocol, str) else "carved", _read_job(folder)) | names
-    try: old = read_record(folder)
-    except DataError: old = {"status": ""}
-    if old["status"] == "done": return
-    write_json(folder / "record.json", record | (_attempt(folder, record) if old["status"] else {}) | failed)
+    "The record of a run that could not start; it counts the attempts of the same run before it."
+    parameters = {name: value for name, value in given.items() if name not in _PLACES}
+    seed = given["seed"] if type(given.get("seed")) is int and _counts(given["seed"]) else 0
+    protocol = given["protocol"] if isinstance(given.get("protocol"), str) else "carved"
+    record = new_record(experiment, parameters, seed, protocol, _read_job(folder))
+    for name in ("task", "encoder"): record[name] = record[name] if isinstance(record[name], str) else None
+    with suppress(DataError):
+        if read_record(folder)["status"] == "done": return
+        record |= _attempt(folder, record)
+    write_json(folder / "record.json", record | failed)
 
 # %% ../nbs/01_runs.ipynb #5e5577ae
 def _check_names(experiment: str, known: dict, namespace: dict, cells: list[str]):
     "Refuse names that the experiment does not have, in either cell, and a name that is missing."
-    own, injected = map(_assigned, _parameters_cells(cells, set(known)))
+    own, injected = _parameters_cells(cells, set(known))
     for name in (*own, *injected):
         if name not in known: raise _unknown(experiment, name, known)
     missing = next((name for name in known if name not in namespace or own and name not in own), None)
-    if missing: raise ParameterError(f"{experiment}: the parameters cell lacks {missing}; expected a line such as {missing} = {known[missing].default!r}")
+    if missing is None: return
+    line = f"{missing} = {known[missing].default!r}"
+    raise ParameterError(f"{experiment}: the parameters cell lacks {missing}; expected a line such as {line}")
 
 
 def _check_folder(parameters: dict):
@@ -752,18 +777,19 @@ def _check_folder(parameters: dict):
     folder = named_path(parameters["out_dir"])
     job = _read_job(folder) or {}
     planned = job.get("parameters") if isinstance(job.get("parameters"), dict) else {}
-    other = [n for n in planned if n in parameters and n not in _PLACES and fingerprint(planned[n]) != fingerprint(parameters[n])]
+    shared = [name for name in planned if name in parameters and name not in _PLACES]
+    other = [name for name in shared if fingerprint(planned[name]) != fingerprint(parameters[name])]
     if not other: return
-    name = other[0]
-    raise OutputError(f"{folder} belongs to run {job.get('run')} of the study {job.get('study')}, with {name} = {planned[name]!r:.60}; "
-                      f"this one has {name} = {parameters[name]!r:.60}: give another out_dir")
+    theirs, ours = (f"{other[0]} = {values[other[0]]!r:.60}" for values in (planned, parameters))
+    raise OutputError(f"{folder} belongs to run {job.get('run')} of the study {job.get('study')}, with {theirs}; "
+                      f"this one has {ours}: give another out_dir")
 
 # %% ../nbs/01_runs.ipynb #7cd46866
 def checked_parameters(
     experiment: str, # name of the notebook
     namespace: dict, # its `globals()`, in which the values then have the types of their defaults
 ) -> dict: # all its parameters, name -> value
-    "Check the parameters of the notebook that is running; raises ParameterError for an unknown or missing name or a wrong type, OutputError for a study's folder."
+    "Check the parameters of the running notebook; raises ParameterError for a wrong name or type, OutputError for a study's folder."
     cells = _cells_run()
     known = _template(experiment, cells)
     given = {name: namespace[name] for name in known if name in namespace}

@@ -1,6 +1,4 @@
 """Runs by hand: refused in the notebook itself, kept in a place of their own, and honest about how they ended."""
-import json
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +10,7 @@ from study_lab import Lab
 from bertvision import runs
 from bertvision.core import OutputError, ParameterError, read_json, resources, write_json
 from bertvision.recipes import Recipe
-from bertvision.runs import Run, notebook_cells, outputs_folder, read_parameters, read_record
+from bertvision.runs import Run, notebook_cells, read_parameters, read_record
 
 EXPERIMENTS = sorted((resources() / "experiments").glob("*.ipynb"))
 CHECK = 'from bertvision.runs import Run, checked_parameters\nparameters = checked_parameters("learn", globals())'
@@ -64,7 +62,9 @@ def test_papermill_by_hand_ends_in_one_clear_error_before_any_training(outputs, 
 
 
 def test_the_check_loads_nothing_heavy():
-    code = ("import sys; from bertvision.runs import checked_parameters, read_parameters; from bertvision.core import resources\n"
+    code = ("import sys\n"
+            "from bertvision.core import resources\n"
+            "from bertvision.runs import checked_parameters, read_parameters\n"
             "given = {n: p.default for n, p in read_parameters(resources() / 'experiments/finetune.ipynb').items()}\n"
             "checked_parameters('finetune', given)\n"
             "assert not {'torch', 'transformers', 'pandas', 'datasets', 'IPython'} & set(sys.modules)")
@@ -81,13 +81,13 @@ def test_papermill_by_hand_leaves_a_run_where_its_last_line_says(outputs, notebo
     assert set(records) == {1.0, 0.5} and type(records[1.0]["parameters"]["lr"]) is float
     assert all(r["status"] == "done" and not {"out_dir", "drive"} & set(r["parameters"]) for r in records.values())
     told = read_json(tmp_path / "out.ipynb")["cells"][-1]["outputs"][0]["text"]
-    place = re.search(r"The run is in (\S+)\. Next: from bertvision\.runs import read_record; read_record\('(\S+)'\)", "".join(told))
+    place = re.search(r"The run is in (\S+)\. Next: .* import read_record; read_record\('(\S+)'\)", "".join(told))
     assert place[1] == place[2] and (tmp_path / place[1]).resolve() in folders
 
 
-@pytest.mark.parametrize("name, value", [("lr", "x"), ("lrr", "1"), ("layers", '[1, "a"]')])
-def test_an_experiment_of_ones_own_is_checked_by_its_own_cell(outputs, notebook, tmp_path, name, value):
-    done = papermill(notebook, tmp_path / "out.ipynb", *(("-y", f"{name}: {value}") if value.startswith("[") else ("-p", name, value)))
+@pytest.mark.parametrize("words", [("-p", "lr", "x"), ("-p", "lrr", "1"), ("-y", 'layers: [1, "a"]')])
+def test_an_experiment_of_ones_own_is_checked_by_its_own_cell(outputs, notebook, tmp_path, words):
+    done = papermill(notebook, tmp_path / "out.ipynb", *words)
     assert done.returncode == 1 and "ParameterError: learn: " in done.stderr and started(tmp_path / "out.ipynb") == 3
     assert not outputs.exists()
 
@@ -102,7 +102,12 @@ def kernel(outputs):
     config.HistoryManager.enabled = False
     hooks = sys.displayhook, sys.excepthook
     shell = InteractiveShell.instance(config=config)
-    yield lambda *cells: [(r := shell.run_cell(cell, store_history=True)).error_in_exec or r.error_before_exec for cell in cells][-1]
+
+    def run(*cells):
+        results = [shell.run_cell(cell, store_history=True) for cell in cells]
+        return results[-1].error_in_exec or results[-1].error_before_exec
+
+    yield run
     runs._unwatch()
     for handle in runs._held.values(): handle.close()
     runs._held.clear()
@@ -116,20 +121,24 @@ def test_a_cell_that_is_run_again_counts_as_it_is_now(kernel, capsys):
     assert kernel(PARAMETERS, CHECK, START, FINISH) is None
     assert kernel(PARAMETERS + "\nsteps = 10", "x = 1", CHECK, "assert parameters['steps'] == 10") is None
     assert "unknown parameter 'lrr'" in str(kernel(PARAMETERS, "# Parameters\nlrr = 0.1\n", CHECK))
-    assert kernel("# Parameters\nlr = 0.1\n", CHECK, START, "assert run.record['parameters']['lr'] == 0.1", FINISH) is None
+    assert kernel("# Parameters\nlr = 0.1\n", CHECK, "assert parameters['lr'] == 0.1", START, FINISH) is None
 
 
 def packaged_cell() -> str:
-    return next(c["source"] for c in notebook_cells(EXPERIMENTS[[p.stem for p in EXPERIMENTS].index("finetune")]) if "parameters" in c["tags"])
+    cells = notebook_cells(resources() / "experiments/finetune.ipynb")
+    return next(c["source"] for c in cells if "parameters" in c["tags"])
 
 
 def test_a_name_added_by_hand_is_refused_where_the_package_knows_the_experiment(kernel, capsys):
     check = CHECK.replace("learn", "finetune")
-    assert "unknown parameter 'learning_rate' (did you mean 'lr'?)" in str(kernel(packaged_cell() + "\nlearning_rate = 1e-4", check))
+    added = str(kernel(packaged_cell() + "\nlearning_rate = 1e-4", check))
+    assert "unknown parameter 'learning_rate' (did you mean 'lr'?)" in added
     renamed = re.sub(r"^lr ", "lrr ", packaged_cell(), flags=re.M)
     assert "unknown parameter 'lrr'" in str(kernel(renamed, check))
-    assert "the parameters cell lacks lr" in str(kernel(re.sub(r"^lr .*\n", "", packaged_cell(), flags=re.M), check))
-    assert kernel(packaged_cell().replace("epochs = 6.0", "epochs = 6"), check, "assert type(parameters['epochs']) is float") is None
+    removed = re.sub(r"^lr .*\n", "", packaged_cell(), flags=re.M)
+    assert "the parameters cell lacks lr" in str(kernel(removed, check))
+    whole = packaged_cell().replace("epochs = 6.0", "epochs = 6")
+    assert kernel(whole, check, "assert type(parameters['epochs']) is type(epochs) is float") is None
 
 
 def test_a_cell_that_fails_turns_running_into_failed_and_going_on_into_done(kernel, outputs, capsys):
@@ -153,7 +162,8 @@ def test_a_start_that_fails_leaves_a_record_where_a_folder_was_named(kernel, tmp
     named = PARAMETERS.replace('out_dir = ""', f"out_dir = {str(tmp_path / 'mine')!r}")
     kernel(named, "# Parameters\ntask = 3\nseed = 'x'\n", CHECK)
     record = read_record(tmp_path / "mine")
-    assert record["status"] == "failed" and record["failure"]["reason"] == "ParameterError: learn: task = 3: expected str, got int"
+    reason = "ParameterError: learn: task = 3: expected str, got int"
+    assert (record["status"], record["failure"]["reason"], record["task"]) == ("failed", reason, None)
     kernel(named, CHECK, "raise ValueError('no such file')")
     assert read_record(tmp_path / "mine")["failure"]["reason"] == "ValueError: no such file"
     kernel(named, CHECK, START, FINISH)
@@ -164,9 +174,10 @@ def test_a_start_that_fails_leaves_a_record_where_a_folder_was_named(kernel, tmp
 def test_a_finished_run_of_other_parameters_is_refused_not_replaced(outputs, tmp_path, capsys):
     Run.start("learn", {"lr": 1e-4}, tmp_path / "mine").finish({"validation": {"accuracy": 0.5}})
     before = (tmp_path / "mine" / "record.json").read_bytes()
-    for asked, said in (({"lr": 1e-3}, "with lr = 0.0001; this one has lr = 0.001"), ({"lr": 1e-4, "seed": 1}, "with seed = 0; this one has seed = 1")):
-        with pytest.raises(OutputError, match=said): Run.start("learn", asked, tmp_path / "mine", asked.get("seed", 0))
-    with pytest.raises(OutputError, match="with learn; this one has other"): Run.start("other", {"lr": 1e-4}, tmp_path / "mine")
+    for experiment, lr, seed, reason in (("learn", 1e-3, 0, "with lr = 0.0001; this one has lr = 0.001"),
+                                         ("learn", 1e-4, 1, "with seed = 0; this one has seed = 1"),
+                                         ("other", 1e-4, 0, "with learn; this one has other")):
+        with pytest.raises(OutputError, match=reason): Run.start(experiment, {"lr": lr}, tmp_path / "mine", seed)
     assert (tmp_path / "mine" / "record.json").read_bytes() == before
     again = Run.start("learn", {"lr": 1e-4}, tmp_path / "mine")
     assert again.record["attempt"] == 1
@@ -176,11 +187,14 @@ def test_a_finished_run_of_other_parameters_is_refused_not_replaced(outputs, tmp
 
 
 def test_a_folder_of_a_study_is_refused_to_other_parameters(outputs, tmp_path):
-    given = {n: p.default for n, p in read_parameters(resources() / "experiments/finetune.ipynb").items()} | {"out_dir": str(tmp_path / "run")}
-    job = {"study": "small", "step": "finetune", "run": "finetune.s0", "fingerprint": "a", "parts": {}, "parameters": given | {"out_dir": ".", "lr": 1e-3}}
-    write_json(tmp_path / "run" / "job.json", job)
+    known = read_parameters(resources() / "experiments/finetune.ipynb")
+    given = {name: p.default for name, p in known.items()} | {"out_dir": str(tmp_path / "run")}
+    planned = given | {"out_dir": ".", "lr": 1e-3}
+    job = {"study": "small", "step": "finetune", "run": "finetune.s0", "fingerprint": "a", "parts": {}}
+    write_json(tmp_path / "run" / "job.json", job | {"parameters": planned})
     assert runs.checked_parameters("finetune", dict(given))["lr"] == 1e-3
-    with pytest.raises(OutputError, match="belongs to run finetune.s0 of the study small, with lr = 0.001; this one has lr = 0.0001"):
+    reason = "belongs to run finetune.s0 of the study small, with lr = 0.001; this one has lr = 0.0001"
+    with pytest.raises(OutputError, match=reason):
         runs.checked_parameters("finetune", given | {"lr": 1e-4})
     assert not (tmp_path / "run" / "record.json").exists()
 
@@ -189,11 +203,11 @@ def test_where_runs_by_hand_go(tmp_path, monkeypatch):
     monkeypatch.delenv("BERTVISION_OUTPUTS")
     (tmp_path / "lab" / "experiments" / "deep").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "lab" / "experiments" / "deep")
-    assert outputs_folder() == tmp_path / "lab" / "experiments" / "deep" / "outputs"
+    assert runs.outputs_folder() == tmp_path / "lab" / "experiments" / "deep" / "outputs"
     (tmp_path / "lab" / "outputs").mkdir()
-    assert outputs_folder() == tmp_path / "lab" / "outputs"
+    assert runs.outputs_folder() == tmp_path / "lab" / "outputs"
     monkeypatch.setenv("BERTVISION_OUTPUTS", "~/elsewhere")
-    assert outputs_folder() == (tmp_path.home() / "elsewhere").resolve()
+    assert runs.outputs_folder() == (tmp_path.home() / "elsewhere").resolve()
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
@@ -203,7 +217,8 @@ def test_every_experiment_checks_its_parameters_first_and_records_them(path):
     assert f'parameters = checked_parameters("{path.stem}", globals())' in code[at + 1]["source"]
     assert not any(re.search(r"^(?:import|from) (?!sys\b)", c["source"], re.M) for c in code[:at + 1])
     rest = "\n".join(c["source"] for c in code[at + 2:])
-    assert re.search(rf'Run\.start\(\s*"{path.stem}", parameters\b', rest) and not re.search(r"^\s*parameters = ", rest, re.M)
+    assert re.search(rf'Run\.start\(\s*"{path.stem}", parameters\b', rest)
+    assert not re.search(r"^\s*parameters = ", rest, re.M)
 
 
 def test_a_fine_tuning_leaves_no_hyper_parameter_out():

@@ -127,9 +127,11 @@ def test_files_from_elsewhere_are_data_only(what):
 def test_yaml_is_read_and_written_in_one_place():
     files = ROOT / "bertvision" / "data" / "files.py"
     assert "from ruamel.yaml import YAML" in files.read_text(encoding="utf-8"), "the test no longer sees the library"
-    sources = {p: p.read_text(encoding="utf-8") for p in [*(ROOT / "bertvision").rglob("*.py"), *(ROOT / "tests").glob("*.py")] if p not in (files, Path(__file__))}
-    sources |= {p: "\n".join(source(c) for c in cells(p) if c["cell_type"] == "code") for p in NBS if p.name != "10_data.files.ipynb"}
-    others = [p.name for p, text in sources.items() if re.search(r"^\s*(?:import yaml|from yaml|import ruamel|from ruamel)\b|\byaml\.(?:safe_)?(?:load|dump)\(", text, re.M)]
+    sources = {p: p.read_text(encoding="utf-8") for folder in ("bertvision", "tests") for p in (ROOT / folder).rglob("*.py")}
+    sources |= {p: "\n".join(source(c) for c in cells(p) if c["cell_type"] == "code") for p in NBS}
+    library = re.compile(r"^\s*(?:import yaml|from yaml|import ruamel|from ruamel)\b|\byaml\.(?:safe_)?(?:load|dump)\(", re.M)
+    own = ("files.py", "10_data.files.ipynb", Path(__file__).name)
+    others = [p.name for p, text in sources.items() if p.name not in own and library.search(text)]
     assert not others
 
 

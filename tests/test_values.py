@@ -9,7 +9,7 @@ from study_lab import Lab
 
 from bertvision.core import ParameterError, StudyError
 from bertvision.data import tasks
-from bertvision.data.files import format_yaml, parse_yaml
+from bertvision.data.files import parse_yaml
 from bertvision.runs import check_parameters
 from bertvision.studies.plan import load_study, parse_overrides
 
@@ -58,7 +58,7 @@ MERGES = "a: &a {" + ", ".join(f"k{i}: 1" for i in range(400)) + "}\nb: {<<: [" 
     ("'a': 1\na: 2", "'a' is given twice"), ("a: &a [*a]", "contains itself"), ("[" * 3000, "nested more than 100 deep"),
     ("!!python/object/apply:os.getcwd []", "unknown type"), ("a: !!timestamp 2001-12-14", "unknown type"),
     ("!!set {a}", "unknown type"), ("!!int 1:20", "'1:20' is not of the type int"), ("1e999", "too large for a number"),
-    ("9" * 5000, "too many digits"), ("? [a]\n: 1", "a key that is a list"), ("a: 1\n---\nb: 2", "not YAML"),
+    ("9" * 5000, "too large for a number"), ("? [a]\n: 1", "a key that is a list"), ("a: 1\n---\nb: 2", "not YAML"),
     ("%YAML 1.1\n---\na: yes", "expected YAML 1.2"), (r'"\ud800"', "surrogate"), ("<<: 3", "expected a mapping"),
     (MERGES, "more than 100,000 keys")])
 def test_what_is_no_plain_value_is_refused_with_its_line(text, reason):
@@ -85,6 +85,8 @@ def branches(inner):
 @settings(deadline=None)
 @given(st.recursive(PLAIN, branches, max_leaves=12))
 def test_what_is_written_is_read_back(value):
+    from bertvision.data.files import format_yaml
+
     found = parse_yaml(format_yaml(value), "x")
     assert json.dumps(found, sort_keys=True) == json.dumps(value, sort_keys=True)
 

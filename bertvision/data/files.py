@@ -160,11 +160,12 @@ def read_columns(
 _MOST = 100_000  # values of a YAML file
 _DEPTH = 100     # lists in lists
 _TAG = "tag:yaml.org,2002:"
+_DECIMAL = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 _CORE = {        # type -> how it is written, and the characters that it can begin with
     "null": (r"(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     "bool": (r"(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
     "int": (r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", list("-+0123456789")),
-    "float": (r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.0123456789")),
+    "float": (rf"(?:{_DECIMAL}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.0123456789")),
     "merge": (r"<<$", ["<"]),
 }
 
@@ -178,7 +179,8 @@ def _yaml():
         processing_version, versioned_resolver = (1, 2), {}
 
     for name, (pattern, first) in _CORE.items():
-        for character in first: Core.versioned_resolver.setdefault(character, []).append((_TAG + name, re.compile(pattern)))
+        rule = _TAG + name, re.compile(pattern)
+        for character in first: Core.versioned_resolver.setdefault(character, []).append(rule)
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver, yaml.max_depth = Core, _DEPTH
     return yaml
@@ -191,45 +193,54 @@ class _Fault(ValueError):
         self.line = node.start_mark.line + 1
 
 
-def _number(text: str) -> int:
+def _whole_number(text: str) -> int:
     return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
 
 
-def _decimal(text: str) -> float:
-    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+def _decimal_number(text: str) -> float:
+    value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if math.isinf(value) and "inf" not in text.lower(): raise ValueError
+    return value
 
 
-_MAKE = {"null": lambda text: None, "bool": lambda text: text.lower() == "true", "int": _number, "float": lambda text: _decimal(text.lower()), "str": str, "merge": str}
+_MAKE = {
+    "null": lambda text: None, "bool": lambda text: text.lower() == "true",
+    "int": _whole_number, "float": _decimal_number, "str": str, "merge": str,
+}
+
+
+def _unknown_type(node) -> _Fault:
+    return _Fault(node, f"unknown type {node.tag}; expected plain values, lists and mappings")
 
 
 def _scalar(node):
     "The value of a node without parts; raises _Fault when the text is not of its type."
     name, text = str(node.tag).removeprefix(_TAG), node.value
-    if name not in _MAKE: raise _Fault(node, f"unknown type {node.tag}; expected plain values, lists and mappings")
-    if name != "str" and not re.match(_CORE[name][0], text): raise _Fault(node, f"{text!r:.60} is not of the type {name}")
-    try: value = _MAKE[name](text)
-    except ValueError as e: raise _Fault(node, f"{text!r:.60} has too many digits") from e
-    if isinstance(value, float) and math.isinf(value) and "inf" not in text.lower(): raise _Fault(node, f"{text!r:.60} is too large for a number")
-    return value
+    if name not in _MAKE: raise _unknown_type(node)
+    if name in _CORE and not re.match(_CORE[name][0], text): raise _Fault(node, f"{text!r:.60} is not of the type {name}")
+    try: return _MAKE[name](text)
+    except ValueError as e: raise _Fault(node, f"{text!r:.60} is too large for a number") from e
 
 # %% ../../nbs/10_data.files.ipynb #a5af6681
 class _Values:
     "Makes values of nodes, each once; a reference is the value that it refers to."
-    def __init__(self): self.made, self.merged = {}, 0
+    def __init__(self):
+        self.made, self.merged = {}, 0
+        self.kinds = {"scalar": _scalar, "sequence": self.list_of, "mapping": self.mapping_of}
 
     def of(self, node):
         if id(node) not in self.made:
             self.made[id(node)] = self  # until it is made
-            self.made[id(node)] = {"scalar": _scalar, "sequence": self.list_of, "mapping": self.mapping_of}[node.id](node)
+            self.made[id(node)] = self.kinds[node.id](node)
         if self.made[id(node)] is self: raise _Fault(node, "a value that contains itself")
         return self.made[id(node)]
 
     def list_of(self, node) -> list:
-        if node.tag != f"{_TAG}seq": raise _Fault(node, f"unknown type {node.tag}; expected plain values, lists and mappings")
+        if node.tag != f"{_TAG}seq": raise _unknown_type(node)
         return [self.of(part) for part in node.value]
 
     def mapping_of(self, node) -> dict:
-        if node.tag != f"{_TAG}map": raise _Fault(node, f"unknown type {node.tag}; expected plain values, lists and mappings")
+        if node.tag != f"{_TAG}map": raise _unknown_type(node)
         found, seen, merged = {}, set(), {}
         for key, value in node.value:
             if key.id != "scalar": raise _Fault(key, "a key that is a list or a mapping; expected text")
@@ -266,15 +277,16 @@ def parse_yaml(
     yaml.composer.warn_double_anchors = False  # YAML 1.2 allows it
     try:
         node = yaml.compose(text)
-        if yaml.version not in (None, (1, 2)): raise error(f"{where}: %YAML {'.'.join(map(str, yaml.version))}: expected YAML 1.2; take this line out")
         value = None if node is None else _Values().of(node)
-    except (MaxDepthExceededError, RecursionError) as e: raise error(f"{where}: not usable YAML (nested more than {_DEPTH} deep)") from e
+    except (MaxDepthExceededError, RecursionError) as e:
+        raise error(f"{where}: not usable YAML (nested more than {_DEPTH} deep)") from e
     except YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise error(f"{where}{line}: not YAML ({getattr(e, 'problem', None) or e})") from e
     except _Fault as e: raise error(f"{where}, line {e.line}: not usable YAML ({e})") from e
     except (ValueError, TypeError, LookupError, AttributeError) as e: raise error(f"{where}: not YAML ({e})") from e
+    if yaml.version not in (None, (1, 2)): raise error(f"{where}: %YAML other than 1.2: expected YAML 1.2; take this line out")
     if why := unusable([value], _MOST): raise error(f"{where}: not usable YAML ({why})")
     return value
 
@@ -285,6 +297,6 @@ def format_yaml(
     "Write a value as YAML that `parse_yaml` reads back unchanged."
     yaml, text = _yaml(), io.StringIO()
     yaml.default_flow_style, yaml.width = False, 4096
-    yaml.allow_unicode = False  # the library takes some characters for line breaks when they are not escaped
+    yaml.allow_unicode = False  # the library's reader takes some characters for line breaks
     yaml.dump(value, text)
     return text.getvalue().removesuffix("...\n")
