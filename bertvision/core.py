@@ -20,6 +20,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -43,12 +44,20 @@ class OutputError(BertvisionError):
     "A folder or file that cannot be written."
 
 # %% ../nbs/00_core.ipynb #baed6558
+def _stands_for(name: str, choice: str) -> bool:
+    "Whether a choice is whole words of a name, or its initials: epochs of num_train_epochs, lr of learning_rate."
+    words = name.split("_")
+    return len(words) > 1 and (f"_{choice}_" in f"_{name}_" or choice == "".join(w[:1] for w in words))
+
+
 def suggest(
     name: str, # what the user wrote
     choices, # iterable of the names that exist
 ) -> str: # " (did you mean …?)" or the empty string
     "The nearest existing name, ready to be put at the end of an error message."
-    near = get_close_matches(str(name).lower(), [str(c) for c in choices], n=1, cutoff=0.5)
+    written, known = str(name).lower(), [str(c) for c in choices]
+    alike = partial(get_close_matches, written, known, n=1)
+    near = alike(cutoff=0.85) or sorted((c for c in known if _stands_for(written, c)), key=len)[-1:] or alike(cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 # %% ../nbs/00_core.ipynb #629f34ab

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'STATES', 'notebook_cells', 'Parameter', 'read_parameters', 'check_parameters', 'lock', 'locked',
-           'new_record', 'read_record', 'seconds_of', 'upstream_seconds', 'mark_failed', 'mark_accepted', 'Run',
-           'read_rows']
+           'new_record', 'read_record', 'seconds_of', 'upstream_seconds', 'mark_failed', 'mark_accepted',
+           'outputs_folder', 'Run', 'read_rows', 'checked_parameters']
 
 # %% ../nbs/01_runs.ipynb #71eb333e
 import ast
@@ -15,21 +15,26 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import tokenize
+import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from fastcore.basics import patch
 
 import bertvision
-from .core import (DataError, OutputError, ParameterError, Phases, device_report, peak_memory, read_json,
-                             replacing, suggest, versions, write_json)
+from .core import BertvisionError, DataError, OutputError, ParameterError, Phases
+from .core import device_report, fingerprint, named_path, peak_memory, read_json, replacing
+from .core import resources, suggest, unusable, versions, write_json
 from .executed import gather_in, tell, tell_of
 from .processes import is_main, leave, process_count, process_index, wait
 from .witness import TOLD, Witness, made_from
@@ -78,6 +83,13 @@ def _assignments(source: str, where: str) -> list[tuple]:
     return found
 
 # %% ../nbs/01_runs.ipynb #69b9e2a3
+def _parameters_of(source: str, where: str) -> dict[str, Parameter]:
+    "The parameters that a cell of literals declares."
+    assignments, notes = _assignments(source, where), _comments(source)
+    kinds = {key: "any" if value is None else type(value).__name__ for key, value, _ in assignments}
+    return {key: Parameter(key, value, kinds[key], notes.get(line, "")) for key, value, line in assignments}
+
+
 def read_parameters(
     path, # experiment notebook
 ) -> dict[str, Parameter]: # by name, in the order of the cell
@@ -87,18 +99,69 @@ def read_parameters(
     if len(cells) != 1:
         raise ParameterError(f"{name}: expected exactly one code cell tagged 'parameters', found {len(cells)}")
     number, cell = cells[0]
-    found = _assignments(cell["source"], f"{name}, cell {number}")
-    notes = _comments(cell["source"])
-    kinds = {key: "any" if value is None else type(value).__name__ for key, value, _ in found}
-    return {key: Parameter(key, value, kinds[key], notes.get(line, "")) for key, value, line in found}
+    return _parameters_of(cell["source"], f"{name}, cell {number}")
 
 # %% ../nbs/01_runs.ipynb #e0c9b8bd
-def _fits(value, kind: str) -> bool:
-    if kind == "any":
-        try: return json.dumps(value, allow_nan=False) is not None
-        except (TypeError, ValueError, RecursionError): return False
-    if kind == "float": return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    return type(value).__name__ == kind
+_JSON_TYPES = {
+    bool: "true or false", int: "number", float: "number", str: "text", list: "list", dict: "dictionary", type(None): "null",
+}
+
+
+def _json_fault(value, where: str) -> str:
+    "Where a value is none of JSON's: a number that is not finite, a key that is no text, an object; \"\" when all is well."
+    if type(value) is list:
+        faults = (_json_fault(x, f"{where}[{i}]") for i, x in enumerate(value))
+        return next(filter(None, faults), "")
+    if type(value) is dict:
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong: return f"{where}: the key {wrong[0]!r:.60} is {type(wrong[0]).__name__}, expected text (in quotes)"
+        faults = (_json_fault(x, f"{where}[{key!r:.60}]") for key, x in value.items())
+        return next(filter(None, faults), "")
+    if type(value) not in _JSON_TYPES:
+        return f"{where} = {value!r:.60}: expected what JSON can hold, got {type(value).__name__}"
+    if isinstance(value, float) and not math.isfinite(value): return f"{where} = {value!r}: expected a finite number"
+    return ""
+
+
+def _advice(value, kind: type) -> str:
+    "How to write a value of nearly the right type."
+    if kind is int and type(value) is float and value.is_integer() and abs(value) < 2**53: return f": write {int(value)}"
+    if type(value) is not str: return ""
+    if kind is bool and value.lower() in ("true", "false"): return f": write {value.capitalize()}, without quotes"
+    number = re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value, re.I)
+    return f": write {value}, without quotes" if number and kind in (int, float) else ""
+
+# %% ../nbs/01_runs.ipynb #16d5287c
+def _checked(value, default, where: str):
+    "A value in the type of its default; raises ParameterError that names the place of the fault."
+    kind = type(default)
+    if why := unusable([value]): raise ParameterError(f"{where}: {why}")
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max: value = float(value)
+    if default is not None and type(value) is not kind:
+        types = f"expected {kind.__name__}, got {type(value).__name__}"
+        raise ParameterError(f"{where} = {value!r:.200}: {types}{_advice(value, kind)}")
+    if kind is list: return _checked_list(value, default, where)
+    if fault := _json_fault(value, where): raise ParameterError(fault)
+    return value
+
+
+def _checked_list(values: list, default: list, where: str) -> list:
+    "Each value in the type that the values of the default have; when that is empty, all in the type of the first."
+    kinds = {type(x) for x in default}
+    if kinds == {int, float}: default = [0.0]
+    elif len(kinds) > 1: default = [None]
+    places = [f"{where}[{i}]" for i in range(len(values))]
+    if default: return [_checked(value, default[0], place) for value, place in zip(values, places)]
+    found = [_checked(value, None, place) for value, place in zip(values, places)]
+    for value, place in zip(found, places):
+        name, first = _JSON_TYPES[type(value)], _JSON_TYPES[type(found[0])]
+        if name == first: continue
+        raise ParameterError(f"{place} = {value!r:.60}: expected {first} as at the start of the list, got {name}")
+    return found
+
+# %% ../nbs/01_runs.ipynb #c4633471
+def _unknown(where: str, name: str, known) -> ParameterError:
+    return ParameterError(f"{where}: unknown parameter {name!r}{suggest(name, known)}; it has {', '.join(known)}")
 
 
 def check_parameters(
@@ -109,11 +172,8 @@ def check_parameters(
     known, where = read_parameters(path), Path(path).stem
     full = {name: p.default for name, p in known.items()}
     for name, value in given.items():
-        if name not in known:
-            raise ParameterError(f"{where}: unknown parameter {name!r}{suggest(name, known)}; it has {', '.join(known)}")
-        if not _fits(value, known[name].type):
-            raise ParameterError(f"{where}: {name} = {value!r}: expected {known[name].type}, got {type(value).__name__}")
-        full[name] = float(value) if known[name].type == "float" else value
+        if name not in known: raise _unknown(where, name, known)
+        full[name] = _checked(value, known[name].default, f"{where}: {name}")
     return full
 
 # %% ../nbs/01_runs.ipynb #a6febc54
@@ -327,12 +387,20 @@ def _take(folder: Path):
     _held[folder] = handle
 
 
-def _attempt(folder: Path, job: dict | None) -> dict:
-    "Number of this attempt, and the seconds of those of the same job that were cut off here."
+def _differences(old: dict, new: dict) -> list[str]:
+    "Parameters in which two records differ, seed and protocol among them; what only one of them knows is passed over."
+    a, b = ({"seed": r["seed"], "protocol": r["protocol"], **r["parameters"]} for r in (old, new))
+    if old["experiment"] != new["experiment"]: return ["experiment"]
+    return [name for name in b if name in a and fingerprint(a[name]) != fingerprint(b[name])]
+
+
+def _attempt(folder: Path, new: dict) -> dict:
+    "Number of this attempt, and the seconds of those before it: of the same job, or by hand of the same parameters."
     try: old = read_record(folder)
     except DataError: return {"attempt": 1, "seconds_before": 0.0}
-    same = old["status"] != "done" and (old.get("fingerprints") or {}).get("job") == (job or {}).get("fingerprint")
-    if not same: return {"attempt": 1, "seconds_before": 0.0}
+    wanted = new["fingerprints"]["job"]
+    same = (old.get("fingerprints") or {}).get("job") == wanted and (wanted or not _differences(old, new))
+    if old["status"] == "done" or not same: return {"attempt": 1, "seconds_before": 0.0}
     try: told = float(read_json(folder / "progress.json", dict).get("elapsed", 0.0))
     except (DataError, TypeError, ValueError, OverflowError): told = 0.0
     return {"attempt": (old.get("attempt") or 1) + 1, "seconds_before": max(told if _counts(told) else 0.0, old.get("seconds_before") or 0.0)}
@@ -358,12 +426,96 @@ def _read_job(folder: Path) -> dict | None:
 def _folder_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
+# %% ../nbs/01_runs.ipynb #0cff51e3
+_PLACES = ("out_dir", "drive")  # parameters that say where a run goes, not what it is
+
+
+def outputs_folder() -> Path: # which may not exist
+    "`BERTVISION_OUTPUTS`, else the `outputs` of the clone or lab around the working directory, else `./outputs`."
+    if place := os.environ.get("BERTVISION_OUTPUTS"): return named_path(place).resolve()
+    here = Path.cwd()
+    for place in (here, *here.parents):
+        beside = any((place / name).is_dir() for name in ("nbs", "experiments", "studies"))
+        if beside and (place / "outputs").is_dir(): return place / "outputs"
+    return here / "outputs"
+
+
+def _word(value) -> str:
+    "A task's or encoder's name as a part of a folder's name; of a path the last part."
+    name = str(value)
+    if name.startswith(("/", ".", "~")) or name.endswith((".yaml", ".yml")): name = Path(name).name
+    return re.sub(r"[^\w.-]+", "--", name)[:80]
+
+
+def _folder_by_hand(experiment: str, parameters: dict, seed: int) -> Path:
+    "outputs/by-hand/<experiment>.<task>.<encoder>.s<seed>-<six digits of the parameters>."
+    words = [experiment, *(_word(parameters[name]) for name in ("task", "encoder") if parameters.get(name)), f"s{seed}"]
+    return outputs_folder() / "by-hand" / f"{'.'.join(words)}-{fingerprint(parameters)[:6]}"
+
+# %% ../nbs/01_runs.ipynb #f821b53b
+def _told(record: dict, names: list) -> str:
+    "name = value, of parameters, seed and protocol."
+    values = {"seed": record["seed"], "protocol": record["protocol"], **record["parameters"]}
+    return ", ".join(f"{name} = {values[name]!r:.60}" for name in names[:5])
+
+
+def _refuse_other(folder: Path, new: dict):
+    "Raise OutputError when the folder holds a finished run of other parameters."
+    try: old = read_record(folder)
+    except DataError: return
+    names = _differences(old, new) if old["status"] == "done" else []
+    if not names: return
+    theirs, ours = (r["experiment"] if names == ["experiment"] else _told(r, names) for r in (old, new))
+    raise OutputError(f"{folder} holds a finished run with {theirs}; this one has {ours}: "
+                      "give another out_dir, or remove that folder")
+
+# %% ../nbs/01_runs.ipynb #868602a8
+_watching = {}  # "hook": (shell, function called after each cell, owner)
+
+
+def _shell():
+    "The IPython shell of this process; None where there is none."
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython else None
+
+
+def _unwatch(owner=None):
+    "Take back the function that is called after each cell; with an owner, only that owner's."
+    if "hook" not in _watching or owner not in (None, _watching["hook"][2]): return
+    shell, after, _ = _watching.pop("hook")
+    with suppress(ValueError): shell.events.unregister("post_run_cell", after)
+
+
+def _watch(fail, owner=None):
+    "Call fail(error, source) when a cell ends in an error, in place of whatever was called before."
+    _unwatch()
+    shell = _shell()
+    if shell is None: return
+
+    def after(result):
+        error = result.error_in_exec or result.error_before_exec
+        if error is not None: fail(error, getattr(result.info, "raw_cell", None) or "")
+
+    shell.events.register("post_run_cell", after)
+    _watching["hook"] = (shell, after, owner)
+
+# %% ../nbs/01_runs.ipynb #36545717
+def _failed(error: BaseException, source: str = "") -> dict:
+    "The keys of a record that say that a run has failed, and why."
+    text = f"{type(error).__name__}: {error}"
+    reason = "stopped by hand" if isinstance(error, KeyboardInterrupt) else text.strip().splitlines()[0][:300]
+    lines = [line.strip() for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    trace = "".join(traceback.format_exception(error)).splitlines()[-40:]
+    source = lines[0] if lines else ""
+    failure = {"reason": reason, "exception": text, "cell": None, "source": source, "traceback": trace, "exit_code": None}
+    return {"status": "failed", "finished": _now(), "failure": failure}
+
 # %% ../nbs/01_runs.ipynb #a74b418f
 class Run:
     "A run in progress: its folder, its record, its clock. Made by `Run.start`."
     def __init__(self, folder: Path, record: dict):
         self.folder, self.record, self.phase = folder, record, Phases()
-        self._start, self._told = time.perf_counter(), 0.0
+        self._start, self._told, self.by_hand = time.perf_counter(), 0.0, False
         self.job, self._ran = _read_job(folder), -1
         self.witness = Witness(folder, self.job)
 
@@ -371,24 +523,29 @@ class Run:
     def start(cls,
         experiment: str, # name of the notebook
         parameters: dict, # all its parameters
-        out_dir: str = "", # folder of the run; "" = a temporary one
+        out_dir: str = "", # folder of the run; "" = one in outputs/by-hand that is named after the parameters
         seed: int = 0, # of the run
         protocol: str = "carved", # carved | original
     ) -> "Run": # with a record that says "running"
-        "Lock the folder and write the first record; raises OutputError when it is taken or cannot be written."
+        "Lock the folder and write the first record; raises OutputError when it is taken, cannot be written or holds another run."
         if process_count() > 1 and not out_dir: raise ParameterError(f"out_dir = '': expected a folder, which the {process_count()} processes of this run share")
-        folder = Path(out_dir or tempfile.mkdtemp(prefix="bertvision-")).expanduser().resolve()
-        if not is_main(): return cls(folder, new_record(experiment, dict(parameters), seed, protocol))
+        parameters = {name: value for name, value in parameters.items() if name not in _PLACES}
+        folder = (Path(out_dir).expanduser() if out_dir else _folder_by_hand(experiment, parameters, seed)).resolve()
+        if not is_main(): return cls(folder, new_record(experiment, parameters, seed, protocol))
         _take(folder)
         job = _read_job(folder)
-        record = new_record(experiment, dict(parameters), seed, protocol, job)
-        record |= _attempt(folder, job)
+        record = new_record(experiment, parameters, seed, protocol, job)
+        if job is None: _refuse_or_release(folder, record)
+        record |= _attempt(folder, record)
         write_json(folder / "record.json", record)
         if record["attempt"] == 1:  # what is here is of an older run
             for name in ("predictions.parquet", "progress.json"): (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / TOLD, ignore_errors=True)
         gather_in(folder / TOLD)
-        return cls(folder, record)
+        run = cls(folder, record)
+        run.by_hand = job is None
+        _watch(run.fail, run)
+        return run
 
     def log(self, text: str):
         "Append a line with the time to log.txt."
@@ -402,6 +559,24 @@ class Run:
         self._told = now
         self._ran = tell_of(self.folder / TOLD, f"attempt-{self.record['attempt']}", self._ran)
         write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
+
+# %% ../nbs/01_runs.ipynb #b976ea68
+def _refuse_or_release(folder: Path, new: dict):
+    "As `_refuse_other`, with the lock given back."
+    try: _refuse_other(folder, new)
+    except OutputError:
+        _held.pop(folder).close()
+        raise
+
+
+@patch
+def fail(self: Run,
+    error: BaseException, # that ended a cell
+    source: str = "", # of that cell
+):
+    "Write a record with status \"failed\" and the reason; the run itself may go on."
+    if self.record["status"] != "running" or not (self.folder / "record.json").exists(): return
+    with suppress(BertvisionError): write_json(self.folder / "record.json", self.record | _failed(error, source))
 
 # %% ../nbs/01_runs.ipynb #789fa2a8
 @patch(as_prop=True)
@@ -456,6 +631,25 @@ def read_rows(
     if fault: raise DataError(f"{path} {fault}")
     return rows
 
+# %% ../nbs/01_runs.ipynb #b1a7554d
+_HANDED_ON = {"model": "finetune_dir", "states": "extract_dir", "selections": "select_dir"}  # left -> parameter that takes it
+
+
+def _shown(folder: Path) -> str:
+    "A folder as one would type it here."
+    try: near = os.path.relpath(folder)
+    except ValueError: return str(folder)
+    return near if near.count("..") <= 3 else str(folder)
+
+
+def _closing_line(folder: Path) -> str:
+    "Where a run by hand is, and what to type next."
+    place = _shown(folder)
+    given = next((name for part, name in _HANDED_ON.items() if (folder / part).is_dir()), None)
+    then = f"; or another experiment with -p {given} {place}" if given else ""
+    look = f"from bertvision.runs import read_record; read_record({place!r})['metrics']"
+    return f"The run is in {place}. Next: {look}{then}"
+
 # %% ../nbs/01_runs.ipynb #4d6bb936
 def _save_predictions(folder: Path, predictions):
     with replacing(folder / "predictions.parquet") as tmp: predictions.to_parquet(tmp, index=False)
@@ -495,4 +689,129 @@ def finish(self: Run,
     self.record["fingerprints"] |= fingerprints or {}
     write_json(self.folder / "record.json", self.record)
     if self.folder in _held: _held.pop(self.folder).close()
+    _unwatch(self)
+    if self.by_hand: print(_closing_line(self.folder))
     return self.record
+
+# %% ../nbs/01_runs.ipynb #f3542ef8
+_INJECTED = "# Parameters"  # first line of papermill's cell
+
+
+def _cells_run() -> list[str]:
+    "Sources of the cells that this kernel has run, the present one included; [] outside of a notebook."
+    history = getattr(_shell(), "history_manager", None)
+    return [str(source) for source in getattr(history, "input_hist_raw", [])]
+
+
+def _assigned(source: str) -> list[str]:
+    "The names of a cell of nothing but `name = value`; [] for any other cell."
+    try: body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError): return []
+    several = [node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)] for node in body]
+    targets = [target for some in several for target in some]
+    return [t.id for t in targets] if all(isinstance(t, ast.Name) for t in targets) else []
+
+
+def _parameters_cells(cells: list[str], known: set) -> tuple[list, list]:
+    "Names in the parameters cell that ran last, and in the last one of papermill's behind it; [] for what is not there."
+    assigned = [[] if source.startswith(_INJECTED) else _assigned(source) for source in cells]
+    own = [i for i, names in enumerate(assigned) if 2 * len(known & set(names)) > len(known)]
+    last = own[-1] if own else -1
+    injected = [source for source in cells[last + 1:] if source.startswith(_INJECTED)]
+    return assigned[last] if own else [], _assigned(injected[-1]) if injected else []
+
+# %% ../nbs/01_runs.ipynb #0924ac49
+def _declared(source: str) -> dict[str, Parameter]:
+    "The parameters of a cell of literals; {} for any other cell."
+    try: return _parameters_of(source, "")
+    except ParameterError: return {}
+
+
+def _newest(cells: list[str]) -> tuple[int, dict]:
+    "Place and parameters of the parameters cell that ran last: the longest cell of literals, or a later version of it."
+    declared = [{} if source.startswith(_INJECTED) else _declared(source) for source in cells]
+    longest = max(declared, key=len, default={})
+    alike = [i for i, parameters in enumerate(declared) if 2 * len(parameters.keys() & longest.keys()) > len(longest)]
+    return (alike[-1], declared[alike[-1]]) if alike else (-1, {})
+
+
+def _template(experiment: str, cells: list[str]) -> dict[str, Parameter]:
+    "The parameters of an experiment, from the first of these places that tells."
+    job = _read_job(Path(".")) or {}
+    if job.get("experiment") == experiment and isinstance(job.get("notebook"), str): return read_parameters(job["notebook"])
+    place, own = _newest(cells)
+    if own and any(source.startswith(_INJECTED) for source in cells[place + 1:]): return own
+    notebook = resources() / "experiments" / f"{experiment}.ipynb"
+    if notebook.is_file(): return read_parameters(notebook)
+    if own: return own
+    raise ParameterError(f"checked_parameters({experiment!r}): expected a parameters cell before it, "
+                         "or the name of an experiment of the package")
+
+# %% ../nbs/01_runs.ipynb #80f706e0
+def _fail_start(experiment: str, given: dict, error: BaseException, source: str = ""):
+    "Leave a record \"failed\" in the folder that was named, unless a finished run is in it or another process writes there."
+    place = given.get("out_dir")
+    if not (isinstance(place, str) and place and is_main()): return
+    with suppress(BertvisionError):
+        folder = named_path(place).resolve()
+        held = lock(folder / ".lock", patience=0)
+        if held is None: return
+        with held: _write_failed_start(folder, experiment, given, _failed(error, source))
+
+
+def _write_failed_start(folder: Path, experiment: str, given: dict, failed: dict):
+    "The record of a run that could not start; it counts the attempts of the same run before it."
+    parameters = {name: value for name, value in given.items() if name not in _PLACES}
+    seed = given["seed"] if type(given.get("seed")) is int and _counts(given["seed"]) else 0
+    protocol = given["protocol"] if isinstance(given.get("protocol"), str) else "carved"
+    record = new_record(experiment, parameters, seed, protocol, _read_job(folder))
+    for name in ("task", "encoder"): record[name] = record[name] if isinstance(record[name], str) else None
+    with suppress(DataError):
+        if read_record(folder)["status"] == "done": return
+        record |= _attempt(folder, record)
+    write_json(folder / "record.json", record | failed)
+
+# %% ../nbs/01_runs.ipynb #5e5577ae
+def _check_names(experiment: str, known: dict, namespace: dict, cells: list[str]):
+    "Refuse names that the experiment does not have, in either cell, and a name that is missing."
+    own, injected = _parameters_cells(cells, set(known))
+    for name in (*own, *injected):
+        if name not in known: raise _unknown(experiment, name, known)
+    missing = next((name for name in known if name not in namespace or own and name not in own), None)
+    if missing is None: return
+    line = f"{missing} = {known[missing].default!r}"
+    raise ParameterError(f"{experiment}: the parameters cell lacks {missing}; expected a line such as {line}")
+
+
+def _check_folder(parameters: dict):
+    "Refuse a folder that a study has prepared for other parameters; raises OutputError."
+    if not parameters.get("out_dir"): return
+    folder = named_path(parameters["out_dir"])
+    job = _read_job(folder) or {}
+    planned = job.get("parameters") if isinstance(job.get("parameters"), dict) else {}
+    shared = [name for name in planned if name in parameters and name not in _PLACES]
+    other = [name for name in shared if fingerprint(planned[name]) != fingerprint(parameters[name])]
+    if not other: return
+    theirs, ours = (f"{other[0]} = {values[other[0]]!r:.60}" for values in (planned, parameters))
+    raise OutputError(f"{folder} belongs to run {job.get('run')} of the study {job.get('study')}, with {theirs}; "
+                      f"this one has {ours}: give another out_dir")
+
+# %% ../nbs/01_runs.ipynb #7cd46866
+def checked_parameters(
+    experiment: str, # name of the notebook
+    namespace: dict, # its `globals()`, in which the values then have the types of their defaults
+) -> dict: # all its parameters, name -> value
+    "Check the parameters of the running notebook; raises ParameterError for a wrong name or type, OutputError for a study's folder."
+    cells = _cells_run()
+    known = _template(experiment, cells)
+    given = {name: namespace[name] for name in known if name in namespace}
+    try:
+        _check_names(experiment, known, namespace, cells)
+        checked = {name: _checked(value, known[name].default, f"{experiment}: {name}") for name, value in given.items()}
+    except ParameterError as e:
+        _fail_start(experiment, given, e)
+        raise
+    _check_folder(checked)
+    namespace.update(checked)
+    _watch(partial(_fail_start, experiment, checked))
+    return checked

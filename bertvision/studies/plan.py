@@ -11,6 +11,7 @@ __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'Need', 'Step', 'Study', 'parse_overr
 # %% ../../nbs/80_studies.plan.ipynb #77def21c
 import ast
 import io
+import json
 import os
 import re
 import shlex
@@ -220,12 +221,19 @@ def _overridden(step: Step, given: dict) -> Step:
     return replace(step, sweep=step.sweep | swept, overrides={k: v for k, v in given.items() if k not in swept})
 
 # %% ../../nbs/80_studies.plan.ipynb #cabc8f12
+def _written(value) -> str:
+    "A value as `--set` reads it back: a word by itself where that is the same, else JSON."
+    try: same = isinstance(value, str) and value != "" and parse_yaml(value, "") == value
+    except StudyError: same = False
+    return value if same else json.dumps(value, ensure_ascii=False)
+
+
 def _call(name: str, tasks, encoders, seeds, overrides) -> tuple:
     "Words of a command line. It will be read by others, so a folder or file is given by its name."
     found = [Path(name).name]
     for flag, values in (("--tasks", tasks), ("--encoders", encoders), ("--seeds", seeds)):
         if values: found += [flag, *(Path(v).name if Path(str(v)).is_absolute() else str(v) for v in values)]
-    pairs = [f"{k}={v}" for k, v in overrides.items()] if isinstance(overrides, dict) else overrides or ()
+    pairs = [f"{k}={_written(v)}" for k, v in overrides.items()] if isinstance(overrides, dict) else overrides or ()
     return (*found, *(word for pair in pairs for word in ("--set", pair)))
 
 # %% ../../nbs/80_studies.plan.ipynb #b3a7c703
