@@ -412,6 +412,7 @@ class Plan:
     notes: list
     command: str = ""        # that runs it again; folders by placeholders, since it is written where others read it
     processes: int = 1       # that share a run, where its notebook says how
+    minutes: float = 0       # time limit of a run, 0 = none
 
     def job(self, id: str) -> Job:
         "The job with that id."
