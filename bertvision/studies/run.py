@@ -26,8 +26,8 @@ import bertvision
 from ..core import DataError, OutputError, StudyError, file_fingerprint, fingerprint, listed, read_json, write_json, write_text
 from ..data.tasks import get_task
 from ..processes import process_index
-from ..runs import lock, mark_failed, notebook_cells, read_parameters, read_record
-from .plan import (RUNNER_LOCK, Job, Plan, State, code_closure, data_forgotten, disk_needed, forecast, job_state, read_plan,
+from ..runs import has_locks, lock, mark_failed, notebook_cells, read_parameters, read_record
+from .plan import (RUNNER_LOCK, Job, Plan, State, code_closure, data_forgotten, disk_needed, forecast, job_state, notebook_code, read_plan,
                                      this_machine)
 from .kernel import KERNEL, PORT_TAKEN, kernel_manager, kernel_room, leave_rooms
 from .warm import Nursery, warm_provisioner
@@ -362,7 +362,7 @@ def computes(notebook: Path) -> bool:
 
 
 def _closure(notebook: Path) -> dict:
-    return code_closure([c["source"] for c in notebook_cells(notebook) if c["type"] == "code"])
+    return code_closure(notebook_code(notebook))
 
 
 def open_nursery(
@@ -708,7 +708,7 @@ def _report_state(plan: Plan) -> str:
     runs = {p.parent.name: file_fingerprint(p) for p in sorted(plan.folder.glob("runs/*/record.json"))}
     cells = [c["source"] for c in notebook_cells(plan.study.report) if c["type"] == "code"]
     tables = [file_fingerprint(p) for p in sorted((plan.study.report.parents[1] / "published").glob("*.csv"))]
-    return fingerprint([runs, cells, code_closure(cells), tables, file_fingerprint(plan.folder / "plan.json")])
+    return fingerprint([runs, cells, code_closure(notebook_code(plan.study.report, parameters=True)), tables, file_fingerprint(plan.folder / "plan.json")])
 
 
 def _report_parameters(notebook: Path) -> dict:
@@ -809,6 +809,7 @@ def _announce(plan: Plan, states: dict, at_once: int, notes: list, show: Lines):
     for id, s in states.items():
         if s.name == "new" and s.why: show.say(f"warning: {s.why}; run {id} starts again")
         if s.name in ("changed", "interrupted", "failed"): show.say(f"{id}: {s.name}{f' ({s.why})' if s.why else ''}")
+    if not has_locks(plan.folder): show.say("note: this file system has no locks: two calls that execute the same study at once would not notice each other")
     for note in [*plan.notes, *_room_note(plan, states, at_once), *notes]: show.say(f"note: {note}")
 
 
