@@ -68,9 +68,10 @@ def _tell(plan, outcome) -> int:
 # %% ../nbs/99_cli.ipynb #bcd8141f
 def _carry_out(plan, args):
     "Execute a plan by the engine that was asked for."
-    if args.processes > 1:
-        from dataclasses import replace
+    from dataclasses import replace
 
+    plan = replace(plan, minutes=args.minutes)
+    if args.processes > 1:
         plan = replace(plan, processes=args.processes)
         if not any(plan.processes_of(j) > 1 for j in plan.jobs): raise ParameterError(f"--processes {args.processes}: no step of {plan.study.name} can be shared; experiments that call run.main_only can: finetune, extract_states, pretrain")
     if args.engine == "snakemake":
@@ -135,7 +136,7 @@ def _status_row(job, state) -> list:
 def status(args) -> int:
     "bertvision status"
     from bertvision.studies.plan import data_forgotten, text_table
-    from bertvision.studies.run import state_from_afar
+    from bertvision.studies.run import left_over_note, state_from_afar
 
     p = _plan(args)
     states = {id: state_from_afar(p.job(id), state) for id, state in study_states(p).items()}
@@ -143,6 +144,7 @@ def status(args) -> int:
     order = ("running", "interrupted", "failed", "changed", "new", "done")
     print(text_table(sorted(rows, key=lambda r: order.index(r[1])), ["run", "state", "at", "seconds", "score", "remark"]))
     print(", ".join(f"{n} {name}" for name in order if (n := sum(s.name == name for s in states.values()))))
+    if note := left_over_note(p): print(f"note: {note}")
     if hint := data_forgotten(p, states): print(f"hint: {hint}")
     return 0
 
@@ -456,6 +458,14 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
+def _time_limit(text: str) -> float:
+    "Minutes, 0 = none."
+    try: minutes = 0.0 if text == "none" else float(text)
+    except ValueError: minutes = -1.0
+    if not 0 <= minutes < 1e6: raise argparse.ArgumentTypeError(f"expected minutes such as 90, or 0 for no limit, got {text!r}")
+    return minutes
+
+
 def _study_arguments(parser, search: bool):
     "What run, search, plan, status, accept and report have in common."
     if search: parser.add_argument("tasks", nargs="+", metavar="TASK", help="tasks to search on")
@@ -472,6 +482,7 @@ def _study_arguments(parser, search: bool):
 def _engine_arguments(parser):
     parser.add_argument("--jobs", type=_at_least_one, metavar="N", help="runs at once (default: 1; in SLURM's queue 100)")
     parser.add_argument("--processes", type=_at_least_one, default=1, metavar="N", help="processes that share a run where its experiment allows it: one a GPU, or a share of the cores each (default: 1)")
+    parser.add_argument("--minutes", type=_time_limit, default=0, metavar="N", help="time limit of a run; one that is over it can go on later (default: none)")
     parser.add_argument("--engine", choices=("local", "snakemake"), default="local", help="who executes the runs (default: local)")
     parser.add_argument("--profile", metavar="NAME", help="for --engine snakemake: local (default), slurm, or a profile of Snakemake's; arguments behind a -- go to Snakemake")
 

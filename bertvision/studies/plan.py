@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'Need', 'Step', 'Study', 'parse_overrides', 'all_studies', 'load_study',
-           'code_closure', 'notebook_fingerprint', 'Job', 'Plan', 'plan', 'State', 'study_states', 'job_state',
-           'read_plan', 'data_forgotten', 'commit_of', 'this_machine', 'Forecast', 'forecast', 'text_table',
-           'disk_needed', 'forecast_table', 'plan_table']
+           'notebook_code', 'code_closure', 'notebook_fingerprint', 'Job', 'Plan', 'plan', 'State', 'study_states',
+           'job_state', 'read_plan', 'data_forgotten', 'commit_of', 'this_machine', 'Forecast', 'forecast',
+           'text_table', 'disk_needed', 'forecast_table', 'plan_table']
 
 # %% ../../nbs/80_studies.plan.ipynb #77def21c
 import ast
@@ -20,6 +20,7 @@ import subprocess
 import tokenize
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from importlib.util import resolve_name
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -288,12 +289,55 @@ def load_study(
     return Study(path.stem, str(raw.get("title", path.stem)), tuple(_list(tasks, str, f"{where}: tasks")),
                  tuple(_list(encoders, str, f"{where}: encoders")), tuple(seeds), steps, report, call, _source(raw.get("published") or "", where))
 
-# %% ../../nbs/80_studies.plan.ipynb #1c17a99c
+# %% ../../nbs/80_studies.plan.ipynb #affaa470
+_NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)  # what ast.parse raises
+
+
+@lru_cache(maxsize=8)
 def _tree(source: str) -> ast.Module:
-    "Syntax of a cell or module, its magics left out; raises SyntaxError."
-    return ast.parse("\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.split("\n")))
+    "Syntax of Python, remembered for those who ask for the same source in turn."
+    return ast.parse(source)
 
 
+def _with_percent(source: str) -> str:
+    "A cell of one line that is a magic without its %, such as `pip install x`, with it."
+    from IPython.core import alias, magics
+
+    if "\n" in source.strip(): return source
+    lines = [c.magics.get("line", ()) for c in vars(magics).values() if isinstance(c, type) and hasattr(c, "magics")]
+    known = {name for names in lines for name in names} | {name for name, _ in alias.default_aliases()}
+    return f"%{source.strip()}" if source.split(maxsplit=1)[0] in known else source
+
+
+def _python(source: str) -> str:
+    "A cell as the Python that IPython makes of it; raises SyntaxError."
+    try: return _tree(source) and source
+    except _NOT_PYTHON: pass
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    for cell in (source, _with_percent(source)):
+        python = TransformerManager().transform_cell(cell)
+        try: return _tree(python) and python
+        except _NOT_PYTHON as e: fault = e
+    raise fault if isinstance(fault, SyntaxError) else SyntaxError(str(fault)) from fault
+
+# %% ../../nbs/80_studies.plan.ipynb #4b60b3b4
+def notebook_code(
+    path, # notebook
+    parameters: bool = False, # with the cell of the parameters
+) -> list[str]: # one a code cell
+    "Return a notebook's code cells as Python; raises StudyError that names the cell which is none."
+    found = []
+    for number, cell in enumerate(notebook_cells(path), 1):
+        if cell["type"] != "code" or "injected-parameters" in cell["tags"]: continue
+        if "parameters" in cell["tags"] and not parameters: continue
+        try: found.append(_python(cell["source"]))
+        except SyntaxError as e:
+            line = f" ({e.text.strip()!r:.100})" if e.text and e.text.strip() else ""
+            raise StudyError(f"{Path(path).name}, cell {number}: neither Python nor IPython: {e.msg}{line}") from e
+    return found
+
+# %% ../../nbs/80_studies.plan.ipynb #1c17a99c
 def _docstrings(source: str) -> list[ast.Expr]:
     "The docstrings of a source, last one first."
     kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
@@ -321,35 +365,65 @@ def _package_file(module: str) -> Path | None:
     return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
 
 
+def _loaded(node: ast.Call, package: str) -> set[str]:
+    "Name that a call of `import_module` or `__import__` gives as text; {} for any other call."
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    texts = [a.value for a in (*node.args, *(k.value for k in node.keywords)) if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    if called not in ("import_module", "__import__") or not texts: return set()
+    if not texts[0].startswith("."): return {texts[0]}
+    try: return {resolve_name(texts[0], texts[1] if len(texts) > 1 else package)}
+    except ImportError: return set()
+
+
 def _imported(node, package: str, aliases: set) -> set[str]:
     "Names that one node imports; relative imports count from `package`."
     if isinstance(node, ast.Import): return {a.name for a in node.names}
+    if isinstance(node, ast.Call): return _loaded(node, package)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases: return {f"bertvision.{node.attr}"}
     if not isinstance(node, ast.ImportFrom): return set()
     above = package.split(".")[:len(package.split(".")) + 1 - node.level] if node.level else []
     base = ".".join([*above, *filter(None, [node.module])])
     return {base, *(f"{base}.{a.name}" for a in node.names)}
 
+# %% ../../nbs/80_studies.plan.ipynb #d88497ca
+_MAGICS = ("run_cell_magic", "run_line_magic", "system", "getoutput")
+
+
+def _behind_magics(nodes: list) -> list[str]:
+    "The texts that a cell hands to magics and to the shell."
+    calls = [n for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in _MAGICS]
+    return [a.value for call in calls for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+
+
+def _imports_of_text(text: str) -> set[str]:
+    "Modules of bertvision that a text names, which may be Python."
+    named = set(re.findall(r"\bbertvision(?:\.\w+)+", text))
+    if "bertvision" not in text or "import" not in text: return named
+    try: return _imports(_python(re.sub(r"^(?:-\w+[ =]?\d*\s+)+", "", text)))  # without options such as -n 10
+    except SyntaxError: return named
+
 
 def _imports(source: str, package: str = "bertvision") -> set[str]:
-    "Modules of bertvision that a source names, also inside functions and through the package's lazy names."
-    try: nodes = list(ast.walk(_tree(source)))
-    except SyntaxError: return set(re.findall(r"\bbertvision(?:\.\w+)+", source))
+    "Modules of bertvision that Python names, also inside functions and through the package's lazy names. Raises SyntaxError."
+    nodes = list(ast.walk(_tree(source)))
     aliases = {a.asname or "bertvision" for n in nodes if isinstance(n, ast.Import) for a in n.names if a.name.split(".")[0] == "bertvision"}
     found = {name for n in nodes for name in _imported(n, package, aliases)}
     lazy = {f"bertvision.{name}": f"bertvision.{home}" for name, home in getattr(bertvision, "_HOME_OF", {}).items()}
-    return {lazy.get(name, name) for name in found if name.split(".")[0] == "bertvision"}
+    mine = {lazy.get(name, name) for name in found if name.split(".")[0] == "bertvision"}
+    return mine.union(*map(_imports_of_text, _behind_magics(nodes)))
 
 # %% ../../nbs/80_studies.plan.ipynb #9405a9bc
 @lru_cache(maxsize=None)
 def _module(path: Path, package: str, stamp: tuple) -> tuple[str, frozenset]:
     "Fingerprint of a module and the modules it imports; remembered until the file changes."
     source = path.read_text(encoding="utf-8")
+    try: _tree(source)
+    except _NOT_PYTHON as e: raise StudyError(f"{path}, line {getattr(e, 'lineno', 1)}: not Python ({getattr(e, 'msg', e)})") from e
     return fingerprint(_without_prose(source).encode()), frozenset(_imports(source, package))
 
 
 def code_closure(
-    sources, # texts of code cells
+    sources, # texts of code cells, as `notebook_code` has them
 ) -> dict[str, str]: # module file, relative to the package -> fingerprint
     "All modules of the package that the sources import, directly or through others."
     package, closure = Path(bertvision.__file__).parent, {}
@@ -375,15 +449,12 @@ def notebook_fingerprint(
     path, # of an experiment, or of what was executed of it
 ) -> str:
     "Return the fingerprint of a notebook's code cells, without comments and without the cells that hold parameters."
-    cells = [c for c in notebook_cells(path) if c["type"] == "code" and not {"parameters", "injected-parameters"} & set(c["tags"])]
-    sources = [_without_prose(c["source"]) for c in cells]
-    return fingerprint([s for s in sources if s])
+    return fingerprint([source for cell in notebook_code(path) if (source := _without_prose(cell))])
 
 
 def _template(path: Path) -> _Template:
-    cells = [c for c in notebook_cells(path) if c["type"] == "code" and "parameters" not in c["tags"]]
-    sources = [_without_prose(c["source"]) for c in cells]
-    return _Template(tuple(read_parameters(path)), notebook_fingerprint(path), fingerprint(code_closure(sources)))
+    cells = notebook_code(path)
+    return _Template(tuple(read_parameters(path)), notebook_fingerprint(path), fingerprint(code_closure(cells)))
 
 
 def _inputs(task: str | None, encoder: str | None, data: str, model: Path | None = None) -> dict:
@@ -433,6 +504,7 @@ class Plan:
     notes: list
     command: str = ""        # that runs it again; folders by placeholders, since it is written where others read it
     processes: int = 1       # that share a run, where its notebook says how
+    minutes: float = 0       # time limit of a run, 0 = none
 
     def job(self, id: str) -> Job:
         "The job with that id."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BUSY', 'CODE', 'oom_kills', 'explain', 'worker', 'be_child', 'child', 'gpus', 'child_environment', 'relative',
            'write_job', 'state_from_afar', 'computes', 'open_nursery', 'headline', 'Lines', 'Live', 'Outcome', 'Active',
-           'record_time', 'make_ready', 'judge', 'Loop', 'stop', 'Here', 'write_failures', 'make_report',
-           'report_again', 'run_study']
+           'record_time', 'make_ready', 'judge', 'Loop', 'stop', 'Here', 'left_over', 'left_over_note',
+           'write_failures', 'make_report', 'report_again', 'run_study']
 
 # %% ../../nbs/81_studies.run.ipynb #33ab0077
 import os
@@ -18,26 +18,31 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import bertvision
-from ..core import DataError, OutputError, StudyError, file_fingerprint, fingerprint, read_json, write_json, write_text
+from ..core import DataError, OutputError, StudyError, file_fingerprint, fingerprint, listed, read_json, write_json, write_text
 from ..data.tasks import get_task
 from ..processes import process_index
-from ..runs import lock, mark_failed, notebook_cells, read_parameters, read_record
-from ..witness import TOLD, executed_changes, home_of, planned_code, stamps_of
+from ..runs import has_locks, lock, mark_failed, notebook_cells, read_parameters, read_record
 from ..executed import told_changes
+from ..witness import TOLD, executed_changes, home_of, planned_code, stamps_of
 from .plan import (RUNNER_LOCK, Job, Plan, State, code_closure, data_forgotten, disk_needed, forecast, job_state,
-                                     notebook_fingerprint, read_plan, study_states, this_machine)
+                                     notebook_code, notebook_fingerprint, read_plan, study_states, this_machine)
+from .kernel import KERNEL, PORT_TAKEN, kernel_manager, kernel_room, leave_rooms
 from .warm import Nursery, warm_provisioner
 
 # %% ../../nbs/81_studies.run.ipynb #e3c1a5e5
+_FULL_DISK = (r"(?i)No space left on device|\bENOSPC\b|database or disk is full|Disk quota exceeded|\bEDQUOT\b"
+              r"|(?:errno|os error)(?: = | )(?:28|122)\b")  # as Python, HDF5, Arrow, Rust and SQLite write it
+_PORT_TAKEN = r"(?i)Address already in use|\bEADDRINUSE\b|errno 98\b"
 _REASONS = (
     (r"CUDA out of memory|OutOfMemoryError", "out of GPU memory: lower batch_size or max_length (accumulate keeps the effective batch)"),
     (r"\bMemoryError|DefaultCPUAllocator|Cannot allocate memory|Unable to allocate", "out of memory: lower batch_size or max_length, or run fewer jobs at once"),
-    (r"No space left on device|Errno 28|Disk quota exceeded", "disk full: free some space, or give another folder with --out"),
+    (_FULL_DISK, "disk full: free some space, or give another folder with --out"),
+    (_PORT_TAKEN, "a network port was taken by another process meanwhile: run the same command again"),
 )
 _KILLED = (-9, 137)
 
@@ -86,36 +91,36 @@ def _last_started(notebook: Path) -> str:
     return "".join(started[-1]["source"]) if started else ""
 
 # %% ../../nbs/81_studies.run.ipynb #8fa83bab
-def _manager() -> type:
-    "A kernel manager that takes the kernel that waits, if there is one, and remembers with which code its kernel died."
-    from jupyter_client import AsyncKernelManager
-
-    class Watched(AsyncKernelManager):
-        exit_code = None
-        async def _async_pre_start_kernel(self, **given):
-            self.kernel_id = self.kernel_id or uuid.uuid4().hex
-            if self.provisioner is None: self.provisioner = warm_provisioner()(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
-            return await super()._async_pre_start_kernel(**given)
-
-        async def is_alive(self):
-            alive = await super().is_alive()
-            if not alive and self.provisioner: Watched.exit_code = await self.provisioner.poll()
-            return alive
-
-    return Watched
+_OUTPUT_PATIENCE = 3600  # seconds that a finished cell's outputs may take; a kernel that dies meanwhile is noticed at once
 
 
-def _execute(template: Path, target: Path, parameters: dict) -> dict | None:
-    "Execute into a notebook in the present folder; None, or what went wrong."
+def _only_lost_outputs(record) -> bool:
+    "Filter of papermill's log: errors, and in plain words that outputs were lost."
+    if "IOPub" in record.getMessage():
+        record.msg = f"warning: the last outputs of a cell did not arrive within {_OUTPUT_PATIENCE} s; notebook.ipynb lacks them"
+        return True
+    return record.levelname in ("ERROR", "CRITICAL")
+
+
+def _papermill(template: Path, target: Path, parameters: dict, manager: type):
+    "Execute a notebook in the present folder by this interpreter, whatever its metadata says."
     import logging
 
-    from papermill import PapermillExecutionError, execute_notebook
+    from papermill import execute_notebook
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # its inspector warns about every comment with a `;` in it
-    kills, manager = oom_kills(), _manager()
-    try:
-        execute_notebook(os.path.relpath(template), target.name, parameters, cwd=".", progress_bar=False,
-                         start_timeout=180, kernel_manager_class=manager)
+    logging.getLogger("papermill").addFilter(_only_lost_outputs)
+    logging.getLogger("papermill.translators").setLevel(logging.ERROR)  # it warns about every comment with a `;` in it
+    execute_notebook(os.path.relpath(template), target.name, parameters, cwd=".", progress_bar=False, start_timeout=180,
+                     kernel_name=KERNEL, language="python", kernel_manager_class=manager,
+                     iopub_timeout=_OUTPUT_PATIENCE, raise_on_iopub_timeout=False)
+
+# %% ../../nbs/81_studies.run.ipynb #37567235
+def _execute_once(template: Path, target: Path, parameters: dict, manager: type) -> dict | None:
+    "Execute a notebook; None, or its failure."
+    from papermill import PapermillExecutionError
+
+    kills = oom_kills()
+    try: _papermill(template, target, parameters, manager)
     except PapermillExecutionError as e:
         text = f"{e.ename}: {_plain(e.evalue)}"
         return {"reason": explain(text), "exception": text, **_cell(template, e.source),
@@ -123,6 +128,16 @@ def _execute(template: Path, target: Path, parameters: dict) -> dict | None:
     except Exception as e:  # the kernel died or could not start: nbclient and jupyter_client raise many kinds
         return {"reason": explain(str(e), manager.exit_code, oom_kills() > kills), "exception": f"{type(e).__name__}: {e}",
                 **_cell(template, _last_started(target)), "traceback": [], "exit_code": manager.exit_code}
+
+
+def _execute(template: Path, target: Path, parameters: dict, attempts: int = 3) -> dict | None:
+    "Execute into a notebook in the present folder; None, or its failure."
+    for _ in range(attempts):
+        with kernel_room() as room:
+            manager = kernel_manager(room, warm_provisioner())
+            failure = _execute_once(template, target, parameters, manager)
+        if manager.exit_code != PORT_TAKEN: break
+    return failure
 
 # %% ../../nbs/81_studies.run.ipynb #a603f9c4
 def _kill_descendants():
@@ -136,6 +151,7 @@ def _kill_descendants():
 
 def _leave(code: int):
     _kill_descendants()
+    leave_rooms()
     os._exit(code)
 
 
@@ -148,6 +164,34 @@ def _watch_runner(gone):
     signal.signal(signal.SIGTERM, lambda *_: _leave(143))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
     if os.name == "posix": threading.Thread(target=look, daemon=True).start()
+
+# %% ../../nbs/81_studies.run.ipynb #c9ab1a5e
+_clock = {"minutes": 0.0, "over": False}  # this child's time limit, 0 = none, and whether it has passed
+
+
+def _over_its_time() -> dict:
+    "What a failure says when this child's time limit is the cause; else {}."
+    if not _clock["over"]: return {}
+    return {"reason": f"over its time limit of {_clock['minutes']:g} minutes", "exit_code": None}
+
+
+@contextmanager
+def _time_limit(folder: Path, minutes: float):
+    "Stop what this process executes when its time is over; 0 = no limit."
+    ended = threading.Event()
+
+    def watch():
+        if ended.wait(60 * minutes): return
+        _clock["over"] = True
+        _kill_descendants()
+        if ended.wait(60): return
+        _fail(folder, read_json(folder / "job.json"), {})
+        _leave(1)
+
+    _clock["minutes"] = minutes
+    if minutes: threading.Thread(target=watch, daemon=True).start()
+    try: yield
+    finally: ended.set()
 
 # %% ../../nbs/81_studies.run.ipynb #bd1d7bed
 _KEEP = ("job.json", "log.txt", "record.json", "predictions.parquet", ".lock", RUNNER_LOCK)
@@ -183,6 +227,7 @@ def _empty(folder: Path, keep=_KEEP):
 
 def _fail(folder: Path, job: dict, failure: dict):
     "Put the failure where the runner and the reader look for it."
+    failure = failure | _over_its_time()
     if not job["record"]: return write_json(folder / "failure.json", failure)
     if not _same_job(folder, job): (folder / "record.json").unlink(missing_ok=True)
     mark_failed(folder, failure, experiment=job["experiment"], parameters=job["parameters"],
@@ -258,7 +303,7 @@ def be_child(
     "Turn this process into the child of a run: execute its job, end with the runner, leave no kernel behind."
     os.chdir(folder)
     _watch_runner(gone)
-    code = _carry_out(folder)
+    with _time_limit(folder, read_json(folder / "job.json").get("minutes", 0)): code = _carry_out(folder)
     _kill_descendants()
     return code
 
@@ -355,7 +400,7 @@ def computes(notebook: Path) -> bool:
 
 
 def _closure(notebook: Path) -> dict:
-    return code_closure([c["source"] for c in notebook_cells(notebook) if c["type"] == "code"])
+    return code_closure(notebook_code(notebook))
 
 
 def open_nursery(
@@ -486,9 +531,11 @@ def make_ready(
     study: str, # name
     slot: int = 0, # that it will have
     processes: int = 1, # that share it
+    minutes: float = 0, # its time limit, 0 = none
 ) -> Active: # without a process
     "Put into a job's folder what its child needs, and note what lay there before."
     write_job(job, study, processes)
+    if minutes: write_json(job.folder / "job.json", read_json(job.folder / "job.json") | {"minutes": minutes})
     if not _same_job(job.folder, {"fingerprint": job.fingerprint}): (job.folder / "progress.json").unlink(missing_ok=True)
     log = job.folder / "log.txt"
     return Active(job, None, slot, record_time(job.folder), log.stat().st_size if log.exists() else 0)
@@ -527,6 +574,8 @@ def judge(
 # %% ../../nbs/81_studies.run.ipynb #e250ca55
 class Loop:
     "What every engine does: keep the account of the jobs that wait, are at work and have ended."
+    here = True  # whether the runs are executed on this machine
+
     def __init__(self, plan: Plan, states: dict, at_once: int, outcome: Outcome, show: Lines):
         self.plan, self.at_once, self.outcome, self.show, self.active = plan, at_once, outcome, show, []
         self.waiting = [j for j in plan.jobs if states[j.id].name != "done"]
@@ -571,7 +620,7 @@ class Here(Loop):
             self.waiting.remove(job)
             slot = min(set(range(self.at_once)) - {a.slot for a in self.active})
             shared = self.plan.processes_of(job)
-            active = make_ready(job, self.outcome.folder.name, slot, shared)
+            active = make_ready(job, self.outcome.folder.name, slot, shared, self.plan.minutes)
             active.process = _start(job.folder, child_environment(self.at_once, slot, shared), self.nursery if shared == 1 and computes(job.experiment) else None)
             self.active.append(active)
 
@@ -629,6 +678,38 @@ def _write_plan(plan: Plan):
     new = {"study": plan.study.name, "title": plan.study.title, "command": _again(plan, old), "jobs": jobs} | {k: v for k, v in shown.items() if v}
     if old != new: write_json(path, new)
 
+# %% ../../nbs/81_studies.run.ipynb #f5beb88c
+def left_over(
+    plan: Plan,
+) -> list[dict]: # their records, in the order of their folders
+    "Return the records of finished runs in the study's folder that are none of the plan's jobs."
+    planned, found = {j.id for j in plan.jobs}, []
+    for path in sorted((plan.folder / "runs").glob("*/record.json")):
+        if path.parent.name in planned: continue
+        try: record = read_record(path.parent)
+        except DataError: continue
+        if record["status"] == "done": found.append(record | {"run": path.parent.name})
+    return found
+
+
+def _beyond(plan: Plan, records: list) -> str:
+    "The steps, tasks, encoders and seeds of left-over runs that the plan has none of; the runs' names where there are no such."
+    told = []
+    for name in ("step", "task", "encoder", "seed"):
+        mine = {j.step if name == "step" else j.grid.get(name) for j in plan.jobs}
+        if other := sorted({r.get(name) for r in records} - mine - {None}): told.append(f"{name} {', '.join(map(str, other))}")
+    return "; ".join(told) or listed(r["run"] for r in records)
+
+
+def left_over_note(
+    plan: Plan,
+) -> str: # '' when there are none
+    "Return a line about the finished runs in the study's folder that are none of the plan's jobs."
+    records = left_over(plan)
+    if not records: return ""
+    runs = "1 finished run is" if len(records) == 1 else f"{len(records)} finished runs are"
+    return f"{runs} left from an earlier call and count in the report ({_beyond(plan, records)}); move them out of runs/ if they are not to"
+
 # %% ../../nbs/81_studies.run.ipynb #7dd0d564
 def _failure_text(plan: Plan, id: str, failure: dict) -> str:
     job = plan.job(id)
@@ -665,7 +746,7 @@ def _report_state(plan: Plan) -> str:
     runs = {p.parent.name: file_fingerprint(p) for p in sorted(plan.folder.glob("runs/*/record.json"))}
     cells = [c["source"] for c in notebook_cells(plan.study.report) if c["type"] == "code"]
     tables = [file_fingerprint(p) for p in sorted((plan.study.report.parents[1] / "published").glob("*.csv"))]
-    return fingerprint([runs, cells, code_closure(cells), tables, file_fingerprint(plan.folder / "plan.json")])
+    return fingerprint([runs, cells, code_closure(notebook_code(plan.study.report, parameters=True)), tables, file_fingerprint(plan.folder / "plan.json")])
 
 
 def _report_parameters(notebook: Path) -> dict:
@@ -735,8 +816,29 @@ def _room_note(plan: Plan, states: dict, at_once: int) -> list[str]:
     free = shutil.disk_usage(plan.folder).free
     return [f"the forecast needs {wanted / 1e9:.1f} GB on disk and {free / 1e9:.1f} GB are free"] if wanted > free else []
 
+# %% ../../nbs/81_studies.run.ipynb #d730611d
+def _memory_here() -> int: # bytes
+    "This machine's memory, or what its control group may use of it."
+    import psutil
 
-def _announce(plan: Plan, states: dict, at_once: int, show: Lines):
+    try: limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError): limit = sys.maxsize
+    return min(psutil.virtual_memory().total, limit)
+
+
+def _memory_note(plan: Plan, states: dict, at_once: int) -> list[str]:
+    "A warning when the runs at work at the same time may need more memory than there is. A GPU's memory is not looked at."
+    if this_machine()["device"] != "cpu": return []
+    costs, there = forecast(plan), _memory_here()
+    needs = [(costs[j.id].memory or 0) * plan.processes_of(j) for j in plan.jobs if states[j.id].name != "done"]
+    wanted = sorted(needs, reverse=True)[:at_once]
+    if sum(wanted) <= there: return []
+    fit = next(n for n in range(len(wanted), -1, -1) if sum(wanted[:n]) <= there)
+    cure = f"lower --jobs to {fit}" if fit else "lower batch_size or max_length"
+    return [f"the forecast needs {sum(wanted) / 1e9:.1f} GB of memory for {len(wanted)} runs at once, and this machine has {there / 1e9:.1f} GB: {cure}"]
+
+# %% ../../nbs/81_studies.run.ipynb #8d33524b
+def _announce(plan: Plan, states: dict, at_once: int, notes: list, show: Lines):
     "Say what will be done, and why, before it is done."
     counts = {}
     for s in states.values(): counts[s.name] = counts.get(s.name, 0) + 1
@@ -745,7 +847,8 @@ def _announce(plan: Plan, states: dict, at_once: int, show: Lines):
     for id, s in states.items():
         if s.name == "new" and s.why: show.say(f"warning: {s.why}; run {id} starts again")
         if s.name in ("changed", "interrupted", "failed"): show.say(f"{id}: {s.name}{f' ({s.why})' if s.why else ''}")
-    for note in [*plan.notes, *_room_note(plan, states, at_once)]: show.say(f"note: {note}")
+    if not has_locks(plan.folder): show.say("note: this file system has no locks: two calls that execute the same study at once would not notice each other")
+    for note in [*plan.notes, *_room_note(plan, states, at_once), *notes]: show.say(f"note: {note}")
 
 
 def _notebook_seconds(folder: Path) -> float:
@@ -779,8 +882,10 @@ def _go_through(plan: Plan, jobs: int, outcome: Outcome, live: bool, loop):
     with (Live if live else Lines)(left, max(len(j.id) for j in plan.jobs)) as show:
         if left:
             write_json(plan.folder / CODE, planned_code())
-            _announce(plan, states, jobs, show)
-            loop(plan, states, jobs, outcome, show).run()
+            engine = loop(plan, states, jobs, outcome, show)
+            _announce(plan, states, jobs, _memory_note(plan, states, jobs) if engine.here else [], show)
+        if note := left_over_note(plan): show.say(f"note: {note}")
+        if left: engine.run()
         if outcome.done: _timing(outcome, time.monotonic() - start, jobs, show)
         if outcome.done or outcome.skipped: outcome.report, outcome.report_failure = make_report(plan, show=show)
     write_failures(plan, outcome)
