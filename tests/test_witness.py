@@ -80,7 +80,7 @@ def in_clone(clone, lab, code):
 def test_a_package_that_is_edited_while_the_study_runs_and_put_back(lab, clone, engine):
     metrics = clone / "bertvision" / "metrics.py"
     metrics.write_text(metrics.read_text() + "\n\ndef planted():\n    return 0.50\n")
-    lab.experiment("from bertvision.metrics import planted\n" + START, 'run.finish({"validation": {"accuracy": planted()}})', editing(metrics, "0.50", "0.90"))
+    lab.experiment("from bertvision.metrics import planted\n" + START, editing(metrics, "0.50", "0.90"), 'run.finish({"validation": {"accuracy": planted()}})')
     told = in_clone(clone, lab, f"o = run(lab, {engine!r}, seeds=[0, 1, 2]); print(sorted(scores(lab).items())); print(o.failed)")
     found = told.splitlines()[-2]
     assert found == "[('learn.toy-sentiment.tiny-random.s0', 0.5), ('learn.toy-sentiment.tiny-random.s2', 0.5)]"
