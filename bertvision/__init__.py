@@ -6,6 +6,10 @@ __version__ = "0.1.0"
 
 from importlib import import_module
 
+from bertvision import executed as _executed
+
+_executed.install()  # before any other module is imported, so that each is marked
+
 _HOMES = {
     "data.tasks": ("Task", "get_task", "register_task", "all_tasks"),
     "data.sources": ("load_task",),

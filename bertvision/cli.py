@@ -42,9 +42,9 @@ def _minutes(seconds: float) -> str:
 
 def _dry_run(plan) -> int:
     "List all runs and what would become of them; write nothing."
-    from bertvision.studies.plan import data_forgotten, job_state, plan_table
+    from bertvision.studies.plan import data_forgotten, plan_table, study_states
 
-    states = {j.id: job_state(j) for j in plan.jobs}
+    states = study_states(plan)
     print(plan_table(plan, states))
     for note in [*plan.notes, *filter(None, [data_forgotten(plan, states)])]: print(f"note: {note}")
     done = sum(s.name == "done" for s in states.values())
@@ -68,9 +68,10 @@ def _tell(plan, outcome) -> int:
 # %% ../nbs/99_cli.ipynb #bcd8141f
 def _carry_out(plan, args):
     "Execute a plan by the engine that was asked for."
-    if args.processes > 1:
-        from dataclasses import replace
+    from dataclasses import replace
 
+    plan = replace(plan, minutes=args.minutes)
+    if args.processes > 1:
         plan = replace(plan, processes=args.processes)
         if not any(plan.processes_of(j) > 1 for j in plan.jobs): raise ParameterError(f"--processes {args.processes}: no step of {plan.study.name} can be shared; experiments that call run.main_only can: finetune, extract_states, pretrain")
     if args.engine == "snakemake":
@@ -104,11 +105,12 @@ def search(args) -> int:
 # %% ../nbs/99_cli.ipynb #5f4f0484
 def plan(args) -> int:
     "bertvision plan"
-    from bertvision.studies.plan import forecast_table, job_state, this_machine
+    from bertvision.studies.plan import forecast_table, study_states, this_machine
 
     p, here = _plan(args), this_machine()
     print(f"{p.study.title}\n\n{forecast_table(p)}\n")
-    left = [j for j in p.jobs if job_state(j).name != "done"]
+    states = study_states(p)
+    left = [j for j in p.jobs if states[j.id].name != "done"]
     print(f"{len(p.jobs)} runs, {len(p.jobs) - len(left)} done, {len(left)} left; outputs in {os.path.relpath(p.folder)}")
     print(f"on {here['name'] or here['device']} with {here['cores']} cores, one run at a time; "
           "measured = from finished runs on a machine like this, estimate = a rule of thumb that may be wrong by a factor of three")
@@ -134,14 +136,15 @@ def _status_row(job, state) -> list:
 def status(args) -> int:
     "bertvision status"
     from bertvision.studies.plan import data_forgotten, text_table
-    from bertvision.studies.run import state_from_afar
+    from bertvision.studies.run import left_over_note, state_from_afar
 
     p = _plan(args)
-    states = {j.id: state_from_afar(j) for j in p.jobs}
+    states = {id: state_from_afar(p.job(id), state) for id, state in study_states(p).items()}
     rows = [_status_row(j, states[j.id]) for j in p.jobs]
     order = ("running", "interrupted", "failed", "changed", "new", "done")
     print(text_table(sorted(rows, key=lambda r: order.index(r[1])), ["run", "state", "at", "seconds", "score", "remark"]))
     print(", ".join(f"{n} {name}" for name in order if (n := sum(s.name == name for s in states.values()))))
+    if note := left_over_note(p): print(f"note: {note}")
     if hint := data_forgotten(p, states): print(f"hint: {hint}")
     return 0
 
@@ -455,6 +458,14 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
+def _time_limit(text: str) -> float:
+    "Minutes, 0 = none."
+    try: minutes = 0.0 if text == "none" else float(text)
+    except ValueError: minutes = -1.0
+    if not 0 <= minutes < 1e6: raise argparse.ArgumentTypeError(f"expected minutes such as 90, or 0 for no limit, got {text!r}")
+    return minutes
+
+
 def _study_arguments(parser, search: bool):
     "What run, search, plan, status, accept and report have in common."
     if search: parser.add_argument("tasks", nargs="+", metavar="TASK", help="tasks to search on")
@@ -471,6 +482,7 @@ def _study_arguments(parser, search: bool):
 def _engine_arguments(parser):
     parser.add_argument("--jobs", type=_at_least_one, metavar="N", help="runs at once (default: 1; in SLURM's queue 100)")
     parser.add_argument("--processes", type=_at_least_one, default=1, metavar="N", help="processes that share a run where its experiment allows it: one a GPU, or a share of the cores each (default: 1)")
+    parser.add_argument("--minutes", type=_time_limit, default=0, metavar="N", help="time limit of a run; one that is over it can go on later (default: none)")
     parser.add_argument("--engine", choices=("local", "snakemake"), default="local", help="who executes the runs (default: local)")
     parser.add_argument("--profile", metavar="NAME", help="for --engine snakemake: local (default), slurm, or a profile of Snakemake's; arguments behind a -- go to Snakemake")
 

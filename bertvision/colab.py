@@ -28,7 +28,7 @@ def device_check() -> str: # one line: device, name, precision
 
 # %% ../nbs/05_colab.ipynb #0f348bfe
 def results_folder(
-    out_dir: str = "", # the run's folder, given by the runner or by hand; "" = a temporary one
+    out_dir: str = "", # the run's folder, given by the runner or by hand; "" = Run.start's own choice
     drive: str = "", # folder below "My Drive", used on Colab when out_dir is empty
     name: str = "run", # name of the run below `drive`
     mount: str = "/content/drive", # where Drive is mounted

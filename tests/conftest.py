@@ -12,6 +12,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell ignores Ctrl-C, and so would the processes that tests interrupt
 
 
+@pytest.fixture(scope="session", autouse=True)
+def outputs_elsewhere(tmp_path_factory):
+    """Runs by hand, as the notebooks' own tests are, leave nothing in the clone."""
+    before = os.environ.get("BERTVISION_OUTPUTS")
+    os.environ["BERTVISION_OUTPUTS"] = str(tmp_path_factory.mktemp("outputs"))
+    yield
+    os.environ.pop("BERTVISION_OUTPUTS")
+    if before is not None: os.environ["BERTVISION_OUTPUTS"] = before
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder in GLUE's layout that BERTVISION_DATA names; without it the test is skipped."""

@@ -29,7 +29,7 @@ def cli(lab, command, *more):
 
 def test_help_is_light_and_quick():
     code = ("import sys\nfrom bertvision.cli import parser\nparser().format_help()\n"
-            "heavy = {'torch', 'numpy', 'pandas', 'yaml', 'rich', 'papermill', 'bertvision.studies.plan'} & set(sys.modules)\nassert not heavy, heavy")
+            "heavy = {'torch', 'numpy', 'pandas', 'ruamel.yaml', 'rich', 'papermill', 'bertvision.studies.plan'} & set(sys.modules)\nassert not heavy, heavy")
     subprocess.run([sys.executable, "-c", code], check=True)
     times = []
     for _ in range(3):

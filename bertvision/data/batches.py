@@ -9,13 +9,15 @@ __all__ = ['Tokens', 'collate', 'tokenizer_fingerprint', 'tokenise', 'Batches', 
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from importlib.metadata import version
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import DataError, cache_dir, fingerprint, progress, replacing
+from ..caches import cached_arrays
+from ..core import DataError, fingerprint, progress
 
 # %% ../../nbs/14_data.batches.ipynb #04519a72
 @dataclass
@@ -82,11 +84,11 @@ def tokenizer_fingerprint(
     return fingerprint(json.loads(backend.to_str()) | {"truncation": side, "padding": None})
 
 
-def _cache_file(columns: dict, tokenizer, max_length: int) -> Path:
+def _cache_name(columns: dict, tokenizer, max_length: int) -> str:
     with_types = "token_type_ids" in tokenizer.model_input_names
-    digest = hashlib.sha256(f"4|{tokenizer_fingerprint(tokenizer)}|{with_types}|{max_length}".encode())
+    digest = hashlib.sha256(f"4|{version('tokenizers')}|{tokenizer_fingerprint(tokenizer)}|{with_types}|{max_length}".encode())
     for texts in columns.values(): digest.update("\x1e".join(texts).encode() + b"\x1d")
-    return cache_dir() / "tokens" / f"{digest.hexdigest()[:32]}.safetensors"
+    return digest.hexdigest()[:32]
 
 # %% ../../nbs/14_data.batches.ipynb #ac04efb9
 def _encode(columns: dict, tokenizer, max_length: int, desc: str) -> dict:
@@ -117,23 +119,12 @@ def tokenise(
     "Tokens of a dataset, from the cache when the same texts were seen before; raises DataError for an empty dataset."
     if not len(dataset): raise DataError("there is nothing to tokenise: the dataset has no rows")
     columns = {k: list(dataset[k]) for k in ("text", "text_pair") if k in dataset.column_names}
-    arrays = _cached_arrays(columns, tokenizer, max_length, desc) if cached else _encode(columns, tokenizer, max_length, desc)
+    make = partial(_encode, columns, tokenizer, max_length, desc)
+    arrays = cached_arrays("tokens", _cache_name(columns, tokenizer, max_length), make) if cached else make()
     labels = np.asarray(dataset["label"])
     labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
     return Tokens(arrays["input_ids"], arrays.get("types"), arrays["offsets"], labels, list(dataset["example_id"]),
                   tokenizer.pad_token_id, int(arrays["truncated"][0]))
-
-
-def _cached_arrays(columns, tokenizer, max_length, desc) -> dict:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file, save_file
-
-    path = _cache_file(columns, tokenizer, max_length)
-    try: return load_file(path)
-    except (FileNotFoundError, SafetensorError): pass  # absent, or cut off by a full disk: make it (again)
-    arrays = _encode(columns, tokenizer, max_length, desc)
-    with replacing(path) as tmp: save_file(arrays, tmp)
-    return arrays
 
 # %% ../../nbs/14_data.batches.ipynb #330128fd
 @dataclass(frozen=True)

@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'read_bytes', 'read_lines', 'decode', 'corpus_files', 'corpus_place', 'table_format', 'read_columns',
-           'parse_yaml']
+           'parse_yaml', 'format_yaml']
 
 # %% ../../nbs/10_data.files.ipynb #dcc688d0
 import csv
 import gzip
+import io
 import json
+import math
 import os
 import re
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
+
+from fastcore.basics import patch
 
 from ..core import DataError, StudyError, listed, named_path, parse_json, suggest, unusable
 
@@ -154,6 +158,110 @@ def read_columns(
 
 # %% ../../nbs/10_data.files.ipynb #daef3586
 _MOST = 100_000  # values of a YAML file
+_DEPTH = 100     # lists in lists
+_TAG = "tag:yaml.org,2002:"
+_DECIMAL = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+_CORE = {        # type -> how it is written, and the characters that it can begin with
+    "null": (r"(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    "bool": (r"(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    "int": (r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", list("-+0123456789")),
+    "float": (rf"(?:{_DECIMAL}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.0123456789")),
+    "merge": (r"<<$", ["<"]),
+}
+
+
+def _yaml():
+    "A reader and writer of YAML 1.2 that knows the types of the core schema and no others."
+    from ruamel.yaml import YAML
+    from ruamel.yaml.resolver import VersionedResolver
+
+    class Core(VersionedResolver):
+        processing_version, versioned_resolver = (1, 2), {}
+
+    for name, (pattern, first) in _CORE.items():
+        rule = _TAG + name, re.compile(pattern)
+        for character in first: Core.versioned_resolver.setdefault(character, []).append(rule)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver, yaml.max_depth = Core, _DEPTH
+    return yaml
+
+# %% ../../nbs/10_data.files.ipynb #9f0fdf91
+class _Fault(ValueError):
+    "What is wrong with a node of a YAML text."
+    def __init__(self, node, problem: str):
+        super().__init__(problem)
+        self.line = node.start_mark.line + 1
+
+
+def _whole_number(text: str) -> int:
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+def _decimal_number(text: str) -> float:
+    value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if math.isinf(value) and "inf" not in text.lower(): raise ValueError
+    return value
+
+
+_MAKE = {
+    "null": lambda text: None, "bool": lambda text: text.lower() == "true",
+    "int": _whole_number, "float": _decimal_number, "str": str, "merge": str,
+}
+
+
+def _unknown_type(node) -> _Fault:
+    return _Fault(node, f"unknown type {node.tag}; expected plain values, lists and mappings")
+
+
+def _scalar(node):
+    "The value of a node without parts; raises _Fault when the text is not of its type."
+    name, text = str(node.tag).removeprefix(_TAG), node.value
+    if name not in _MAKE: raise _unknown_type(node)
+    if name in _CORE and not re.match(_CORE[name][0], text): raise _Fault(node, f"{text!r:.60} is not of the type {name}")
+    try: return _MAKE[name](text)
+    except ValueError as e: raise _Fault(node, f"{text!r:.60} is too large for a number") from e
+
+# %% ../../nbs/10_data.files.ipynb #a5af6681
+class _Values:
+    "Makes values of nodes, each once; a reference is the value that it refers to."
+    def __init__(self):
+        self.made, self.merged = {}, 0
+        self.kinds = {"scalar": _scalar, "sequence": self.list_of, "mapping": self.mapping_of}
+
+    def of(self, node):
+        if id(node) not in self.made:
+            self.made[id(node)] = self  # until it is made
+            self.made[id(node)] = self.kinds[node.id](node)
+        if self.made[id(node)] is self: raise _Fault(node, "a value that contains itself")
+        return self.made[id(node)]
+
+    def list_of(self, node) -> list:
+        if node.tag != f"{_TAG}seq": raise _unknown_type(node)
+        return [self.of(part) for part in node.value]
+
+    def mapping_of(self, node) -> dict:
+        if node.tag != f"{_TAG}map": raise _unknown_type(node)
+        found, seen, merged = {}, set(), {}
+        for key, value in node.value:
+            if key.id != "scalar": raise _Fault(key, "a key that is a list or a mapping; expected text")
+            if key.value in seen: raise _Fault(key, f"{key.value!r:.60} is given twice")
+            seen.add(key.value)
+            if key.tag == f"{_TAG}merge": merged = self.merge(value)
+            else: found[self.of(key)] = self.of(value)
+        return merged | found
+
+# %% ../../nbs/10_data.files.ipynb #11d4551c
+@patch
+def merge(self: _Values, node) -> dict:
+    "What `<<` brings: one mapping, or several of which the first wins."
+    parts = node.value if node.id == "sequence" else [node]
+    found = {}
+    for part in parts:
+        if part.id != "mapping": raise _Fault(part, "<<: expected a mapping, or a list of them")
+        self.merged += len(self.of(part))
+        if self.merged > _MOST: raise _Fault(part, f"<< brings more than {_MOST:,} keys together")
+        found = self.of(part) | found
+    return found
 
 
 def parse_yaml(
@@ -161,28 +269,34 @@ def parse_yaml(
     where: str, # named in errors
     error: type = StudyError, # what is raised
 ):
-    "The value of a YAML text, with `1e-4` as a number; raises an error with the line of the fault."
-    import yaml
+    "The value of a YAML text, by the rules of YAML 1.2; raises an error with the line of the fault."
+    from ruamel.yaml.composer import MaxDepthExceededError
+    from ruamel.yaml.error import YAMLError
 
-    class Loader(yaml.SafeLoader):
-        def flatten_mapping(self, node):
-            super().flatten_mapping(node)
-            if len(node.value) > _MOST: raise yaml.MarkedYAMLError(problem=f"<< brings more than {_MOST:,} keys together", problem_mark=node.start_mark)
-
-        def construct_mapping(self, node, deep=False):
-            keys = [key.value for key, _ in node.value]
-            twice = next((k for k in keys if keys.count(k) > 1), None)
-            if twice is not None:
-                raise yaml.MarkedYAMLError(problem=f"{twice!r} is given twice", problem_mark=node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
-    try: value = yaml.load(text, Loader)
-    except yaml.YAMLError as e:
+    yaml = _yaml()
+    yaml.composer.warn_double_anchors = False  # YAML 1.2 allows it
+    try:
+        node = yaml.compose(text)
+        value = None if node is None else _Values().of(node)
+    except (MaxDepthExceededError, RecursionError) as e:
+        raise error(f"{where}: not usable YAML (nested more than {_DEPTH} deep)") from e
+    except YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise error(f"{where}{line}: not YAML ({getattr(e, 'problem', None) or e})") from e
-    except RecursionError as e: raise error(f"{where}: not usable YAML (nested too deep)") from e
-    except (ValueError, TypeError, LookupError, AttributeError) as e: raise error(f"{where}: not YAML (a value that is not of its type: {e})") from e
-    if why := unusable(value, _MOST): raise error(f"{where}: not usable YAML ({why})")
+    except _Fault as e: raise error(f"{where}, line {e.line}: not usable YAML ({e})") from e
+    except (ValueError, TypeError, LookupError, AttributeError) as e: raise error(f"{where}: not YAML ({e})") from e
+    if yaml.version not in (None, (1, 2)): raise error(f"{where}: %YAML other than 1.2: expected YAML 1.2; take this line out")
+    if why := unusable([value], _MOST): raise error(f"{where}: not usable YAML ({why})")
     return value
+
+# %% ../../nbs/10_data.files.ipynb #e65cf5d3
+def format_yaml(
+    value, # of dictionaries, lists, text, numbers, truth values and None
+) -> str: # block style, keys sorted
+    "Write a value as YAML that `parse_yaml` reads back unchanged."
+    yaml, text = _yaml(), io.StringIO()
+    yaml.default_flow_style, yaml.width = False, 4096
+    yaml.allow_unicode = False  # the library's reader takes some characters for line breaks
+    yaml.dump(value, text)
+    return text.getvalue().removesuffix("...\n")

@@ -8,11 +8,14 @@ __all__ = ['ATTENTIONS', 'check_weights', 'torch_seed', 'build_random', 'locate'
 
 # %% ../../nbs/20_models.encoders.ipynb #d273addf
 import os
+import shutil
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..caches import keep_makers, made_by_today
+from ..executed import recording
 from ..core import DataError, EncoderError, ParameterError, cache_dir, device, file_fingerprint, file_sha256, fingerprint, named_path, suggest
 from ..data.tasks import Task
 from .zoo import ENCODERS, Zoo, check_encoder, seen_before
@@ -161,13 +164,13 @@ def _built_folder(name: str) -> Path:
     options = dict(_BUILT[name])
     vocabulary = {"text": _text_vocabulary, "toy": _toy_vocabulary}[options.pop("vocabulary")]()
     folder = cache_dir() / "zoo" / f"{name}-{fingerprint([vocabulary, _made_of(name)])}"
-    if not (folder / "config.json").is_file():
-        making = Path(f"{folder}.{os.getpid()}")
-        build_random(making, vocabulary, **options)
-        try: making.rename(folder)
-        except OSError:  # another process was quicker
-            import shutil
-            shutil.rmtree(making)
+    if (folder / "config.json").is_file() and made_by_today(folder): return folder
+    making = Path(f"{folder}.{os.getpid()}")
+    with recording() as ran: build_random(making, vocabulary, **options)
+    keep_makers(making, ran)
+    if folder.exists() and not made_by_today(folder): shutil.rmtree(folder, ignore_errors=True)  # made by other code
+    try: making.rename(folder)
+    except OSError: shutil.rmtree(making)  # another process was quicker
     return folder
 
 # %% ../../nbs/20_models.encoders.ipynb #c3deb636

@@ -8,12 +8,14 @@ __all__ = ['Pieces', 'pieces', 'Frame', 'read_frame', 'Windows', 'place_answer',
 # %% ../../nbs/16_qa.windows.ipynb #0738bb64
 import hashlib
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import datasets
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import DataError, EncoderError, ParameterError, cache_dir, progress, replacing
+from ..caches import cached_arrays
+from ..core import DataError, EncoderError, ParameterError, progress
 from ..data.batches import Tokens, tokenise, tokenizer_fingerprint
 from ..data.tasks import Task
 
@@ -52,16 +54,9 @@ def pieces(
         raise EncoderError(f"{type(tokenizer).__name__} is a slow tokenizer and knows no character offsets; expected a fast one (tokenizer.json)")
     if not texts: raise DataError("there are no texts to tokenise")
     if not cached: return _encode_pieces(texts, tokenizer, desc)
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file, save_file
-
-    digest = hashlib.sha256(f"pieces 1|{tokenizer_fingerprint(tokenizer)}|".encode() + "\x1e".join(texts).encode())
-    path = cache_dir() / "tokens" / f"{digest.hexdigest()[:32]}.safetensors"
-    try: return Pieces(**load_file(path))
-    except (FileNotFoundError, SafetensorError, TypeError): pass  # absent, cut off, or another thing of that name
-    found = _encode_pieces(texts, tokenizer, desc)
-    with replacing(path) as tmp: save_file(vars(found), tmp)
-    return found
+    digest = hashlib.sha256(f"pieces 1|{version('tokenizers')}|{tokenizer_fingerprint(tokenizer)}|".encode() + "\x1e".join(texts).encode())
+    make = lambda: vars(_encode_pieces(texts, tokenizer, desc))
+    return Pieces(**cached_arrays("pieces", digest.hexdigest()[:32], make))
 
 # %% ../../nbs/16_qa.windows.ipynb #c6073898
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import __version__
-from ..core import DataError, ParameterError, file_sha256, parse_json, progress, replacing, suggest
+from ..core import DataError, ParameterError, file_sha256, lock_fault, parse_json, progress, replacing, suggest
 from ..data.batches import tokenise
 from ..data.files import read_columns
 from ..models.encoders import load_encoder
@@ -170,4 +170,4 @@ def read_vectors(
             with h5py.File(path, "r") as file: return _vectors_of(file["vectors"][:]), {k: v.item() if hasattr(v, "item") else v for k, v in file.attrs.items()}
         table, about = pq.read_table(path), pq.read_metadata(path).metadata[b"bertvision"]
         return _vectors_of(np.asarray(table["vector"].combine_chunks().flatten()).reshape(len(table), -1)), dict(parse_json(about.decode()))
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError, pa.ArrowException) as e: raise DataError(f"{path}: expected vectors that embed_file has written ({e})") from e
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError, pa.ArrowException) as e: raise DataError(f"{path} {lock_fault(e)}" if lock_fault(e) else f"{path}: expected vectors that embed_file has written ({e})") from e

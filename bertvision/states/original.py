@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import DataError, ParameterError, fingerprint, progress, replacing
+from ..core import DataError, ParameterError, fingerprint, lock_fault, progress, replacing
 from ..data.batches import Tokens
 from ..data.ragged import Ragged
 from .origin import Origin, States
@@ -79,7 +79,7 @@ def batch(self: Original,
 def _readable(path):
     "What HDF5 has against a file becomes a DataError that names it."
     try: yield
-    except (OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as e: raise DataError(f"{path} is not a readable HDF5 file: {e}") from e
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as e: raise DataError(f"{path} {lock_fault(e) or f'is not a readable HDF5 file: {e}'}") from e
 
 
 def _open_parts(folder, name: str, stack: ExitStack) -> dict:

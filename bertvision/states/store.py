@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import DataError, OutputError, ParameterError, parse_json, replacing
+from ..core import DataError, OutputError, ParameterError, lock_fault, parse_json, replacing
 from ..data.batches import Tokens, tokenizer_fingerprint
 from ..data.ragged import Ragged
 from .origin import DTYPES, Origin, States, check_values, dequantise, forecast_bytes, quantise
@@ -113,7 +113,7 @@ def _create(path: Path, tokens: Tokens, origin: Origin):
 def _told(path, more: str = ""):
     "Whatever the system has against writing becomes an OutputError that names the file."
     try: yield
-    except OSError as e: raise OutputError(f"{path} cannot be written: {e.strerror or e}{more}") from e
+    except OSError as e: raise OutputError(f"{path} {lock_fault(e) or f'cannot be written: {e.strerror or e}{more}'}") from e
 
 
 def _places(file: h5py.File) -> dict:
@@ -125,14 +125,14 @@ def _open_h5(path, mode: str = "r") -> h5py.File:
     "An open HDF5 file; raises DataError that says why not."
     if not Path(path).is_file(): raise DataError(f"{path} does not exist; expected a file of hidden states")
     try: return h5py.File(path, mode)
-    except (OSError, RuntimeError, ValueError, LookupError) as e: raise DataError(f"{path} {_reason(path, str(e))}") from e
+    except (OSError, RuntimeError, ValueError, LookupError) as e: raise DataError(f"{path} {_reason(path, e)}") from e
 
 
-def _reason(path, message: str) -> str:
-    if "unable to lock" in message: return "is being written by another process just now"
-    if "truncated" in message: return f"has been cut off at {os.path.getsize(path)} bytes; make it again"
+def _reason(path, error: Exception) -> str:
+    if fault := lock_fault(error): return fault
+    if "truncated" in str(error): return f"has been cut off at {os.path.getsize(path)} bytes; make it again"
     if not h5py.is_hdf5(path): return "is not an HDF5 file; expected hidden states"
-    return f"cannot be opened: {message}"
+    return f"cannot be opened: {error}"
 
 # %% ../../nbs/30_states.store.ipynb #e26e7ad9
 def _read_tokens(file: h5py.File) -> Tokens:

@@ -286,6 +286,7 @@ class Cluster(Loop):
     def __init__(self, plan: Plan, states: dict, at_once: int, outcome: Outcome, show, profile: str = "local", extra=(), given: int | None = 1):
         super().__init__(plan, states, at_once, outcome, show)
         self.place, self.profile, self.extra, self.given = plan.folder / "cluster", profile, tuple(extra), given
+        self.here = profile == "local"
         self.names, self.attempts = _names(self.waiting), {}
         self.open = {self.names[j.id]: j for j in self.waiting}  # what has not ended yet
 
@@ -300,7 +301,8 @@ class Cluster(Loop):
             "python": sys.executable, "engine": os.getpid() if local else 0, "slots": self.at_once if local else 0,
             "memory_mb": site.memory_mb or 10**9, "minutes": site.minutes or 10**6,
             "jobs": _described(self.plan, self.waiting, self.names, site, self.place)})
-        self.begun = {self.names[j.id]: make_ready(j, self.plan.folder.name, processes=self.plan.processes_of(j)) for j in self.waiting}
+        self.begun = {self.names[j.id]: make_ready(j, self.plan.folder.name, processes=self.plan.processes_of(j), minutes=self.plan.minutes)
+                      for j in self.waiting}
         return site.machine["cores"]
 
     def site(self) -> Site:

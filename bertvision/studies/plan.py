@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'Need', 'Step', 'Study', 'parse_overrides', 'all_studies', 'load_study',
-           'code_closure', 'Job', 'Plan', 'plan', 'State', 'job_state', 'read_plan', 'data_forgotten', 'this_machine',
-           'Forecast', 'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
+           'notebook_code', 'code_closure', 'notebook_fingerprint', 'Job', 'Plan', 'plan', 'State', 'study_states',
+           'job_state', 'read_plan', 'data_forgotten', 'commit_of', 'this_machine', 'Forecast', 'forecast',
+           'text_table', 'disk_needed', 'forecast_table', 'plan_table']
 
 # %% ../../nbs/80_studies.plan.ipynb #77def21c
 import ast
 import io
+import json
 import os
 import re
 import shlex
@@ -18,6 +20,7 @@ import subprocess
 import tokenize
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from importlib.util import resolve_name
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -32,7 +35,9 @@ from ..models.encoders import ATTENTIONS, encoder_fingerprint, locate
 from ..models.zoo import all_encoders, check_encoder
 from ..published import SOURCES
 from ..recipes import check_values
-from ..runs import check_parameters, foreign_record, locked, notebook_cells, read_parameters, read_record, run_identity
+from ..witness import executed_changes, home_of, stamps_of
+from ..executed import lines_of
+from ..runs import _git, check_parameters, foreign_record, locked, notebook_cells, read_parameters, read_record, run_identity
 
 # %% ../../nbs/80_studies.plan.ipynb #9893f63d
 class Need(NamedTuple):
@@ -217,12 +222,19 @@ def _overridden(step: Step, given: dict) -> Step:
     return replace(step, sweep=step.sweep | swept, overrides={k: v for k, v in given.items() if k not in swept})
 
 # %% ../../nbs/80_studies.plan.ipynb #cabc8f12
+def _written(value) -> str:
+    "A value as `--set` reads it back: a word by itself where that is the same, else JSON."
+    try: same = isinstance(value, str) and value != "" and parse_yaml(value, "") == value
+    except StudyError: same = False
+    return value if same else json.dumps(value, ensure_ascii=False)
+
+
 def _call(name: str, tasks, encoders, seeds, overrides) -> tuple:
     "Words of a command line. It will be read by others, so a folder or file is given by its name."
     found = [Path(name).name]
     for flag, values in (("--tasks", tasks), ("--encoders", encoders), ("--seeds", seeds)):
         if values: found += [flag, *(Path(v).name if Path(str(v)).is_absolute() else str(v) for v in values)]
-    pairs = [f"{k}={v}" for k, v in overrides.items()] if isinstance(overrides, dict) else overrides or ()
+    pairs = [f"{k}={_written(v)}" for k, v in overrides.items()] if isinstance(overrides, dict) else overrides or ()
     return (*found, *(word for pair in pairs for word in ("--set", pair)))
 
 # %% ../../nbs/80_studies.plan.ipynb #b3a7c703
@@ -277,12 +289,55 @@ def load_study(
     return Study(path.stem, str(raw.get("title", path.stem)), tuple(_list(tasks, str, f"{where}: tasks")),
                  tuple(_list(encoders, str, f"{where}: encoders")), tuple(seeds), steps, report, call, _source(raw.get("published") or "", where))
 
-# %% ../../nbs/80_studies.plan.ipynb #1c17a99c
+# %% ../../nbs/80_studies.plan.ipynb #affaa470
+_NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)  # what ast.parse raises
+
+
+@lru_cache(maxsize=8)
 def _tree(source: str) -> ast.Module:
-    "Syntax of a cell or module, its magics left out; raises SyntaxError."
-    return ast.parse("\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.split("\n")))
+    "Syntax of Python, remembered for those who ask for the same source in turn."
+    return ast.parse(source)
 
 
+def _with_percent(source: str) -> str:
+    "A cell of one line that is a magic without its %, such as `pip install x`, with it."
+    from IPython.core import alias, magics
+
+    if "\n" in source.strip(): return source
+    lines = [c.magics.get("line", ()) for c in vars(magics).values() if isinstance(c, type) and hasattr(c, "magics")]
+    known = {name for names in lines for name in names} | {name for name, _ in alias.default_aliases()}
+    return f"%{source.strip()}" if source.split(maxsplit=1)[0] in known else source
+
+
+def _python(source: str) -> str:
+    "A cell as the Python that IPython makes of it; raises SyntaxError."
+    try: return _tree(source) and source
+    except _NOT_PYTHON: pass
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    for cell in (source, _with_percent(source)):
+        python = TransformerManager().transform_cell(cell)
+        try: return _tree(python) and python
+        except _NOT_PYTHON as e: fault = e
+    raise fault if isinstance(fault, SyntaxError) else SyntaxError(str(fault)) from fault
+
+# %% ../../nbs/80_studies.plan.ipynb #4b60b3b4
+def notebook_code(
+    path, # notebook
+    parameters: bool = False, # with the cell of the parameters
+) -> list[str]: # one a code cell
+    "Return a notebook's code cells as Python; raises StudyError that names the cell which is none."
+    found = []
+    for number, cell in enumerate(notebook_cells(path), 1):
+        if cell["type"] != "code" or "injected-parameters" in cell["tags"]: continue
+        if "parameters" in cell["tags"] and not parameters: continue
+        try: found.append(_python(cell["source"]))
+        except SyntaxError as e:
+            line = f" ({e.text.strip()!r:.100})" if e.text and e.text.strip() else ""
+            raise StudyError(f"{Path(path).name}, cell {number}: neither Python nor IPython: {e.msg}{line}") from e
+    return found
+
+# %% ../../nbs/80_studies.plan.ipynb #1c17a99c
 def _docstrings(source: str) -> list[ast.Expr]:
     "The docstrings of a source, last one first."
     kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
@@ -310,35 +365,65 @@ def _package_file(module: str) -> Path | None:
     return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
 
 
+def _loaded(node: ast.Call, package: str) -> set[str]:
+    "Name that a call of `import_module` or `__import__` gives as text; {} for any other call."
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    texts = [a.value for a in (*node.args, *(k.value for k in node.keywords)) if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    if called not in ("import_module", "__import__") or not texts: return set()
+    if not texts[0].startswith("."): return {texts[0]}
+    try: return {resolve_name(texts[0], texts[1] if len(texts) > 1 else package)}
+    except ImportError: return set()
+
+
 def _imported(node, package: str, aliases: set) -> set[str]:
     "Names that one node imports; relative imports count from `package`."
     if isinstance(node, ast.Import): return {a.name for a in node.names}
+    if isinstance(node, ast.Call): return _loaded(node, package)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases: return {f"bertvision.{node.attr}"}
     if not isinstance(node, ast.ImportFrom): return set()
     above = package.split(".")[:len(package.split(".")) + 1 - node.level] if node.level else []
     base = ".".join([*above, *filter(None, [node.module])])
     return {base, *(f"{base}.{a.name}" for a in node.names)}
 
+# %% ../../nbs/80_studies.plan.ipynb #d88497ca
+_MAGICS = ("run_cell_magic", "run_line_magic", "system", "getoutput")
+
+
+def _behind_magics(nodes: list) -> list[str]:
+    "The texts that a cell hands to magics and to the shell."
+    calls = [n for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in _MAGICS]
+    return [a.value for call in calls for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+
+
+def _imports_of_text(text: str) -> set[str]:
+    "Modules of bertvision that a text names, which may be Python."
+    named = set(re.findall(r"\bbertvision(?:\.\w+)+", text))
+    if "bertvision" not in text or "import" not in text: return named
+    try: return _imports(_python(re.sub(r"^(?:-\w+[ =]?\d*\s+)+", "", text)))  # without options such as -n 10
+    except SyntaxError: return named
+
 
 def _imports(source: str, package: str = "bertvision") -> set[str]:
-    "Modules of bertvision that a source names, also inside functions and through the package's lazy names."
-    try: nodes = list(ast.walk(_tree(source)))
-    except SyntaxError: return set(re.findall(r"\bbertvision(?:\.\w+)+", source))
+    "Modules of bertvision that Python names, also inside functions and through the package's lazy names. Raises SyntaxError."
+    nodes = list(ast.walk(_tree(source)))
     aliases = {a.asname or "bertvision" for n in nodes if isinstance(n, ast.Import) for a in n.names if a.name.split(".")[0] == "bertvision"}
     found = {name for n in nodes for name in _imported(n, package, aliases)}
     lazy = {f"bertvision.{name}": f"bertvision.{home}" for name, home in getattr(bertvision, "_HOME_OF", {}).items()}
-    return {lazy.get(name, name) for name in found if name.split(".")[0] == "bertvision"}
+    mine = {lazy.get(name, name) for name in found if name.split(".")[0] == "bertvision"}
+    return mine.union(*map(_imports_of_text, _behind_magics(nodes)))
 
 # %% ../../nbs/80_studies.plan.ipynb #9405a9bc
 @lru_cache(maxsize=None)
 def _module(path: Path, package: str, stamp: tuple) -> tuple[str, frozenset]:
     "Fingerprint of a module and the modules it imports; remembered until the file changes."
     source = path.read_text(encoding="utf-8")
+    try: _tree(source)
+    except _NOT_PYTHON as e: raise StudyError(f"{path}, line {getattr(e, 'lineno', 1)}: not Python ({getattr(e, 'msg', e)})") from e
     return fingerprint(_without_prose(source).encode()), frozenset(_imports(source, package))
 
 
 def code_closure(
-    sources, # texts of code cells
+    sources, # texts of code cells, as `notebook_code` has them
 ) -> dict[str, str]: # module file, relative to the package -> fingerprint
     "All modules of the package that the sources import, directly or through others."
     package, closure = Path(bertvision.__file__).parent, {}
@@ -360,10 +445,16 @@ class _Template:
     code: str
 
 
+def notebook_fingerprint(
+    path, # of an experiment, or of what was executed of it
+) -> str:
+    "Return the fingerprint of a notebook's code cells, without comments and without the cells that hold parameters."
+    return fingerprint([source for cell in notebook_code(path) if (source := _without_prose(cell))])
+
+
 def _template(path: Path) -> _Template:
-    cells = [c for c in notebook_cells(path) if c["type"] == "code" and "parameters" not in c["tags"]]
-    sources = [_without_prose(c["source"]) for c in cells]
-    return _Template(tuple(read_parameters(path)), fingerprint([s for s in sources if s]), fingerprint(code_closure(sources)))
+    cells = notebook_code(path)
+    return _Template(tuple(read_parameters(path)), notebook_fingerprint(path), fingerprint(code_closure(cells)))
 
 
 def _inputs(task: str | None, encoder: str | None, data: str, model: Path | None = None) -> dict:
@@ -390,6 +481,7 @@ class Job:
     needs: tuple             # ids of jobs
     parts: dict              # notebook, parameters, code, inputs, needs -> fingerprint
     notes: tuple = ()
+    files: tuple = ()        # (path, fingerprint) of the files that it reads
 
     @property
     def fingerprint(self) -> str:
@@ -412,6 +504,7 @@ class Plan:
     notes: list
     command: str = ""        # that runs it again; folders by placeholders, since it is written where others read it
     processes: int = 1       # that share a run, where its notebook says how
+    minutes: float = 0       # time limit of a run, 0 = none
 
     def job(self, id: str) -> Job:
         "The job with that id."
@@ -498,7 +591,7 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     _check_choices(full)
     before = {j.id: j.fingerprint for jobs in needed.values() for j in jobs}
     job = Job(id, step.name, step.experiment, out / id, grid, full, tuple(places), tuple(before), {})
-    return replace(job, parts={
+    return replace(job, files=tuple((str(p), file_fingerprint(p)) for p in _files(job, data)), parts={
         "notebook": template.notebook, "code": template.code, "parameters": fingerprint(job.settings),
         "inputs": fingerprint(_inputs(grid.get("task"), grid.get("encoder") or step.parameters.get("encoder"), data, _given_model(job)) | _beside(job, data)),
         "needs": fingerprint(sorted(before.values()))})
@@ -521,6 +614,12 @@ def _languages(job: Job) -> list: # codes
 # %% ../../nbs/80_studies.plan.ipynb #dbdb15ab
 def _beside(job: Job, data: str) -> dict:
     "What else a run reads: HANS, XNLI's test sets, plain text, and the results of runs outside the study that a step names by their folders."
+    files = _files_beside(job, data)
+    return {"beside": [[p.name, file_fingerprint(p)] for p in files]} if files else {}
+
+
+def _files_beside(job: Job, data: str) -> list[Path]:
+    "Return the files that a run reads beside those of its task and its encoder."
     files = input_files("hans", data)[-1:] if job.parameters.get("hans") and data else []
     if data: files += dict.fromkeys(path for code in _languages(job) for path in input_files(f"xnli-{code}", data)[-1:])
     if (place := _text(job, data)) and place.exists(): files += corpus_files(place)
@@ -528,7 +627,15 @@ def _beside(job: Job, data: str) -> dict:
         given = job.parameters.get(name) if name not in job.places else ""
         for folder in [given] if isinstance(given, str) else given or ():
             files += [p for p in (job.folder / folder / n for n in ("record.json", "clusters.json")) if folder and p.is_file()]
-    return {"beside": [[p.name, file_fingerprint(p)] for p in files]} if files else {}
+    return files
+
+
+def _files(job: Job, data: str) -> list[Path]:
+    "Return all files that a run reads and that lie here: those of its task, of a model or encoder in a folder, and what else there is."
+    files = list(input_files(job.grid["task"], data)) if "task" in job.grid else []
+    folders = [_given_model(job)] + [Path(e) for e in [job.grid.get("encoder")] if e and check_encoder(e) == "folder"]
+    files += [p for folder in filter(None, folders) for p in sorted(folder.glob("*.safetensors"))]
+    return list(dict.fromkeys(files + _files_beside(job, data)))
 
 
 def _text(job: Job, data: str) -> Path | None:
@@ -621,6 +728,46 @@ def _changes(job: Job, record: dict) -> str:
     return f"{', '.join(parts)} changed"
 
 
+@lru_cache(maxsize=None)
+def _commit_note(name: str) -> str:
+    commit = commit_of(name)
+    return f"{name} ({commit})" if commit else name
+
+
+def _named(names: list, most: int = 3) -> str:
+    "Name the first units that have changed, each with the commit that changed it."
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(_commit_note, names[:most])) + more
+
+
+def _stale(job: Job, record: dict) -> str:
+    "Return why a finished run that says what it executed is no longer what the job is; '' when it still is."
+    old = record.get("fingerprints") or {}
+    parts = [name for name in ("notebook", "parameters", "inputs") if old.get(name) != job.parts[name]]
+    if parts: return f"{', '.join(parts)} changed"
+    try: names = executed_changes(record, home_of(job.folder, {"run": job.id}))
+    except DataError as e: return str(e)
+    if names: return f"{_named(names)} changed"
+    for id, stamp in (record.get("made_from") or {}).items():
+        try: known = stamps_of(read_record(job.folder.parent / id))
+        except DataError: continue  # the run is gone, or will be judged by itself
+        if stamp not in known: return f"{id}, on which it builds, was run again"
+    return ""
+
+
+def study_states(
+    plan: "Plan",
+) -> dict: # job id -> State, in the order of the plan
+    "Return where all jobs stand. A run whose upstream run has changed counts as changed."
+    states = {}
+    for job in plan.jobs:
+        state = job_state(job)
+        first = next((n for n in job.needs if n in states and states[n].name == "changed"), None)
+        if state.name == "done" and first: state = State("changed", f"{first}, on which it builds, is to be run again", state.record)
+        states[job.id] = state
+    return states
+
+
 def job_state(
     job: Job,
 ) -> State:
@@ -629,6 +776,9 @@ def job_state(
     try: record = read_record(job.folder)
     except DataError as e: return State("new", str(e))
     same = (record.get("fingerprints") or {}).get("job") == job.fingerprint
+    if record["status"] == "done" and record.get("executed"):
+        why = _stale(job, record)
+        return State("changed" if why else "done", why, record)
     if record["status"] == "done" and same: return State("done", "", record)
     if locked(job.folder / RUNNER_LOCK) or locked(job.folder / ".lock"): return State("running", "", record)
     if not same: return State("changed", _changes(job, record), record)
@@ -674,6 +824,29 @@ def data_forgotten(
     if not runs: return ""
     return (f"{len(runs)} runs of {plan.study.name}, {runs[0]} the first, read a data folder and none is given now, so they would start "
             "again from the hub: give --data DIR (or BERTVISION_DATA), or another --out to keep them")
+
+# %% ../../nbs/80_studies.plan.ipynb #52ed2645
+def _unit_place(name: str) -> tuple | None:
+    "Return (file, first line, last line) of what `executed_changes` names, None when it is no longer there."
+    words = name.split(" ")[0].split(".")
+    for k in range(len(words) - 1, 0, -1):
+        path = _package_file(".".join(["bertvision", *words[:k]]))
+        if path and path.name != "__init__.py":
+            lines = lines_of(path.read_text(encoding="utf-8"), ".".join(words[k:]))
+            return (path, *(lines or (0, 0)))
+    return None
+
+
+def commit_of(
+    name: str, # training.loop.train_step
+) -> str: # its short hash, "not committed", or '' when nobody knows
+    "Return the last commit that has changed a function or a statement of the package."
+    place = _unit_place(name)
+    if place is None: return ""
+    path, first, last = place
+    if first and "0" * 40 in (_git(path.parent, "blame", "-l", "-s", f"-L{first},{last}", "--", path.name) or ""): return "not committed"
+    how = [f"-L{first},{last}:{path.name}"] if first else ["--", path.name]
+    return (_git(path.parent, "log", "-1", "-s", "--format=%h", *how) or "").strip()
 
 # %% ../../nbs/80_studies.plan.ipynb #c0c4090a
 # Sustained operations a second for fine-tuning, by a part of the device's name; a stated rule of thumb.

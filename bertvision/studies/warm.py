@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from .kernel import be_kernel
+
 # %% ../../nbs/79_studies.warm.ipynb #a1620131
 def _code(status: int) -> int:
     "Exit code as subprocess gives it: negative for a signal."
@@ -56,7 +58,7 @@ _waiting = []  # the kernel that this process has ready: (Forked, end of a pipe)
 
 
 def _become_kernel(told: dict):
-    "Turn this process into the kernel that `jupyter_client` would have launched by this command."
+    "Turn this process into the kernel that a command of `kernel_command` would have launched."
     os.setsid()
     os.environ.clear()
     os.environ.update(told["env"])
@@ -64,11 +66,9 @@ def _become_kernel(told: dict):
     for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     import numpy as np
-    from ipykernel.kernelapp import IPKernelApp
 
     np.random.seed()
-    sys.argv = ["ipykernel_launcher", *told["arguments"], f"--IPKernelApp.parent_handle={os.getppid()}"]  # it ends with its parent; the class has read the environment long ago
-    IPKernelApp.launch_instance(sys.argv[1:])
+    be_kernel(told["arguments"])
 
 
 def prepare_kernel():
@@ -85,16 +85,16 @@ def prepare_kernel():
     os._exit(0)  # nobody wanted it
 
 # %% ../../nbs/79_studies.warm.ipynb #1bb7c9a4
-def warm_provisioner():
-    "The class through which a kernel manager takes the kernel that waits; where there is none, it launches one as ever."
+def warm_provisioner() -> type:
+    "Return the class through which a kernel manager takes the kernel that waits, or launches one where none does."
     from jupyter_client.provisioning import LocalProvisioner
 
     class Warm(LocalProvisioner):
         async def launch_kernel(self, cmd, **given):
-            ours = cmd[1:3] == ["-m", "ipykernel_launcher"] and os.path.realpath(cmd[0]) == os.path.realpath(sys.executable)
-            if not (ours and _waiting): return await super().launch_kernel(cmd, **given)
+            if not _waiting: return await super().launch_kernel(cmd, **given)
             self.process, pipe = _waiting.pop()
-            with os.fdopen(pipe, "w") as f: f.write(json.dumps({"arguments": cmd[3:], "env": given.get("env") or dict(os.environ), "cwd": given.get("cwd")}) + "\n")
+            told = {"arguments": cmd[cmd.index("-f"):], "env": given["env"], "cwd": given.get("cwd")}
+            with os.fdopen(pipe, "w") as f: f.write(json.dumps(told) + "\n")
             self.pid = self.pgid = self.process.pid
             return self.connection_info
 
@@ -165,6 +165,7 @@ def nursery():
     "Entry of the nursery: `python -c 'from bertvision.studies.warm import nursery; nursery()' SOCKET RUNNER MODULES`."
     mail, runner, children = Mail(socket.socket(fileno=int(sys.argv[1]))), int(sys.argv[2]), set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
+    if sys.path[0] == "": del sys.path[0]
     _import_all([*IMPORTS, *filter(None, sys.argv[3].split(","))])
     while mail.open and os.getppid() == runner:
         for asked in mail.read(0.05):
@@ -209,7 +210,8 @@ class Nursery:
     def __init__(self, env: dict, modules=()):
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-c", "from bertvision.studies.warm import nursery; nursery()", str(theirs.fileno()), str(os.getpid()), ",".join(modules)]
-        self.process = subprocess.Popen(command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
+        self.process = subprocess.Popen(command, cwd=os.sep, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+                                        start_new_session=True)
         theirs.close()
         self.mail, self.born, self.all = Mail(ours), 0, []
 

@@ -21,6 +21,7 @@ from fastcore.basics import patch
 
 from ..core import BertvisionError, DataError, OutputError, ParameterError, TrainingError
 from ..core import progress, read_json, suggest, write_json, write_text
+from ..data.files import format_yaml
 from ..runs import lock
 
 # %% ../../nbs/44_training.search.ipynb #90b58b11
@@ -398,8 +399,6 @@ def write_recipe(self: Search,
     parameters: dict | None = None, # to write in place of the best trial's, where an experiment spells them otherwise
 ) -> Path: # the path written
     "Write the best parameters as YAML, atomically; raises TrainingError when no trial succeeded, OutputError."
-    import yaml
-
     best, failed = self.best, sum(t.status == "failed" for t in self.trials)
     on = f"the {split} part of {task}" if task else f"the {split} part"
     lines = [title,
@@ -407,4 +406,4 @@ def write_recipe(self: Search,
              f"trial {best.number} had the smallest {self.objective}, {best.loss:.6g}, on {on}.",
              f"Space: {json.dumps(self.space)}"]
     comment = "".join(f"# {' '.join(line.split())}\n" for line in lines)
-    return write_text(path, comment + yaml.safe_dump({"parameters": parameters or best.parameters}, sort_keys=True, allow_unicode=True))
+    return write_text(path, comment + format_yaml({"parameters": parameters or best.parameters}))
