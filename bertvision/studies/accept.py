@@ -9,7 +9,7 @@ __all__ = ['accept']
 from itertools import combinations
 
 from ..core import ParameterError, StudyError, fingerprint
-from ..runs import lock, mark_accepted, read_parameters
+from ..runs import foreign_record, lock, mark_accepted, read_parameters
 from .plan import Job, Plan, job_state
 
 # %% ../../nbs/82_studies.accept.ipynb #108b3405
@@ -23,6 +23,7 @@ def _with_less(job: Job, record: dict, most: int = 8) -> tuple | None:
 # %% ../../nbs/82_studies.accept.ipynb #3f675647
 def _objection(job: Job, record: dict, was: dict) -> str:
     "Why a finished run cannot count for this job, '' when it can; `was` holds the fingerprints of the runs before it, as they were."
+    if foreign := foreign_record(job.folder, record): return foreign
     old = record.get("fingerprints") or {}
     differ = [name for name, value in job.parts.items() if old.get(name) != value]
     if "inputs" in differ: return "its data or encoder is another one"
