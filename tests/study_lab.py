@@ -105,3 +105,10 @@ def change(study, run, act):
     record = read_json(path)
     act(record)
     write_json(path, record)
+
+
+def replan(study, word, **changes):
+    "Change what is planned of the runs with a word in their names."
+    plan = read_json(study / "plan.json")
+    jobs = [job | changes if word in job["run"] else job for job in plan["jobs"]]
+    write_json(study / "plan.json", plan | {"jobs": jobs})

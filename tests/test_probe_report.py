@@ -11,7 +11,7 @@ from bertvision.studies.layers import (main_table, paragraph, plot_difference, p
 from bertvision.studies.probes import (against_trivial, control_table, example_probes, final, headline, layer_differences, probe_rows,
                                        profile_table, profiles)
 from bertvision.studies.results import read_study
-from study_lab import change, keep
+from study_lab import change, keep, replan
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,7 @@ def test_an_undefined_correlation_counts_as_nothing(example):
             record["baselines"] = {"validation": {"pearson": 0.0}}
         change(example, place.name, scores)
         (place / "predictions.parquet").unlink()
+    replan(example, ".cola.", task="sts-b")
     rows = probe_rows(read_study(example)).query("task == 'sts-b'")
     assert (rows["value"] == 0).all() and (rows["control"] == 0).all()
     assert "no layer of the pretrained encoder beats the trivial baseline (0.0)" in text(example)
@@ -166,6 +167,7 @@ def test_a_study_without_probes_says_so(example, tmp_path):
 
 def test_a_task_that_is_not_known_is_shown(example):
     for place in (example / "runs").glob("*.cola.*"): change(example, place.name, lambda r: r.update(task="mine"))
+    replan(example, ".cola.", task="mine")
     said = text(example)
     assert "mine (Matthews, example-encoder)" in said
 

@@ -13,7 +13,7 @@ from bertvision.studies.page import number
 from bertvision.studies.results import read_study
 from bertvision.studies.subsets import (above_trivial, against_random, example_subsets, hans_rows, hans_table, missing_subsets, overlap_rows, reported,
                                         selection_rows, subset_means, subset_rows, subset_table)
-from study_lab import change, keep
+from study_lab import change, keep, replan
 
 E = "mnli.example-encoder"
 
@@ -247,6 +247,7 @@ def test_published_points_are_the_readings_of_sound_rows(example):
 
 def test_a_task_that_is_not_known_and_nothing_published(example):
     for place in (example / "runs").iterdir(): change(example, place.name, lambda r: r.update(task="mine"))
+    replan(example, "", task="mine")
     said = text(example, figures=True)
     assert "mine (example-encoder)" in said and "Published" not in said and "reading" not in said
 

@@ -202,7 +202,7 @@ def _about(r):
             "freeze": int(p.get("freeze") or 0), "selection_seconds": s.get("seconds"),
             "training_seconds": (r.get("seconds") or {}).get("train"), "seconds": seconds_of(r)}
 
-
+# %% ../../nbs/83_studies.subsets.ipynb #5f17ca2d
 _SHOWN = ("strategy", "data_pct", "data_count", "steps", "freeze")  # what has a column of its own
 
 
