@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'STATES', 'notebook_cells', 'Parameter', 'read_parameters', 'check_parameters', 'has_locks', 'lock',
-           'locked', 'new_record', 'read_record', 'seconds_of', 'upstream_seconds', 'mark_failed', 'mark_accepted',
-           'outputs_folder', 'Run', 'read_rows', 'checked_parameters']
+           'locked', 'new_record', 'read_record', 'foreign_record', 'run_identity', 'seconds_of', 'upstream_seconds',
+           'mark_failed', 'mark_accepted', 'outputs_folder', 'Run', 'read_rows', 'checked_parameters']
 
 # %% ../nbs/01_runs.ipynb #71eb333e
 import ast
@@ -353,6 +353,27 @@ def read_record(
     if record.get("schema", 0) > SCHEMA:
         raise DataError(f"{path} has schema {record['schema']}, newer than this bertvision's {SCHEMA}: update the package")
     return record
+
+# %% ../nbs/01_runs.ipynb #faf71d76
+def foreign_record(
+    folder, # of a run
+    record: dict, # that lies in it
+) -> str: # '' when the record is the folder's own, or does not say
+    "Name the run that a record is of, where that is not the folder's."
+    named, name = record.get("job"), Path(folder).name
+    if not isinstance(named, str) or named in ("", name): return ""
+    return f"its record is of {named}: the folder was copied or renamed"
+
+
+_OF_ONE_RUN = ("experiment", "step", "task", "encoder", "seed", "parameters", "started", "finished", "seconds", "metrics")
+
+
+def run_identity(
+    record: dict,
+) -> str: # '' for a run without an end
+    "Return a text that only copies of one record share: what ran, when, for how long, with which scores."
+    if not record.get("finished"): return ""
+    return json.dumps({name: record.get(name) for name in _OF_ONE_RUN}, sort_keys=True)
 
 # %% ../nbs/01_runs.ipynb #870cf1e7
 def seconds_of(

@@ -17,7 +17,7 @@ from .data.sources import canonical, load_task, read_tsv
 from .data.tasks import File, Task, data_root, find_file, get_task
 from .models.encoders import load_encoder
 from .qa.windows import tokenise_for
-from .runs import read_record
+from .runs import foreign_record, read_record, run_identity
 from .training.grading import decide
 from .training.loop import predict
 
@@ -56,14 +56,28 @@ def _candidate(folder: Path) -> Candidate | None:
     score = record["metrics"].get("selection", {}).get(get_task(p["task"]).metrics[0])
     return None if score is None else Candidate(folder, p["task"], score, p["max_length"])  # one that has no score, as a constant answer has no correlation, is no candidate
 
+# %% ../nbs/48_submission.ipynb #15b7bdad
+def _own_folders(place: Path) -> tuple: # (folders, sentences on those that are left out)
+    "The runs' folders in a place, without copies and renamed ones; the place itself may have any name."
+    folders, left_out, seen = [], [], {}
+    for folder in sorted(p.parent for p in place.rglob("record.json")):
+        record = read_record(folder)
+        why = foreign_record(folder, record) if folder != place else ""
+        first = seen.setdefault(run_identity(record) or str(folder), folder) if not why else folder
+        if first != folder: why = f"its record is that of {first.name}: the folder was copied"
+        if why: left_out.append(f"{folder.name} is left out: {why}")
+        else: folders.append(folder)
+    return folders, left_out
+
 
 def glue_runs(
     place, # folder of a finetune run, or one with such folders at any depth, as a study's
 ) -> dict: # task -> Candidates, the best first
     "The finished finetune runs on GLUE's tasks whose models were kept; raises DataError when there is none."
-    folders = sorted(p.parent for p in Path(place).rglob("record.json"))
+    folders, left_out = _own_folders(Path(place))
     found = [c for folder in folders if (c := _candidate(folder))]
-    if not found: raise DataError(f"{place}: no finished finetune run on a task of GLUE that kept its model among {len(folders)} runs; expected some with keep_model: true")
+    if not found:
+        raise DataError("; ".join([f"{place}: no finished finetune run on a task of GLUE that kept its model among {len(folders)} runs; expected some with keep_model: true", *left_out]))
     return {task: sorted((c for c in found if c.task == task), key=lambda c: -c.score) for task in dict.fromkeys(c.task for c in found)}
 
 # %% ../nbs/48_submission.ipynb #6db89650
@@ -128,7 +142,7 @@ def write_submission(
     fill: bool = False, # constant answers in the files that no model answers
 ) -> Submission:
     "Write what the best run of each task predicts for its test files, and all in one zip when none is missing; raises DataError when no file could be written."
-    runs, out, told = glue_runs(place), Path(out), Submission()
+    runs, out, told = glue_runs(place), Path(out), Submission(notes=_own_folders(Path(place))[1])
     for task in dict.fromkeys(task for task, _ in GLUE_FILES.values()):
         names = [name for name, (owner, _) in GLUE_FILES.items() if owner == task]
         if task not in runs:

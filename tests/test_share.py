@@ -1,5 +1,6 @@
 """Studies that are given away: what must not be seen is gone, the same bytes twice, and an archive compares like its folder."""
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from study_lab import change
 
 from bertvision.cli import main
-from bertvision.core import DataError, OutputError, read_json
+from bertvision.core import DataError, OutputError, fingerprint, read_json
 from bertvision.studies import share
 from bertvision.studies.compare import compare_studies
 from bertvision.studies.results import example_study, read_study
@@ -123,7 +124,9 @@ def test_what_cannot_be_paired_is_said(study, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(study, other)
     for seed in (0, 1, 2): (other / "runs" / f"finetune.mrpc.s{seed}" / "predictions.parquet").unlink()
-    for seed in (0, 1, 2): change(other, f"finetune.cola.s{seed}", lambda r: r.update(seed=r["seed"] + 10))
+    for seed in (0, 1, 2):
+        change(other, f"finetune.cola.s{seed}", lambda r: r.update(seed=r["seed"] + 10))
+        (other / "runs" / f"finetune.cola.s{seed}").rename(other / "runs" / f"finetune.cola.s{seed + 10}")
     for seed in (0, 1, 2): shutil.rmtree(other / "runs" / f"finetune.rte.s{seed}")
     found = compare_studies(read_study(study), read_study(other))
     notes = "\n".join(found.notes)
@@ -155,3 +158,47 @@ def test_foreign_archives_are_refused(study, tmp_path, act, words):
 def test_a_damaged_file_is_left_out_and_said(study, tmp_path):
     told = export_study(study, tmp_path / "a.zip")
     assert "runs/finetune.mrpc.s2/record.json: is damaged" in told["left_out"] and read_json(study / "plan.json")["study"] == "example"
+
+
+def keep_code(study: Path) -> dict:
+    """What the witness of runs would have left beside a study, and in a run by hand; returns name -> content."""
+    kept = {"bertvision.core": {"source": "0123456789abcdef", "executed": {"fingerprint": "ab"}, "statements": {}, "file": "bertvision/core.py"}}
+    files = {f"executed/{fingerprint(kept)}.json": json.dumps(kept, indent=0, sort_keys=True) + "\n", f"runs/{RUN}/executed/{fingerprint(kept)}.json": json.dumps(kept)}
+    for text in ('mount = "/content/drive"\nname = "ä"\n', "x = 1\n"): files[f"sources/{fingerprint(text.encode())}.py"] = text
+    for name, text in files.items():
+        (study / name).parent.mkdir(exist_ok=True)
+        (study / name).write_text(text, encoding="utf-8")
+    return {name: text.encode() for name, text in files.items()}
+
+
+def test_what_runs_executed_travels_as_it_is(study, tmp_path):
+    kept = keep_code(study)
+    export_study(study, tmp_path / "a.zip")
+    assert {name: raw for name, raw in texts(tmp_path / "a.zip").items() if name in kept} == kept
+    opened = unpack(tmp_path / "a.zip", tmp_path / "opened")
+    assert all((opened / name).read_bytes() == raw for name, raw in kept.items())
+
+
+def test_a_source_that_says_too_much_or_is_not_what_its_name_says_stays_at_home(study, tmp_path):
+    keep_code(study)
+    for name, text in ((fingerprint(f'key = "{TOKEN}"'.encode()), f'key = "{TOKEN}"'), ("0123456789abcdef", "y = 2")): (study / "sources" / f"{name}.py").write_text(text)
+    (study / "executed" / "fedcba9876543210.json").write_text("{}")
+    told = export_study(study, tmp_path / "a.zip")
+    found = [name for name in texts(tmp_path / "a.zip") if name.startswith(("sources/", "executed/"))]
+    assert len(found) == 3, found
+    reasons = sorted(text.partition(": ")[2] for text in told["left_out"] if text.startswith(("sources/", "executed/")))
+    assert reasons == ["holds what has the form of a token, and is named by its content", "is damaged", "is damaged"]
+
+
+@pytest.mark.parametrize("kind", ["executed", "sources"])
+def test_an_archive_whose_code_is_not_what_its_name_says_is_refused(study, tmp_path, kind):
+    keep_code(study)
+    export_study(study, tmp_path / "a.zip")
+    files = texts(tmp_path / "a.zip")
+    name = next(n for n in files if n.startswith(kind))
+    manifest = json.loads(files["manifest.json"])
+    raw = b'{"changed": 1}'
+    manifest["files"][name] = {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    changed = {f"example/{name}": raw, "example/manifest.json": json.dumps(manifest).encode()}
+    rewritten(tmp_path / "a.zip", tmp_path / "b.zip", lambda files: files | changed)
+    with pytest.raises(DataError, match=f"{kind}/.* is not what its name says"): open_shared(tmp_path / "b.zip")

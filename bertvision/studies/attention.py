@@ -27,7 +27,7 @@ from ..statistics import holm
 from .methods import against
 from .page import (DETAILS, EARLIER, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
                                      markdown_sections, markdown_table, mean_sd, number, p_value, panel_grid, remarks, save_figures, tally, task_title, write_files)
-from .results import KEYS, Results, encoder_title, glue_table, read_study, settings_of
+from .results import KEYS, Results, encoder_title, glue_table, read_study, run_titles, settings_of
 
 # %% ../../nbs/84_studies.attention.ipynb #904e814e
 _INVENTED = {"full": ("example-bert", "", {"full": 1.0}, 1.0), "performer": ("example-bert", "performer", {"performer": 1.0}, 0.9),
@@ -147,7 +147,7 @@ def recall_rows(
     study: Results,
 ) -> pd.DataFrame: # method, encoder, seed, length, examples, accuracy
     "Accuracy on `toy-recall` by length of the text, in words; empty for a study without it."
-    found, titles = [], {}
+    found, titles, methods = [], {}, run_titles(study)
     for run, r in study.runs.items():
         if r.get("task") != "toy-recall" or not r.get("modes") or run not in study.predictions: continue
         options = r["parameters"].get("task_options") or {}
@@ -155,7 +155,7 @@ def recall_rows(
         if key not in titles: titles[key] = {row["id"].split("/", 1)[1]: row["rule"] for row in generate("toy-recall", **_sized(options))["validation"]}
         part = study.predictions[run].query("split == 'validation'")
         part = part.assign(length=part["example_id"].map(titles[key]), right=part["label"] == part["prediction"])
-        found += [{"method": study.titles.get(r["step"]) or r["step"], "encoder": encoder_title(r["encoder"]), "seed": r["seed"], "length": int(length), "examples": len(g), "accuracy": g["right"].mean()}
+        found += [{"method": methods[run], "encoder": encoder_title(r["encoder"]), "seed": r["seed"], "length": int(length), "examples": len(g), "accuracy": g["right"].mean()}
                   for length, g in part.groupby("length")]
     return pd.DataFrame(found, columns=["method", "encoder", "seed", "length", "examples", "accuracy"]).sort_values(["method", "length", "seed"], kind="stable", ignore_index=True)
 
@@ -191,10 +191,12 @@ def plot_recall(
 # %% ../../nbs/84_studies.attention.ipynb #d6cc7583
 def cost_rows(
     study: Results,
-) -> pd.DataFrame: # attention, precision, length, mode, computed, compared, forward, backward, seconds, bytes
-    "Costs of one block by length, medians over runs; empty when the study has not measured them."
-    rows = pd.DataFrame([row for r in study.runs.values() for row in r.get("costs") or []])
-    same = ["attention", "precision", "length", "mode", "computed", "compared"]
+) -> pd.DataFrame: # attention, settings, precision, length, mode, computed, compared, forward, backward, seconds, bytes
+    "Costs of one block by length, medians over runs of the same settings; empty when the study has not measured them."
+    runs = {run: r for run, r in study.runs.items() if r.get("costs")}
+    settings = settings_of(runs)
+    rows = pd.DataFrame([{"settings": settings[run]} | row for run, r in runs.items() for row in r["costs"]])
+    same = ["attention", "settings", "precision", "length", "mode", "computed", "compared"]
     return rows.groupby(same, sort=False)[["forward", "backward", "seconds", "bytes"]].median().reset_index() if len(rows) else rows
 
 # %% ../../nbs/84_studies.attention.ipynb #e7e65e4f
@@ -204,10 +206,11 @@ _COUNTED = {"performer": "features", "linformer": "mixtures"}  # of the others, 
 
 def shown(
     name: str, # as in a record: performer, or performer:128
+    settings: str = "", # of the benchmark, where there are several
 ) -> str: # Performer, 128 features
     "What a contender of the benchmark is called."
     kind, _, count = name.partition(":")
-    return _SHOWN.get(kind, kind) + (f", {count} {_COUNTED.get(kind, 'tokens')}" if count else "")
+    return _SHOWN.get(kind, kind) + (f", {count} {_COUNTED.get(kind, 'tokens')}" if count else "") + (f" ({settings})" if settings else "")
 
 
 def plot_costs(
@@ -218,10 +221,10 @@ def plot_costs(
     precisions = list(dict.fromkeys(rows["precision"]))
     fig, axes = panel_grid(1, len(precisions) + 1, 4.4)
     panels = [(p, "seconds", 1e3, f"milliseconds, {p}") for p in precisions] + [(precisions[0], "bytes", 2**-20, f"MiB at most, {precisions[0]}")]
-    colors = _colors(list(dict.fromkeys(rows["attention"])))
+    colors = _colors(list(dict.fromkeys(zip(rows["attention"], rows["settings"]))))
     for ax, (precision, column, scale, label) in zip(axes.flat, panels):
         part = rows[rows["precision"] == precision]
-        for name, g in part.groupby("attention", sort=False): ax.plot(g["length"], scale * g[column], marker="o", ms=4, color=colors[name], label=shown(name))
+        for name, g in part.groupby(["attention", "settings"], sort=False): ax.plot(g["length"], scale * g[column], marker="o", ms=4, color=colors[name], label=shown(*name))
         end = part[part["attention"] == "full"].nlargest(1, "length")
         if len(end): ax.plot(part["length"].unique(), scale * end[column].iloc[0] * (part["length"].unique() / end["length"].iloc[0]) ** 2, color="0.3", ls=":", label="quadratic")
         _powers(ax, part["length"])
@@ -234,12 +237,12 @@ def cost_table(
 ) -> pd.DataFrame: # text cells
     "Each attention at the longest text: time against full attention, and how cost grows when the length doubles."
     out = []
-    for (precision, name), g in rows.groupby(["precision", "attention"], sort=False) if len(rows) else ():
+    for (precision, name, settings), g in rows.groupby(["precision", "attention", "settings"], sort=False) if len(rows) else ():
         by = g.set_index("length")
         n = by.index.max()
-        full = rows[(rows["precision"] == precision) & (rows["attention"] == "full") & (rows["length"] == n)]["seconds"]
+        full = rows[(rows["precision"] == precision) & (rows["attention"] == "full") & (rows["settings"] == settings) & (rows["length"] == n)]["seconds"]
         grown = lambda column: f"{by.loc[n, column] / by.loc[n // 2, column]:.2f}" if n // 2 in by.index else ""
-        out.append({"Attention": shown(name), "Precision": precision, "Tokens": f"{n:,}", "Mode": by.loc[n, "mode"], "Forward, ms": f"{1e3 * by.loc[n, 'forward']:,.0f}",
+        out.append({"Attention": shown(name, settings), "Precision": precision, "Tokens": f"{n:,}", "Mode": by.loc[n, "mode"], "Forward, ms": f"{1e3 * by.loc[n, 'forward']:,.0f}",
                     "Backward, ms": f"{1e3 * by.loc[n, 'backward']:,.0f}", "Full / this": f"{full.iloc[0] / by.loc[n, 'seconds']:.2f}" if len(full) else "",
                     "Time, × for twice the length": grown("seconds"), "Memory, MiB": f"{by.loc[n, 'bytes'] / 2**20:,.0f}", "Memory, × for twice the length": grown("bytes")})
     return pd.DataFrame(out)

@@ -268,7 +268,7 @@ def freezing(
 ) -> pd.DataFrame: # rows of `subset_means`
     "Means of what was trained with several parts frozen."
     means = subset_means(reported(rows))
-    several = means.groupby(["task", "encoder", "arm", "strategy", "budget"])["freeze"].transform("nunique") > 1 if len(means) else []
+    several = means.groupby(["task", "encoder", "arm", "strategy", "settings", "budget"])["freeze"].transform("nunique") > 1 if len(means) else []
     return means[several]
 
 
@@ -282,10 +282,10 @@ def plot_freezing(
     fig, axes = panel_grid(1, len(tasks), 6.4, 3.2)
     for ax, task in zip(axes.flat, tasks):
         part = means[means["task"] == task]
-        for i, ((strategy, budget, arm, e), g) in enumerate(part.groupby(["strategy", "budget", "arm", "encoder"], sort=False)):
+        for i, ((strategy, settings, budget, arm, e), g) in enumerate(part.groupby(["strategy", "settings", "budget", "arm", "encoder"], sort=False)):
             g, look = g.sort_values("freeze", key=lambda c: c.map(order.index)), _look(strategy, list(part["strategy"].unique()))
             look["linestyle"] = ["-", "--", "-.", ":"][i % 4]
-            name = f"{strategy}, {budget}" + (f", {ARMS.get(arm, arm)}" if part["arm"].nunique() > 1 else "") + (f", {e}" if part["encoder"].nunique() > 1 else "")
+            name = f"{strategy}{f' ({settings})' if settings else ''}, {budget}" + (f", {ARMS.get(arm, arm)}" if part["arm"].nunique() > 1 else "") + (f", {e}" if part["encoder"].nunique() > 1 else "")
             ax.errorbar([order.index(n) for n in g["freeze"]], 100 * g["mean"], 100 * g["sd"].fillna(0), label=name, lw=1.6, ms=5,
                         elinewidth=1, capsize=2, **look)
         ax.axhline(100 * part["baseline"].mean(), color="0.2", linestyle=":", lw=1.3, label="trivial baseline")
@@ -298,9 +298,9 @@ def plot_freezing(
 # %% ../../nbs/84_studies.budgets.ipynb #102e467c
 def _freezing_title(means):
     "What it costs to freeze most, as a title."
-    most = in_order(means).groupby(["task", "encoder", "arm", "strategy", "budget"], sort=False)
+    most = in_order(means).groupby(["task", "encoder", "arm", "strategy", "settings", "budget"], sort=False)
     found = []
-    for (_, _, _, strategy, budget), g in most:
+    for (_, _, _, strategy, _, budget), g in most:
         full, last = g[g["freeze"] == 0], g.iloc[-1]
         if len(full): found.append(f"{number(full['mean'].iloc[0] - last['mean'])} points ({strategy}, {budget}, frozen: {freeze_title(last['freeze'])})")
     return "What freezing costs: " + "; ".join(found[:2]) if found else "Accuracy by frozen part"
@@ -387,9 +387,11 @@ def plot_overlap(
     study: Results,
     fraction: float = 0, # of the pool; 0 = the budget in the middle
 ) -> plt.Figure | None: # None when no run says what choices have in common
-    "Share of two strategies' examples that both have chosen, mean over seeds, at one budget."
-    rows = overlap_rows(study)
+    "Share of two strategies' examples that both have chosen, mean over seeds, at one budget; of several tasks, encoders or settings the first."
+    rows, same = overlap_rows(study), ["task", "encoder", "settings"]
     if not len(rows): return None
+    several, first = len(rows[same].drop_duplicates()) > 1, rows[same].iloc[0]
+    rows = rows[(rows[same] == first).all(axis=1)]
     known = sorted(rows["fraction"].unique())
     fraction = fraction or known[(len(known) - 1) // 2]
     mean = rows[np.isclose(rows["fraction"], fraction)].groupby(["a", "b"])["jaccard"].mean()
@@ -401,7 +403,8 @@ def plot_overlap(
                 mask=np.triu(np.ones((len(names) - 1,) * 2, bool), 1), annot_kws={"fontsize": 9})
     ax.tick_params(axis="y", rotation=0)
     most = mean.idxmax()
-    title = f"Chosen by both, % of what either chose, at {budget_title(fraction)}:\nmost by {most[0]} and {most[1]}"
+    whose = f"{', '.join(filter(None, (task_title(first['task']), first['encoder'], first['settings'])))}. " if several else ""
+    title = f"{whose}Chosen by both, % of what either chose, at {budget_title(fraction)}:\nmost by {most[0]} and {most[1]}"
     ax.set_title(f"{title}; two random choices would share {number(fraction / (2 - fraction))}", fontsize=10, loc="left")
     plt.close(fig)
     return fig
@@ -500,8 +503,9 @@ def subcase_table(
     many = part[part["fraction"] < 1].groupby("fraction")["strategy"].nunique()
     chosen = part[(part["fraction"] == (many[many == many.max()].index.max() if len(many) else 1)) | (part["fraction"] >= 1)]
     columns = {}
-    for (task, strategy, budget), g in chosen.groupby(["task", "strategy", "budget"], sort=False):
-        name = f"{strategy}, {budget}" + (f" ({task_title(task)})" if rows["task"].nunique() > 1 else "")
+    for (task, encoder, strategy, settings, budget), g in chosen.groupby(["task", "encoder", "strategy", "settings", "budget"], sort=False):
+        more = [task_title(task)] * (rows["task"].nunique() > 1) + [encoder] * (rows["encoder"].nunique() > 1) + [settings] * bool(settings)
+        name = f"{strategy}, {budget}" + (f" ({', '.join(more)})" if more else "")
         columns[name] = pd.DataFrame([study.runs[run]["hans"]["subcases"] for run in g["run"]]).mean()
     frame = pd.DataFrame(columns).map(number)
     return frame.rename_axis("Subcase").reset_index()

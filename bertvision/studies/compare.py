@@ -60,7 +60,7 @@ def _pair(sides: tuple, rows: tuple) -> dict: # sides: (study, tidy) of A and B
     kept = [s for s in both if s in said[0] and s in said[1]]
     found = {"task": rows[0]["task"], "split": rows[0]["split"], "metric": rows[0]["metric"], "seeds": " ".join(map(str, kept or both)), "examples": 0}
     for name, row, (study, tidy), own in zip("ab", rows, sides, runs):
-        found[f"method_{name}"], found[f"encoder_{name}"] = method_title(study, row["step"], row["variant"]), row["encoder"]
+        found[f"method_{name}"], found[f"encoder_{name}"] = method_title(study, row["step"], row["variant"], row["settings"]), row["encoder"]
         found[f"mean_{name}"], found[f"sd_{name}"] = _mean(tidy, row, [own[s] for s in kept or both] or list(own.values()))
     tables = side_by_side(*({s: own[s] for s in kept} for own in said), rows[0]["split"], rows[0]["metric"])
     remarks = [_why_not(*said, both, kept, rows[0]["split"])] if tables is None else []
@@ -88,7 +88,7 @@ def _left(rows: list, study: Results, name: str, other: str, others: list) -> li
     for r in rows:
         many = [o for o in others if o["task"] == r["task"]]
         why = f"{other} has no finished run of that task" if not many else f"{other} has {len(many)} method{'s' * (len(many) > 1)} of that task, and none alone that agrees with it"
-        notes.append(f"only in {name}: {task_title(r['task'])}, {method_title(study, r['step'], r['variant'])}, {r['encoder']}{' (' + r['settings'] + ')' if r['settings'] else ''}: {why}")
+        notes.append(f"only in {name}: {task_title(r['task'])}, {method_title(study, r['step'], r['variant'], r['settings'])}, {r['encoder']}: {why}")
     return notes
 
 # %% ../../nbs/86_studies.compare.ipynb #959f2d64

@@ -9,6 +9,7 @@ __all__ = ['FIGURES', 'published_curves', 'published_table', 'plot_profiles', 'p
 
 # %% ../../nbs/84_studies.layers.ipynb #6e869aad
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,7 +26,7 @@ from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, heading, html_end
                                      save_figures, tally, task_title, write_files)
 from .probes import (against_trivial, control_table, difference_table, final, headline, layer_differences, probe_rows,
                                        profile_table, profiles, shown_metrics)
-from .results import Results, encoder_title, read_study
+from .results import Results, encoder_title, read_study, run_titles
 
 # %% ../../nbs/84_studies.layers.ipynb #a8dbc803
 def published_curves(
@@ -216,10 +217,12 @@ def plot_training(
     fig, axes = _grid(len(panels))
     colors = dict(zip(epochs, sns.color_palette("flare", len(epochs))))
     for ax, (title, group) in zip(axes, panels):
-        for epoch, g in group.groupby("epoch"):
+        models = group.groupby("epoch")["model"].nunique()
+        for (epoch, model), g in group.groupby(["epoch", "model"]):
             g = g.groupby("layer")["value"].agg(["mean", "std"])
             mark = "osD^vPX*"[epochs.index(epoch) % 8]
-            ax.errorbar(g.index, 100 * g["mean"], 100 * g["std"].fillna(0), color=colors[epoch], marker=mark, ms=4, lw=1.4, elinewidth=0.8, label={0.0: "pretrained", np.inf: "best epoch"}.get(epoch, f"{epoch:g} epochs"))
+            name = model if models[epoch] > 1 else {0.0: "pretrained", np.inf: "best epoch"}.get(epoch, f"{epoch:g} epochs")
+            ax.errorbar(g.index, 100 * g["mean"], 100 * g["std"].fillna(0), color=colors[epoch], marker=mark, ms=4, lw=1.4, elinewidth=0.8, label=name)
         ax.axhline(100 * group["baseline"].mean(), color="0.2", linestyle=":", lw=1.3, label="trivial baseline")
         ax.set_title(title, fontsize=10)
     return _finish(fig, axes, "The profile while fine-tuning (bars: ±1 sd over seeds)")
@@ -227,12 +230,13 @@ def plot_training(
 # %% ../../nbs/84_studies.layers.ipynb #c137c449
 def similarity(
     study: Results,
-) -> pd.DataFrame: # task, encoder, seed, layer, cka
+) -> pd.DataFrame: # task, encoder, method, seed, layer, cka
     "CKA of fine-tuned with pretrained states, layer by layer, of the model that was kept; empty when no run has it."
-    runs = {r.get("of", run): r for run, r in study.runs.items() if r.get("side") == "fine-tuned" and r.get("cka")}
-    found = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "side": r["side"], "epoch": r.get("epoch"), "seed": r["seed"], "layer": i,
+    titles = run_titles(replace(study, runs={run: r | {"variant": ""} for run, r in study.runs.items()}))
+    runs = {r.get("of", run): r | {"method": titles[run]} for run, r in study.runs.items() if r.get("side") == "fine-tuned" and r.get("cka")}
+    found = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": r["method"], "side": r["side"], "epoch": r.get("epoch"), "seed": r["seed"], "layer": i,
               "cka": np.nan if row[i] is None else float(row[i])} for r in runs.values() for i, row in enumerate(r["cka"]) if i < len(row)]
-    rows = pd.DataFrame(found, columns=["task", "encoder", "side", "epoch", "seed", "layer", "cka"])
+    rows = pd.DataFrame(found, columns=["task", "encoder", "method", "side", "epoch", "seed", "layer", "cka"])
     return final(rows.astype({"epoch": float})).drop(columns=["side", "epoch"]).reset_index(drop=True)
 
 
@@ -243,9 +247,10 @@ def plot_similarity(
     rows = similarity(study)
     if not len(rows): return None
     fig, (ax,) = _grid(1)
-    for i, ((task, encoder), g) in enumerate(rows.groupby(["task", "encoder"], sort=False)):
+    several = rows.groupby(["task", "encoder"])["method"].nunique().max() > 1
+    for i, ((task, encoder, method), g) in enumerate(rows.groupby(["task", "encoder", "method"], sort=False)):
         mean = g.groupby("layer")["cka"].mean()
-        name = task_title(task) + (f", {encoder}" if rows["encoder"].nunique() > 1 else "")
+        name = task_title(task) + (f", {encoder}" if rows["encoder"].nunique() > 1 else "") + (f", {method}" if several else "")
         ax.plot(mean.index, mean, marker="osD^vPX*"[i % 8], linestyle=["-", "--", "-.", ":"][i % 4], color=_COLORS[i % 10], label=name)
     ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
     return _finish(fig, [ax], "How much of each state\nfine-tuning has left as it was", "CKA with the pretrained state")
@@ -311,9 +316,10 @@ def _answered_text(group):
 
 def _changed_text(cka):
     "What fine-tuning did to the states."
-    mean = cka.groupby("layer")["cka"].mean().dropna()
-    if not len(mean): return ""
-    return f"fine-tuning has left layer {mean.idxmax()} most like it was (CKA {mean.max():.2f}) and changed layer {mean.idxmin()} most ({mean.min():.2f})"
+    means = [(method, mean) for method, g in cka.groupby("method", sort=False) if len(mean := g.groupby("layer")["cka"].mean().dropna())]
+    who = lambda method: f"fine-tuning ({method})" if len(means) > 1 else "fine-tuning"
+    return ", and ".join(f"{who(method)} has left layer {m.idxmax()} most like it was (CKA {m.max():.2f}) and changed layer {m.idxmin()} most ({m.min():.2f})"
+                         for method, m in means)
 
 
 def _sentence(parts): return "; ".join(p for p in parts if p) + "."

@@ -7,8 +7,6 @@ __all__ = ['headline_rows', 'several_methods', 'highlighted', 'wide', 'printed_t
            'against', 'verdict', 'plot_cost', 'shares', 'plot_shares', 'growth', 'plot_growth']
 
 # %% ../../nbs/83_studies.methods.ipynb #5a6b6dd9
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -19,7 +17,7 @@ from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS, score
 from ..published import published, published_value
 from ..statistics import Difference, holm, paired_bootstrap
-from .results import KEYS, Results, encoder_title, method_title, scored_columns, scores
+from .results import KEYS, Results, encoder_title, method_title, run_titles, scored_columns, scores, settings_of
 
 # %% ../../nbs/83_studies.methods.ipynb #6495d452
 def headline_rows(
@@ -203,7 +201,7 @@ def plot_cost(
     rows = headline_rows(table).dropna(subset=[cost])
     rows = rows.assign(score=100 * rows["mean"], panel=[f"{get_task(t).title}: {METRICS[m].title}" for t, m in zip(rows["task"], rows["metric"])])
     n = max(1, rows["panel"].nunique())
-    rows["Method"] = [m.removesuffix(f": {v}") if v else m for m, v in zip(rows["method"], rows["variant"])]
+    rows["Method"] = [m.replace(f": {v}", "", 1) if v else m for m, v in zip(rows["method"], rows["variant"])]
     rows["Variant"] = rows["variant"].replace("", "all weights")
     grid = sns.relplot(rows, x=cost, y="score", hue="Method", style="Variant", col="panel", col_wrap=min(2, n), height=3.4, aspect=1.2, s=50,
                        facet_kws={"sharey": False, "sharex": True})
@@ -222,9 +220,9 @@ def shares(
     study: Results,
 ) -> pd.DataFrame: # task, encoder, method, seed, layer, share
     "Weights of all scalar mixes, tidy; empty when no head has one."
-    rows = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": method_title(study, r.get("step"), r["variant"]),
-             "seed": r["seed"], "layer": i, "share": s}
-            for r in study.runs.values() for i, s in enumerate(r.get("layer_shares") or [])]
+    titles = run_titles(study)
+    rows = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": titles[run], "seed": r["seed"], "layer": i, "share": s}
+            for run, r in study.runs.items() for i, s in enumerate(r.get("layer_shares") or [])]
     return pd.DataFrame(rows, columns=["task", "encoder", "method", "seed", "layer", "share"])
 
 
@@ -244,31 +242,42 @@ def plot_shares(
 
 # %% ../../nbs/83_studies.methods.ipynb #0871c57c
 _ALONG = {"epochs": "epochs of fine-tuning", "examples": "training examples"}
+_AXES = ("train_examples", "head_examples", "extract.train_examples")  # settings that are an axis of a figure, as the epochs are
 
 
-def _tuned(study: Results, record: dict) -> dict | None:
-    "The fine-tuning behind a run: itself, or that of the runs that it builds on."
-    if record["experiment"] == "finetune": return record
-    given = record["parameters"]
-    place = given.get("finetune_dir") or given.get("extract_dir") or ""
-    before = study.runs.get(Path(place).name) if isinstance(place, str) else None  # an ensemble has several
-    return before and _tuned(study, before)
+def _tuned_epochs(record: dict) -> float | None: # None without a fine-tuning, or with several
+    "Epochs of the fine-tuning behind a run: its own, or those of the run that it builds on."
+    if record["experiment"] == "finetune": return record["parameters"].get("epochs")
+    above, place = record.get("upstream") or {}, ""
+    while above.get(place) != "finetune":
+        names = [f"{place}.{name}".lstrip(".") for name in ("finetune", "extract")]
+        place = next((name for name in names if above.get(name, "none") != "none"), None)
+        if place is None: return None
+    return None if f"{place}.runs" in above else above.get(f"{place}.epochs")  # an ensemble has several
 
 
+def _beside_axes(study: Results) -> dict: # run -> settings
+    "The settings that set runs apart beside epochs and examples."
+    tuned = {run: r for run, r in study.runs.items() if r["experiment"] == "finetune"}
+    others = {run: r for run, r in study.runs.items() if run not in tuned}
+    return settings_of(tuned, ("epochs", *_AXES)) | settings_of(others, ("finetune.epochs", "extract.finetune.epochs", *_AXES))
+
+# %% ../../nbs/83_studies.methods.ipynb #3833fc44
 def growth(
     study: Results,
 ) -> pd.DataFrame: # task, encoder, method, step, seed, epochs, examples, score
     "Headline scores of the highlighted methods with the epochs that their encoder was fine-tuned and the examples that they were trained on."
-    found = []
-    for r in study.runs.values():
-        variant, tuned, reported = r.get("variant") or "", _tuned(study, r), [s for s in r["metrics"] if s != "selection"]
-        if variant not in study.highlights.get(r.get("step"), (variant,)) or not tuned or not reported or r["task"] not in TASKS: continue
-        found.append({"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": variant or "BERT", "step": r.get("step"), "seed": r["seed"],
-                      "epochs": tuned["parameters"]["epochs"], "examples": r["examples"]["train"], "score": r["metrics"][reported[0]][get_task(r["task"]).metrics[0]]})
-    rows = pd.DataFrame(found, columns=["task", "encoder", "method", "step", "seed", "epochs", "examples", "score"])
-    again = rows.duplicated(["task", "encoder", "method", "seed", "epochs", "examples"], keep=False)  # by several steps, as on out-of-fold states
+    found, settings = [], _beside_axes(study)
+    for run, r in study.runs.items():
+        variant, epochs, reported = r.get("variant") or "", _tuned_epochs(r), [s for s in r["metrics"] if s != "selection"]
+        if variant not in study.highlights.get(r.get("step"), (variant,)) or epochs is None or not reported or r["task"] not in TASKS: continue
+        found.append({"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": variant or "BERT", "settings": settings[run], "step": r.get("step"), "seed": r["seed"],
+                      "epochs": epochs, "examples": r["examples"]["train"], "score": r["metrics"][reported[0]][get_task(r["task"]).metrics[0]]})
+    rows = pd.DataFrame(found, columns=["task", "encoder", "method", "settings", "step", "seed", "epochs", "examples", "score"])
+    again = rows.duplicated(["task", "encoder", "method", "settings", "seed", "epochs", "examples"], keep=False)  # by several steps, as on out-of-fold states
     rows.loc[again, "method"] = [method_title(study, s, m) for s, m in zip(rows.loc[again, "step"], rows.loc[again, "method"])]
-    return rows
+    rows["method"] = [m + (f" ({s})" if s else "") for m, s in zip(rows["method"], rows["settings"])]
+    return rows.drop(columns="settings")
 
 # %% ../../nbs/83_studies.methods.ipynb #1ebcbb03
 def plot_growth(

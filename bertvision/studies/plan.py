@@ -37,7 +37,7 @@ from ..published import SOURCES
 from ..recipes import check_values
 from ..witness import executed_changes, home_of, stamps_of
 from ..executed import lines_of
-from ..runs import _git, check_parameters, locked, notebook_cells, read_parameters, read_record
+from ..runs import _git, check_parameters, foreign_record, locked, notebook_cells, read_parameters, read_record, run_identity
 
 # %% ../../nbs/80_studies.plan.ipynb #9893f63d
 class Need(NamedTuple):
@@ -963,12 +963,14 @@ def _estimate(job: Job) -> Forecast:
 
 # %% ../../nbs/80_studies.plan.ipynb #4d4b5950
 def _finished(out: Path) -> list[dict]:
-    "Records of all finished runs of all studies on a machine like this one: the same GPU, or as many cores."
-    here, found = this_machine(), []
+    "Records of all finished runs of all studies on a machine like this one: the same GPU, or as many cores. A copied run counts once."
+    here, found, seen = this_machine(), [], set()
     same = "name" if here["device"] == "cuda" else "cores"
     for path in sorted(out.glob("*/runs/*/record.json")):
         try: record = read_record(path.parent)
         except DataError: continue
+        if foreign_record(path.parent, record) or (one := run_identity(record)) and one in seen: continue
+        seen.add(one)
         device = record.get("device") or {}
         alike = all(device.get(k) == here[k] for k in ("device", same))
         if record["status"] == "done" and alike and record["seconds"].get("total"): found.append(record)

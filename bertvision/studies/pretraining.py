@@ -22,7 +22,7 @@ from .methods import against, verdict, wide
 from .page import (DETAILS, EARLIER, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
                                      markdown_sections, markdown_table, number, panel_grid, remarks, save_figures, tally, task_title, write_files)
 from .report import differences
-from .results import Results, glue_table, read_study
+from .results import Results, glue_table, read_study, run_titles, settings_of
 
 # %% ../../nbs/84_studies.pretraining.ipynb #bab69174
 _STEPS = {"untrained": "steps/0", "begun": "steps/100", "pretrained": "model"}
@@ -118,25 +118,24 @@ def learning_table(
     return table.loc[:, (table != "").any()] if len(table) else table
 
 # %% ../../nbs/84_studies.pretraining.ipynb #085cc96c
-def _steps_before(study: Results, record: dict) -> int | None:
+def _steps_before(record: dict) -> int | None:
     "Pre-training steps behind a fine-tuning; None when it started from something else."
-    given = record["parameters"]
-    source = study.runs.get(Path(given.get("finetune_dir") or "-").name)
-    if not source or source["experiment"] != "pretrain": return None
-    kind, _, n = given.get("checkpoint", "model").partition("/")
-    return int(n) if kind == "steps" else source["parameters"]["steps"]
+    above = record.get("upstream") or {}
+    if above.get("finetune") != "pretrain": return None
+    kind, _, n = record["parameters"].get("checkpoint", "model").partition("/")
+    return int(n) if kind == "steps" else above.get("finetune.steps")
 
 
 def transfer_rows(
     study: Results,
 ) -> pd.DataFrame: # task, method, seed, steps (of pre-training), score (headline), baseline; in the order of the steps
     "Scores of the fine-tunings that started from a pre-training; empty for a study without. Of several from the same steps the one comes first that the study names first."
-    found, order = [], list(dict.fromkeys(j["step"] for j in study.jobs))
+    found, order, titles = [], list(dict.fromkeys(j["step"] for j in study.jobs)), run_titles(study)
     for run, r in study.runs.items():
-        if r["experiment"] != "finetune" or r["task"] not in TASKS or (steps := _steps_before(study, r)) is None: continue
+        if r["experiment"] != "finetune" or r["task"] not in TASKS or (steps := _steps_before(r)) is None: continue
         task = get_task(r["task"])
         split, metric = task.report[0], task.metrics[0]
-        found.append({"task": task.name, "method": study.titles.get(r["step"], r["step"]), "seed": r["seed"], "steps": steps, "score": r["metrics"][split][metric], "baseline": r["baselines"][split].get(metric),
+        found.append({"task": task.name, "method": titles[run], "seed": r["seed"], "steps": steps, "score": r["metrics"][split][metric], "baseline": r["baselines"][split].get(metric),
                       "order": order.index(r["step"]) if r["step"] in order else len(order)})
     rows = pd.DataFrame(found, columns=["task", "method", "seed", "steps", "score", "baseline", "order"])
     return rows.sort_values(["task", "steps", "order", "seed"], kind="stable", ignore_index=True).drop(columns="order")
@@ -177,10 +176,11 @@ def paragraph(
 ) -> str: # one paragraph
     "What the numbers say, in words made from the numbers."
     found, groups, mean = [tally(study)], {}, lambda values: float(np.mean(list(values)))
-    for r in study.runs.values():
-        if r["experiment"] == "pretrain": groups.setdefault((r["step"], _known(r)[1]), []).append(r)
-    for (step, of), done in groups.items():
-        found.append(f"{study.titles.get(step, 'Pre-training')}: after {mean(r['history'][-1]['tokens'] for r in done) / 1e6:.1f} million tokens ({mean(r['seconds']['train'] for r in done) / 60:.0f} minutes of training) "
+    settings = settings_of(study.runs)
+    for run, r in study.runs.items():
+        if r["experiment"] == "pretrain": groups.setdefault((r["step"], settings[run], _known(r)[1]), []).append(r)
+    for (step, varied, of), done in groups.items():
+        found.append(f"{study.titles.get(step, 'Pre-training')}{f' ({varied})' if varied else ''}: after {mean(r['history'][-1]['tokens'] for r in done) / 1e6:.1f} million tokens ({mean(r['seconds']['train'] for r in done) / 60:.0f} minutes of training) "
                      f"{number(mean(_known(r)[0]['mlm_accuracy'] for r in done))} % of the hidden words of {of} are found, mean over {len(done)} run{'s' * (len(done) > 1)}.")
     return " ".join(found + [verdict(compared, m) for m in dict.fromkeys(rows.sort_values("steps")["method"]) if m in set(compared["method"])])
 

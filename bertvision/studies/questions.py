@@ -13,7 +13,7 @@ import seaborn as sns
 
 from ..data.tasks import TASKS, get_task
 from ..published import published
-from .results import Results, encoder_title, method_title
+from .results import Results, encoder_title, run_titles
 
 # %% ../../nbs/83_studies.questions.ipynb #07c53ae9
 _ASKED = ("answer_words", "context_words", "second_best")
@@ -26,10 +26,10 @@ def question_rows(
 ) -> pd.DataFrame: # task, encoder, method, seed, and the columns of the runs' predictions
     "The reported questions of the finished runs of these methods; empty for a study without questions."
     order = {key: i for i, key in enumerate(dict.fromkeys(zip(table["task"], table["encoder"], table["method"])))}
-    found = []
+    found, titles = [], run_titles(study)
     for run, rows in study.predictions.items():
         r = study.runs[run]
-        key = r["task"], encoder_title(r["encoder"]), method_title(study, r.get("step"), r.get("variant") or "")
+        key = r["task"], encoder_title(r["encoder"]), titles[run]
         if not set(_ASKED) <= set(rows) or key not in order: continue
         about = dict(zip(("task", "encoder", "method"), key)) | {"seed": r["seed"]}
         found.append((order[key], rows[rows["split"] != "selection"].assign(**about)))

@@ -23,7 +23,7 @@ from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, between, environm
                                      html_table, markdown_end, markdown_sections, markdown_table, mean_sd, metric_title, nothing, number, ordered, p_value, recipes, remarks,
                                      save_figures, tally, task_title, write_files)
 from .questions import error_table, plot_lengths, published_answers, question_rows
-from .results import KEYS, Results, encoder_title, glue_table, method_title, read_study, scores
+from .results import KEYS, Results, encoder_title, glue_table, read_study, run_titles, scores
 
 # %% ../../nbs/83_studies.report.ipynb #4d6d4b02
 def _count(x): return "" if x is None or pd.isna(x) else f"{x:,.0f}"
@@ -45,10 +45,13 @@ def _collapsed(row):
     if not row["runs"]: return ""
     return f"{row['collapsed']} of {row['runs']}: {row['collapsed_reasons']}" if row["collapsed"] else "none"
 
+
+def _own_settings(row): return "" if row["method"] else row["settings"]  # a method's name holds them
+
 # %% ../../nbs/83_studies.report.ipynb #aa1c8303
 _SHOWN = {
     "Task": lambda r: task_title(r["task"]), "Metric": lambda r: metric_title(r["metric"], r["split"], r["task"]), "Encoder": lambda r: r["encoder"],
-    "Method": lambda r: r["method"], "Settings": lambda r: r["settings"], "Score": _score, "95 % over seeds": lambda r: between(r["low"], r["high"]),
+    "Method": lambda r: r["method"], "Settings": _own_settings, "Score": _score, "95 % over seeds": lambda r: between(r["low"], r["high"]),
     "95 % over examples": lambda r: between(r["example_low"], r["example_high"]), "Trivial": lambda r: number(r["baseline"]),
     "Published": lambda r: _doubtful(r["published"], r["published_flag"]), "Source": lambda r: r["published_source"],
     "Difference": lambda r: number(r["difference"], sign=True),
@@ -112,8 +115,8 @@ def _chance(rows):
 
 # %% ../../nbs/83_studies.report.ipynb #68376367
 def _who(row):
-    "Encoder, with the method and the settings where there are several."
-    more = ", ".join(filter(None, (row["method"], row["settings"])))
+    "Encoder, with the method, or the settings where there are several."
+    more = row["method"] or row["settings"]
     return row["encoder"] + (f" ({more})" if more else "")
 
 
@@ -288,7 +291,7 @@ def curves(
     study: Results,
 ) -> pd.DataFrame: # run, task, encoder, method, seed, metric, step, epoch, loss, score
     "The histories of all finished runs, tidy; `score` is the headline metric on the selection part, nan between evaluations."
-    parts = [pd.DataFrame(columns=_CURVES)]
+    parts, titles = [pd.DataFrame(columns=_CURVES)], run_titles(study)
     for run, r in ordered(study):
         rows = pd.DataFrame(r.get("history") or [])
         if not len(rows): continue
@@ -296,7 +299,7 @@ def curves(
         headline = next((f"selection_{m}" for m in r["metrics"].get("selection", {}) if f"selection_{m}" in found), next(iter(found), None))
         parts.append(pd.DataFrame({
             "run": run, "task": task_title(r.get("task")), "encoder": encoder_title(r.get("encoder")),
-            "method": method_title(study, r.get("step"), r.get("variant") or ""), "seed": str(r["seed"]),
+            "method": titles[run], "seed": str(r["seed"]),
             "metric": (headline or "").removeprefix("selection_"), "step": rows["step"], "epoch": rows["epoch"],
             "loss": rows.get("loss", np.nan), "score": rows[headline] if headline else np.nan}))
     return pd.concat(parts[1:] or parts, ignore_index=True).astype({"loss": float, "score": float})

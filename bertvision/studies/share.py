@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import bertvision
-from ..core import DataError, OutputError, cache_dir, named_path, parse_json, replacing, resources, versions
+from ..core import DataError, OutputError, cache_dir, fingerprint, named_path, parse_json, replacing, resources, versions
 from ..runs import read_record
 from .results import Results, read_study
 
@@ -37,7 +37,7 @@ _FORMS = (  # (kind, pattern, what stands in its place)
     ("password", r"(?<=://)[^\s/:@<>]+:[^\s/@<>]+(?=@)", "<password>"),
     ("password", r"\b((?:[A-Z0-9]+_)*(?:TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)=)(?!<)[^\s\"'<>]{6,}", r"\1<password>"),
     ("password", r"(?i)\b(\w*(?:password|passwd|secret|api_?key|access_?key|auth_?token|hf_token)\w*[\"']?\s*[:=]\s*[\"'])(?!<)[^\s\"'<>]{6,}", r"\1<password>"),
-    ("path", rf"(?<![\w.<>/:])/(?:{_ROOTS})/[^\s\"'`<>|,;:()\[\]{{}}\\]+", "<path>"), ("path", r"\b[A-Za-z]:\\{1,2}(?:Users|home|Windows|Program Files|data)\\[^\s\"'<>|]+", "<path>"))
+    ("path", rf"(?<![\w.<>/:])/(?!content/drive(?![\w/]))(?:{_ROOTS})/[^\s\"'`<>|,;:()\[\]{{}}\\]+", "<path>"), ("path", r"\b[A-Za-z]:\\{1,2}(?:Users|home|Windows|Program Files|data)\\[^\s\"'<>|]+", "<path>"))
 
 
 @dataclass(frozen=True)
@@ -205,16 +205,36 @@ def left_in(
     remarks = [_png_kinds_text(m[2]) for m in _EMBEDDED.finditer(text)]
     return secrets.kinds("\n".join([name, _EMBEDDED.sub("", text), *remarks])) + ["remarks of a picture"] * any(remarks)
 
+# %% ../../nbs/85_studies.share.ipynb #036ce5fb
+_BY_CONTENT = re.compile(r"(?:runs/[^/]+/)?(?:executed/([^/]+)\.json|sources/([^/]+)\.py)")
+
+
+def _kept_code(home: Path) -> list: # of files
+    return sorted([*(home / "executed").glob("*.json"), *(home / "sources").glob("*.py")])
+
+
+def _content_fault(
+    name: str, # of a file in the archive
+    raw: bytes, # its content
+) -> str: # '' for one that is what its name says, and for any that is not named by its content
+    "Compare a file that is named by its content with its name."
+    named = _BY_CONTENT.fullmatch(name)
+    if not named: return ""
+    try: digest = fingerprint(parse_json(raw.decode())) if named[1] else fingerprint(raw)
+    except ValueError as e: return f"it cannot be read ({e})"
+    return "" if digest in named.groups() else f"its content is that of {digest}"
+
 # %% ../../nbs/85_studies.share.ipynb #960bbabe
 _OF_STUDY = ("plan.json", "timing.json", "failures.md")
 _OF_RUN = ("record.json", "notebook.ipynb", "best.yaml", "scores.csv")
 _OF_REPORT = (".md", ".csv", ".png", ".html", ".ipynb")
 
 
-def _chosen(study: Path, predictions: bool, logs: bool) -> dict: # name in the archive -> file
+def _chosen(study: Path, predictions: bool, logs: bool, without: set) -> dict: # name in the archive -> file; `without` = runs that are left out
     files = [study / name for name in _OF_STUDY]
-    for run in sorted(p for p in (study / "runs").glob("*") if p.is_dir()):
-        files += [run / name for name in (*_OF_RUN, *["predictions.parquet"] * predictions, *["log.txt"] * logs)]
+    for run in sorted(p for p in (study / "runs").glob("*") if p.is_dir() and p.name not in without):
+        files += [run / name for name in (*_OF_RUN, *["predictions.parquet"] * predictions, *["log.txt"] * logs)] + _kept_code(run)
+    files += _kept_code(study)
     files += sorted(p for p in (study / "report").rglob("*") if p.suffix in _OF_REPORT and not p.name.startswith("."))
     files += [study / "report" / "log.txt"] * logs
     return {f.relative_to(study).as_posix(): f for f in files if f.is_file() and not f.is_symlink()}
@@ -268,6 +288,13 @@ def _given_places(study: Path) -> tuple: # the data folder as runs were told it,
         found |= {told[k] for k in ("data", "corpus") if isinstance(told.get(k), str) and "/" in told[k]}
     return tuple(found)
 
+# %% ../../nbs/85_studies.share.ipynb #2b40df76
+def _as_is(entry: str, raw: bytes, secrets: Secrets) -> bytes:
+    "A file that must not be changed. Raises DataError when it is not what its name says, OutputError when it holds what must not be seen."
+    if why := _content_fault(entry, raw): raise DataError(f"{entry}: {why}")
+    if kinds := left_in(entry, raw, secrets): raise OutputError(f"holds what has the form of a {', a '.join(dict.fromkeys(kinds))}, and is named by its content")
+    return raw
+
 
 def export_study(
     folder, # of a study, outputs/<study>
@@ -281,14 +308,19 @@ def export_study(
     folder = named_path(folder).resolve()
     study, secrets = read_study(folder), find_secrets(folder, data, _given_places(folder))
     name = secrets.scrub(study.name)
-    files = _chosen(folder, predictions, logs)
+    files = _chosen(folder, predictions, logs, {f["run"] for f in study.faults if f["state"] == "misplaced"})
     left_out = ["models, checkpoints and states"] + ["predictions"] * (not predictions) + ["logs"] * (not logs)
     if yaml := _study_file(study.name, given): files["study.yaml"] = yaml
     else: left_out.append("the study's YAML, which was not found")
     contents, broken = {}, []
     for entry, file in files.items():
-        try: contents[entry] = scrubbed(entry, file.read_bytes(), secrets)
-        except (DataError, OSError, ValueError) as e: broken.append(f"{entry}: {'cannot be read' if isinstance(e, OSError) else 'is damaged'}")
+        try: raw = file.read_bytes()
+        except OSError:
+            broken.append(f"{entry}: cannot be read")
+            continue
+        try: contents[entry] = _as_is(entry, raw, secrets) if _BY_CONTENT.fullmatch(entry) else scrubbed(entry, raw, secrets)
+        except OutputError as e: broken.append(f"{entry}: {e}")
+        except (DataError, ValueError): broken.append(f"{entry}: is damaged")
     manifest = _scrub_tree(_manifest(study, contents, left_out + broken), secrets)
     contents["manifest.json"] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
     with replacing(named_path(out or f"{study.name}.zip")) as tmp:
@@ -326,6 +358,7 @@ def unpack(
             for name, about in files.items():
                 raw = archive.read(f"{root}/{name}")
                 if not isinstance(about, dict) or hashlib.sha256(raw).hexdigest() != about.get("sha256"): raise DataError(f"{path}: {name} is not the file that its manifest speaks of")
+                if why := _content_fault(name, raw): raise DataError(f"{path}: {name} is not what its name says: {why}")
                 (folder / root / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / root / name).write_bytes(raw)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error) as e: raise DataError(f"{path} is no archive that can be read ({str(e) or type(e).__name__})") from e

@@ -206,11 +206,18 @@ def _about(r):
 _SHOWN = ("strategy", "data_pct", "data_count", "steps", "freeze")  # what has a column of its own
 
 
+def _joined(*texts): return ", ".join(filter(None, texts))
+
+
 def _varied(runs):
     "Settings in which runs differ that would otherwise be averaged or joined to a curve; what is kept and how HANS was scored are none."
     own = lambda r: {k: v for k, v in r["parameters"].items() if k not in _SHOWN and not k.startswith(("hans", "keep_"))}
-    key = lambda a: f"{a['arm']} {a['freeze']}"
-    return settings_of({run: r | {"step": key(_about(r)), "parameters": own(r)} for run, r in runs.items()})
+    about = {run: _about(r) for run, r in runs.items()}
+    arm = {run: f"{a['arm']} {a['freeze']}" for run, a in about.items()}
+    mine = settings_of({run: r | {"step": arm[run], "parameters": own(r), "upstream": {}} for run, r in runs.items()})
+    upstream = lambda r: {"task": r.get("task"), "encoder": encoder_title(r.get("encoder")), "parameters": {}, "upstream": r.get("upstream")}
+    above = settings_of({run: upstream(r) | {"step": f"{arm[run]} {about[run]['strategy']}"} for run, r in runs.items()})  # another strategy may ask another run
+    return {run: _joined(mine[run], above[run]) for run in runs}
 
 # %% ../../nbs/83_studies.subsets.ipynb #82162112
 def in_order(
@@ -287,16 +294,17 @@ def hans_rows(
 def _selections(study): return {run: r for run, r in study.runs.items() if r.get("selections")}
 
 
-def _of(run, r): return {"task": r.get("task"), "encoder": encoder_title(r.get("encoder")), "run": run, "seed": r["seed"]}
+def _of(run, r, settings): return {"task": r.get("task"), "encoder": encoder_title(r.get("encoder")), "settings": settings[run], "run": run, "seed": r["seed"]}
 
 
 def selection_rows(
     study: Results,
 ) -> pd.DataFrame: # a row a run, strategy and budget; labels and clusters are shares
     "What each strategy chose, with a column for each label (label:entailment, …); empty when no run says it."
-    found = [_of(run, r) | {k: s.get(k) for k in ("strategy", "fraction", "examples", "clusters", "distance", "seconds")} | {f"label:{k}": v for k, v in s.get("labels", {}).items()}
+    settings = settings_of(_selections(study))
+    found = [_of(run, r, settings) | {k: s.get(k) for k in ("strategy", "fraction", "examples", "clusters", "distance", "seconds")} | {f"label:{k}": v for k, v in s.get("labels", {}).items()}
              for run, r in _selections(study).items() for s in r["selections"]]
-    return in_order(pd.DataFrame(found, columns=None if found else ["task", "encoder", "run", "seed", "strategy", "fraction", "examples",
+    return in_order(pd.DataFrame(found, columns=None if found else ["task", "encoder", "settings", "run", "seed", "strategy", "fraction", "examples",
                                                                     "clusters", "distance", "seconds"]))
 
 
@@ -304,8 +312,9 @@ def overlap_rows(
     study: Results,
 ) -> pd.DataFrame: # a row a run, budget and pair of strategies
     "How much two strategies' choices have in common: Jaccard, the share of both together that is in each; empty when no run says it."
-    found = [_of(run, r) | o for run, r in _selections(study).items() for o in r.get("overlap") or []]
-    return pd.DataFrame(found, columns=["task", "encoder", "run", "seed", "fraction", "a", "b", "jaccard"])
+    settings = settings_of(_selections(study))
+    found = [_of(run, r, settings) | o for run, r in _selections(study).items() for o in r.get("overlap") or []]
+    return pd.DataFrame(found, columns=["task", "encoder", "settings", "run", "seed", "fraction", "a", "b", "jaccard"])
 
 # %% ../../nbs/83_studies.subsets.ipynb #e86bd15e
 DIFFERENCES = ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget", "split", "seeds", "ahead", "difference",
@@ -485,10 +494,11 @@ def selection_table(
 ) -> pd.DataFrame: # text cells, shares × 100
     "What each strategy chose, mean over seeds."
     labels, found = [c for c in rows if c.startswith("label:")], []
-    for (task, strategy, fraction), g in rows.groupby(["task", "strategy", "fraction"], sort=False):
+    for (task, encoder, strategy, settings, fraction), g in rows.groupby(["task", "encoder", "strategy", "settings", "fraction"], sort=False):
         m = g[[*labels, "examples", "clusters", "distance", "seconds"]].astype(float).mean()
-        found.append({"Task": task_title(task), "Strategy": strategy, "Budget": budget_title(fraction), "Examples": f"{m['examples']:,.0f}",
+        found.append({"Task": task_title(task), "Encoder": encoder, "Strategy": strategy + (f" ({settings})" if settings else ""), "Budget": budget_title(fraction), "Examples": f"{m['examples']:,.0f}",
                       **{c.partition(":")[2] + " %": number(m[c]) for c in labels},
                       "Clusters reached %": number(m["clusters"]), "Distance": number(m["distance"], 3, 1),
                       "Seconds": number(m["seconds"], 1, 1), "Seeds": ", ".join(str(s) for s in sorted(g["seed"]))})
-    return pd.DataFrame(found)
+    frame = pd.DataFrame(found)
+    return frame.drop(columns="Encoder") if len(frame) and frame["Encoder"].nunique() < 2 else frame
