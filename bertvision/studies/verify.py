@@ -302,8 +302,9 @@ def obstacle(
         return Verdict("unverifiable", f"it builds on {missing[0]}, which has no finished record")
     return None
 
-# %% ../../nbs/82_studies.verify.ipynb #bdd6cba3
+# %% ../../nbs/82_studies.verify.ipynb #a6b710fe
 _LONGEST = 900  # seconds of one replay
+_PRELOADED = ("sklearn.cluster", "sklearn.decomposition", "safetensors.torch", "peft", "pyarrow.parquet")
 
 
 class Rehearsal:
@@ -332,11 +333,16 @@ class Rehearsal:
                 self.ask(self.plan.job(id))
         self.order.append(job.id)
 
+    def sort(self):
+        "Put the runs into the order of the plan, in which needs come first."
+        place = {job.id: i for i, job in enumerate(self.plan.jobs)}
+        self.order.sort(key=place.get)
+
     def needs(self, id: str) -> list:
         "The runs that a run builds on."
         return [n for ids in chain(self.plan.job(id)).values() for n in ids]
 
-# %% ../../nbs/82_studies.verify.ipynb #a044947f
+# %% ../../nbs/82_studies.verify.ipynb #35225b70
 def _prepare(self, id: str):
     "Plan both sides of a run."
     job, record = self.plan.job(id), self.records[id]
@@ -368,7 +374,7 @@ def _launch(self, replay: Replay):
     replay.started, replay.kills = time.monotonic(), oom_kills()
     warm = sys.platform == "linux" and this_machine()["device"] == "cpu"
     if warm and (self.nursery is None or not self.nursery.alive):
-        self.nursery = Nursery(env)
+        self.nursery = Nursery(env, _PRELOADED)
     replay.process = self._warm(replay, control, env) if warm else self._cold(replay, control, env)
     self.active.append(replay)
 
@@ -646,7 +652,7 @@ def _line(i: int, total: int, group: Group, found: Verdict) -> str:
     runs = f"{len(group.runs)} run{'s' * (len(group.runs) > 1)}"
     return f"[{i}/{total}] {found.result:12} {group.job.id} ({runs}, {group.code}) {found.seconds:.0f} s  {found.why or amounts}"
 
-# %% ../../nbs/82_studies.verify.ipynb #f70acdab
+# %% ../../nbs/82_studies.verify.ipynb #81753cb6
 def verify(
     plan: Plan,
     jobs: int = 1, # replays at once
@@ -672,6 +678,7 @@ def _verify(plan: Plan, jobs: int, say, dry_run: bool, place: Path, codes: dict 
     result, rehearsal = Verified(groups), Rehearsal(plan, records, place, Sources(place / "code", codes), jobs)
     for group in groups:
         rehearsal.ask(group.job)
+    rehearsal.sort()
     _announce(groups, rehearsal, say)
     if dry_run:
         return result
