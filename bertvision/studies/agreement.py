@@ -72,7 +72,7 @@ def _leaves(value, path: tuple = ()):
     for key, inner in pairs:
         yield from _leaves(inner, (*path, key))
 
-# %% ../../nbs/79_studies.agreement.ipynb #9c899e76
+# %% ../../nbs/79_studies.agreement.ipynb #836dd895
 def _kind_of(path: tuple) -> str:
     "The kind of a value in a record."
     if path[0] == "history":
@@ -91,16 +91,14 @@ def _step(record: dict, path: tuple) -> str:
 
 def _compare_records(found: Agreement, old: dict, new: dict):
     "Compare the numbers of two records; text in records describes and is no result."
-    ours, losses = dict(_leaves(new)), 0
+    ours = dict(_leaves(new))
     for path, a in _leaves(old):
         kind, b = _kind_of(path), ours.get(path, _MISSING)
-        if b is _MISSING and path[0] not in _RESULTS:
+        if kind == "loss" and path[-1] in ("step", "epoch", "head") or b is _MISSING and path[0] not in _RESULTS:
             continue
         if not _number(a) and (b is _MISSING or not _number(b)):
             continue
         found.count(kind, 1)
-        if kind == "loss":
-            losses += 1
         if a != b:
             apart = _apart(a, b)
             bound = BOUNDS["first loss" if kind == "loss" and path[1] == 0 else kind]
@@ -215,7 +213,7 @@ def _compare_states(found: Agreement, name: str, old: Path, new: Path):
                 scale = float(np.abs(x.astype(np.float64)).max(initial=1.0)) if x.dtype.kind == "f" else 1.0
                 found.differ("states", f"{name}: {key}", largest, BOUNDS["states"] * scale)
 
-# %% ../../nbs/79_studies.agreement.ipynb #4b0d27ed
+# %% ../../nbs/79_studies.agreement.ipynb #06e23420
 _READERS = {".parquet": _compare_tables, ".safetensors": _compare_weights, ".h5": _compare_states}
 _OWN = ("record.json", "progress.json", "job.json")
 _ORDER = ("loss", "weights", "states", "predictions", "metrics", "results")
@@ -230,12 +228,15 @@ def _result_files(folder: Path) -> dict[str, Path]:
 def compare_runs(
     old, # folder of a finished run
     new, # folder of the same run, made by other code
+    files=None, # names of those to compare beside the records; None = all that hold results
 ) -> Agreement:
     "Compare all results of two runs. Raises DataError if a record or a file cannot be read."
     old, new, found = Path(old), Path(new), Agreement()
     _compare_records(found, read_record(old), read_record(new))
     theirs = _result_files(new)
     for name, path in _result_files(old).items():
+        if files is not None and name not in files:
+            continue
         if name not in theirs:
             if path.suffix != ".json":
                 found.differ("results", f"{name} is missing now", None)

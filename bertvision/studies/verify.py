@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'small_parameters', 'why_no_code', 'Sources', 'Group', 'find_groups', 'Replay', 'chain', 'replay_of',
-           'Verdict', 'obstacle', 'Rehearsal', 'run', 'stop', 'evidence_of', 'keep_evidence', 'Verified', 'verify']
+           'Verdict', 'obstacle', 'Rehearsal', 'run', 'stop', 'evidence_of', 'keep_evidence', 'Verified', 'verify',
+           'FullRehearsal', 'verify_full']
 
 # %% ../../nbs/82_studies.verify.ipynb #ceabbce2
 import io
@@ -184,7 +185,7 @@ def find_groups(
         group.runs.sort(key=lambda job: group.records[job.id]["seed"])
     return list(groups.values())
 
-# %% ../../nbs/82_studies.verify.ipynb #c74edf02
+# %% ../../nbs/82_studies.verify.ipynb #879d2470
 @dataclass
 class Replay:
     "A small run by the code of one side."
@@ -208,13 +209,14 @@ class Replay:
 
 def chain(
     job: Job,
-) -> dict: # parameter -> ids of the runs that a replay needs; of a list the first two
+    most: int | None = 2, # of a list of folders; None = all
+) -> dict: # parameter -> ids of the runs that a replay needs
     "Return the upstream runs of a job by the parameter that names their folders."
     found = {}
     for name in job.places:
         value = job.parameters.get(name)
         if name.endswith("_dir") and name != "out_dir" and value:
-            found[name] = [Path(folder).name for folder in (value[:2] if isinstance(value, list) else [value])]
+            found[name] = [Path(folder).name for folder in (value[:most] if isinstance(value, list) else [value])]
     return found
 
 
@@ -224,7 +226,12 @@ def _outside(job: Job, name: str, value):
         return value
     return str((job.folder / value).resolve())
 
-# %% ../../nbs/82_studies.verify.ipynb #4be27d27
+# %% ../../nbs/82_studies.verify.ipynb #644e9527
+def _old_notebook(root: Path, record: dict) -> Path:
+    "The notebook of a record within the folder of its code."
+    return root / "nbs" / "experiments" / f"{record['experiment']}.ipynb"
+
+
 def _given(job: Job, record: dict, names) -> dict:
     "Return a record's own parameters, as far as its notebook has them; the plan's where the record is silent."
     known = record["parameters"] | {name: record[name] for name in ("seed", "protocol")}
@@ -240,16 +247,17 @@ def replay_of(
     root: Path, # folder with the code
     folder: Path, # of all replays
     small: dict, # parameters that make it small
+    most: int | None = 2, # upstream runs of a list; None = all
 ) -> Replay:
     "Plan one side of a comparison. Raises DataError if the code has no such notebook."
-    notebook = job.experiment if side != "record" else root / "nbs" / "experiments" / f"{record['experiment']}.ipynb"
+    notebook = _old_notebook(root, record) if side == "record" else job.experiment
     if not notebook.is_file():
         raise DataError(f"its code has no notebook {record['experiment']}.ipynb")
     names = read_parameters(notebook)
     parameters = _given(job, record, names) if side == "record" else dict(job.parameters)
     parameters = {name: _outside(job, name, value) for name, value in parameters.items()} | small
     home = folder / ("record" if side == "record" else "today")
-    for name, ids in chain(job).items():
+    for name, ids in chain(job, most).items():
         if name in names:
             places = [str(home / id) for id in ids]
             parameters[name] = places if isinstance(job.parameters[name], list) else places[0]
@@ -258,10 +266,10 @@ def replay_of(
         parameters["out_dir"] = str(target)
     return Replay(job, side, root, notebook, parameters, target)
 
-# %% ../../nbs/82_studies.verify.ipynb #006e9d5d
+# %% ../../nbs/82_studies.verify.ipynb #270150f7
 def _common_small(plan: Plan, job: Job, record: dict, root: Path) -> dict:
     "Return the small values of a run that both notebooks know."
-    notebook = root / "nbs" / "experiments" / f"{record['experiment']}.ipynb"
+    notebook = _old_notebook(root, record)
     names = read_parameters(notebook) if notebook.is_file() else {}
     upstream = [plan.job(id).parameters.get("steps", 0) for id in chain(job).get("finetune_dir", [])]
     small = small_parameters(job.parameters, max(upstream, default=0))
@@ -302,13 +310,14 @@ def obstacle(
         return Verdict("unverifiable", f"it builds on {missing[0]}, which has no finished record")
     return None
 
-# %% ../../nbs/82_studies.verify.ipynb #a6b710fe
-_LONGEST = 900  # seconds of one replay
+# %% ../../nbs/82_studies.verify.ipynb #292fc8bd
 _PRELOADED = ("sklearn.cluster", "sklearn.decomposition", "safetensors.torch", "peft", "pyarrow.parquet")
 
 
 class Rehearsal:
     "The replays of a study, in an order in which they can be run."
+    most, longest = 2, 900  # upstream runs of a list; seconds of one replay
+
     def __init__(self,
         plan: Plan,
         records: dict, # job id -> record of a finished run
@@ -328,7 +337,7 @@ class Rehearsal:
         if barrier:
             self.verdicts[job.id] = barrier
             return
-        for ids in chain(job).values():
+        for ids in chain(job, self.most).values():
             for id in ids:
                 self.ask(self.plan.job(id))
         self.order.append(job.id)
@@ -340,7 +349,11 @@ class Rehearsal:
 
     def needs(self, id: str) -> list:
         "The runs that a run builds on."
-        return [n for ids in chain(self.plan.job(id)).values() for n in ids]
+        return [n for ids in chain(self.plan.job(id), self.most).values() for n in ids]
+
+    def blocks(self, found: Verdict) -> bool:
+        "Whether nothing can be built on a run of this verdict."
+        return not found.holds
 
 # %% ../../nbs/82_studies.verify.ipynb #35225b70
 def _prepare(self, id: str):
@@ -381,7 +394,7 @@ def _launch(self, replay: Replay):
 
 Rehearsal._prepare, Rehearsal._environment, Rehearsal._launch = _prepare, _environment, _launch
 
-# %% ../../nbs/82_studies.verify.ipynb #85253a5f
+# %% ../../nbs/82_studies.verify.ipynb #477b0631
 def _warm(self, replay: Replay, control: Path, env: dict):
     "Fork a process that has imported the libraries."
     return self.nursery.start(("bertvision.studies.replay", "replay"), [str(control)], replay.folder, env, control / "log.txt")
@@ -398,7 +411,7 @@ def _collect(self):
     "Take in the replays that have ended."
     for replay in list(self.active):
         code = replay.process.poll()
-        if code is None and replay.seconds <= _LONGEST:
+        if code is None and replay.seconds <= self.longest:
             continue
         if code is None:
             replay.process.kill()
@@ -412,7 +425,7 @@ def _failure(replay: Replay, code: int | None) -> str:
     "Tell how a replay failed; ''."
     control = replay.folder.with_name(f"{replay.folder.name}.control")
     if code is None:
-        return f"it took more than {_LONGEST / 60:.0f} minutes"
+        return f"it took more than {replay.seconds / 60:.0f} minutes"
     try:
         result = read_json(control / "result.json", dict)
     except DataError:
@@ -475,14 +488,14 @@ def _verdict(agreement, small: dict) -> Verdict:
 
 Rehearsal._judge = _judge
 
-# %% ../../nbs/82_studies.verify.ipynb #d23612f6
+# %% ../../nbs/82_studies.verify.ipynb #6432eede
 def _next(self) -> Replay | None:
     "Return the next replay that can start; settles on the way what builds on a run that does not hold."
     for id in self.order:
         if id in self.verdicts:
             continue
         needed = [self.verdicts.get(n) for n in self.needs(id)]
-        lost = [(n, v) for n, v in zip(self.needs(id), needed) if v is not None and not v.holds]
+        lost = [(n, v) for n, v in zip(self.needs(id), needed) if v is not None and self.blocks(v)]
         if lost:
             name, v = lost[0]
             self.verdicts[id] = Verdict("unverifiable", f"it builds on {name}, which is {v.result}: {v.why}")
@@ -598,7 +611,7 @@ class Verified:
                   f"{sum(self.verdicts[i].seconds for i in found if i in self.verdicts) / 60:.1f}"] for step, found in rows.items()]
         return text_table(cells, ["step", "settings", "runs", *_RESULTS, "minutes"])
 
-# %% ../../nbs/82_studies.verify.ipynb #2b3e9daf
+# %% ../../nbs/82_studies.verify.ipynb #0af26829
 def _finished(plan: Plan) -> dict:
     "Records of the finished runs of a plan, by job id. Raises StudyError if there is none."
     states = {job.id: job_state(job) for job in plan.jobs}
@@ -615,21 +628,36 @@ def _expected_seconds(records: dict, order: list) -> float:
     total = 0.0
     for id in order:
         measured = [e["seconds"] for e in records[id].get("evidence") or [] if e.get("seconds")]
-        total += measured[-1] if measured else 12.0
+        total += measured[-1] if measured else 20.0
     return total
 
 
-def _announce(groups: list, rehearsal: Rehearsal, say):
+def _remembered(group: Group) -> Verdict | None:
+    "What an earlier call has found for this setting with the same code and libraries, if it holds."
+    code, libraries, found = _code_version(), versions(), []
+    if code.endswith("-dirty"):
+        return None
+    for record in group.records.values():
+        found += [e for e in record.get("evidence") or [] if (e["code"], e["versions"]) == (code, libraries)][-1:]
+    if len(found) < len(group.runs) or any(e["result"] not in ("equal", "rounding") for e in found):
+        return None
+    e = found[0]
+    return Verdict(e["result"], e.get("why", ""), e["compared"], e.get("where", {}), e["replay"], e["seconds"])
+
+
+def _announce(result: Verified, rehearsal: Rehearsal, say):
     "Tell what will be replayed and what cannot be."
+    groups, known = result.groups, len(result.verdicts)
     runs, seconds = sum(len(g.runs) for g in groups), _expected_seconds(rehearsal.records, rehearsal.order)
-    say(f"{len(groups)} settings of {runs} finished runs; {len(rehearsal.order)} runs to replay twice, "
-        f"about {seconds / rehearsal.jobs / 60:.0f} minutes (by the last replay, or 12 s a run)")
+    say(f"{len(groups)} settings of {runs} finished runs, {known} verified before; {len(rehearsal.order)} runs to replay twice, "
+        f"about {seconds / rehearsal.jobs / 60:.0f} minutes (by the last replay, or 20 s a run)")
     reasons = {}
     for group in groups:
         if found := rehearsal.verdicts.get(group.job.id):
             reasons.setdefault((found.result, found.why), []).append(group.job.id)
-    for (result, why), ids in reasons.items():
-        say(f"{result}: {ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: {why}")
+    for (verdict, why), ids in reasons.items():
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        say(f"{verdict}: {ids[0]}{more}: {why}")
 
 # %% ../../nbs/82_studies.verify.ipynb #f3127821
 def _worst(verdicts: list) -> Verdict:
@@ -652,12 +680,13 @@ def _line(i: int, total: int, group: Group, found: Verdict) -> str:
     runs = f"{len(group.runs)} run{'s' * (len(group.runs) > 1)}"
     return f"[{i}/{total}] {found.result:12} {group.job.id} ({runs}, {group.code}) {found.seconds:.0f} s  {found.why or amounts}"
 
-# %% ../../nbs/82_studies.verify.ipynb #81753cb6
+# %% ../../nbs/82_studies.verify.ipynb #9d626057
 def verify(
     plan: Plan,
     jobs: int = 1, # replays at once
     say=print, # called with each line of progress
     dry_run: bool = False, # tell what would be replayed, and stop
+    again: bool = False, # also the settings that the same code and libraries have verified before
     codes: dict | None = None, # code version -> folder with bertvision/ and nbs/, for code that no commit holds
 ) -> Verified:
     "Replay each setting of a study with the code of its record and with today's. Raises StudyError if nothing is finished."
@@ -666,30 +695,34 @@ def verify(
         raise StudyError(f"another bertvision is running in {plan.folder}; wait for it")
     try:
         with tempfile.TemporaryDirectory(prefix="bertvision-verify-", ignore_cleanup_errors=True) as place:
-            return _verify(plan, jobs, say, dry_run, Path(place).resolve(), codes)
+            return _verify(plan, jobs, say, dry_run, again, Path(place).resolve(), codes)
     finally:
         if held:
             held.close()
 
 
-def _verify(plan: Plan, jobs: int, say, dry_run: bool, place: Path, codes: dict | None) -> Verified:
-    records, start = _finished(plan), time.monotonic()
+def _verify(plan: Plan, jobs: int, say, dry_run: bool, again: bool, place: Path, codes: dict | None) -> Verified:
+    records, start, proofs = _finished(plan), time.monotonic(), {}
     groups = find_groups(plan, records)
     result, rehearsal = Verified(groups), Rehearsal(plan, records, place, Sources(place / "code", codes), jobs)
-    for group in groups:
-        rehearsal.ask(group.job)
+    for i, group in enumerate(groups):
+        known = None if again else _remembered(group)
+        if known:
+            result.verdicts[i] = known
+            proofs |= {job.id: group.records[job.id]["evidence"][-1] for job in group.runs}
+        else:
+            rehearsal.ask(group.job)
     rehearsal.sort()
-    _announce(groups, rehearsal, say)
+    _announce(result, rehearsal, say)
     if dry_run:
         return result
-    proofs = {}
     try:
         for _ in rehearsal.run():
             _take_in(result, rehearsal, proofs, say)
         _take_in(result, rehearsal, proofs, say)
     finally:
         result.accepted, result.refused = accept_replayed(plan, proofs)
-    result.seconds = time.monotonic() - start
+        result.seconds = time.monotonic() - start
     return result
 
 # %% ../../nbs/82_studies.verify.ipynb #be54e14c
@@ -707,3 +740,89 @@ def _take_in(result: Verified, rehearsal: Rehearsal, proofs: dict, say):
             keep_evidence(job, evidence)
             if found.holds:
                 proofs[job.id] = evidence
+
+# %% ../../nbs/82_studies.verify.ipynb #1cc6c8ae
+class FullRehearsal(Rehearsal):
+    "Whole runs by today's code, beside what is in their folders."
+    most, longest = None, 24 * 3600
+
+    def blocks(self, found: Verdict) -> bool:
+        "Whether nothing can be built on a run of this verdict."
+        return found.result in ("unverifiable", "other settings")
+
+    def _prepare(self, id: str):
+        "Plan the run."
+        job = self.plan.job(id)
+        self.replays[id] = {"today": replay_of(job, self.records[id], "today", self.today, self.place, {"keep_model": True}, None)}
+
+    def _judge(self, id: str):
+        "Compare the run with the finished one."
+        new = self.replays[id]["today"]
+        if new.failure:
+            found = Verdict("different", f"today's code fails: {_plain(new.failure)}", where={"failure": _plain(new.failure)})
+        else:
+            agreement = compare_runs(self.plan.job(id).folder, new.folder, files=("predictions.parquet",))
+            found = Verdict("different" if agreement.differences else "equal", "", agreement.counts, first_differences(agreement))
+            if agreement.differences:
+                found.why = "; ".join([_closeness(self.plan.job(id).folder, new.folder), *_machines(self.records[id], read_record(new.folder))])
+        found.seconds = new.ended
+        self.verdicts[id] = found
+
+# %% ../../nbs/82_studies.verify.ipynb #a572282e
+def _scores(record: dict) -> dict:
+    "All scores of a run, of its variants, too."
+    tables = {("",): record.get("metrics") or {}}
+    tables |= {(str(v.get("variant")), str(v.get("seed"))): v.get("metrics") or {} for v in record.get("variants") or []}
+    return {(*key, split, name): value for key, table in tables.items() for split, row in table.items() for name, value in row.items()}
+
+
+def _closeness(old: Path, new: Path) -> str:
+    "Tell the largest difference of scores and the share of equal predictions."
+    import pandas as pd
+
+    a, b = _scores(read_record(old)), _scores(read_record(new))
+    gaps = [abs(a[k] - b[k]) for k in a.keys() & b.keys() if a[k] is not None and b[k] is not None]
+    told = [f"scores differ by at most {max(gaps, default=0.0):.4f}"]
+    if (old / "predictions.parquet").is_file() and (new / "predictions.parquet").is_file():
+        x, y = (pd.read_parquet(f / "predictions.parquet") for f in (old, new))
+        name = "answer" if "answer" in x else "prediction"
+        if len(x) == len(y):
+            told.append(f"{(x[name].to_numpy() == y[name].to_numpy()).mean():.2%} of {len(x):,} predictions are equal")
+    return ", ".join(told)
+
+
+def _machines(old: dict, new: dict) -> list:
+    "Tell in what the machines and libraries of two records differ."
+    pairs = [(name, (old.get("versions") or {}).get(name), value) for name, value in (new.get("versions") or {}).items()]
+    pairs += [(name, (old.get("device") or {}).get(name), (new.get("device") or {}).get(name)) for name in ("name", "threads", "precision")]
+    return [f"{name} {a} then, {b} now" for name, a, b in pairs if a != b]
+
+# %% ../../nbs/82_studies.verify.ipynb #b8d250f4
+def verify_full(
+    plan: Plan,
+    number: int, # of runs
+    seed: int = 0, # of the draw
+    jobs: int = 1, # runs at once
+    say=print, # called with each line of progress
+    dry_run: bool = False, # tell what would be run, and stop
+) -> dict: # id of a drawn run -> Verdict
+    "Run finished runs again at full size with today's code and compare. Raises StudyError if nothing is finished."
+    records, costs = _finished(plan), forecast(plan)
+    can = [job for job in plan.jobs if job.id in records and "rounds" not in job.parameters and not objection_to(job, records[job.id])]
+    drawn = random.Random(seed).sample(can, min(number, len(can)))
+    with tempfile.TemporaryDirectory(prefix="bertvision-verify-", ignore_cleanup_errors=True) as place:
+        place = Path(place).resolve()
+        today = {str(r.get("code_version")): bertvision.__file__ for r in records.values()}
+        rehearsal = FullRehearsal(plan, records, place, Sources(place / "code", today), jobs)
+        for job in drawn:
+            rehearsal.ask(job)
+        rehearsal.sort()
+        seconds = sum(costs[id].seconds or 0 for id in rehearsal.order)
+        say(f"drawn with seed {seed}: {', '.join(job.id for job in drawn)}")
+        say(f"{len(rehearsal.order)} whole runs with those that they build on, about {seconds / jobs / 60:.0f} minutes")
+        if dry_run:
+            return {}
+        for id in rehearsal.run():
+            found = rehearsal.verdicts[id]
+            say(f"{found.result:12} {id} {found.seconds:.0f} s  {found.why}")
+    return {job.id: rehearsal.verdicts[job.id] for job in drawn}
