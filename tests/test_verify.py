@@ -122,7 +122,7 @@ def test_evidence_stands_in_the_record_and_the_run_counts_for_today(verified):
         assert job_state(job).name == ("done" if job in same else "changed")
     (entry,) = read_record(same[0].folder)["accepted"]
     assert entry["reason"] == "replayed: equal to the bit" and entry["evidence"]["result"] == "equal"
-    assert read_record(same[0].folder)["evidence"][0]["replay"]["train_examples"] == 64
+    assert read_record(same[0].folder)["evidence"][0]["replay"]["train_examples"] == 48
 
 
 def test_the_report_tells_replays_from_promises(verified):
@@ -196,4 +196,4 @@ def test_evidence_of_a_wrong_shape_is_refused(tmp_path):
 
 def test_every_amount_of_an_experiment_is_made_small():
     small = small_parameters({"train_examples": 0, "report_examples": 50, "epochs": 5.0, "patience": 3, "lora": 3, "steps": 0})
-    assert small == {"train_examples": 64}
+    assert small == {"train_examples": 48, "report_examples": 32}

@@ -37,8 +37,12 @@ class Agreement:
         "Add a difference."
         self.differences.append(Difference(*given))
 
-# %% ../../nbs/79_studies.agreement.ipynb #887f6925
-BOUNDS = {"first loss": 1e-6, "loss": 1e-4, "metrics": 1e-4, "predictions": 1e-4, "weights": 1e-6, "states": 2e-3, "results": 1e-4}
+# %% ../../nbs/79_studies.agreement.ipynb #0ae33695
+BOUNDS = {
+    "first loss": 1e-6, "loss": 1e-4, "metrics": 1e-4, "results": 1e-4,  # relative
+    "predictions": 1e-4, "weights": 1e-6,                                # absolute
+    "states": 2e-3,                                                      # of the largest value
+}
 
 
 def _number(value) -> bool:
@@ -51,10 +55,11 @@ def _apart(a, b) -> float | None:
         return None
     return abs(a - b) / max(abs(a), abs(b), 1e-12)
 
-# %% ../../nbs/79_studies.agreement.ipynb #c5ba5d04
+# %% ../../nbs/79_studies.agreement.ipynb #ea3bbdc0
 _NO_RESULT = re.compile(
     r"second|bytes|time|path|place|version|memory|started|finished|device|when|^load$|fingerprint|_dir$|^parameters$"
-    r"|^notes?$|^source$|^groups$|^passes$|^attempt$|^schema$|^arrays$|name_or_path|^accepted$|^evidence$|^trained$|^witness$|^seed$"
+    r"|^notes?$|^source$|^groups$|^passes$|^attempt$|^schema$|^arrays$|name_or_path|^accepted$|^evidence$|^trained$"
+    r"|^witness$|^seed$"
 )
 _RESULTS = ("metrics", "baselines", "variants", "all_heads", "history")
 _MISSING = object()
@@ -140,7 +145,7 @@ def _same(old, new) -> bool:
         return old.tobytes() == new.tobytes()
     return bool(np.array_equal(old, new, equal_nan=old.dtype.kind == "f" and new.dtype.kind == "f"))
 
-# %% ../../nbs/79_studies.agreement.ipynb #7d899adc
+# %% ../../nbs/79_studies.agreement.ipynb #f31c9679
 def _compare_tables(found: Agreement, name: str, old: Path, new: Path):
     "Compare two parquet files, column by column."
     import pandas as pd
@@ -159,9 +164,10 @@ def _compare_tables(found: Agreement, name: str, old: Path, new: Path):
         differ = [i for i in range(len(a)) if str(x[i]) != str(y[i])] or [0]
         at = ", ".join(str(a[c].iloc[differ[0]]) for c in ("split", "variant", "example_id") if c in a)
         largest, _ = _array_difference(x, y)
-        found.differ("predictions", f"{name}: {column}, {len(differ)} of {len(a)}, the first at {at}", largest, BOUNDS["predictions"])
+        where = f"{name}: {column}, {len(differ)} of {len(a)}, the first at {at}"
+        found.differ("predictions", where, largest, BOUNDS["predictions"])
 
-# %% ../../nbs/79_studies.agreement.ipynb #499e6cec
+# %% ../../nbs/79_studies.agreement.ipynb #90422274
 def _compare_weights(found: Agreement, name: str, old: Path, new: Path):
     "Compare two safetensors files, tensor by tensor."
     import numpy as np
@@ -176,7 +182,7 @@ def _compare_weights(found: Agreement, name: str, old: Path, new: Path):
             x, y = a.get_tensor(key), b.get_tensor(key)
             found.count("weights", x.numel())
             values += x.numel()
-            if x.dtype == y.dtype and x.shape == y.shape and _same(*(t.contiguous().flatten().view(dtype=_bytes()).numpy() for t in (x, y))):
+            if x.dtype == y.dtype and x.shape == y.shape and _raw(x) == _raw(y):
                 continue
             if x.shape != y.shape or not (x.is_floating_point() and y.is_floating_point()):
                 found.differ("weights", f"{name}: {key}", None)
@@ -185,13 +191,15 @@ def _compare_weights(found: Agreement, name: str, old: Path, new: Path):
             squares += np.inf if mean is None else mean**2 * x.numel()
             worst = max(worst, (np.inf if largest is None else largest, key))
     if squares:
-        found.differ("weights", f"{name}: {worst[1]} by {worst[0]:.3g}", float(np.sqrt(squares / values)), BOUNDS["weights"])
+        mean = float(np.sqrt(squares / values))
+        found.differ("weights", f"{name}: {worst[1]} by {worst[0]:.3g}, root mean square of all", mean, BOUNDS["weights"])
 
 
-def _bytes():
+def _raw(tensor) -> bytes:
+    "The bytes of a tensor of any type."
     import torch
 
-    return torch.uint8
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 # %% ../../nbs/79_studies.agreement.ipynb #54d6c6e9
 def _compare_states(found: Agreement, name: str, old: Path, new: Path):
@@ -213,7 +221,7 @@ def _compare_states(found: Agreement, name: str, old: Path, new: Path):
                 scale = float(np.abs(x.astype(np.float64)).max(initial=1.0)) if x.dtype.kind == "f" else 1.0
                 found.differ("states", f"{name}: {key}", largest, BOUNDS["states"] * scale)
 
-# %% ../../nbs/79_studies.agreement.ipynb #06e23420
+# %% ../../nbs/79_studies.agreement.ipynb #377ef9d0
 _READERS = {".parquet": _compare_tables, ".safetensors": _compare_weights, ".h5": _compare_states}
 _OWN = ("record.json", "progress.json", "job.json")
 _ORDER = ("loss", "weights", "states", "predictions", "metrics", "results")
@@ -222,7 +230,8 @@ _ORDER = ("loss", "weights", "states", "predictions", "metrics", "results")
 def _result_files(folder: Path) -> dict[str, Path]:
     "Files of a run that hold results, by their name within it."
     found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return {p.relative_to(folder).as_posix(): p for p in found if p.suffix in _READERS or p.suffix == ".json" and p.name not in _OWN}
+    chosen = [p for p in found if p.suffix in _READERS or p.suffix == ".json" and p.name not in _OWN]
+    return {p.relative_to(folder).as_posix(): p for p in chosen}
 
 
 def compare_runs(

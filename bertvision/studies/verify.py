@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'small_parameters', 'why_no_code', 'Sources', 'Group', 'find_groups', 'Replay', 'chain', 'replay_of',
-           'Verdict', 'obstacle', 'Rehearsal', 'run', 'stop', 'evidence_of', 'keep_evidence', 'Verified', 'verify',
-           'FullRehearsal', 'verify_full']
+           'Verdict', 'obstacle', 'Rehearsal', 'evidence_of', 'keep_evidence', 'Verified', 'verify', 'FullRehearsal',
+           'verify_full']
 
-# %% ../../nbs/82_studies.verify.ipynb #ceabbce2
+# %% ../../nbs/82_studies.verify.ipynb #135f1b19
 import io
 import os
 import random
@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from fastcore.basics import patch
+
 import bertvision
 from ..core import DataError, StudyError, fingerprint, read_json, versions, write_json
 from ..runs import _code_version, lock, read_parameters, read_record
@@ -32,9 +34,9 @@ from .replay import cells_with
 from .run import child_environment, explain, oom_kills
 from .warm import Nursery
 
-# %% ../../nbs/82_studies.verify.ipynb #6c130e75
+# %% ../../nbs/82_studies.verify.ipynb #76b07fa4
 SMALL = {
-    "train_examples": 64, "report_examples": 100, "head_examples": 40, "probe_examples": 40,  # 0 stands for all
+    "train_examples": 48, "report_examples": 32, "head_examples": 40, "probe_examples": 40,  # 0 stands for all
     "hans_examples": 60, "map_examples": 100,
     "epochs": 3.0, "batch_size": 16, "steps": 20, "evaluate": 2, "trials": 3,
     "data_count": 20, "num_clusters": 8, "num_clusters_elements": 2, "min_samples": 5, "min_cluster_size": 5,
@@ -44,12 +46,15 @@ _ALL_IF_ZERO = ("train_examples", "report_examples", "head_examples", "probe_exa
 _LISTS = ("features", "ranks", "windows", "lengths")  # of a sweep within a run: the first two
 _FIXED = {"keep_model": True, "checkpoint_seconds": 3600.0}  # weights are compared; no clock decides when to save
 _POOL = 240  # examples where a share of them is chosen
+_CODED = 100  # reported examples where description lengths are measured, which need so many
 
-# %% ../../nbs/82_studies.verify.ipynb #d7b6aaf9
+# %% ../../nbs/82_studies.verify.ipynb #88533009
 def _limit(name: str, parameters: dict):
     "Return the largest value of a parameter in a replay."
     if name == "train_examples" and "data_pct" in parameters:
         return _POOL
+    if name == "report_examples" and parameters.get("codes"):
+        return _CODED
     if name == "epochs":  # patience must be able to run out
         return max(SMALL["epochs"], float(parameters.get("patience", 0) + 2))
     return SMALL[name]
@@ -81,14 +86,15 @@ def small_parameters(
         small["checkpoint"] = f"steps/{_scaled_step(int(step), upstream_steps)}"
     return {name: value for name, value in small.items() if value != parameters[name]}
 
-# %% ../../nbs/82_studies.verify.ipynb #85632d29
+# %% ../../nbs/82_studies.verify.ipynb #48214683
 def _git(*command: str) -> subprocess.CompletedProcess | None:
     "Ask git about the clone that this package is from; None when there is no git or no clone."
     clone = Path(bertvision.__file__).resolve().parents[1]
     if not (clone / ".git").exists():
         return None
     try:
-        return subprocess.run(["git", "--no-optional-locks", "-C", str(clone), *command], capture_output=True, timeout=120)
+        whole = ["git", "--no-optional-locks", "-C", str(clone), *command]
+        return subprocess.run(whole, capture_output=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired):
         return None
 
@@ -101,7 +107,8 @@ def why_no_code(
     if code_version.endswith("-dirty"):
         return f"it was made by {code_version}, a tree with changes that no commit holds"
     if not commit:
-        return f"it was made by an installed package ({code_version or 'of unknown version'}), whose sources were not kept"
+        version = code_version or "of unknown version"
+        return f"it was made by an installed package ({version}), whose sources were not kept"
     found = _git("cat-file", "-e", f"{commit}^{{commit}}")
     if found is None:
         return "this package is no git clone, or there is no git: the code of the record cannot be fetched"
@@ -110,7 +117,7 @@ def why_no_code(
     shallow = _git("rev-parse", "--is-shallow-repository").stdout.strip() == b"true"
     return f"commit {commit} is not in this clone" + (", which is shallow: git fetch --unshallow" if shallow else "")
 
-# %% ../../nbs/82_studies.verify.ipynb #e5543ae8
+# %% ../../nbs/82_studies.verify.ipynb #914220d4
 class Sources:
     "Folders with the code of commits, each fetched once."
     def __init__(self,
@@ -134,14 +141,15 @@ class Sources:
         commit = code_version.partition("+")[2]
         archive = _git("archive", "--format=tar", commit, "bertvision", "nbs")
         if archive is None or archive.returncode:
-            raise DataError(f"git archive {commit}: {archive.stderr.decode(errors='replace').strip() if archive else 'no answer'}")
+            reason = archive.stderr.decode(errors="replace").strip() if archive else "no answer"
+            raise DataError(f"git archive {commit}: {reason}")
         target = self.place / commit
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
             tar.extractall(target, filter="data")
         self.folders[code_version] = target
         return target
 
-# %% ../../nbs/82_studies.verify.ipynb #4c3a052a
+# %% ../../nbs/82_studies.verify.ipynb #2d7a239c
 @dataclass
 class Group:
     "Finished runs of one setting, made by the same code."
@@ -167,7 +175,7 @@ def _setting(job: Job, record: dict, upstream: list) -> str:
     about = [job.step, record["experiment"], record.get("task"), record.get("encoder"), record.get("code_version")]
     return fingerprint([about, own, corpus, sorted(set(upstream))])
 
-
+# %% ../../nbs/82_studies.verify.ipynb #1b118339
 def find_groups(
     plan: Plan,
     records: dict, # job id -> record of a finished run
@@ -226,10 +234,12 @@ def _outside(job: Job, name: str, value):
         return value
     return str((job.folder / value).resolve())
 
-# %% ../../nbs/82_studies.verify.ipynb #644e9527
+# %% ../../nbs/82_studies.verify.ipynb #0f1dc7d9
 def _old_notebook(root: Path, record: dict) -> Path:
-    "The notebook of a record within the folder of its code."
-    return root / "nbs" / "experiments" / f"{record['experiment']}.ipynb"
+    "The notebook of a record within the folder of its code, a clone's or an installed package's."
+    places = (root / "bertvision" / "_nbs", root / "nbs")
+    home = next((p for p in places if (p / "experiments").is_dir()), places[-1])
+    return home / "experiments" / f"{record['experiment']}.ipynb"
 
 
 def _given(job: Job, record: dict, names) -> dict:
@@ -239,7 +249,7 @@ def _given(job: Job, record: dict, names) -> dict:
     theirs = {name: known[name] for name in names if name in known and name not in job.places and name != "data"}
     return ours | theirs
 
-
+# %% ../../nbs/82_studies.verify.ipynb #fb559924
 def replay_of(
     job: Job,
     record: dict,
@@ -310,7 +320,7 @@ def obstacle(
         return Verdict("unverifiable", f"it builds on {missing[0]}, which has no finished record")
     return None
 
-# %% ../../nbs/82_studies.verify.ipynb #292fc8bd
+# %% ../../nbs/82_studies.verify.ipynb #dc6ed78e
 _PRELOADED = ("sklearn.cluster", "sklearn.decomposition", "safetensors.torch", "peft", "pyarrow.parquet")
 
 
@@ -342,21 +352,28 @@ class Rehearsal:
                 self.ask(self.plan.job(id))
         self.order.append(job.id)
 
-    def sort(self):
-        "Put the runs into the order of the plan, in which needs come first."
-        place = {job.id: i for i, job in enumerate(self.plan.jobs)}
-        self.order.sort(key=place.get)
+# %% ../../nbs/82_studies.verify.ipynb #a6016a72
+@patch
+def sort(self: Rehearsal):
+    "Put the runs into the order of the plan, in which needs come first."
+    place = {job.id: i for i, job in enumerate(self.plan.jobs)}
+    self.order.sort(key=place.get)
 
-    def needs(self, id: str) -> list:
-        "The runs that a run builds on."
-        return [n for ids in chain(self.plan.job(id), self.most).values() for n in ids]
 
-    def blocks(self, found: Verdict) -> bool:
-        "Whether nothing can be built on a run of this verdict."
-        return not found.holds
+@patch
+def needs(self: Rehearsal, id: str) -> list:
+    "The runs that a run builds on."
+    return [n for ids in chain(self.plan.job(id), self.most).values() for n in ids]
 
-# %% ../../nbs/82_studies.verify.ipynb #35225b70
-def _prepare(self, id: str):
+
+@patch
+def blocks(self: Rehearsal, found: Verdict) -> bool:
+    "Whether nothing can be built on a run of this verdict."
+    return not found.holds
+
+# %% ../../nbs/82_studies.verify.ipynb #8e7047c4
+@patch
+def _prepare(self: Rehearsal, id: str):
     "Plan both sides of a run."
     job, record = self.plan.job(id), self.records[id]
     root = self.sources.folder(str(record.get("code_version")))
@@ -366,14 +383,17 @@ def _prepare(self, id: str):
     self.replays[id] = {"record": old, "today": new, "small": small}
 
 
-def _environment(self, replay: Replay) -> dict:
+@patch
+def _environment(self: Rehearsal, replay: Replay) -> dict:
     "Environment of a replay: equal on both sides but for the cache, of which each code has its own."
     env = child_environment(self.jobs, replay.slot)
-    env |= {"BERTVISION_CACHE": str(self.place / "cache" / fingerprint(str(replay.root))), "IPYTHONDIR": str(self.place / "ipython")}
+    env["BERTVISION_CACHE"] = str(self.place / "cache" / fingerprint(str(replay.root)))
+    env["IPYTHONDIR"] = str(self.place / "ipython")
     return env | {"MPLBACKEND": "Agg", "PYTHONHASHSEED": "0", "BERTVISION_QUIET": "1"}
 
-
-def _launch(self, replay: Replay):
+# %% ../../nbs/82_studies.verify.ipynb #0400e4b3
+@patch
+def _launch(self: Rehearsal, replay: Replay):
     "Start a replay, in a fork where the system can."
     control = replay.folder.with_name(f"{replay.folder.name}.control")
     shutil.rmtree(replay.folder, ignore_errors=True)
@@ -382,8 +402,8 @@ def _launch(self, replay: Replay):
     taken = {other.slot for other in self.active}
     replay.slot = next(i for i in range(self.jobs) if i not in taken)
     env = self._environment(replay)
-    request = {"root": str(replay.root), "cells": cells_with(replay.notebook, replay.parameters), "threads": int(env["OMP_NUM_THREADS"])}
-    write_json(control / "replay.json", request)
+    cells, threads = cells_with(replay.notebook, replay.parameters), int(env["OMP_NUM_THREADS"])
+    write_json(control / "replay.json", {"root": str(replay.root), "cells": cells, "threads": threads})
     replay.started, replay.kills = time.monotonic(), oom_kills()
     warm = sys.platform == "linux" and this_machine()["device"] == "cpu"
     if warm and (self.nursery is None or not self.nursery.alive):
@@ -391,23 +411,24 @@ def _launch(self, replay: Replay):
     replay.process = self._warm(replay, control, env) if warm else self._cold(replay, control, env)
     self.active.append(replay)
 
-
-Rehearsal._prepare, Rehearsal._environment, Rehearsal._launch = _prepare, _environment, _launch
-
-# %% ../../nbs/82_studies.verify.ipynb #477b0631
-def _warm(self, replay: Replay, control: Path, env: dict):
+# %% ../../nbs/82_studies.verify.ipynb #096e0f60
+@patch
+def _warm(self: Rehearsal, replay: Replay, control: Path, env: dict):
     "Fork a process that has imported the libraries."
-    return self.nursery.start(("bertvision.studies.replay", "replay"), [str(control)], replay.folder, env, control / "log.txt")
+    entry, log = ("bertvision.studies.replay", "replay"), control / "log.txt"
+    return self.nursery.start(entry, [str(control)], replay.folder, env, log)
 
 
-def _cold(self, replay: Replay, control: Path, env: dict):
+@patch
+def _cold(self: Rehearsal, replay: Replay, control: Path, env: dict):
     "Start a new process."
     command = [sys.executable, "-c", "from bertvision.studies.replay import replay; replay()", str(control)]
     with open(control / "log.txt", "ab") as log:
         return subprocess.Popen(command, cwd=replay.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-def _collect(self):
+@patch
+def _collect(self: Rehearsal):
     "Take in the replays that have ended."
     for replay in list(self.active):
         code = replay.process.poll()
@@ -420,7 +441,7 @@ def _collect(self):
         replay.ended = replay.seconds
         self.active.remove(replay)
 
-
+# %% ../../nbs/82_studies.verify.ipynb #df2b7c96
 def _failure(replay: Replay, code: int | None) -> str:
     "Tell how a replay failed; ''."
     control = replay.folder.with_name(f"{replay.folder.name}.control")
@@ -438,10 +459,7 @@ def _failure(replay: Replay, code: int | None) -> str:
         return f"it left no record ({e})"
     return "" if status == "done" else f"its record says {status}, expected done"
 
-
-Rehearsal._warm, Rehearsal._cold, Rehearsal._collect = _warm, _cold, _collect
-
-# %% ../../nbs/82_studies.verify.ipynb #4f9d79ff
+# %% ../../nbs/82_studies.verify.ipynb #13e05bb2
 def _plain(text: str) -> str:
     "Replace folders in a message by dots."
     return re.sub(r"(?<![\w.])/(?:[^\s/'\"]+/)+", "…/", text)
@@ -449,14 +467,16 @@ def _plain(text: str) -> str:
 
 def _failed(old: str, new: str, small: dict) -> Verdict:
     "Judge a comparison of which one side or both have failed."
+    old, new = _plain(old), _plain(new)
     if old and new:
-        return Verdict("unverifiable", f"neither code runs at this size: {_plain(old)}; today: {_plain(new)}", replay=small)
+        return Verdict("unverifiable", f"neither code runs at this size: {old}; today: {new}", replay=small)
     if old:
-        return Verdict("unverifiable", f"the code of the record does not run with the libraries of today: {_plain(old)}", replay=small)
-    return Verdict("different", f"today's code fails where the record's does not: {_plain(new)}", where={"failure": _plain(new)}, replay=small)
+        return Verdict("unverifiable", f"the code of the record does not run with the libraries of today: {old}", replay=small)
+    return Verdict("different", f"today's code fails where the record's does not: {new}", where={"failure": new}, replay=small)
 
-
-def _judge(self, id: str):
+# %% ../../nbs/82_studies.verify.ipynb #f3a257a2
+@patch
+def _judge(self: Rehearsal, id: str):
     "Compare both sides of a run that have ended; ask for a third replay where they differ."
     sides = self.replays[id]
     old, new, again = sides["record"], sides["today"], sides.get("again")
@@ -466,16 +486,22 @@ def _judge(self, id: str):
         agreement = compare_runs(old.folder, new.folder)
         found = _verdict(agreement, sides["small"])
         if agreement.differences:
-            sides["found"], sides["again"] = found, replay_of(new.job, self.records[id], "again", new.root, self.place, sides["small"])
+            sides["found"] = found
+            sides["again"] = replay_of(new.job, self.records[id], "again", new.root, self.place, sides["small"])
             return
     else:
         found = sides["found"]
         itself = compare_runs(new.folder, again.folder) if not again.failure else None
         if itself is None or itself.differences:
-            told = "; ".join(f"{k}: {v}" for k, v in first_differences(itself).items()) if itself else _plain(again.failure)
-            found = Verdict("unverifiable", f"today's code differs from itself: {told}", found.compared, replay=found.replay)
+            reason = _places(first_differences(itself)) if itself else _plain(again.failure)
+            found = Verdict("unverifiable", f"today's code differs from itself: {reason}", found.compared, replay=found.replay)
     found.seconds = sum(r.ended for r in sides.values() if isinstance(r, Replay))
     self.verdicts[id] = found
+
+
+def _places(where: dict) -> str:
+    "Where two runs part, on one line."
+    return "; ".join(f"{kind}: {place}" for kind, place in where.items())
 
 
 def _verdict(agreement, small: dict) -> Verdict:
@@ -483,13 +509,11 @@ def _verdict(agreement, small: dict) -> Verdict:
     result, where = verdict(agreement), first_differences(agreement)
     if result == "nothing":
         return Verdict("unverifiable", "nothing was compared: the run leaves no numbers but times", replay=small)
-    return Verdict(result, "; ".join(f"{k}: {v}" for k, v in where.items()), agreement.counts, where, small)
+    return Verdict(result, _places(where), agreement.counts, where, small)
 
-
-Rehearsal._judge = _judge
-
-# %% ../../nbs/82_studies.verify.ipynb #6432eede
-def _next(self) -> Replay | None:
+# %% ../../nbs/82_studies.verify.ipynb #94f83377
+@patch
+def _next(self: Rehearsal) -> Replay | None:
     "Return the next replay that can start; settles on the way what builds on a run that does not hold."
     for id in self.order:
         if id in self.verdicts:
@@ -513,8 +537,9 @@ def _next(self) -> Replay | None:
             return waiting[0]
     return None
 
-
-def _tidy(self):
+# %% ../../nbs/82_studies.verify.ipynb #bf88442e
+@patch
+def _tidy(self: Rehearsal):
     "Remove the folders of judged runs on which no run builds that is not judged."
     wanted = {n for id in self.order if id not in self.verdicts for n in self.needs(id)}
     for id, sides in self.replays.items():
@@ -524,8 +549,9 @@ def _tidy(self):
                     shutil.rmtree(side.folder, ignore_errors=True)
             sides["gone"] = True
 
-
-def run(self):
+# %% ../../nbs/82_studies.verify.ipynb #d6ab8128
+@patch
+def run(self: Rehearsal):
     "Run all replays; yields the id of each run as soon as its verdict is there."
     told = set()
     try:
@@ -548,30 +574,30 @@ def run(self):
         self.stop()
 
 
-def stop(self):
+@patch
+def stop(self: Rehearsal):
     "End all processes."
     for replay in self.active:
         replay.process.kill()
     if self.nursery:
         self.nursery.close()
 
-
-Rehearsal._next, Rehearsal._tidy, Rehearsal.run, Rehearsal.stop = _next, _tidy, run, stop
-
-# %% ../../nbs/82_studies.verify.ipynb #af41ecf5
+# %% ../../nbs/82_studies.verify.ipynb #f175c661
 def evidence_of(
     found: Verdict,
     record: dict,
 ) -> dict: # result, compared, replay, record_code, code, versions, when, seconds, and where or why
     "Return what a verdict leaves in a record."
-    told = {"result": found.result, "compared": found.compared, "replay": found.replay, "record_code": str(record.get("code_version")),
-            "code": _code_version(), "versions": versions(), "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "seconds": round(found.seconds, 1)}
-    if found.why and found.result != "equal":
-        told["why"] = found.why
+    evidence = {
+        "result": found.result, "compared": found.compared, "replay": found.replay,
+        "record_code": str(record.get("code_version")), "code": _code_version(), "versions": versions(),
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"), "seconds": round(found.seconds, 1),
+    }
     if found.where:
-        told["where"] = found.where
-    return told
+        evidence["where"] = found.where
+    elif found.why:
+        evidence["why"] = found.why
+    return evidence
 
 
 def keep_evidence(
@@ -583,7 +609,7 @@ def keep_evidence(
     earlier = [e for e in record.get("evidence") or [] if e.get("code") != evidence["code"]]
     write_json(job.folder / "record.json", record | {"evidence": [*earlier, evidence]})
 
-# %% ../../nbs/82_studies.verify.ipynb #7713bb5a
+# %% ../../nbs/82_studies.verify.ipynb #843112db
 _RESULTS = ("equal", "rounding", "different", "unverifiable", "other settings")
 
 
@@ -605,13 +631,19 @@ class Verified:
         rows = {}
         for i, group in enumerate(self.groups):
             rows.setdefault(group.job.step, []).append(i)
-        rows = {**rows, "sum": range(len(self.groups))} if len(rows) > 1 else rows
-        cells = [[step, len(found), sum(len(self.groups[i].runs) for i in found),
-                  *(sum(i in self.verdicts and self.verdicts[i].result == r for i in found) or "" for r in _RESULTS),
-                  f"{sum(self.verdicts[i].seconds for i in found if i in self.verdicts) / 60:.1f}"] for step, found in rows.items()]
+        if len(rows) > 1:
+            rows["sum"] = list(range(len(self.groups)))
+        cells = [self._row(step, numbers) for step, numbers in rows.items()]
         return text_table(cells, ["step", "settings", "runs", *_RESULTS, "minutes"])
 
-# %% ../../nbs/82_studies.verify.ipynb #0af26829
+    def _row(self, step: str, numbers: list) -> list:
+        "One row of the table."
+        found = [self.verdicts[i] for i in numbers if i in self.verdicts]
+        counts = [sum(v.result == result for v in found) or "" for result in _RESULTS]
+        runs = sum(len(self.groups[i].runs) for i in numbers)
+        return [step, len(numbers), runs, *counts, f"{sum(v.seconds for v in found) / 60:.1f}"]
+
+# %% ../../nbs/82_studies.verify.ipynb #2374f1f8
 def _finished(plan: Plan) -> dict:
     "Records of the finished runs of a plan, by job id. Raises StudyError if there is none."
     states = {job.id: job_state(job) for job in plan.jobs}
@@ -631,7 +663,7 @@ def _expected_seconds(records: dict, order: list) -> float:
         total += measured[-1] if measured else 20.0
     return total
 
-
+# %% ../../nbs/82_studies.verify.ipynb #31a5a9a0
 def _remembered(group: Group) -> Verdict | None:
     "What an earlier call has found for this setting with the same code and libraries, if it holds."
     code, libraries, found = _code_version(), versions(), []
@@ -680,7 +712,7 @@ def _line(i: int, total: int, group: Group, found: Verdict) -> str:
     runs = f"{len(group.runs)} run{'s' * (len(group.runs) > 1)}"
     return f"[{i}/{total}] {found.result:12} {group.job.id} ({runs}, {group.code}) {found.seconds:.0f} s  {found.why or amounts}"
 
-# %% ../../nbs/82_studies.verify.ipynb #9d626057
+# %% ../../nbs/82_studies.verify.ipynb #4ac4ba71
 def verify(
     plan: Plan,
     jobs: int = 1, # replays at once
@@ -700,7 +732,7 @@ def verify(
         if held:
             held.close()
 
-
+# %% ../../nbs/82_studies.verify.ipynb #a07235d9
 def _verify(plan: Plan, jobs: int, say, dry_run: bool, again: bool, place: Path, codes: dict | None) -> Verified:
     records, start, proofs = _finished(plan), time.monotonic(), {}
     groups = find_groups(plan, records)
@@ -741,7 +773,7 @@ def _take_in(result: Verified, rehearsal: Rehearsal, proofs: dict, say):
             if found.holds:
                 proofs[job.id] = evidence
 
-# %% ../../nbs/82_studies.verify.ipynb #1cc6c8ae
+# %% ../../nbs/82_studies.verify.ipynb #301804be
 class FullRehearsal(Rehearsal):
     "Whole runs by today's code, beside what is in their folders."
     most, longest = None, 24 * 3600
@@ -753,27 +785,33 @@ class FullRehearsal(Rehearsal):
     def _prepare(self, id: str):
         "Plan the run."
         job = self.plan.job(id)
-        self.replays[id] = {"today": replay_of(job, self.records[id], "today", self.today, self.place, {"keep_model": True}, None)}
+        small = {"keep_model": True} if "keep_model" in job.parameters else {}
+        self.replays[id] = {"today": replay_of(job, self.records[id], "today", self.today, self.place, small, None)}
 
     def _judge(self, id: str):
         "Compare the run with the finished one."
         new = self.replays[id]["today"]
         if new.failure:
-            found = Verdict("different", f"today's code fails: {_plain(new.failure)}", where={"failure": _plain(new.failure)})
+            reason = _plain(new.failure)
+            found = Verdict("different", f"today's code fails: {reason}", where={"failure": reason})
         else:
-            agreement = compare_runs(self.plan.job(id).folder, new.folder, files=("predictions.parquet",))
-            found = Verdict("different" if agreement.differences else "equal", "", agreement.counts, first_differences(agreement))
+            folder = self.plan.job(id).folder
+            agreement = compare_runs(folder, new.folder, files=("predictions.parquet",))
+            found = Verdict("equal", "", agreement.counts)
             if agreement.differences:
-                found.why = "; ".join([_closeness(self.plan.job(id).folder, new.folder), *_machines(self.records[id], read_record(new.folder))])
+                machines = _machines(self.records[id], read_record(new.folder))
+                found = Verdict("different", "; ".join([_closeness(folder, new.folder), *machines]),
+                                agreement.counts, first_differences(agreement))
         found.seconds = new.ended
         self.verdicts[id] = found
 
-# %% ../../nbs/82_studies.verify.ipynb #a572282e
+# %% ../../nbs/82_studies.verify.ipynb #82ae1a5d
 def _scores(record: dict) -> dict:
     "All scores of a run, of its variants, too."
     tables = {("",): record.get("metrics") or {}}
     tables |= {(str(v.get("variant")), str(v.get("seed"))): v.get("metrics") or {} for v in record.get("variants") or []}
-    return {(*key, split, name): value for key, table in tables.items() for split, row in table.items() for name, value in row.items()}
+    rows = [(key, split, row) for key, table in tables.items() for split, row in table.items()]
+    return {(*key, split, name): value for key, split, row in rows for name, value in row.items()}
 
 
 def _closeness(old: Path, new: Path) -> str:
@@ -793,11 +831,12 @@ def _closeness(old: Path, new: Path) -> str:
 
 def _machines(old: dict, new: dict) -> list:
     "Tell in what the machines and libraries of two records differ."
-    pairs = [(name, (old.get("versions") or {}).get(name), value) for name, value in (new.get("versions") or {}).items()]
-    pairs += [(name, (old.get("device") or {}).get(name), (new.get("device") or {}).get(name)) for name in ("name", "threads", "precision")]
-    return [f"{name} {a} then, {b} now" for name, a, b in pairs if a != b]
+    ours = {**(new.get("versions") or {}), **(new.get("device") or {})}
+    theirs = {**(old.get("versions") or {}), **(old.get("device") or {})}
+    about = [*(new.get("versions") or {}), "name", "threads", "precision"]
+    return [f"{name} {theirs.get(name)} then, {ours.get(name)} now" for name in about if theirs.get(name) != ours.get(name)]
 
-# %% ../../nbs/82_studies.verify.ipynb #b8d250f4
+# %% ../../nbs/82_studies.verify.ipynb #172593d6
 def verify_full(
     plan: Plan,
     number: int, # of runs
@@ -808,7 +847,8 @@ def verify_full(
 ) -> dict: # id of a drawn run -> Verdict
     "Run finished runs again at full size with today's code and compare. Raises StudyError if nothing is finished."
     records, costs = _finished(plan), forecast(plan)
-    can = [job for job in plan.jobs if job.id in records and "rounds" not in job.parameters and not objection_to(job, records[job.id])]
+    done = [job for job in plan.jobs if job.id in records and "rounds" not in job.parameters]
+    can = [job for job in done if not objection_to(job, records[job.id])]
     drawn = random.Random(seed).sample(can, min(number, len(can)))
     with tempfile.TemporaryDirectory(prefix="bertvision-verify-", ignore_cleanup_errors=True) as place:
         place = Path(place).resolve()
