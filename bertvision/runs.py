@@ -239,7 +239,7 @@ def _evidence_fault(evidence) -> str:
     if not fits: return f"{evidence!r:.40}: expected an object with the texts {', '.join(texts)} and the objects {', '.join(tables)}"
     return _table_fault("compared", evidence["compared"], 1) or _table_fault("seconds", {"seconds": evidence.get("seconds")}, 1)
 
-
+# %% ../nbs/01_runs.ipynb #ff67a265
 def _record_fault(record: dict) -> str:
     "What has a type in a record that nothing which reads it could work with; '' when all is well."
     for name, kind in {**_KINDS, **_MAYBE}.items():
