@@ -197,3 +197,13 @@ def test_evidence_of_a_wrong_shape_is_refused(tmp_path):
 def test_every_amount_of_an_experiment_is_made_small():
     small = small_parameters({"train_examples": 0, "report_examples": 50, "epochs": 5.0, "patience": 3, "lora": 3, "steps": 0})
     assert small == {"train_examples": 48, "report_examples": 32}
+
+
+@pytest.mark.parametrize("code, reason", [(-9, "the system ran out of memory"), (1, "died with exit code 1"), (None, "took more than")])
+def test_a_replay_that_is_killed_has_a_reason(tmp_path, code, reason):
+    replay = module.Replay(None, "today", tmp_path, tmp_path / "x.ipynb", {}, tmp_path / "run", kills=module.oom_kills())
+    assert reason in module._failure(replay, code)
+
+
+def test_places_are_taken_out_of_reasons():
+    assert module._plain("DataError: /data/here/CoLA/train.tsv cannot be read, 3/4 of it") == "DataError: …/train.tsv cannot be read, 3/4 of it"

@@ -14,12 +14,12 @@ from typing import NamedTuple
 from ..core import read_json
 from ..runs import read_record
 
-# %% ../../nbs/79_studies.agreement.ipynb #e6d52817
+# %% ../../nbs/79_studies.agreement.ipynb #07f0a4f6
 class Difference(NamedTuple):
     "One place where two runs part."
     kind: str             # loss | metrics | predictions | weights | states | results
     where: str            # step, tensor, column …
-    size: float | None    # largest absolute difference; None = not a matter of rounding
+    size: float | None    # of the difference, as `BOUNDS` measures it; None = not a matter of rounding
     bound: float = 0.0    # up to which size it counts as rounding
 
 
@@ -37,11 +37,11 @@ class Agreement:
         "Add a difference."
         self.differences.append(Difference(*given))
 
-# %% ../../nbs/79_studies.agreement.ipynb #0ae33695
+# %% ../../nbs/79_studies.agreement.ipynb #5540c1ae
 BOUNDS = {
-    "first loss": 1e-6, "loss": 1e-4, "metrics": 1e-4, "results": 1e-4,  # relative
-    "predictions": 1e-4, "weights": 1e-6,                                # absolute
-    "states": 2e-3,                                                      # of the largest value
+    "first loss": 1e-6, "loss": 2e-6, "metrics": 1e-6, "results": 1e-6,  # relative
+    "predictions": 1e-6,                                                 # absolute
+    "weights": 0.01, "states": 0.01,                                     # share that parts by more than its last bits
 }
 
 
@@ -121,18 +121,28 @@ def _compare_json(found: Agreement, name: str, old, new):
         if a != b:
             found.differ("results", f"{name}: {': '.join(map(str, path))}", _apart(a, b), BOUNDS["results"])
 
-# %% ../../nbs/79_studies.agreement.ipynb #bfd9c44c
-def _array_difference(old, new) -> tuple: # (largest, root of the mean square); None where they cannot be subtracted
-    "Compare two numpy arrays of which some bytes differ."
+# %% ../../nbs/79_studies.agreement.ipynb #b68c3242
+def _gap(old, new): # array of float64; None where they cannot be subtracted
+    "Return the distances of two arrays of floats of which some bytes differ."
     import numpy as np
 
-    if old.shape != new.shape or old.dtype.kind not in "f" or new.dtype.kind not in "f":
-        return None, None
+    if old.shape != new.shape or old.dtype.kind != "f" or new.dtype.kind != "f":
+        return None
     a, b = old.astype(np.float64), new.astype(np.float64)
     if (np.isfinite(a) != np.isfinite(b)).any():
-        return None, None
-    gap = np.abs(a - b)[np.isfinite(a)]
-    return float(gap.max(initial=0.0)), float(np.sqrt(np.mean(gap**2))) if gap.size else 0.0
+        return None
+    return np.where(np.isfinite(a), np.abs(a - b), 0.0)
+
+
+def _beyond(old, gap) -> int:
+    "Count the values that part by more than their last bits; of half precision by any, since few may."
+    import numpy as np
+
+    size = np.abs(old.astype(np.float64))
+    if old.dtype.itemsize == 2:
+        coarse = gap > size * 2**-9 + 1e-7
+        return gap.size if coarse.any() else int((gap > 0).sum())
+    return int((gap > 1e-8 + 1e-6 * size).sum())
 
 
 def _same(old, new) -> bool:
@@ -145,7 +155,7 @@ def _same(old, new) -> bool:
         return old.tobytes() == new.tobytes()
     return bool(np.array_equal(old, new, equal_nan=old.dtype.kind == "f" and new.dtype.kind == "f"))
 
-# %% ../../nbs/79_studies.agreement.ipynb #f31c9679
+# %% ../../nbs/79_studies.agreement.ipynb #fb3064f4
 def _compare_tables(found: Agreement, name: str, old: Path, new: Path):
     "Compare two parquet files, column by column."
     import pandas as pd
@@ -163,17 +173,16 @@ def _compare_tables(found: Agreement, name: str, old: Path, new: Path):
             continue
         differ = [i for i in range(len(a)) if str(x[i]) != str(y[i])] or [0]
         at = ", ".join(str(a[c].iloc[differ[0]]) for c in ("split", "variant", "example_id") if c in a)
-        largest, _ = _array_difference(x, y)
+        gap = _gap(x, y)
         where = f"{name}: {column}, {len(differ)} of {len(a)}, the first at {at}"
-        found.differ("predictions", where, largest, BOUNDS["predictions"])
+        found.differ("predictions", where, None if gap is None else float(gap.max()), BOUNDS["predictions"])
 
-# %% ../../nbs/79_studies.agreement.ipynb #90422274
+# %% ../../nbs/79_studies.agreement.ipynb #b0d3a5ad
 def _compare_weights(found: Agreement, name: str, old: Path, new: Path):
     "Compare two safetensors files, tensor by tensor."
-    import numpy as np
     from safetensors import safe_open
 
-    squares, values, worst = 0.0, 0, (0.0, "")
+    values, beyond, worst = 0, 0, (0.0, "")
     with safe_open(old, "pt") as a, safe_open(new, "pt") as b:
         lost = sorted(set(a.keys()) - set(b.keys()))
         if lost:
@@ -184,15 +193,16 @@ def _compare_weights(found: Agreement, name: str, old: Path, new: Path):
             values += x.numel()
             if x.dtype == y.dtype and x.shape == y.shape and _raw(x) == _raw(y):
                 continue
-            if x.shape != y.shape or not (x.is_floating_point() and y.is_floating_point()):
+            floats = x.is_floating_point() and y.is_floating_point()
+            gap = _gap(x.double().numpy(), y.double().numpy()) if floats else None
+            if gap is None:
                 found.differ("weights", f"{name}: {key}", None)
                 continue
-            largest, mean = _array_difference(x.double().numpy(), y.double().numpy())
-            squares += np.inf if mean is None else mean**2 * x.numel()
-            worst = max(worst, (np.inf if largest is None else largest, key))
-    if squares:
-        mean = float(np.sqrt(squares / values))
-        found.differ("weights", f"{name}: {worst[1]} by {worst[0]:.3g}, root mean square of all", mean, BOUNDS["weights"])
+            beyond += _beyond(x.float().numpy(), gap)
+            worst = max(worst, (float(gap.max()), key))
+    if worst[1]:
+        where = f"{name}: {worst[1]} by {worst[0]:.3g}, {beyond:,} of {values:,} by more than their last bits"
+        found.differ("weights", where, beyond / values, BOUNDS["weights"])
 
 
 def _raw(tensor) -> bytes:
@@ -201,7 +211,7 @@ def _raw(tensor) -> bytes:
 
     return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
-# %% ../../nbs/79_studies.agreement.ipynb #54d6c6e9
+# %% ../../nbs/79_studies.agreement.ipynb #b3bcf41c
 def _compare_states(found: Agreement, name: str, old: Path, new: Path):
     "Compare all data sets of two HDF5 files."
     import h5py
@@ -217,9 +227,10 @@ def _compare_states(found: Agreement, name: str, old: Path, new: Path):
             x, y = np.asarray(a[key]), np.asarray(b[key])
             found.count("states", x.size)
             if not _same(x, y):
-                largest, _ = _array_difference(x, y)
-                scale = float(np.abs(x.astype(np.float64)).max(initial=1.0)) if x.dtype.kind == "f" else 1.0
-                found.differ("states", f"{name}: {key}", largest, BOUNDS["states"] * scale)
+                gap = _gap(x, y)
+                by = "" if gap is None else f" by {gap.max():.3g}"
+                share = None if gap is None else _beyond(x, gap) / x.size
+                found.differ("states", f"{name}: {key}{by}", share, BOUNDS["states"])
 
 # %% ../../nbs/79_studies.agreement.ipynb #377ef9d0
 _READERS = {".parquet": _compare_tables, ".safetensors": _compare_weights, ".h5": _compare_states}
@@ -256,7 +267,7 @@ def compare_runs(
     found.differences.sort(key=lambda d: _ORDER.index(d.kind))
     return found
 
-# %% ../../nbs/79_studies.agreement.ipynb #a77899da
+# %% ../../nbs/79_studies.agreement.ipynb #93e3e006
 def verdict(
     found: Agreement,
 ) -> str: # equal | rounding | different | nothing
@@ -275,5 +286,6 @@ def first_differences(
     "Tell for each kind where two runs part first."
     told = {}
     for d in found.differences:
-        told.setdefault(d.kind, d.where if d.size is None else f"{d.where} (by {d.size:.3g})")
+        shared = d.kind in ("weights", "states")
+        told.setdefault(d.kind, d.where if d.size is None or shared else f"{d.where} (by {d.size:.3g})")
     return told
