@@ -6,11 +6,12 @@
 __all__ = ['REPLAYED', 'objection_to', 'accept', 'accept_replayed']
 
 # %% ../../nbs/82_studies.accept.ipynb #9fbb762d
-from itertools import combinations
+from itertools import combinations, islice, product
 
 from ..core import ParameterError, StudyError, fingerprint
 from ..runs import lock, mark_accepted, read_parameters
 from .plan import Job, Plan, job_state
+from ..witness import stamps_of
 
 # %% ../../nbs/82_studies.accept.ipynb #108b3405
 def _with_less(job: Job, record: dict, most: int = 8) -> tuple | None:
@@ -32,16 +33,21 @@ def objection_to(
     return "its parameters have other values"
 
 
+def _known_as(record: dict) -> list:
+    "Return the fingerprints under which a run was known, also before it was accepted for newer code."
+    return list(dict.fromkeys(stamp.partition(":")[0] for stamp in stamps_of(record)))
+
+
 def _objection(job: Job, record: dict, was: dict) -> str:
-    "Why a finished run cannot count for this job, '' when it can; `was` holds the fingerprints of the runs before it, as they were."
+    "Tell why a finished run cannot count for this job; '' when it can. `was` holds the fingerprints of each run before it."
     old = record.get("fingerprints") or {}
     differ = [name for name, value in job.parts.items() if old.get(name) != value]
     if why := objection_to(job, record): return why
     if "needs" not in differ: return ""
     missing = [n for n in job.needs if n not in was]
     if missing: return f"it builds on {missing[0]}, which is not finished or not accepted"
-    if fingerprint(sorted(was[n] for n in job.needs)) != old.get("needs"): return "it was built on other runs"
-    return ""
+    sets = islice(product(*(was[n] for n in job.needs)), 10_000)
+    return "" if any(fingerprint(sorted(one)) == old.get("needs") for one in sets) else "it was built on other runs"
 
 # %% ../../nbs/82_studies.accept.ipynb #6761383c
 def accept(
@@ -61,13 +67,13 @@ def _accept_all(plan: Plan, reason: str, proofs: dict | None = None) -> tuple:
     taken, refused, was = [], {}, {}
     for job in plan.jobs:  # needs come first
         state = job_state(job)
-        if state.name == "done": was[job.id] = job.fingerprint
+        if state.name == "done": was[job.id] = list(dict.fromkeys([*_known_as(state.record), job.fingerprint]))
         if state.name != "changed" or state.record["status"] != "done": continue
         if proofs is not None and job.id not in proofs: continue
         proof = (proofs or {}).get(job.id)
         if why := _objection(job, state.record, was): refused[job.id] = why
         else:
-            was[job.id] = state.record["fingerprints"]["job"]
+            was[job.id] = _known_as(state.record)
             mark_accepted(job.folder, job.parts | {"job": job.fingerprint}, reason or REPLAYED[proof["result"]], proof)
             taken.append(job.id)
     return taken, refused
