@@ -23,9 +23,12 @@ def _words(values) -> list[str] | None:
 
 
 def _numbers(values) -> list[int] | None:
-    words = _words(values)
-    try: return [int(w) for w in words] if words else None
-    except ValueError as e: raise ParameterError(f"--seeds {' '.join(values)}: expected whole numbers such as 0,1,2") from e
+    from bertvision.data.files import parse_yaml
+
+    if not (words := _words(values)): return None
+    numbers = [parse_yaml(word, f"--seeds {word:.60}", ParameterError) for word in words]
+    if all(type(x) is int for x in numbers): return numbers
+    raise ParameterError(f"--seeds {' '.join(values)}: expected whole numbers such as 0,1,2")
 
 
 def _plan(args):

@@ -617,18 +617,22 @@ class Run:
         _watch(run.fail, run)
         return run
 
-    def log(self, text: str):
-        "Append a line with the time to log.txt."
-        if not is_main(): return
-        with open(self.folder / "log.txt", "a", encoding="utf-8") as f: f.write(f"{_now()} {text}\n")
+# %% ../nbs/01_runs.ipynb #9c97168f
+@patch
+def log(self: Run, text: str):
+    "Append a line with the time to log.txt."
+    if not is_main(): return
+    with open(self.folder / "log.txt", "a", encoding="utf-8") as f: f.write(f"{_now()} {text}\n")
 
-    def update(self, done: float, total: float, **info):
-        "Tell the runner how far the work is, at most once a second."
-        now = time.monotonic()
-        if not is_main() or done < total and now - self._told < 1: return
-        self._told = now
-        self._ran = tell_of(self.folder / TOLD, f"attempt-{self.record['attempt']}", self._ran)
-        write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
+
+@patch
+def update(self: Run, done: float, total: float, **info):
+    "Tell the runner how far the work is, at most once a second."
+    now = time.monotonic()
+    if not is_main() or done < total and now - self._told < 1: return
+    self._told = now
+    self._ran = tell_of(self.folder / TOLD, f"attempt-{self.record['attempt']}", self._ran)
+    write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
 
 # %% ../nbs/01_runs.ipynb #b976ea68
 def _refuse_or_release(folder: Path, new: dict):

@@ -102,6 +102,15 @@ def test_set_studies_and_recipes_read_alike(lab):
     assert [j.grid["seed"] for j in jobs] == [10, 8] and jobs[0].parameters["steps"] == 100
 
 
+@pytest.mark.parametrize("words, seeds", [(["010,0o10", "3"], [10, 8, 3]), (["1_0"], None), (["1:20"], None), (["a"], None), (["["], None)])
+def test_seeds_of_the_command_line_are_read_alike(words, seeds):
+    from bertvision.cli import _numbers
+
+    if seeds: assert _numbers(words) == seeds
+    else:
+        with pytest.raises(ParameterError, match="--seeds"): _numbers(words)
+
+
 @pytest.mark.parametrize("labels", ["[yes, no]", "{yes: yes, no: no}"])
 def test_labels_of_an_own_task_are_text(tmp_path, monkeypatch, labels):
     monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
