@@ -324,7 +324,7 @@ def _table_fault(name: str, table, depth: int) -> str:
 
 def _evidence_fault(evidence) -> str:
     "What is wrong with the evidence of a replay; ''."
-    texts, tables = ("result", "record_code", "code", "when"), ("compared", "replay", "versions")
+    texts, tables = ("result", "record_code", "code", "when"), ("compared", "replay", "versions", "device")
     fits = isinstance(evidence, dict) and all(isinstance(evidence.get(k), str) for k in texts) and all(isinstance(evidence.get(k), dict) for k in tables)
     if not fits: return f"{evidence!r:.40}: expected an object with the texts {', '.join(texts)} and the objects {', '.join(tables)}"
     return _table_fault("compared", evidence["compared"], 1) or _table_fault("seconds", {"seconds": evidence.get("seconds")}, 1)

@@ -55,11 +55,11 @@ def _apart(a, b) -> float | None:
         return None
     return abs(a - b) / max(abs(a), abs(b), 1e-12)
 
-# %% ../../nbs/79_studies.agreement.ipynb #ea3bbdc0
+# %% ../../nbs/79_studies.agreement.ipynb #85b4f94e
 _NO_RESULT = re.compile(
     r"second|bytes|time|path|place|version|memory|started|finished|device|when|^load$|fingerprint|_dir$|^parameters$"
     r"|^notes?$|^source$|^groups$|^passes$|^attempt$|^schema$|^arrays$|name_or_path|^accepted$|^evidence$|^trained$"
-    r"|^witness$|^seed$"
+    r"|^witness$|^seed$|^truncation$|^padding$"  # a tokenizer's file tells how its last call cut and padded
 )
 _RESULTS = ("metrics", "baselines", "variants", "all_heads", "history")
 _MISSING = object()

@@ -285,7 +285,7 @@ def _common_small(plan: Plan, job: Job, record: dict, root: Path) -> dict:
     small = small_parameters(job.parameters, max(upstream, default=0))
     return {name: value for name, value in small.items() if name in names}
 
-# %% ../../nbs/82_studies.verify.ipynb #7b317c50
+# %% ../../nbs/82_studies.verify.ipynb #a5f02c24
 @dataclass
 class Verdict:
     "What a replay has shown."
@@ -295,6 +295,7 @@ class Verdict:
     where: dict = field(default_factory=dict)      # kind -> first place where they part
     replay: dict = field(default_factory=dict)     # parameters that made it small
     seconds: float = 0.0
+    device: dict = field(default_factory=dict)     # on which it holds
 
     @property
     def holds(self) -> bool:
@@ -474,7 +475,7 @@ def _failed(old: str, new: str, small: dict) -> Verdict:
         return Verdict("unverifiable", f"the code of the record does not run with the libraries of today: {old}", replay=small)
     return Verdict("different", f"today's code fails where the record's does not: {new}", where={"failure": new}, replay=small)
 
-# %% ../../nbs/82_studies.verify.ipynb #f3a257a2
+# %% ../../nbs/82_studies.verify.ipynb #cab12eb4
 @patch
 def _judge(self: Rehearsal, id: str):
     "Compare both sides of a run that have ended; ask for a third replay where they differ."
@@ -496,7 +497,16 @@ def _judge(self: Rehearsal, id: str):
             reason = _places(first_differences(itself)) if itself else _plain(again.failure)
             found = Verdict("unverifiable", f"today's code differs from itself: {reason}", found.compared, replay=found.replay)
     found.seconds = sum(r.ended for r in sides.values() if isinstance(r, Replay))
+    found.device = _device_of(new)
     self.verdicts[id] = found
+
+# %% ../../nbs/82_studies.verify.ipynb #4f5f0cd4
+def _device_of(replay: Replay) -> dict:
+    "Device, threads and precision of a finished replay."
+    if replay.failure:
+        return {}
+    device = read_record(replay.folder).get("device") or {}
+    return {name: device.get(name) for name in ("device", "name", "threads", "precision")}
 
 
 def _places(where: dict) -> str:
@@ -582,16 +592,17 @@ def stop(self: Rehearsal):
     if self.nursery:
         self.nursery.close()
 
-# %% ../../nbs/82_studies.verify.ipynb #f175c661
+# %% ../../nbs/82_studies.verify.ipynb #b1c764f9
 def evidence_of(
     found: Verdict,
     record: dict,
-) -> dict: # result, compared, replay, record_code, code, versions, when, seconds, and where or why
+) -> dict: # result, compared, replay, record_code, code, versions, device, when, seconds, and where or why
     "Return what a verdict leaves in a record."
     evidence = {
         "result": found.result, "compared": found.compared, "replay": found.replay,
         "record_code": str(record.get("code_version")), "code": _code_version(), "versions": versions(),
-        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"), "seconds": round(found.seconds, 1),
+        "device": found.device, "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(found.seconds, 1),
     }
     if found.where:
         evidence["where"] = found.where
@@ -663,7 +674,7 @@ def _expected_seconds(records: dict, order: list) -> float:
         total += measured[-1] if measured else 20.0
     return total
 
-# %% ../../nbs/82_studies.verify.ipynb #31a5a9a0
+# %% ../../nbs/82_studies.verify.ipynb #55baffe6
 def _remembered(group: Group) -> Verdict | None:
     "What an earlier call has found for this setting with the same code and libraries, if it holds."
     code, libraries, found = _code_version(), versions(), []
@@ -674,7 +685,7 @@ def _remembered(group: Group) -> Verdict | None:
     if len(found) < len(group.runs) or any(e["result"] not in ("equal", "rounding") for e in found):
         return None
     e = found[0]
-    return Verdict(e["result"], e.get("why", ""), e["compared"], e.get("where", {}), e["replay"], e["seconds"])
+    return Verdict(e["result"], e.get("why", ""), e["compared"], e.get("where", {}), e["replay"], e["seconds"], e["device"])
 
 
 def _announce(result: Verified, rehearsal: Rehearsal, say):
