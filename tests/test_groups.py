@@ -8,7 +8,7 @@ import pytest
 from study_lab import Lab, change, pretend_done
 
 from bertvision.core import DataError, fingerprint, read_json, write_json
-from bertvision.runs import mark_accepted, new_record
+from bertvision.runs import mark_accepted, new_record, read_record
 from bertvision.studies.compare import compare_studies, comparison_text
 from bertvision.studies.methods import growth, wide
 from bertvision.studies.plan import _finished, load_study, plan, this_machine
@@ -16,6 +16,7 @@ from bertvision.studies.results import example_study, glue_table, read_study
 from bertvision.studies.run import _write_plan
 from bertvision.studies.share import export_study, open_shared
 from bertvision.submission import glue_runs
+from bertvision.witness import stamps_of
 
 STUDY = """
 title: Heads
@@ -124,6 +125,19 @@ def test_accepted_runs_are_not_replaced_ones(planned):
     assert faults(folder) == {} and rows_of(folder) == {"Heads": "0 1 2"}
     change(folder, f"extract.{GRID}.s0", lambda r: r["fingerprints"].update(needs=fingerprint(["never"])))
     assert faults(folder)[f"extract.{GRID}.s0"][0] == "out of date"
+
+
+def test_marks_of_runs_upstream_tell_what_was_replaced(planned):
+    made = planned()
+    folder = done(made)
+    for job in made.jobs:  # as the witness of a run has it; the fingerprint over all needs is the plan's, not that of the runs
+        marks = {need: stamps_of(read_record(folder / "runs" / need))[0] for need in job.needs}
+        change(folder, job.id, lambda r: (r.update(made_from=marks, executed=f"list of {job.id}"), r["fingerprints"].update(needs="of a newer plan")))
+    assert faults(folder) == {}
+    mark_accepted(folder / "runs" / f"finetune.{GRID}.s0", {"job": "newer"}, "a comment")
+    assert faults(folder) == {} and rows_of(folder) == {"Heads": "0 1 2"}
+    change(folder, f"finetune.{GRID}.s1", lambda r: r.update(executed="another list"))
+    assert set(faults(folder)) == {f"extract.{GRID}.s1", f"heads.{GRID}.s1"} and rows_of(folder) == {"Heads": "0 2"}
 
 
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_text(path.read_text()[:300]), lambda path: shutil.rmtree(path.parent)])

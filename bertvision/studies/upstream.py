@@ -16,6 +16,7 @@ from fastcore.basics import patch
 
 from ..core import BertvisionError, DataError, ParameterError, fingerprint, named_path, resources
 from ..runs import foreign_record, read_parameters, read_record
+from ..witness import stamps_of
 
 # %% ../../nbs/81_studies.upstream.ipynb #7c9b4e1d
 _NO_SETTINGS = frozenset((
@@ -245,14 +246,15 @@ def _replaced(self: Lineage, folder: Path, record: dict, known: dict, whole: boo
     "Say which run upstream is not the one that a run was built on; '' when all are, or nothing tells."
     inside = {name: {p.name: r for p, r in runs.items() if p.parent == folder.parent} for name, runs in known.items()}
     everything = {p.name: r for runs in known.values() for p, r in runs.items()}
-    needs, covered = (record.get("fingerprints") or {}).get("needs"), {}
-    if needs and needs != _BY_HAND and whole and any(inside.values()):
+    needs, marks = (record.get("fingerprints") or {}).get("needs"), record.get("made_from") or {}
+    covered = {name: r for name, r in everything.items() if name in marks}
+    other = [name for name, r in covered.items() if marks[name] not in stamps_of(r)]
+    if not marks and needs and needs != _BY_HAND and whole and any(inside.values()):
         covered = self._covered(folder, needs, inside)
-        if covered is None:
-            names = sorted({name for runs in inside.values() for name in runs})
-            return (names[0] if len(names) == 1 else f"one of {', '.join(names)}") + " has been replaced since"
-    later = _made_later(record, {name: r for name, r in everything.items() if name not in covered})
-    return f"{later[0]} has been replaced since" if later else ""
+        other = sorted({name for runs in inside.values() for name in runs}) if covered is None else []
+        if len(other) > 1: return f"one of {', '.join(other)} has been replaced since"
+    other = other or _made_later(record, {name: r for name, r in everything.items() if name not in covered})
+    return f"{other[0]} has been replaced since" if other else ""
 
 
 @patch
