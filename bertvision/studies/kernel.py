@@ -104,6 +104,9 @@ def be_kernel(
     "Turn this process into a kernel. It ends with its parent."
     import zmq
 
+    from bertvision.executed import forget
+
+    forget("bertvision.studies")
     if sys.path and sys.path[0] == "": del sys.path[0]  # IPython puts the run's folder where it belongs
     parent = os.environ.pop("JPY_PARENT_PID", os.getppid())
     sys.argv = ["ipykernel_launcher", *arguments, f"--IPKernelApp.parent_handle={parent}"]
