@@ -304,8 +304,8 @@ def _with_percent(source: str) -> str:
     from IPython.core import alias, magics
 
     if "\n" in source.strip(): return source
-    lines = [c.magics.get("line", ()) for c in vars(magics).values() if isinstance(c, type) and hasattr(c, "magics")]
-    known = {name for names in lines for name in names} | {name for name, _ in alias.default_aliases()}
+    classes = [getattr(magics, name) for name in dir(magics) if name.endswith("Magics")]
+    known = {name for c in classes for name in c.magics.get("line", ())} | {name for name, _ in alias.default_aliases()}
     return f"%{source.strip()}" if source.split(maxsplit=1)[0] in known else source
 
 
