@@ -118,7 +118,7 @@ def test_what_ran_makes_a_run_stale_and_nothing_else_does(lab, clone):
 def test_a_shell_line_among_the_imports_hides_no_code(lab, clone):
     original = (clone / "bertvision" / "metrics.py").read_text() + PLANTED
     (clone / "bertvision" / "metrics.py").write_text(original)
-    lab.experiment("from bertvision.metrics import planted\nhost = !echo here\n" + START, 'run.finish({"validation": {"accuracy": planted()}})')
+    lab.experiment("from bertvision import metrics\nhost = !echo here\n" + START, 'run.finish({"validation": {"accuracy": metrics.planted()}})')
     in_clone(clone, lab, "run(lab)")
     assert states_after(clone, lab, "metrics.py", original.replace("0.50", "0.75")) != "['done']"
 
