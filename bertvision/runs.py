@@ -376,7 +376,8 @@ def foreign_record(
     return f"its record is of {named}: the folder was copied or renamed"
 
 
-_OF_ONE_RUN = ("experiment", "step", "task", "encoder", "seed", "parameters", "started", "finished", "seconds", "metrics")
+_OF_ONE_RUN = (
+    "experiment", "step", "task", "encoder", "seed", "parameters", "started", "finished", "seconds", "metrics")
 
 
 def run_identity(

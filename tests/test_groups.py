@@ -9,9 +9,10 @@ from study_lab import Lab, change, pretend_done
 
 from bertvision.core import DataError, fingerprint, read_json, write_json
 from bertvision.runs import mark_accepted, new_record, read_record
+from bertvision.studies.accept import accept
 from bertvision.studies.compare import compare_studies, comparison_text
 from bertvision.studies.methods import growth, wide
-from bertvision.studies.plan import _finished, load_study, plan, this_machine
+from bertvision.studies.plan import _finished, job_state, load_study, plan, this_machine
 from bertvision.studies.results import example_study, glue_table, read_study
 from bertvision.studies.run import _write_plan
 from bertvision.studies.share import export_study, open_shared
@@ -250,6 +251,25 @@ def test_a_copy_is_not_exported_and_forecasts_nothing(example, tmp_path):
     assert not [name for name in told["files"] if "a-copy" in name]
     assert {m["run"]: m["why"] for m in told["missing"]}["a-copy"].startswith("misplaced: its record is of finetune.cola.s1")
     assert len(open_shared(tmp_path / "a.zip").runs) == len(read_study(example).runs)
+
+
+def test_the_runner_does_not_take_a_copied_folder_for_a_finished_run(tmp_path):
+    lab = Lab(tmp_path)
+    lab.study("""
+        tasks: [toy-sentiment]
+        encoders: [tiny-random]
+        seeds: [0]
+        steps: {learn: {}, again: {experiment: learn}}
+    """)
+    lab.experiment()
+    first, second = lab.plan().jobs
+    assert first.fingerprint == second.fingerprint
+    pretend_done(first)
+    shutil.copytree(first.folder, second.folder)
+    state = job_state(second)
+    assert (state.name, job_state(first).name) == ("changed", "done") and state.why == f"its record is of {first.id}: the folder was copied or renamed"
+    taken, refused = accept(lab.plan(), "the same")
+    assert taken == [] and refused == {second.id: state.why}
 
 
 def test_a_copied_model_is_handed_in_once(tmp_path):

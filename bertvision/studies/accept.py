@@ -9,7 +9,7 @@ __all__ = ['REPLAYED', 'objection_to', 'accept', 'accept_replayed']
 from itertools import combinations, islice, product
 
 from ..core import ParameterError, StudyError, fingerprint
-from ..runs import lock, mark_accepted, read_parameters
+from ..runs import foreign_record, lock, mark_accepted, read_parameters
 from .plan import Job, Plan, job_state
 from ..witness import stamps_of
 
@@ -40,6 +40,7 @@ def _known_as(record: dict) -> list:
 
 def _objection(job: Job, record: dict, was: dict) -> str:
     "Tell why a finished run cannot count for this job; '' when it can. `was` holds the fingerprints of each run before it."
+    if foreign := foreign_record(job.folder, record): return foreign
     old = record.get("fingerprints") or {}
     differ = [name for name, value in job.parts.items() if old.get(name) != value]
     if why := objection_to(job, record): return why

@@ -233,7 +233,8 @@ def similarity(
 ) -> pd.DataFrame: # task, encoder, method, seed, layer, cka
     "CKA of fine-tuned with pretrained states, layer by layer, of the model that was kept; empty when no run has it."
     titles = run_titles(replace(study, runs={run: r | {"variant": ""} for run, r in study.runs.items()}))
-    runs = {r.get("of", run): r | {"method": titles[run]} for run, r in study.runs.items() if r.get("side") == "fine-tuned" and r.get("cka")}
+    tuned = {run: r for run, r in study.runs.items() if r.get("side") == "fine-tuned" and r.get("cka")}
+    runs = {r.get("of", run): r | {"method": titles[run]} for run, r in tuned.items()}
     found = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": r["method"], "side": r["side"], "epoch": r.get("epoch"), "seed": r["seed"], "layer": i,
               "cka": np.nan if row[i] is None else float(row[i])} for r in runs.values() for i, row in enumerate(r["cka"]) if i < len(row)]
     rows = pd.DataFrame(found, columns=["task", "encoder", "method", "side", "epoch", "seed", "layer", "cka"])
@@ -316,10 +317,11 @@ def _answered_text(group):
 
 def _changed_text(cka):
     "What fine-tuning did to the states."
-    means = [(method, mean) for method, g in cka.groupby("method", sort=False) if len(mean := g.groupby("layer")["cka"].mean().dropna())]
+    means = {method: g.groupby("layer")["cka"].mean().dropna() for method, g in cka.groupby("method", sort=False)}
+    means = {method: mean for method, mean in means.items() if len(mean)}
     who = lambda method: f"fine-tuning ({method})" if len(means) > 1 else "fine-tuning"
-    return ", and ".join(f"{who(method)} has left layer {m.idxmax()} most like it was (CKA {m.max():.2f}) and changed layer {m.idxmin()} most ({m.min():.2f})"
-                         for method, m in means)
+    return ", and ".join(f"{who(method)} has left layer {m.idxmax()} most like it was (CKA {m.max():.2f}) "
+                         f"and changed layer {m.idxmin()} most ({m.min():.2f})" for method, m in means.items())
 
 
 def _sentence(parts): return "; ".join(p for p in parts if p) + "."

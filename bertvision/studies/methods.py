@@ -221,7 +221,8 @@ def shares(
 ) -> pd.DataFrame: # task, encoder, method, seed, layer, share
     "Weights of all scalar mixes, tidy; empty when no head has one."
     titles = run_titles(study)
-    rows = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": titles[run], "seed": r["seed"], "layer": i, "share": s}
+    rows = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": titles[run],
+             "seed": r["seed"], "layer": i, "share": s}
             for run, r in study.runs.items() for i, s in enumerate(r.get("layer_shares") or [])]
     return pd.DataFrame(rows, columns=["task", "encoder", "method", "seed", "layer", "share"])
 
@@ -242,7 +243,7 @@ def plot_shares(
 
 # %% ../../nbs/83_studies.methods.ipynb #0871c57c
 _ALONG = {"epochs": "epochs of fine-tuning", "examples": "training examples"}
-_AXES = ("train_examples", "head_examples", "extract.train_examples")  # settings that are an axis of a figure, as the epochs are
+_DRAWN = ("train_examples", "head_examples", "extract.train_examples")  # settings behind the axis of examples
 
 
 def _tuned_epochs(record: dict) -> float | None: # None without a fine-tuning, or with several
@@ -260,7 +261,8 @@ def _beside_axes(study: Results) -> dict: # run -> settings
     "The settings that set runs apart beside epochs and examples."
     tuned = {run: r for run, r in study.runs.items() if r["experiment"] == "finetune"}
     others = {run: r for run, r in study.runs.items() if run not in tuned}
-    return settings_of(tuned, ("epochs", *_AXES)) | settings_of(others, ("finetune.epochs", "extract.finetune.epochs", *_AXES))
+    before = ("finetune.epochs", "extract.finetune.epochs")
+    return settings_of(tuned, ("epochs", *_DRAWN)) | settings_of(others, (*before, *_DRAWN))
 
 # %% ../../nbs/83_studies.methods.ipynb #3833fc44
 def growth(
@@ -269,12 +271,17 @@ def growth(
     "Headline scores of the highlighted methods with the epochs that their encoder was fine-tuned and the examples that they were trained on."
     found, settings = [], _beside_axes(study)
     for run, r in study.runs.items():
-        variant, epochs, reported = r.get("variant") or "", _tuned_epochs(r), [s for s in r["metrics"] if s != "selection"]
-        if variant not in study.highlights.get(r.get("step"), (variant,)) or epochs is None or not reported or r["task"] not in TASKS: continue
-        found.append({"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": variant or "BERT", "settings": settings[run], "step": r.get("step"), "seed": r["seed"],
-                      "epochs": epochs, "examples": r["examples"]["train"], "score": r["metrics"][reported[0]][get_task(r["task"]).metrics[0]]})
-    rows = pd.DataFrame(found, columns=["task", "encoder", "method", "settings", "step", "seed", "epochs", "examples", "score"])
-    again = rows.duplicated(["task", "encoder", "method", "settings", "seed", "epochs", "examples"], keep=False)  # by several steps, as on out-of-fold states
+        variant, epochs = r.get("variant") or "", _tuned_epochs(r)
+        reported = [split for split in r["metrics"] if split != "selection"]
+        shown = variant in study.highlights.get(r.get("step"), (variant,))
+        if not shown or epochs is None or not reported or r["task"] not in TASKS: continue
+        headline = r["metrics"][reported[0]][get_task(r["task"]).metrics[0]]
+        found.append({"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": variant or "BERT",
+                      "settings": settings[run], "seed": r["seed"], "epochs": epochs, "examples": r["examples"]["train"],
+                      "step": r.get("step"), "score": headline})
+    same = ["task", "encoder", "method", "settings", "seed", "epochs", "examples"]
+    rows = pd.DataFrame(found, columns=[*same, "step", "score"])
+    again = rows.duplicated(same, keep=False)  # by several steps, as on out-of-fold states
     rows.loc[again, "method"] = [method_title(study, s, m) for s, m in zip(rows.loc[again, "step"], rows.loc[again, "method"])]
     rows["method"] = [m + (f" ({s})" if s else "") for m, s in zip(rows["method"], rows["settings"])]
     return rows.drop(columns="settings")

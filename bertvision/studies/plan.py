@@ -775,6 +775,8 @@ def job_state(
     if not (job.folder / "record.json").exists(): return State("new")
     try: record = read_record(job.folder)
     except DataError as e: return State("new", str(e))
+    foreign = foreign_record(job.folder, record)
+    if record["status"] == "done" and foreign: return State("changed", foreign, record)
     same = (record.get("fingerprints") or {}).get("job") == job.fingerprint
     if record["status"] == "done" and record.get("executed"):
         why = _stale(job, record)
@@ -963,7 +965,7 @@ def _estimate(job: Job) -> Forecast:
 
 # %% ../../nbs/80_studies.plan.ipynb #4d4b5950
 def _finished(out: Path) -> list[dict]:
-    "Records of all finished runs of all studies on a machine like this one: the same GPU, or as many cores. A copied run counts once."
+    "Records of all finished runs of all studies on a machine like this one: the same GPU, or as many cores."
     here, found, seen = this_machine(), [], set()
     same = "name" if here["device"] == "cuda" else "cores"
     for path in sorted(out.glob("*/runs/*/record.json")):

@@ -134,7 +134,8 @@ def _not_planned(name, record, jobs):
     for key in ("step", "task", "encoder", "seed"):
         asked, had = _ask(planned, key), record.get(key)
         if key == "encoder": asked, had = encoder_title(asked or ""), encoder_title(had or "")
-        if asked not in (None, "") and had not in (None, "") and asked != had: return f"its record has {key} = {had}, the plan {asked}: the folder was copied or renamed"
+        if asked in (None, "", had) or had in (None, ""): continue
+        return f"its record has {key} = {had}, the plan {asked}: the folder was copied or renamed"
     return ""
 
 
@@ -227,6 +228,9 @@ def _varying(tables, without):
     return [name for name, texts in found.items() if len(texts) > 1 and name not in without]
 
 
+def _compared_with(r): return r.get("step"), r.get("variant"), r.get("task"), encoder_title(r.get("encoder"))
+
+
 def settings_of(
     runs: dict, # run -> record
     without: tuple = (), # settings that are shown in another way, such as "epochs" or "finetune.epochs"
@@ -234,7 +238,7 @@ def settings_of(
     "The settings in which each run, or what it builds on, differs from others of its step, task and encoder."
     groups, found, known = {}, {}, {}
     for run, r in runs.items():
-        groups.setdefault((r.get("step"), r.get("variant"), r.get("task"), encoder_title(r.get("encoder"))), []).append(run)
+        groups.setdefault(_compared_with(r), []).append(run)
         one = id(r["parameters"])  # the variants of a run share them
         if one not in known: known[one] = _shown(own_settings(r)), _shown(r.get("upstream") or {})
     for group in groups.values():
@@ -249,8 +253,7 @@ def _averaged(runs):
     "Lists of the runs that the table averages."
     groups, settings = {}, settings_of(runs)
     for run, r in runs.items():
-        key = (r.get("step"), r.get("variant"), r.get("task"), encoder_title(r.get("encoder")), r["protocol"], settings[run])
-        groups.setdefault(key, []).append(run)
+        groups.setdefault((*_compared_with(r), r["protocol"], settings[run]), []).append(run)
     return list(groups.values())
 
 # %% ../../nbs/82_studies.results.ipynb #2bf0c721
@@ -261,7 +264,8 @@ def method_title(
     settings: str = "", # from `settings_of`
 ) -> str:
     "What tables and figures call a method; its settings are a part of it where they differ."
-    return study.titles.get(step, str(step)) + (f": {variant}" if variant else "") + (f" ({settings})" if settings else "")
+    name = study.titles.get(step, str(step)) + (f": {variant}" if variant else "")
+    return name + (f" ({settings})" if settings else "")
 
 
 def run_titles(
@@ -270,7 +274,8 @@ def run_titles(
 ) -> dict: # run -> text, the same for the runs that may be averaged
     "What tables and figures call the method of each run."
     settings = settings_of(study.runs, without)
-    return {run: method_title(study, r.get("step") or r["experiment"], r.get("variant") or "", settings[run]) for run, r in study.runs.items()}
+    named = {run: (r.get("step") or r["experiment"], r.get("variant") or "", settings[run]) for run, r in study.runs.items()}
+    return {run: method_title(study, *names) for run, names in named.items()}
 
 # %% ../../nbs/82_studies.results.ipynb #385b107c
 def _asked(rows) -> dict: # reported split -> (examples, hash of their ids and labels whatever their order)
@@ -289,9 +294,10 @@ def _inputs_of(record): return (record.get("fingerprints") or {}).get("inputs")
 
 def _apart(runs, group, of, state, words):
     "Faults of the runs of a group that are not `of` what the group's first is of."
-    known = [run for run in group if of(runs[run])]
-    return [{"run": run, "state": state, "why": words.format(ours=of(runs[run]), first=known[0], theirs=of(runs[known[0]]))}
-            for run in known[1:] if of(runs[run]) != of(runs[known[0]])]
+    marks = {run: of(runs[run]) for run in group if of(runs[run])}
+    first = next(iter(marks), None)
+    why = lambda run: words.format(ours=marks[run], first=first, theirs=marks[first])
+    return [{"run": run, "state": state, "why": why(run)} for run in marks if marks[run] != marks[first]]
 
 
 def _mixed(runs, predictions):
@@ -299,7 +305,8 @@ def _mixed(runs, predictions):
     faults = []
     for group in _averaged(runs):
         faults += _apart(runs, group, code_of, "different code", "{ours}, averaged with {first} of {theirs}")
-        faults += _apart(runs, group, _inputs_of, "different inputs", "its data or encoder files are not those of {first}: averaged with it")
+        words = "its data or encoder files are not those of {first}: averaged with it"
+        faults += _apart(runs, group, _inputs_of, "different inputs", words)
         whole = {run: _asked(predictions[run]) for run in group if run in predictions}
         first = next(iter(whole), None)
         for run in (run for run, asked in whole.items() if not _alike(asked, whole[first])):
@@ -315,13 +322,14 @@ def _counted(places, jobs):
     misplaced = _misplaced({place.name: r for place, (r, _) in read.items() if r}, jobs)
     records, faults = {}, []
     for place, (record, fault) in read.items():
-        above = lineage.upstream(place) if record and place.name not in misplaced else None
-        if fault: faults.append(fault)
-        elif above is None: faults.append({"run": place.name, "state": "misplaced", "why": misplaced[place.name]})
-        elif above.replaced: faults.append({"run": place.name, "state": "out of date", "why": f"it builds on what is gone: {above.replaced}"})
-        else:
-            records[place] = record | {"upstream": above.settings}
-            if above.missing: faults.append({"run": place.name, "state": "unknown upstream", "why": "; ".join(dict.fromkeys(above.missing))})
+        about = lambda state, why: faults.append({"run": place.name, "state": state, "why": why})
+        if fault or place.name in misplaced:
+            faults.append(fault or {"run": place.name, "state": "misplaced", "why": misplaced[place.name]})
+            continue
+        above = lineage.upstream(place)
+        if above.replaced: about("out of date", f"it builds on what is gone: {above.replaced}")
+        else: records[place] = record | {"upstream": above.settings}
+        if above.missing and not above.replaced: about("unknown upstream", "; ".join(dict.fromkeys(above.missing)))
     return records, faults
 
 

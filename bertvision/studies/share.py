@@ -230,7 +230,7 @@ _OF_RUN = ("record.json", "notebook.ipynb", "best.yaml", "scores.csv")
 _OF_REPORT = (".md", ".csv", ".png", ".html", ".ipynb")
 
 
-def _chosen(study: Path, predictions: bool, logs: bool, without: set) -> dict: # name in the archive -> file; `without` = runs that are left out
+def _chosen(study: Path, predictions: bool, logs: bool, without: set) -> dict: # name in the archive -> file
     files = [study / name for name in _OF_STUDY]
     for run in sorted(p for p in (study / "runs").glob("*") if p.is_dir() and p.name not in without):
         files += [run / name for name in (*_OF_RUN, *["predictions.parquet"] * predictions, *["log.txt"] * logs)] + _kept_code(run)
@@ -290,9 +290,10 @@ def _given_places(study: Path) -> tuple: # the data folder as runs were told it,
 
 # %% ../../nbs/85_studies.share.ipynb #2b40df76
 def _as_is(entry: str, raw: bytes, secrets: Secrets) -> bytes:
-    "A file that must not be changed. Raises DataError when it is not what its name says, OutputError when it holds what must not be seen."
+    "A file that must not be changed. Raises DataError when it is not what its name says, OutputError for secrets in it."
     if why := _content_fault(entry, raw): raise DataError(f"{entry}: {why}")
-    if kinds := left_in(entry, raw, secrets): raise OutputError(f"holds what has the form of a {', a '.join(dict.fromkeys(kinds))}, and is named by its content")
+    kinds = ", a ".join(dict.fromkeys(left_in(entry, raw, secrets)))
+    if kinds: raise OutputError(f"holds what has the form of a {kinds}, and is named by its content")
     return raw
 
 
@@ -318,7 +319,8 @@ def export_study(
         except OSError:
             broken.append(f"{entry}: cannot be read")
             continue
-        try: contents[entry] = _as_is(entry, raw, secrets) if _BY_CONTENT.fullmatch(entry) else scrubbed(entry, raw, secrets)
+        clean = _as_is if _BY_CONTENT.fullmatch(entry) else scrubbed
+        try: contents[entry] = clean(entry, raw, secrets)
         except OutputError as e: broken.append(f"{entry}: {e}")
         except (DataError, ValueError): broken.append(f"{entry}: is damaged")
     manifest = _scrub_tree(_manifest(study, contents, left_out + broken), secrets)

@@ -215,8 +215,10 @@ def _varied(runs):
     about = {run: _about(r) for run, r in runs.items()}
     arm = {run: f"{a['arm']} {a['freeze']}" for run, a in about.items()}
     mine = settings_of({run: r | {"step": arm[run], "parameters": own(r), "upstream": {}} for run, r in runs.items()})
-    upstream = lambda r: {"task": r.get("task"), "encoder": encoder_title(r.get("encoder")), "parameters": {}, "upstream": r.get("upstream")}
-    above = settings_of({run: upstream(r) | {"step": f"{arm[run]} {about[run]['strategy']}"} for run, r in runs.items()})  # another strategy may ask another run
+    keys = ("task", "encoder", "upstream")
+    asked = {run: {k: r.get(k) for k in keys} | {"step": f"{arm[run]} {about[run]['strategy']}", "parameters": {}}
+             for run, r in runs.items()}  # another strategy may ask another run upstream
+    above = settings_of(asked)
     return {run: _joined(mine[run], above[run]) for run in runs}
 
 # %% ../../nbs/83_studies.subsets.ipynb #82162112
@@ -294,7 +296,9 @@ def hans_rows(
 def _selections(study): return {run: r for run, r in study.runs.items() if r.get("selections")}
 
 
-def _of(run, r, settings): return {"task": r.get("task"), "encoder": encoder_title(r.get("encoder")), "settings": settings[run], "run": run, "seed": r["seed"]}
+def _of(run, r, settings):
+    return {"task": r.get("task"), "encoder": encoder_title(r.get("encoder")), "settings": settings[run],
+            "run": run, "seed": r["seed"]}
 
 
 def selection_rows(

@@ -21,8 +21,9 @@ from ..witness import stamps_of
 # %% ../../nbs/81_studies.upstream.ipynb #7c9b4e1d
 _NO_SETTINGS = frozenset((
     "seed", "task", "encoder", "protocol",  # keys of their own
-    "data", "out_dir", "drive", "cluster_input", "cluster_output",  # places; a record holds what saved clusters were made with
-    "checkpoint_seconds", "keep_model", "keep_epochs", "keep_steps", "keep_probes", "log_every", "map_examples"))  # what is kept and shown
+    "data", "out_dir", "drive", "cluster_input", "cluster_output",  # places
+    "checkpoint_seconds", "keep_model", "keep_epochs", "keep_steps", "keep_probes",  # what is kept
+    "log_every", "map_examples"))  # what is shown
 
 
 def _is_setting(name: str) -> bool: return name not in _NO_SETTINGS and not name.endswith("_dir")
@@ -52,7 +53,7 @@ def encoder_title(
 
 
 def _which_encoder(record: dict) -> dict:
-    "Tell apart encoders from folders of one name: by their content where the runner has recorded it, else by their places."
+    "Tell apart encoders from folders of one name: by the recorded content of the inputs, else by their places."
     encoder = record.get("encoder")
     if not isinstance(encoder, str) or encoder_title(encoder) == encoder: return {}
     content = (record.get("fingerprints") or {}).get("inputs") or fingerprint(encoder)
@@ -72,13 +73,15 @@ def own_settings(
     "Return the parameters that can change a run's numbers, with the notebook's default for what the record lacks."
     defaults = _defaults(record.get("experiment"))
     given = defaults | record["parameters"]
-    return {name: _as_default(v, defaults.get(name)) for name, v in given.items() if _is_setting(name)} | _which_encoder(record)
+    settings = {name: _as_default(v, defaults.get(name)) for name, v in given.items() if _is_setting(name)}
+    return settings | _which_encoder(record)
 
 # %% ../../nbs/81_studies.upstream.ipynb #9ad584ea
 @lru_cache(maxsize=None)
 def _run_parameters() -> frozenset:
     "Names of the parameters that hold folders of runs in the package's notebooks."
-    return frozenset(name for experiment in _experiments() for name in _defaults(experiment) if name.endswith("_dir") and name != "out_dir")
+    names = {name for experiment in _experiments() for name in _defaults(experiment)}
+    return frozenset(name for name in names if name.endswith("_dir") and name != "out_dir")
 
 
 def _place(folder: Path, record: dict, text: str) -> Path:
@@ -107,8 +110,8 @@ def upstream_folders(
 _BY_HAND = fingerprint([])  # recorded by a run that the plan knows no upstream of
 
 
-def _past(record: dict) -> list: # (since when, fingerprint), oldest first; "" = since the run was made, fingerprint None = not known
-    "The fingerprints that a run has had."
+def _past(record: dict) -> list: # (since when, fingerprint), oldest first
+    "The fingerprints that a run has had, the first since it was made (\"\"); None for one that is not known."
     now = (record.get("fingerprints") or {}).get("job") or ""
     found = []
     for accepted in reversed(record.get("accepted") or []):
@@ -138,17 +141,15 @@ def _made_later(record: dict, above: dict) -> list: # names
     return [name for name, start in starts.items() if isinstance(end, str) and isinstance(start, str) and start > end]
 
 # %% ../../nbs/81_studies.upstream.ipynb #c54438f0
-_GRID = ("run", "step")
-
-
 def _unnamed(jobs: list, run: str, named: set) -> list: # of lists of names, one a step
     "Runs of other steps that share the run's point of the grid and that its record does not name."
     mine = next((job for job in jobs if job["run"] == run), None)
     if mine is None: return []
     found = {}
     for job in jobs:
-        shared = (job.keys() & mine.keys()) - {*_GRID}
-        if job.get("step") == mine.get("step") or job["run"] in named or any(job[k] != mine[k] for k in shared): continue
+        shared = (job.keys() & mine.keys()) - {"run", "step"}
+        elsewhere = any(job[key] != mine[key] for key in shared)
+        if elsewhere or job.get("step") == mine.get("step") or job["run"] in named: continue
         found.setdefault(job.get("step"), []).append(job["run"])
     return list(found.values())
 
@@ -161,7 +162,7 @@ def _selections(parts: list, most: int) -> list: # of tuples, smaller ones first
 @dataclass
 class Upstream:
     "What is known of the runs that a run builds on."
-    settings: dict = field(default_factory=dict)  # "extract" -> experiment, "extract.layers" -> value, "extract.finetune.epochs" -> value, …
+    settings: dict = field(default_factory=dict)  # "extract" -> experiment, "extract.finetune.epochs" -> value, …
     missing: list = field(default_factory=list)   # sentences: records that cannot be read
     replaced: str = ""                            # why the run is out of date, "" when it is not
 
@@ -199,7 +200,7 @@ class Lineage:
     def upstream(self, folder: Path) -> Upstream:
         "What a run builds on, all the way up; raises DataError when its own record cannot be read."
         if folder not in self._found:
-            self._found[folder] = Upstream(missing=[f"{folder.name} builds on itself"])  # stands until the run is done with
+            self._found[folder] = Upstream(missing=[f"{folder.name} builds on itself"])  # for the way up
             self._found[folder] = self._trace(folder, self.record(folder))
         return self._found[folder]
 
@@ -207,15 +208,15 @@ class Lineage:
         "The record of a run upstream; raises DataError that names it as the record below does."
         try: record = self.record(place)
         except DataError as e: raise DataError(f"{text} cannot be read: {str(e).replace(f'{place}/', '')}") from e
-        foreign = foreign_record(place, record) if place.parent == folder.parent else ""  # elsewhere a run may have been given another name
-        if foreign: raise DataError(f"{text} is another run: {foreign}")
+        inside = place.parent == folder.parent  # elsewhere a run may have been given another name
+        if inside and (foreign := foreign_record(place, record)): raise DataError(f"{text} is another run: {foreign}")
         return record
 
 # %% ../../nbs/81_studies.upstream.ipynb #44478474
 def _told(record: dict, above: Upstream) -> dict:
     "What a run upstream says of the numbers below it."
-    keys = {"experiment": record["experiment"], "task": record.get("task"), "encoder": encoder_title(record.get("encoder")), "protocol": record["protocol"]}
-    return keys | own_settings(record) | above.settings
+    keys = {name: record.get(name) for name in ("experiment", "task", "protocol")}
+    return keys | {"encoder": encoder_title(record.get("encoder"))} | own_settings(record) | above.settings
 
 
 @patch
