@@ -257,7 +257,7 @@ def _marked(text: str) -> ast.Module:
     tree.body[at:at] = ast.parse(start).body
     return ast.fix_missing_locations(tree)
 
-
+# %% ../nbs/00_executed.ipynb #50c1f261
 def attach(
     namespace: dict, # globals of a module that is being executed
     packed: tuple, # what the loader has found in its source
@@ -330,7 +330,7 @@ class _Finder:
             spec.loader = Marking(spec.loader.name, spec.loader.path)
         return spec
 
-
+# %% ../nbs/00_executed.ipynb #26b70961
 def install():
     "Mark what is imported from now on; `BERTVISION_MARKS=0` leaves everything as it is."
     if os.environ.get("BERTVISION_MARKS") == "0" or any(f.__name__ == "_Finder" for f in sys.meta_path if isinstance(f, type)):
@@ -376,7 +376,7 @@ def _real_name(module: Loaded) -> str:
     spec = module.globals.get("__spec__")
     return getattr(spec, "name", None) or module.name
 
-
+# %% ../nbs/00_executed.ipynb #fcd67769
 def executed() -> dict[str, Ran]: # by module; a module that was imported and of which nothing ran has no units
     "Return what this process, its forks, and those that have told it have executed up to now."
     ran = {}
@@ -473,7 +473,7 @@ def told_changes(
     "Return the modules whose source is no longer what another process has executed."
     return sorted({name for name, _, _, same, _ in _told(folder) if not same})
 
-
+# %% ../nbs/00_executed.ipynb #5e2f97fa
 def listen(
     folder, # of files that `tell` has written
 ) -> list: # modules, as `told_changes` returns them
@@ -503,7 +503,7 @@ def _leave_marks():
         with contextlib.suppress(OSError):
             tell(folder)
 
-
+# %% ../nbs/00_executed.ipynb #458cfae4
 def gather_in(
     folder, # see `tell`
 ):
@@ -558,7 +558,7 @@ def _words(statement: str) -> list:
     "Return the names that a statement binds."
     return re.findall(r"\w+", statement.removeprefix("class ").partition("#")[0].split(".")[-1])
 
-
+# %% ../nbs/00_executed.ipynb #fb452ea5
 def describe(
     ran: dict[str, Ran], # as `executed` returns it
     home=".", # folder from which the files of local modules are named
@@ -590,7 +590,7 @@ def module_path(
 def _short(module: str, name: str) -> str:
     return f"{module.removeprefix('bertvision.')}.{name.removeprefix('class ')}"
 
-
+# %% ../nbs/00_executed.ipynb #e5134500
 class _Comparison:
     "What is known of a set of executed functions, beside the sources of today."
     def __init__(self, kept: dict, home):
@@ -657,7 +657,7 @@ def _shadows(comparison: _Comparison, module: str, name: str) -> bool:
     home_of = next((m for m, source in comparison.today.items() if source and owner in source.bases), module)
     return _inherited(comparison, home_of, owner, last)
 
-
+# %% ../nbs/00_executed.ipynb #d653732a
 def changes(
     kept: dict, # as `describe` has made it
     home=".", # folder from which the files of local modules are named

@@ -742,7 +742,7 @@ def _result(run: Run, metrics: dict, extra: dict) -> dict:
             "peak_memory_bytes": peak_memory(), "bytes_written": _folder_bytes(run.folder),
             "device": _machine(), "finished": _now(), "status": "done"}
 
-
+# %% ../nbs/01_runs.ipynb #b4b978a8
 @patch
 def finish(self: Run,
     metrics: dict, # {split: {metric: number}}; NaN is stored as null

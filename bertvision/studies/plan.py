@@ -493,7 +493,7 @@ class Job:
         "The parameters, without folders and what the fingerprint of the inputs covers."
         return {k: v for k, v in self.parameters.items() if k not in self.places and k not in ("out_dir", "data", "encoder")}
 
-
+# %% ../../nbs/80_studies.plan.ipynb #44a858f2
 @dataclass
 class Plan:
     "The jobs of a study in an order in which they can be run."
@@ -643,7 +643,7 @@ def _text(job: Job, data: str) -> Path | None:
     corpus = job.parameters.get("corpus", "toy")
     return None if corpus == "toy" else corpus_place(corpus, data)
 
-
+# %% ../../nbs/80_studies.plan.ipynb #3fade4dc
 def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
     "The points of the grid, over those of task, encoder and seed that the notebook has and the step is over, and over what it sweeps."
     points, tasks = [{}], [t for t in study.tasks if not step.tasks or t in step.tasks]
@@ -739,7 +739,7 @@ def _named(names: list, most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(_commit_note, names[:most])) + more
 
-
+# %% ../../nbs/80_studies.plan.ipynb #c1776208
 def _stale(job: Job, record: dict) -> str:
     "Return why a finished run that says what it executed is no longer what the job is; '' when it still is."
     old = record.get("fingerprints") or {}
@@ -767,7 +767,7 @@ def study_states(
         states[job.id] = state
     return states
 
-
+# %% ../../nbs/80_studies.plan.ipynb #90bd29f0
 def job_state(
     job: Job,
 ) -> State:

@@ -332,7 +332,7 @@ def _counted(places, jobs):
         if above.missing and not above.replaced: about("unknown upstream", "; ".join(dict.fromkeys(above.missing)))
     return records, faults
 
-
+# %% ../../nbs/82_studies.results.ipynb #54f6a4f6
 def read_study(
     folder, # outputs/<study>
 ) -> Results:
