@@ -138,7 +138,7 @@ def _status_row(job, state) -> list:
 
 def status(args) -> int:
     "bertvision status"
-    from bertvision.studies.plan import data_forgotten, text_table
+    from bertvision.studies.plan import data_forgotten, study_states, text_table
     from bertvision.studies.run import left_over_note, state_from_afar
 
     p = _plan(args)
