@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -217,10 +218,15 @@ def test_a_port_that_stays_taken_is_the_reason_and_a_cell_that_meets_one_is_not_
     assert "port was taken" in failure["reason"] and not (tmp_path / "again/run/ran").exists()
 
 
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os.kill(os.getppid(), 15)"])
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os.kill(os.getppid(), 15)", "os.kill(os.getppid(), 9)"])
 def test_a_killed_kernel_or_child_leaves_no_folder(lab, short_tmp, end):
     lab.experiment("import os", START, end)
     assert lab.run(seeds=[0]).failed
+
+
+def test_the_kernels_of_several_processes_leave_no_folder(lab, short_tmp):
+    lab.experiment(START, "import os, time\nif os.environ['RANK'] == '0': os.kill(os.getpid(), 9)\ntime.sleep(100)", "run.main_only()")
+    assert runner.run_study(replace(lab.plan(seeds=[0]), processes=2), live=False).failed
 
 
 # Output.

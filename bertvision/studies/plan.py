@@ -506,11 +506,13 @@ class Plan:
     processes: int = 1       # that share a run, where its notebook says how
     minutes: float = 0       # time limit of a run, 0 = none
 
-    def job(self, id: str) -> Job:
-        "The job with that id."
-        return next(j for j in self.jobs if j.id == id)
-
 # %% ../../nbs/80_studies.plan.ipynb #f0513dbd
+@patch
+def job(self: Plan, id: str) -> Job:
+    "The job with that id."
+    return next(j for j in self.jobs if j.id == id)
+
+
 @patch
 def processes_of(self: Plan, job: Job) -> int:
     "How many processes carry out a job: only a notebook that calls `run.main_only` can be shared."

@@ -31,7 +31,7 @@ from ..executed import told_changes
 from ..witness import TOLD, executed_changes, home_of, planned_code, stamps_of
 from .plan import (RUNNER_LOCK, Job, Plan, State, code_closure, data_forgotten, disk_needed, forecast, job_state,
                                      notebook_code, notebook_fingerprint, read_plan, study_states, this_machine)
-from .kernel import KERNEL, PORT_TAKEN, kernel_manager, kernel_room, leave_rooms
+from .kernel import KERNEL, PORT_TAKEN, ROOMS, kernel_manager, kernel_room, leave_rooms
 from .warm import Nursery, warm_provisioner
 
 # %% ../../nbs/81_studies.run.ipynb #e3c1a5e5
@@ -282,7 +282,7 @@ def _share_out(folder: Path, processes: int) -> dict | None:
     for old in folder.glob("failure.*.json"): old.unlink()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--no-python",
                sys.executable, "-c", "from bertvision.studies.run import worker; worker()", str(folder), str(os.getpid())]
-    code = subprocess.run(command).returncode
+    with kernel_room() as room: code = subprocess.run(command, env=os.environ | {ROOMS: str(room.folder)}).returncode
     failures = sorted((read_json(p) for p in folder.glob("failure.*.json")), key=lambda f: (bool(re.search(_LOST, f["exception"])), f["time"]))
     if not failures: return {"reason": f"the processes of this run ended with exit code {code}; see log.txt", "exception": "", "exit_code": code} if code else None
     if re.search(_LOST, failures[0]["exception"]): failures[0] |= {"reason": "one process of this run lost touch with another, which was killed", "exit_code": code}
@@ -629,7 +629,7 @@ class Here(Loop):
             slot = min(set(range(self.at_once)) - {a.slot for a in self.active})
             shared = self.plan.processes_of(job)
             active = make_ready(job, self.outcome.folder.name, slot, shared, self.plan.minutes)
-            active.process = _start(job.folder, child_environment(self.at_once, slot, shared), self.nursery if shared == 1 and computes(job.experiment) else None)
+            active.process = _start(job.folder, child_environment(self.at_once, slot, shared) | self.rooms, self.nursery if shared == 1 and computes(job.experiment) else None)
             self.active.append(active)
 
     def collect(self):
@@ -640,6 +640,12 @@ class Here(Loop):
 
     def run(self):
         "Go on until every job is done, failed or blocked; on Ctrl-C stop the children, whose runs can be resumed."
+        with kernel_room() as room:  # what a killed child leaves behind goes with it
+            self.rooms = {ROOMS: str(room.folder)}
+            self.go_on()
+
+    def go_on(self):
+        "The loop itself."
         self.nursery = open_nursery(self.waiting, self.at_once)
         try:
             while self.waiting or self.active:
