@@ -206,5 +206,16 @@ def test_a_replay_that_is_killed_has_a_reason(tmp_path, code, reason):
     assert reason in module._failure(replay, code)
 
 
+def test_a_record_that_cannot_be_read_is_named(tmp_path):
+    lab = Lab(tmp_path)
+    lab.experiment()
+    first, second = lab.plan().jobs
+    for job in (first, second): pretend_done(job)
+    (first.folder / "record.json").write_text("{")
+    lines = []
+    verify(lab.plan(), say=lines.append, dry_run=True)
+    assert lines[0].startswith(f"{first.id} is left out: ") and "record.json" in lines[0]
+
+
 def test_places_are_taken_out_of_reasons():
     assert module._plain("DataError: /data/here/CoLA/train.tsv cannot be read, 3/4 of it") == "DataError: …/train.tsv cannot be read, 3/4 of it"

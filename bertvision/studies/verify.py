@@ -654,12 +654,15 @@ class Verified:
         runs = sum(len(self.groups[i].runs) for i in numbers)
         return [step, len(numbers), runs, *counts, f"{sum(v.seconds for v in found) / 60:.1f}"]
 
-# %% ../../nbs/82_studies.verify.ipynb #2374f1f8
-def _finished(plan: Plan) -> dict:
-    "Records of the finished runs of a plan, by job id. Raises StudyError if there is none."
+# %% ../../nbs/82_studies.verify.ipynb #0cd8f75c
+def _finished(plan: Plan, say=print) -> dict:
+    "Records of the finished runs of a plan, by job id; tells those that cannot be read. Raises StudyError if there is none."
     states = {job.id: job_state(job) for job in plan.jobs}
     if hint := data_forgotten(plan, states):
         raise StudyError(hint)
+    for id, state in states.items():
+        if state.name == "new" and state.why:
+            say(f"{id} is left out: {state.why}")
     records = {id: s.record for id, s in states.items() if s.record and s.record["status"] == "done"}
     if not records:
         raise StudyError(f"{plan.folder} has no finished run: nothing to verify")
@@ -743,9 +746,9 @@ def verify(
         if held:
             held.close()
 
-# %% ../../nbs/82_studies.verify.ipynb #a07235d9
+# %% ../../nbs/82_studies.verify.ipynb #09ab99d1
 def _verify(plan: Plan, jobs: int, say, dry_run: bool, again: bool, place: Path, codes: dict | None) -> Verified:
-    records, start, proofs = _finished(plan), time.monotonic(), {}
+    records, start, proofs = _finished(plan, say), time.monotonic(), {}
     groups = find_groups(plan, records)
     result, rehearsal = Verified(groups), Rehearsal(plan, records, place, Sources(place / "code", codes), jobs)
     for i, group in enumerate(groups):
@@ -847,7 +850,7 @@ def _machines(old: dict, new: dict) -> list:
     about = [*(new.get("versions") or {}), "name", "threads", "precision"]
     return [f"{name} {theirs.get(name)} then, {ours.get(name)} now" for name in about if theirs.get(name) != ours.get(name)]
 
-# %% ../../nbs/82_studies.verify.ipynb #172593d6
+# %% ../../nbs/82_studies.verify.ipynb #21370e2a
 def verify_full(
     plan: Plan,
     number: int, # of runs
@@ -857,7 +860,7 @@ def verify_full(
     dry_run: bool = False, # tell what would be run, and stop
 ) -> dict: # id of a drawn run -> Verdict
     "Run finished runs again at full size with today's code and compare. Raises StudyError if nothing is finished."
-    records, costs = _finished(plan), forecast(plan)
+    records, costs = _finished(plan, say), forecast(plan)
     done = [job for job in plan.jobs if job.id in records and "rounds" not in job.parameters]
     can = [job for job in done if not objection_to(job, records[job.id])]
     drawn = random.Random(seed).sample(can, min(number, len(can)))
