@@ -198,6 +198,7 @@ def test_evidence_of_a_wrong_shape_is_refused(tmp_path):
 def test_every_amount_of_an_experiment_is_made_small():
     small = small_parameters({"train_examples": 0, "report_examples": 50, "epochs": 5.0, "patience": 3, "lora": 3, "steps": 0})
     assert small == {"train_examples": 48, "report_examples": 32}
+    assert small_parameters({"head_examples": 0, "extract_dir": "../extract.s0"}) == {}, "a part of stored states cannot be drawn"
 
 
 @pytest.mark.parametrize("code, reason", [(-9, "the system ran out of memory"), (1, "died with exit code 1"), (None, "took more than")])

@@ -7,17 +7,20 @@ __all__ = ['SMALL', 'small_parameters', 'why_no_code', 'Sources', 'Group', 'find
            'Verdict', 'obstacle', 'Rehearsal', 'evidence_of', 'keep_evidence', 'Verified', 'verify', 'FullRehearsal',
            'verify_full']
 
-# %% ../../nbs/82_studies.verify.ipynb #135f1b19
+# %% ../../nbs/82_studies.verify.ipynb #12cd236c
 import io
 import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,7 +51,7 @@ _FIXED = {"keep_model": True, "checkpoint_seconds": 3600.0}  # weights are compa
 _POOL = 240  # examples where a share of them is chosen
 _CODED = 100  # reported examples where description lengths are measured, which need so many
 
-# %% ../../nbs/82_studies.verify.ipynb #88533009
+# %% ../../nbs/82_studies.verify.ipynb #1b4570b3
 def _limit(name: str, parameters: dict):
     "Return the largest value of a parameter in a replay."
     if name == "train_examples" and "data_pct" in parameters:
@@ -72,7 +75,10 @@ def small_parameters(
 ) -> dict: # those that differ in a replay
     "Return the parameters that make a run small."
     small = {name: value for name, value in _FIXED.items() if name in parameters}
-    for name in SMALL.keys() & parameters.keys():
+    names = SMALL.keys() & parameters.keys()
+    if parameters.get("extract_dir"):  # stored states are as many as their own run has drawn
+        names -= set(_ALL_IF_ZERO)
+    for name in sorted(names):
         value, limit = parameters[name], _limit(name, parameters)
         if isinstance(value, list):
             small[name] = [min(v, limit) for v in value]
@@ -726,7 +732,22 @@ def _line(i: int, total: int, group: Group, found: Verdict) -> str:
     runs = f"{len(group.runs)} run{'s' * (len(group.runs) > 1)}"
     return f"[{i}/{total}] {found.result:12} {group.job.id} ({runs}, {group.code}) {found.seconds:.0f} s  {found.why or amounts}"
 
-# %% ../../nbs/82_studies.verify.ipynb #4ac4ba71
+# %% ../../nbs/82_studies.verify.ipynb #294cf5c6
+@contextmanager
+def _temporary_folder():
+    "Make a folder that is removed at the end, after Ctrl-C and SIGTERM, too."
+    def end(*_): raise SystemExit(143)
+
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if ours else None
+    try:
+        with tempfile.TemporaryDirectory(prefix="bertvision-verify-", ignore_cleanup_errors=True) as place:
+            yield Path(place).resolve()
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, before)
+
+# %% ../../nbs/82_studies.verify.ipynb #0cd0c9f9
 def verify(
     plan: Plan,
     jobs: int = 1, # replays at once
@@ -740,8 +761,8 @@ def verify(
     if held is None and not dry_run:
         raise StudyError(f"another bertvision is running in {plan.folder}; wait for it")
     try:
-        with tempfile.TemporaryDirectory(prefix="bertvision-verify-", ignore_cleanup_errors=True) as place:
-            return _verify(plan, jobs, say, dry_run, again, Path(place).resolve(), codes)
+        with _temporary_folder() as place:
+            return _verify(plan, jobs, say, dry_run, again, place, codes)
     finally:
         if held:
             held.close()
@@ -850,7 +871,7 @@ def _machines(old: dict, new: dict) -> list:
     about = [*(new.get("versions") or {}), "name", "threads", "precision"]
     return [f"{name} {theirs.get(name)} then, {ours.get(name)} now" for name in about if theirs.get(name) != ours.get(name)]
 
-# %% ../../nbs/82_studies.verify.ipynb #21370e2a
+# %% ../../nbs/82_studies.verify.ipynb #b10cd61c
 def verify_full(
     plan: Plan,
     number: int, # of runs
@@ -864,8 +885,7 @@ def verify_full(
     done = [job for job in plan.jobs if job.id in records and "rounds" not in job.parameters]
     can = [job for job in done if not objection_to(job, records[job.id])]
     drawn = random.Random(seed).sample(can, min(number, len(can)))
-    with tempfile.TemporaryDirectory(prefix="bertvision-verify-", ignore_cleanup_errors=True) as place:
-        place = Path(place).resolve()
+    with _temporary_folder() as place:
         today = {str(r.get("code_version")): bertvision.__file__ for r in records.values()}
         rehearsal = FullRehearsal(plan, records, place, Sources(place / "code", today), jobs)
         for job in drawn:
