@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'small_parameters', 'why_no_code', 'Sources', 'Group', 'find_groups', 'Replay', 'chain', 'replay_of',
-           'Verdict', 'obstacle', 'Rehearsal', 'evidence_of', 'keep_evidence', 'Verified', 'verify', 'FullRehearsal',
-           'verify_full']
+           'reported_whole', 'Verdict', 'obstacle', 'Rehearsal', 'evidence_of', 'keep_evidence', 'Verified', 'verify',
+           'FullRehearsal', 'verify_full']
 
 # %% ../../nbs/82_studies.verify.ipynb #12cd236c
 import io
@@ -291,6 +291,24 @@ def _common_small(plan: Plan, job: Job, record: dict, root: Path) -> dict:
     small = small_parameters(job.parameters, max(upstream, default=0))
     return {name: value for name, value in small.items() if name in names}
 
+# %% ../../nbs/82_studies.verify.ipynb #60b57e90
+def _upstream(plan: Plan, job: Job) -> list:
+    "Return all runs that a job builds on, directly or through others."
+    direct = [plan.job(id) for ids in chain(job).values() for id in ids]
+    return [*direct, *(deeper for run in direct for deeper in _upstream(plan, run))]
+
+
+def reported_whole(
+    plan: Plan,
+) -> set: # ids of jobs
+    "Find the runs whose reported split must stay whole, because another run combines them with runs that score all of it."
+    found = set()
+    for job in plan.jobs:
+        runs = _upstream(plan, job) if len(chain(job)) > 1 else []
+        if any("train_examples" in run.parameters and "report_examples" not in run.parameters for run in runs):
+            found |= {run.id for run in runs}
+    return found
+
 # %% ../../nbs/82_studies.verify.ipynb #a5f02c24
 @dataclass
 class Verdict:
@@ -327,7 +345,7 @@ def obstacle(
         return Verdict("unverifiable", f"it builds on {missing[0]}, which has no finished record")
     return None
 
-# %% ../../nbs/82_studies.verify.ipynb #dc6ed78e
+# %% ../../nbs/82_studies.verify.ipynb #5c6ddd04
 _PRELOADED = ("sklearn.cluster", "sklearn.decomposition", "safetensors.torch", "peft", "pyarrow.parquet")
 
 
@@ -345,6 +363,7 @@ class Rehearsal:
         self.plan, self.records, self.place, self.sources, self.jobs = plan, records, place, sources, jobs
         self.today = Path(bertvision.__file__).resolve().parents[1]
         self.verdicts, self.replays, self.active, self.nursery, self.order = {}, {}, [], None, []
+        self.whole = reported_whole(plan)
 
     def ask(self, job: Job):
         "Ask for a run and all that it builds on."
@@ -378,13 +397,15 @@ def blocks(self: Rehearsal, found: Verdict) -> bool:
     "Whether nothing can be built on a run of this verdict."
     return not found.holds
 
-# %% ../../nbs/82_studies.verify.ipynb #8e7047c4
+# %% ../../nbs/82_studies.verify.ipynb #a24669dd
 @patch
 def _prepare(self: Rehearsal, id: str):
     "Plan both sides of a run."
     job, record = self.plan.job(id), self.records[id]
     root = self.sources.folder(str(record.get("code_version")))
     small = _common_small(self.plan, job, record, root)
+    if id in self.whole:
+        small.pop("report_examples", None)
     old = replay_of(job, record, "record", root, self.place, small)
     new = replay_of(job, record, "today", self.today, self.place, small)
     self.replays[id] = {"record": old, "today": new, "small": small}
