@@ -220,3 +220,10 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path):
 
 def test_places_are_taken_out_of_reasons():
     assert module._plain("DataError: /data/here/CoLA/train.tsv cannot be read, 3/4 of it") == "DataError: …/train.tsv cannot be read, 3/4 of it"
+
+
+def test_what_an_ensemble_combines_reports_the_same_examples():
+    glue, probes = (plan(load_study(name), inputs=False) for name in ("glue-small", "probes-small"))
+    whole = module.reported_whole(glue)
+    assert {id.split(".")[0] for id in whole} == {"finetune", "extract", "heads"}, "extract_states cannot draw a part of the reported split"
+    assert not module.reported_whole(probes)
