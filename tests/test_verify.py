@@ -198,6 +198,7 @@ def test_evidence_of_a_wrong_shape_is_refused(tmp_path):
 def test_every_amount_of_an_experiment_is_made_small():
     small = small_parameters({"train_examples": 0, "report_examples": 50, "epochs": 5.0, "patience": 3, "lora": 3, "steps": 0})
     assert small == {"train_examples": 48, "report_examples": 32}
+    assert small_parameters({"head_examples": 0, "extract_dir": "../extract.s0"}) == {}, "a part of stored states cannot be drawn"
 
 
 @pytest.mark.parametrize("code, reason", [(-9, "the system ran out of memory"), (1, "died with exit code 1"), (None, "took more than")])
@@ -206,5 +207,23 @@ def test_a_replay_that_is_killed_has_a_reason(tmp_path, code, reason):
     assert reason in module._failure(replay, code)
 
 
+def test_a_record_that_cannot_be_read_is_named(tmp_path):
+    lab = Lab(tmp_path)
+    lab.experiment()
+    first, second = lab.plan().jobs
+    for job in (first, second): pretend_done(job)
+    (first.folder / "record.json").write_text("{")
+    lines = []
+    verify(lab.plan(), say=lines.append, dry_run=True)
+    assert lines[0].startswith(f"{first.id} is left out: ") and "record.json" in lines[0]
+
+
 def test_places_are_taken_out_of_reasons():
     assert module._plain("DataError: /data/here/CoLA/train.tsv cannot be read, 3/4 of it") == "DataError: …/train.tsv cannot be read, 3/4 of it"
+
+
+def test_what_an_ensemble_combines_reports_the_same_examples():
+    glue, probes = (plan(load_study(name), inputs=False) for name in ("glue-small", "probes-small"))
+    whole = module.reported_whole(glue)
+    assert {id.split(".")[0] for id in whole} == {"finetune", "extract", "heads"}, "extract_states cannot draw a part of the reported split"
+    assert not module.reported_whole(probes)

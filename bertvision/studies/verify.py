@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'small_parameters', 'why_no_code', 'Sources', 'Group', 'find_groups', 'Replay', 'chain', 'replay_of',
-           'Verdict', 'obstacle', 'Rehearsal', 'evidence_of', 'keep_evidence', 'Verified', 'verify', 'FullRehearsal',
-           'verify_full']
+           'reported_whole', 'Verdict', 'obstacle', 'Rehearsal', 'evidence_of', 'keep_evidence', 'Verified', 'verify',
+           'FullRehearsal', 'verify_full']
 
-# %% ../../nbs/82_studies.verify.ipynb #135f1b19
+# %% ../../nbs/82_studies.verify.ipynb #12cd236c
 import io
 import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,7 +51,7 @@ _FIXED = {"keep_model": True, "checkpoint_seconds": 3600.0}  # weights are compa
 _POOL = 240  # examples where a share of them is chosen
 _CODED = 100  # reported examples where description lengths are measured, which need so many
 
-# %% ../../nbs/82_studies.verify.ipynb #88533009
+# %% ../../nbs/82_studies.verify.ipynb #1b4570b3
 def _limit(name: str, parameters: dict):
     "Return the largest value of a parameter in a replay."
     if name == "train_examples" and "data_pct" in parameters:
@@ -72,7 +75,10 @@ def small_parameters(
 ) -> dict: # those that differ in a replay
     "Return the parameters that make a run small."
     small = {name: value for name, value in _FIXED.items() if name in parameters}
-    for name in SMALL.keys() & parameters.keys():
+    names = SMALL.keys() & parameters.keys()
+    if parameters.get("extract_dir"):  # stored states are as many as their own run has drawn
+        names -= set(_ALL_IF_ZERO)
+    for name in sorted(names):
         value, limit = parameters[name], _limit(name, parameters)
         if isinstance(value, list):
             small[name] = [min(v, limit) for v in value]
@@ -285,6 +291,24 @@ def _common_small(plan: Plan, job: Job, record: dict, root: Path) -> dict:
     small = small_parameters(job.parameters, max(upstream, default=0))
     return {name: value for name, value in small.items() if name in names}
 
+# %% ../../nbs/82_studies.verify.ipynb #60b57e90
+def _upstream(plan: Plan, job: Job) -> list:
+    "Return all runs that a job builds on, directly or through others."
+    direct = [plan.job(id) for ids in chain(job).values() for id in ids]
+    return [*direct, *(deeper for run in direct for deeper in _upstream(plan, run))]
+
+
+def reported_whole(
+    plan: Plan,
+) -> set: # ids of jobs
+    "Find the runs whose reported split must stay whole, because another run combines them with runs that score all of it."
+    found = set()
+    for job in plan.jobs:
+        runs = _upstream(plan, job) if len(chain(job)) > 1 else []
+        if any("train_examples" in run.parameters and "report_examples" not in run.parameters for run in runs):
+            found |= {run.id for run in runs}
+    return found
+
 # %% ../../nbs/82_studies.verify.ipynb #a5f02c24
 @dataclass
 class Verdict:
@@ -321,7 +345,7 @@ def obstacle(
         return Verdict("unverifiable", f"it builds on {missing[0]}, which has no finished record")
     return None
 
-# %% ../../nbs/82_studies.verify.ipynb #dc6ed78e
+# %% ../../nbs/82_studies.verify.ipynb #5c6ddd04
 _PRELOADED = ("sklearn.cluster", "sklearn.decomposition", "safetensors.torch", "peft", "pyarrow.parquet")
 
 
@@ -339,6 +363,7 @@ class Rehearsal:
         self.plan, self.records, self.place, self.sources, self.jobs = plan, records, place, sources, jobs
         self.today = Path(bertvision.__file__).resolve().parents[1]
         self.verdicts, self.replays, self.active, self.nursery, self.order = {}, {}, [], None, []
+        self.whole = reported_whole(plan)
 
     def ask(self, job: Job):
         "Ask for a run and all that it builds on."
@@ -372,13 +397,15 @@ def blocks(self: Rehearsal, found: Verdict) -> bool:
     "Whether nothing can be built on a run of this verdict."
     return not found.holds
 
-# %% ../../nbs/82_studies.verify.ipynb #8e7047c4
+# %% ../../nbs/82_studies.verify.ipynb #a24669dd
 @patch
 def _prepare(self: Rehearsal, id: str):
     "Plan both sides of a run."
     job, record = self.plan.job(id), self.records[id]
     root = self.sources.folder(str(record.get("code_version")))
     small = _common_small(self.plan, job, record, root)
+    if id in self.whole:
+        small.pop("report_examples", None)
     old = replay_of(job, record, "record", root, self.place, small)
     new = replay_of(job, record, "today", self.today, self.place, small)
     self.replays[id] = {"record": old, "today": new, "small": small}
@@ -654,12 +681,15 @@ class Verified:
         runs = sum(len(self.groups[i].runs) for i in numbers)
         return [step, len(numbers), runs, *counts, f"{sum(v.seconds for v in found) / 60:.1f}"]
 
-# %% ../../nbs/82_studies.verify.ipynb #2374f1f8
-def _finished(plan: Plan) -> dict:
-    "Records of the finished runs of a plan, by job id. Raises StudyError if there is none."
+# %% ../../nbs/82_studies.verify.ipynb #0cd8f75c
+def _finished(plan: Plan, say=print) -> dict:
+    "Records of the finished runs of a plan, by job id; tells those that cannot be read. Raises StudyError if there is none."
     states = {job.id: job_state(job) for job in plan.jobs}
     if hint := data_forgotten(plan, states):
         raise StudyError(hint)
+    for id, state in states.items():
+        if state.name == "new" and state.why:
+            say(f"{id} is left out: {state.why}")
     records = {id: s.record for id, s in states.items() if s.record and s.record["status"] == "done"}
     if not records:
         raise StudyError(f"{plan.folder} has no finished run: nothing to verify")
@@ -723,7 +753,22 @@ def _line(i: int, total: int, group: Group, found: Verdict) -> str:
     runs = f"{len(group.runs)} run{'s' * (len(group.runs) > 1)}"
     return f"[{i}/{total}] {found.result:12} {group.job.id} ({runs}, {group.code}) {found.seconds:.0f} s  {found.why or amounts}"
 
-# %% ../../nbs/82_studies.verify.ipynb #4ac4ba71
+# %% ../../nbs/82_studies.verify.ipynb #294cf5c6
+@contextmanager
+def _temporary_folder():
+    "Make a folder that is removed at the end, after Ctrl-C and SIGTERM, too."
+    def end(*_): raise SystemExit(143)
+
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if ours else None
+    try:
+        with tempfile.TemporaryDirectory(prefix="bertvision-verify-", ignore_cleanup_errors=True) as place:
+            yield Path(place).resolve()
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, before)
+
+# %% ../../nbs/82_studies.verify.ipynb #0cd0c9f9
 def verify(
     plan: Plan,
     jobs: int = 1, # replays at once
@@ -737,15 +782,15 @@ def verify(
     if held is None and not dry_run:
         raise StudyError(f"another bertvision is running in {plan.folder}; wait for it")
     try:
-        with tempfile.TemporaryDirectory(prefix="bertvision-verify-", ignore_cleanup_errors=True) as place:
-            return _verify(plan, jobs, say, dry_run, again, Path(place).resolve(), codes)
+        with _temporary_folder() as place:
+            return _verify(plan, jobs, say, dry_run, again, place, codes)
     finally:
         if held:
             held.close()
 
-# %% ../../nbs/82_studies.verify.ipynb #a07235d9
+# %% ../../nbs/82_studies.verify.ipynb #09ab99d1
 def _verify(plan: Plan, jobs: int, say, dry_run: bool, again: bool, place: Path, codes: dict | None) -> Verified:
-    records, start, proofs = _finished(plan), time.monotonic(), {}
+    records, start, proofs = _finished(plan, say), time.monotonic(), {}
     groups = find_groups(plan, records)
     result, rehearsal = Verified(groups), Rehearsal(plan, records, place, Sources(place / "code", codes), jobs)
     for i, group in enumerate(groups):
@@ -847,7 +892,7 @@ def _machines(old: dict, new: dict) -> list:
     about = [*(new.get("versions") or {}), "name", "threads", "precision"]
     return [f"{name} {theirs.get(name)} then, {ours.get(name)} now" for name in about if theirs.get(name) != ours.get(name)]
 
-# %% ../../nbs/82_studies.verify.ipynb #172593d6
+# %% ../../nbs/82_studies.verify.ipynb #b10cd61c
 def verify_full(
     plan: Plan,
     number: int, # of runs
@@ -857,12 +902,11 @@ def verify_full(
     dry_run: bool = False, # tell what would be run, and stop
 ) -> dict: # id of a drawn run -> Verdict
     "Run finished runs again at full size with today's code and compare. Raises StudyError if nothing is finished."
-    records, costs = _finished(plan), forecast(plan)
+    records, costs = _finished(plan, say), forecast(plan)
     done = [job for job in plan.jobs if job.id in records and "rounds" not in job.parameters]
     can = [job for job in done if not objection_to(job, records[job.id])]
     drawn = random.Random(seed).sample(can, min(number, len(can)))
-    with tempfile.TemporaryDirectory(prefix="bertvision-verify-", ignore_cleanup_errors=True) as place:
-        place = Path(place).resolve()
+    with _temporary_folder() as place:
         today = {str(r.get("code_version")): bertvision.__file__ for r in records.values()}
         rehearsal = FullRehearsal(plan, records, place, Sources(place / "code", today), jobs)
         for job in drawn:
