@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Source', 'read_source', 'Loaded', 'attach', 'Marking', 'is_local', 'install', 'installed', 'Ran', 'executed',
-           'recording', 'unshare', 'tell', 'told_changes', 'listen', 'tell_of', 'gather_in', 'source_of', 'describe',
-           'module_path', 'changes', 'refreshed', 'inherit', 'lines_of']
+           'recording', 'share', 'forget', 'tell', 'told_changes', 'listen', 'tell_of', 'gather_in', 'source_of',
+           'describe', 'module_path', 'changes', 'refreshed', 'inherit', 'lines_of']
 
 # %% ../nbs/00_executed.ipynb #a2b9697f
 import ast
@@ -62,19 +62,19 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 # %% ../nbs/00_executed.ipynb #fad4ece3
-def _references(node) -> tuple:
-    "Return all identifiers in a piece of syntax, sorted: names, attributes, and texts that could be a name."
-    names = set()
+def _references(node) -> tuple: # (names, far names), each sorted
+    "Return the names that a piece of syntax looks up in its module, and those that it may look up in any other."
+    near, far = set(), set()
     for part in ast.walk(node):
         if isinstance(part, ast.Name):
-            names.add(part.id)
+            near.add(part.id)
         elif isinstance(part, ast.Attribute):
-            names.add(part.attr)
-        elif isinstance(part, (ast.Import, ast.ImportFrom)):
-            names.update(a.name.rpartition(".")[2] for a in part.names)
+            far.add(part.attr)
+        elif isinstance(part, ast.ImportFrom) and (part.module or "").split(".")[0] not in sys.stdlib_module_names:
+            far.update(a.name for a in part.names)
         elif isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value.isidentifier():
-            names.add(part.value)
-    return tuple(sorted(names))
+            far.add(part.value)
+    return tuple(sorted(near)), tuple(sorted(far))
 
 # %% ../nbs/00_executed.ipynb #26f83797
 def _patched(node) -> str:
@@ -165,8 +165,8 @@ def _statements(tree: ast.Module):
 class Source:
     "What a module's source is made of."
     digest: str          # of its text
-    units: dict          # function -> (digest, names that it refers to)
-    statements: dict     # statement -> (digest, names that it refers to, whether it matters always)
+    units: dict          # function -> (digest, (names, far names) that it refers to)
+    statements: dict     # statement -> (digest, (names, far names), whether it matters always)
     bases: dict          # class -> its bases as they are written
     cached: tuple = ()   # functions whose result is remembered, so that a second call does not enter them
 
@@ -199,13 +199,17 @@ _SENTINEL = "functions of this module"
 
 class _Marks:
     "The bytes of all modules that this process has loaded."
-    def __init__(self):
-        self.memory, self.used, self.modules = memoryview(mmap.mmap(-1, _ROOM)), 0, []
+    def __init__(self, shared: bool = False):
+        self.shared, self.used, self.modules = shared, 0, []
+        self.memory = self.room(_ROOM)
+
+    def room(self, count: int) -> memoryview:
+        return memoryview(mmap.mmap(-1, count) if self.shared else bytearray(count))
 
     def take(self, count: int) -> memoryview: # (count,) bytes
         "Hand out bytes for the functions of a module; past the end of the room each module has memory of its own."
         if self.used + count > _ROOM:
-            return memoryview(mmap.mmap(-1, max(1, count)))[:count]
+            return self.room(max(1, count))[:count]
         self.used += count
         return self.memory[self.used - count:self.used]
 
@@ -224,7 +228,7 @@ class Loaded:
 
 # %% ../nbs/00_executed.ipynb #66dd1ccc
 _MARK = "__executed__"
-_CACHE = "marked-1"
+_CACHE = "marked-3"
 
 
 def _packed(source: Source) -> tuple:
@@ -253,7 +257,7 @@ def _marked(text: str) -> ast.Module:
     tree.body[at:at] = ast.parse(start).body
     return ast.fix_missing_locations(tree)
 
-
+# %% ../nbs/00_executed.ipynb #50c1f261
 def attach(
     namespace: dict, # globals of a module that is being executed
     packed: tuple, # what the loader has found in its source
@@ -326,7 +330,7 @@ class _Finder:
             spec.loader = Marking(spec.loader.name, spec.loader.path)
         return spec
 
-
+# %% ../nbs/00_executed.ipynb #26b70961
 def install():
     "Mark what is imported from now on; `BERTVISION_MARKS=0` leaves everything as it is."
     if os.environ.get("BERTVISION_MARKS") == "0" or any(f.__name__ == "_Finder" for f in sys.meta_path if isinstance(f, type)):
@@ -363,7 +367,7 @@ def _join(ran: dict, name: str, more: Ran):
     elif known.source.digest == more.source.digest:
         known.units |= more.units
     else:
-        units = {n: (f"{known.source.units.get(n, ('',))[0]}+{more.source.units.get(n, ('',))[0]}", ()) for n in known.units | more.units}
+        units = {n: (f"{known.source.units.get(n, ('',))[0]}+{more.source.units.get(n, ('',))[0]}", ((), ())) for n in known.units | more.units}
         mixed = Source(f"{known.source.digest}+{more.source.digest}", units, more.source.statements, more.source.bases)
         ran[name] = Ran(more.path, mixed, known.units | more.units)
 
@@ -372,7 +376,7 @@ def _real_name(module: Loaded) -> str:
     spec = module.globals.get("__spec__")
     return getattr(spec, "name", None) or module.name
 
-
+# %% ../nbs/00_executed.ipynb #fcd67769
 def executed() -> dict[str, Ran]: # by module; a module that was imported and of which nothing ran has no units
     "Return what this process, its forks, and those that have told it have executed up to now."
     ran = {}
@@ -412,15 +416,26 @@ def recording():
             m.marks[:] = bytes(a | b for a, b in zip(m.marks, old))
 
 
-def unshare():
-    "Begin a list of one's own, which starts as the parent's: for a forked process that is to become a run."
+def share():
+    "From here on, know what the processes execute that are forked from this one."
     global _marks
-    old, _marks = _marks, _Marks()
+    if _marks.shared:
+        return
+    old, _marks = _marks, _Marks(shared=True)
     for m in old.modules:
         marks = _marks.take(len(m.marks))
         marks[:] = m.marks
         m.marks = m.globals[_MARK] = marks
         _marks.modules.append(m)
+
+
+def forget(
+    room: str, # name of a package, such as bertvision.studies
+):
+    "Begin anew for some modules: those that have started a run take no part in it."
+    for m in _marks.modules:
+        if _real_name(m).startswith(room):
+            m.marks[:] = bytes(len(m.marks))
 
 # %% ../nbs/00_executed.ipynb #31e1e3a0
 _FOLDER = "BERTVISION_MARKS_DIR"  # where processes that are started by a run tell what they have executed
@@ -458,7 +473,7 @@ def told_changes(
     "Return the modules whose source is no longer what another process has executed."
     return sorted({name for name, _, _, same, _ in _told(folder) if not same})
 
-
+# %% ../nbs/00_executed.ipynb #5e2f97fa
 def listen(
     folder, # of files that `tell` has written
 ) -> list: # modules, as `told_changes` returns them
@@ -488,11 +503,12 @@ def _leave_marks():
         with contextlib.suppress(OSError):
             tell(folder)
 
-
+# %% ../nbs/00_executed.ipynb #458cfae4
 def gather_in(
     folder, # see `tell`
 ):
-    "Have the processes that this one will start tell what they have executed."
+    "Have the processes that this one will start tell what they have executed, and share the marks with those that it forks."
+    share()
     os.environ[_FOLDER] = f"{os.getpid()}:{os.path.abspath(folder)}"
 
 # %% ../nbs/00_executed.ipynb #27be71ac
@@ -518,19 +534,19 @@ def source_of(
 # %% ../nbs/00_executed.ipynb #cd321bd5
 def _matter(ran: dict[str, Ran]) -> dict: # module -> names of statements
     "Return the statements that what was executed depends on."
-    names, matter = set(), {m: set() for m in ran}
-    for r in ran.values():
-        for unit in r.units:
-            names.update(r.source.units[unit][1] if unit in r.source.units else ())
-            names.update(unit.split(".")[:-1])
+    far, near, matter = set(), {m: set() for m in ran}, {m: set() for m in ran}
+    for m, r in ran.items():
+        for unit in r.units & set(r.source.units):
+            near[m].update(r.source.units[unit][1][0])
+            far.update(r.source.units[unit][1][1], unit.split(".")[:-1])
     grown = -1
-    while grown != len(names):
-        grown = len(names)
+    while grown != (grown := len(far) + sum(map(len, near.values()))):
         for m, r in ran.items():
             for name, (_, refers, always) in r.source.statements.items():
-                if name not in matter[m] and (always or names.intersection(_words(name))):
+                if name not in matter[m] and (always or not (near[m] | far).isdisjoint(_words(name))):
                     matter[m].add(name)
-                    names.update(refers)
+                    near[m].update(refers[0])
+                    far.update(refers[1])
     return matter
 
 
@@ -542,7 +558,7 @@ def _words(statement: str) -> list:
     "Return the names that a statement binds."
     return re.findall(r"\w+", statement.removeprefix("class ").partition("#")[0].split(".")[-1])
 
-
+# %% ../nbs/00_executed.ipynb #fb452ea5
 def describe(
     ran: dict[str, Ran], # as `executed` returns it
     home=".", # folder from which the files of local modules are named
@@ -574,7 +590,7 @@ def module_path(
 def _short(module: str, name: str) -> str:
     return f"{module.removeprefix('bertvision.')}.{name.removeprefix('class ')}"
 
-
+# %% ../nbs/00_executed.ipynb #e5134500
 class _Comparison:
     "What is known of a set of executed functions, beside the sources of today."
     def __init__(self, kept: dict, home):
@@ -632,7 +648,7 @@ def _shadows(comparison: _Comparison, module: str, name: str) -> bool:
     if "#" in name:
         return True  # a second definition takes the place of the first
     if not owner:
-        used = {r for unit in kept["executed"] for r in today.units.get(unit, ("", ()))[1]}
+        used = {r for unit in kept["executed"] for r in today.units.get(unit, ("", ((), ())))[1][0]}
         return last.startswith("__") or any(hasattr(builtins, w) and w in used for w in _words(name))
     if f"class {owner}" not in {s for k in comparison.kept.values() for s in k["statements"]}:
         return False  # a class that nothing used
@@ -641,7 +657,7 @@ def _shadows(comparison: _Comparison, module: str, name: str) -> bool:
     home_of = next((m for m, source in comparison.today.items() if source and owner in source.bases), module)
     return _inherited(comparison, home_of, owner, last)
 
-
+# %% ../nbs/00_executed.ipynb #d653732a
 def changes(
     kept: dict, # as `describe` has made it
     home=".", # folder from which the files of local modules are named

@@ -9,6 +9,8 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'PROTOCOLS', 'RULES', 'LAYER_POOLERS', 'TO
 # %% ../nbs/09_recipes.ipynb #83560aca
 from dataclasses import asdict, dataclass, fields, replace
 
+from fastcore.basics import patch
+
 from .core import PRECISIONS, ParameterError, suggest
 
 # %% ../nbs/09_recipes.ipynb #d6d97716
@@ -92,13 +94,14 @@ class Recipe:
             if name not in known: raise ParameterError(f"unknown hyper-parameter {name!r}{suggest(name, known)}; there are {', '.join(known)}")
         return replace(self, **changes)
 
-    @classmethod
-    def from_parameters(cls,
-        parameters: dict, # of an experiment; those that are no hyper-parameters are passed over
-        **fixed, # hyper-parameters that the experiment does not leave open
-    ) -> "Recipe":
-        "The recipe that an experiment's parameters describe; none can be forgotten on the way."
-        return cls().but(**{f.name: parameters[f.name] for f in fields(cls) if f.name in parameters} | fixed)
+# %% ../nbs/09_recipes.ipynb #dcee2c63
+@patch(cls_method=True)
+def from_parameters(cls: Recipe,
+    parameters: dict, # of an experiment; those that are no hyper-parameters are passed over
+    **fixed, # hyper-parameters that the experiment does not leave open
+) -> Recipe:
+    "The recipe that an experiment's parameters describe; none can be forgotten on the way."
+    return cls().but(**{f.name: parameters[f.name] for f in fields(cls) if f.name in parameters} | fixed)
 
 # %% ../nbs/09_recipes.ipynb #4e79c539
 LAYER_POOLERS = ("last", "layer", "mean", "concat", "scalar-mix", "scalar-mix-to", "adapter", "conv-1xn", "conv-nxn")

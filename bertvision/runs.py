@@ -35,9 +35,9 @@ import bertvision
 from .core import NO_LOCKS, BertvisionError, DataError, OutputError, ParameterError, Phases
 from .core import device_report, fingerprint, named_path, peak_memory, read_json, replacing
 from .core import resources, suggest, unusable, versions, write_json
-from .executed import gather_in, tell, tell_of
+from .executed import gather_in, refreshed, tell, tell_of
 from .processes import is_main, leave, process_count, process_index, wait
-from .witness import TOLD, Witness, made_from
+from .witness import TOLD, Witness, home_of, keep_executed, made_from, read_executed
 
 # %% ../nbs/01_runs.ipynb #c2563b17
 def _check_conflicts(path, sources: list):
@@ -301,7 +301,7 @@ def new_record(
 # %% ../nbs/01_runs.ipynb #bd75a060
 _NUMBER = (int, float, type(None))
 _KINDS = {"schema": int, "experiment": str, "parameters": dict, "seed": int, "protocol": str, "metrics": dict, "seconds": dict}
-_MAYBE = {"baselines": dict, "fingerprints": dict, "examples": dict, "parameters_count": dict, "failure": dict, "device": dict, "versions": dict, "history": list, "variants": list, "accepted": list, "executed": str, "stock": dict, "made_from": dict,
+_MAYBE = {"baselines": dict, "fingerprints": dict, "examples": dict, "parameters_count": dict, "failure": dict, "device": dict, "versions": dict, "history": list, "variants": list, "accepted": list, "executed": str, "stock": dict, "made_from": dict, "evidence": list,
           "task": str, "encoder": str, "step": str, "study": str, "collapsed": str, "code_version": str, "started": str, "attempt": int, "examples_per_second": (int, float),
           "peak_memory_bytes": (int, float), "upstream_seconds": (int, float), "seconds_before": (int, float), "threshold": (int, float)}
 
@@ -322,6 +322,14 @@ def _table_fault(name: str, table, depth: int) -> str:
     return next((f"{name}: {key} = {x!r:.40}: expected a number" for key, x in table.items() if isinstance(x, bool) or not isinstance(x, _NUMBER) or (x is not None and not _counts(x))), "")
 
 
+def _evidence_fault(evidence) -> str:
+    "What is wrong with the evidence of a replay; ''."
+    texts, tables = ("result", "record_code", "code", "when"), ("compared", "replay", "versions", "device")
+    fits = isinstance(evidence, dict) and all(isinstance(evidence.get(k), str) for k in texts) and all(isinstance(evidence.get(k), dict) for k in tables)
+    if not fits: return f"{evidence!r:.40}: expected an object with the texts {', '.join(texts)} and the objects {', '.join(tables)}"
+    return _table_fault("compared", evidence["compared"], 1) or _table_fault("seconds", {"seconds": evidence.get("seconds")}, 1)
+
+# %% ../nbs/01_runs.ipynb #ff67a265
 def _record_fault(record: dict) -> str:
     "What has a type in a record that nothing which reads it could work with; '' when all is well."
     for name, kind in {**_KINDS, **_MAYBE}.items():
@@ -334,6 +342,9 @@ def _record_fault(record: dict) -> str:
     if fault := _texts_fault("fingerprints", record.get("fingerprints") or {}): return fault
     for i, a in enumerate(record.get("accepted") or []):
         if not isinstance(a, dict) or not all(isinstance(a.get(k), str) for k in ("reason", "when", "by")): return f"accepted: {i}: {a!r:.40}: expected an object with the texts reason, when and by"
+        if "evidence" in a and (fault := _evidence_fault(a["evidence"])): return f"accepted: {i}: evidence: {fault}"
+    for i, e in enumerate(record.get("evidence") or []):
+        if fault := _evidence_fault(e): return f"evidence: {i}: {fault}"
     for i, row in enumerate(record.get("history") or []):
         if not isinstance(row, dict) or not all(isinstance(row.get(k, 0), (int, float)) for k in ("step", "seconds")): return f"history: {i}: {row!r:.40}: expected an object with the numbers step and seconds"
     return next(filter(None, (_table_fault(*table) for table in tables)), "")
@@ -410,17 +421,28 @@ def mark_failed(
     return record
 
 
+def _renew(folder, record: dict) -> dict:
+    "Let a record's list of what was executed hold the digests of today; returns the older list."
+    was, home = record["executed"], home_of(Path(folder), {"run": Path(folder).name})
+    record["executed"] = keep_executed(refreshed(read_executed(record, home), home), home)
+    return {"executed": was} if record["executed"] != was else {}
+
+
 def mark_accepted(
     folder, # folder of a finished run
     parts: dict, # fingerprints that it is to count for from now on
     reason: str, # why it would give the same numbers today
+    evidence: dict | None = None, # of a replay that has shown it; None = the reason is a promise
 ) -> dict: # the record as written
     "Let a finished run count for newer code; what made it stays in the record under `accepted`, with the reason."
     record = read_record(folder)
     if record["status"] != "done": raise DataError(f"{folder} is {record['status']}: only a finished run can be accepted")
     was = {name: record["fingerprints"].get(name) for name in parts if record["fingerprints"].get(name) != parts[name]}
     record["fingerprints"] |= parts
-    record["accepted"] = [*(record.get("accepted") or []), {"reason": reason, "when": _now(), "by": _code_version(), "was": was}]
+    entry = {"reason": reason, "when": _now(), "by": _code_version(), "was": was}
+    if evidence: entry["evidence"] = evidence
+    if record.get("executed"): was |= _renew(folder, record)
+    record["accepted"] = [*(record.get("accepted") or []), entry]
     write_json(Path(folder) / "record.json", record)
     return record
 
@@ -596,18 +618,22 @@ class Run:
         _watch(run.fail, run)
         return run
 
-    def log(self, text: str):
-        "Append a line with the time to log.txt."
-        if not is_main(): return
-        with open(self.folder / "log.txt", "a", encoding="utf-8") as f: f.write(f"{_now()} {text}\n")
+# %% ../nbs/01_runs.ipynb #9c97168f
+@patch
+def log(self: Run, text: str):
+    "Append a line with the time to log.txt."
+    if not is_main(): return
+    with open(self.folder / "log.txt", "a", encoding="utf-8") as f: f.write(f"{_now()} {text}\n")
 
-    def update(self, done: float, total: float, **info):
-        "Tell the runner how far the work is, at most once a second."
-        now = time.monotonic()
-        if not is_main() or done < total and now - self._told < 1: return
-        self._told = now
-        self._ran = tell_of(self.folder / TOLD, f"attempt-{self.record['attempt']}", self._ran)
-        write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
+
+@patch
+def update(self: Run, done: float, total: float, **info):
+    "Tell the runner how far the work is, at most once a second."
+    now = time.monotonic()
+    if not is_main() or done < total and now - self._told < 1: return
+    self._told = now
+    self._ran = tell_of(self.folder / TOLD, f"attempt-{self.record['attempt']}", self._ran)
+    write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
 
 # %% ../nbs/01_runs.ipynb #b976ea68
 def _refuse_or_release(folder: Path, new: dict):
@@ -716,7 +742,7 @@ def _result(run: Run, metrics: dict, extra: dict) -> dict:
             "peak_memory_bytes": peak_memory(), "bytes_written": _folder_bytes(run.folder),
             "device": _machine(), "finished": _now(), "status": "done"}
 
-
+# %% ../nbs/01_runs.ipynb #b4b978a8
 @patch
 def finish(self: Run,
     metrics: dict, # {split: {metric: number}}; NaN is stored as null

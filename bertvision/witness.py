@@ -160,7 +160,7 @@ def _list(path: str, stamp: int) -> dict:
         raise DataError(f"{path} is not what its name says: it was changed by hand; run again or restore it")
     return kept
 
-
+# %% ../nbs/00_witness.ipynb #a5894a60
 def read_executed(
     record: dict, # of a run
     home: Path, # see `home_of`

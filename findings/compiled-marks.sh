@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A mark at a function's entry under torch.compile: which way of marking breaks the graph, which one ends the run.
+# A mark at a function's entry under torch.compile: which way of marking breaks the graph, which one raises.
 #
 # Versions: torch 2.13.0, numpy 2.4.6, Python 3.11 (PYTHON=… chooses another). CPU; the backend only counts graphs.
 #
@@ -11,8 +11,8 @@
 #    an append or a count there, without fullgraph, counts the recomputation too: 2 for one call;
 #  - a function attribute (`f.seen = 1`) breaks the graph as the byte does;
 #  - an item of a numpy array is the odd one: it becomes part of the graph as a tensor write. Under vmap that is fine,
-#    under torch.func.grad and under checkpoint it raises, and leaving out fullgraph does not help: the mark takes a
-#    run down that compiled without it;
+#    under torch.func.grad and under checkpoint it raises, and leaving out fullgraph does not help: a run that worked
+#    without the mark now ends with an error;
 #  - in a branch of torch.cond none of these marks is allowed, fullgraph or not.
 #
 # Output seen (number of graphs and what the mark held afterwards; fullgraph=True | without):
@@ -66,9 +66,9 @@
 #       cond       UncapturedHigh | UncapturedHigh
 #
 # Why it matters in an encoder lab: recording which functions a run executed must not change the run. A shared byte map
-# survives forks, but a compiled encoder then has other graphs than the same encoder unmarked (or does not compile), so
-# whoever compiles must leave such functions unmarked, mark in a caller outside the compiled part, or use a list that is
-# copied into the map later; a numpy map is the one choice that can turn a working training step into an error.
+# survives forks, but a compiled encoder then has other graphs than the same encoder without marks, or does not compile.
+# Leave the compiled functions unmarked, mark in a caller outside the compiled part, or use a list that is copied into
+# the map later. A numpy map is the one choice that can turn a working training step into an error.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# libver="latest" of HDF5 2.0: the h5py before opens the store and lists all names, and only its compressed parts fail.
+# libver="latest" of HDF5 2.0: an older h5py opens the store and lists all names, and only its compressed parts fail.
 #
 # Versions: h5py 3.12.1 (HDF5 1.14.4), 3.15.1 (HDF5 1.14.6), 3.16.0 (HDF5 2.0.0), numpy 2.4.6.
 #
-# Behaviour. "latest" is not a version, it is whatever the installed library knows last.
+# Behaviour. "latest" is not a version: it means the newest format that the installed library can write.
 #  - Written by h5py 3.16.0, a dataset that is chunked AND filtered (gzip, lzf, fletcher32) gets a layout message that
 #    HDF5 1.14 does not know. Contiguous, chunked but unfiltered, resizable and text datasets of the same file
 #    stay readable. The older h5py opens the file, lists its names, and fails when it touches such a dataset, with a
 #    KeyError for a name that is there. libver="v114" in 3.16.0 writes a file that the older ones read whole.
 #  - Bytes: with the default libver the three give one and the same file, byte for byte, now and a second later. With
-#    "latest" h5py 3.12.1 gives another file each second although track_times=False is set for every dataset: groups,
-#    the root too, carry times then, and its create_group has no track_times; 3.15.1 and 3.16.0 leave them out.
+#    "latest" h5py 3.12.1 gives another file each second although track_times=False is set for every dataset: its
+#    groups, the root too, then hold times, and its create_group has no track_times; 3.15.1 and 3.16.0 write no times.
 #
 # Output seen (the long lines broken in two):
 #   h5py 3.12.1: default repeats True, latest repeats False

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Two equal pandas frames, two different parquet files: pandas 3's text columns remember how they were glued together.
+# Two equal pandas frames, two different parquet files: pandas 3's text columns remember how they were concatenated.
 #
 # Versions: pandas 3.1.1, pyarrow 26.0.1, numpy 2.4.6 (Python 3.11 or later).
 #
@@ -31,8 +31,8 @@
 #   first 50,000 rows: 1 different files
 #   bytes: 2403934 2398029 2404064 without a dictionary: 2182893 2182893 2182893
 #
-# Why it matters in an encoder lab: predictions are collected batch by batch, process by process. Whoever compares
-# predictions.parquet by its digest (replay to the bit, content-addressed artefacts, "is this cache unchanged") gets
+# Why it matters in an encoder lab: predictions are collected batch by batch, process by process. A comparison of
+# predictions.parquet by its digest (replay to the bit, content-addressed artefacts, "is this cache unchanged") says
 # "different" for equal results as soon as another batch size or number of workers collected them, and only on the large
 # tasks: every test on a small one passes. Compare values, or write with use_dictionary=False.
 set -euo pipefail

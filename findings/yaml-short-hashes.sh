@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A short commit hash written by PyYAML comes back from a YAML 1.2 reader as a number, one in fifty times; as inf, even.
+# One in fifty short commit hashes written by PyYAML comes back from a YAML 1.2 reader as a number, some even as inf.
 #
 # Versions: PyYAML 6.0.4, ruamel.yaml 0.19.1, py-yaml12 0.2.0.
 #
@@ -33,7 +33,7 @@
 #
 # Why it matters in an encoder lab: records name the commit, the run and the seed. A lab that moves its readers to
 # YAML 1.2 (so that 0100 is a hundred and `no` a word) meanwhile reads files that other tools wrote with PyYAML: one
-# commit in fifty is no text any more, and a check "same commit" fails or, with inf == inf, wrongly holds. 64-bit seeds
+# commit in fifty is no longer a text, and a check "same commit" fails or, with inf == inf, wrongly holds. 64-bit seeds
 # and fingerprints lose their last digits in one library and not in the other. Quote such texts, or write JSON.
 set -euo pipefail
 work=$(mktemp -d)

@@ -17,7 +17,7 @@ from bertvision.studies.results import example_study, glue_table, read_study
 from bertvision.studies.run import _write_plan
 from bertvision.studies.share import export_study, open_shared
 from bertvision.submission import glue_runs
-from bertvision.witness import stamps_of
+from bertvision.witness import keep_executed, stamps_of
 
 STUDY = """
 title: Heads
@@ -133,7 +133,8 @@ def test_marks_of_runs_upstream_tell_what_was_replaced(planned):
     folder = done(made)
     for job in made.jobs:  # as the witness of a run has it; the fingerprint over all needs is the plan's, not that of the runs
         marks = {need: stamps_of(read_record(folder / "runs" / need))[0] for need in job.needs}
-        change(folder, job.id, lambda r: (r.update(made_from=marks, executed=f"list of {job.id}"), r["fingerprints"].update(needs="of a newer plan")))
+        ran = keep_executed({job.id: {"source": "", "file": "gone.py", "names": [], "executed": {}, "statements": {}}}, folder)
+        change(folder, job.id, lambda r: (r.update(made_from=marks, executed=ran), r["fingerprints"].update(needs="of a newer plan")))
     assert faults(folder) == {}
     mark_accepted(folder / "runs" / f"finetune.{GRID}.s0", {"job": "newer"}, "a comment")
     assert faults(folder) == {} and rows_of(folder) == {"Heads": "0 1 2"}

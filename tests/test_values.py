@@ -102,10 +102,20 @@ def test_set_studies_and_recipes_read_alike(lab):
     assert [j.grid["seed"] for j in jobs] == [10, 8] and jobs[0].parameters["steps"] == 100
 
 
+@pytest.mark.parametrize("words, seeds", [(["010,0o10", "3"], [10, 8, 3]), (["1_0"], None), (["1:20"], None), (["a"], None), (["["], None)])
+def test_seeds_of_the_command_line_are_read_alike(words, seeds):
+    from bertvision.cli import _numbers
+
+    if seeds: assert _numbers(words) == seeds
+    else:
+        with pytest.raises(ParameterError, match="--seeds"): _numbers(words)
+
+
 @pytest.mark.parametrize("labels", ["[yes, no]", "{yes: yes, no: no}"])
 def test_labels_of_an_own_task_are_text(tmp_path, monkeypatch, labels):
     monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
     monkeypatch.setattr(tasks, "_ALIASES", dict(tasks._ALIASES))
+    monkeypatch.setenv("BERTVISION_TASKS", "")
     (tmp_path / "train.tsv").write_text("words\tanswer\nfine\tyes\nbad\tno\n")
     about = "name: mine\nkind: classification\ntext: words\nlabel: answer\nmetrics: accuracy\n"
     (tmp_path / "mine.yaml").write_text(f"{about}labels: {labels}\nfiles: {{train: train.tsv, validation: train.tsv}}\n")

@@ -1,5 +1,4 @@
 """What ran is what is recorded: edits between plan and run, code that no import shows, caches, retries, upstream runs."""
-import json
 import os
 import subprocess
 import sys
@@ -7,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab
+from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, cola_folder
 
 from bertvision.core import read_json
 from bertvision.runs import read_record
@@ -15,8 +14,7 @@ from bertvision.studies.plan import job_state, study_states
 from bertvision.studies.run import run_study
 from bertvision.witness import stamps_of
 
-LOCAL = pytest.param("local", id="local")
-ENGINES = [LOCAL, pytest.param("snakemake", id="snakemake")]
+ENGINES = ["local", pytest.param("snakemake", marks=pytest.mark.long)]
 
 
 @pytest.fixture
@@ -87,6 +85,7 @@ def test_a_package_that_is_edited_while_the_study_runs_and_put_back(lab, clone, 
     assert "the code was changed between the plan and the run: metrics.planted" in told.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_an_edit_that_the_runs_do_not_execute_stops_none_of_them(lab, clone):
     metrics = clone / "bertvision" / "metrics.py"
     metrics.write_text(metrics.read_text() + "\n\ndef planted():\n    return 0.50\n\n\ndef other():\n    return 1\n")
@@ -115,10 +114,11 @@ def test_what_ran_makes_a_run_stale_and_nothing_else_does(lab, clone):
     assert states_after(clone, lab, "metrics.py", original.replace("0.50", "0.75")) == "['metrics.planted changed']"
 
 
+@pytest.mark.long
 def test_a_shell_line_among_the_imports_hides_no_code(lab, clone):
     original = (clone / "bertvision" / "metrics.py").read_text() + PLANTED
     (clone / "bertvision" / "metrics.py").write_text(original)
-    lab.experiment("from bertvision.metrics import planted\nhost = !echo here\n" + START, 'run.finish({"validation": {"accuracy": planted()}})')
+    lab.experiment("from bertvision import metrics\nhost = !echo here\n" + START, 'run.finish({"validation": {"accuracy": metrics.planted()}})')
     in_clone(clone, lab, "run(lab)")
     assert states_after(clone, lab, "metrics.py", original.replace("0.50", "0.75")) != "['done']"
 
@@ -155,9 +155,8 @@ def cached():
     assert "0.75" in told and "0.25" not in told, "the cache was made again"
 
 
+@pytest.mark.long
 def test_a_data_file_that_changes_while_the_study_runs(lab, tmp_path):
-    from study_lab import cola_folder
-
     data = cola_folder(tmp_path / "data")
     train = data / "CoLA" / "train.tsv"
     lab.notebook("experiments/learn", PARAMETERS + '\ndata = ""', START, f"open({str(train)!r}, 'a').write('b\\t0\\t\\tAnother .\\n')", FINISH)
@@ -165,6 +164,7 @@ def test_a_data_file_that_changes_while_the_study_runs(lab, tmp_path):
     assert "train.tsv was changed between the plan and the end of the run" in next(iter(outcome.failed.values()))["reason"]
 
 
+@pytest.mark.long
 def test_another_default_dtype_is_refused(lab):
     lab.experiment("import torch\ntorch.set_default_dtype(torch.float64)\n" + START, FINISH)
     failure = next(iter(run(lab, seeds=[0]).failed.values()))
@@ -190,6 +190,7 @@ def test_a_run_knows_which_attempt_of_its_upstream_it_was_made_from(lab, monkeyp
     assert run(lab, seeds=[0]).ok and (read_record(downstream)["started"], (downstream / "notebook.ipynb").stat().st_mtime_ns) == made
 
 
+@pytest.mark.long
 def test_an_attempt_that_was_cut_off_under_other_code_is_not_continued(lab, monkeypatch):
     helper = lab.root / "my_helper.py"
     helper.write_text("def value(): return 0.25\n")

@@ -314,12 +314,18 @@ class Cluster(Loop):
         return Site(here | {"cores": max(1, int(asked) if asked.isdigit() else share)})
 
 # %% ../../nbs/82_studies.cluster.ipynb #507f2217
+def _files_in(folder: Path) -> set:
+    "Names in a folder; Snakemake removes the one of its outputs when it is empty."
+    try: return set(os.listdir(folder))
+    except FileNotFoundError: return set()
+
+
 @patch
 def look(self: Cluster):
     "Settle what has ended, and tell what has begun or is tried again."
     for kind in ("done", "failed"):
-        for name in sorted(set(os.listdir(self.place / kind)) & set(self.open)): self.settle_one(name)
-    for name in sorted(set(os.listdir(self.place / "attempts")) & set(self.open)):
+        for name in sorted(_files_in(self.place / kind) & set(self.open)): self.settle_one(name)
+    for name in sorted(_files_in(self.place / "attempts") & set(self.open)):
         tries = (self.place / "attempts" / name).read_text(encoding="utf-8").splitlines()
         a = self.begun[name]
         if name not in self.attempts:

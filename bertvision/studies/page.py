@@ -189,19 +189,28 @@ def accepted(
     "Which runs count for newer code than the one that made them, and why."
     records, groups = {r.get("of", run): r for run, r in study.runs.items()}, {}
     for r in records.values():
-        for a in r.get("accepted") or []: groups.setdefault((a["when"][:10], a["by"], a["reason"]), []).append(str(r.get("code_version")))
-    return pd.DataFrame([{"Runs": str(len(made)), "Made by": together(made), "Accepted": when, "For": by, "Reason": why}
-                         for (when, by, why), made in groups.items()])
+        for a in r.get("accepted") or []: groups.setdefault((a["when"][:10], a["by"], _how(a, r), a["reason"]), []).append(str(r.get("code_version")))
+    return pd.DataFrame([{"Runs": str(len(made)), "Made by": together(made), "Accepted": when, "For": by, "How": how, "Reason": why}
+                         for (when, by, how, why), made in groups.items()])
+
+
+def _how(entry: dict, record: dict) -> str:
+    "Tell whether a replay stands behind an acceptance, or a promise."
+    if entry.get("evidence"):
+        return "replayed"
+    proofs = [e for e in record.get("evidence") or [] if e["result"] in ("equal", "rounding") and e["when"] >= entry["when"]]
+    return "accepted on a promise" + (f", {proofs[-1]['result']} in a replay since" if proofs else "")
 
 # %% ../../nbs/83_studies.page.ipynb #ed3dd15d
-TEXT_COLUMNS = {"Task", "Metric", "Run", "Of", "Text", "Encoder", "Method", "Settings", "Side", "Probe", "Made by", "Accepted", "For", "Reason", "Source", "Source (BERT-base)",
+TEXT_COLUMNS = {"Task", "Metric", "Run", "Of", "Text", "Encoder", "Method", "Settings", "Side", "Probe", "Made by", "Accepted", "For", "How", "Reason", "Source", "Source (BERT-base)",
                 "Protocol", "Collapsed", "Seeds", "run", "state", "why", "Scored on", "System", "Remark", "Strategy", "Training", "Frozen", "Budget", "Words", "Subcase", "Heuristic", "Answer", "Language", "Item", "Value", "optimizer", "precision", "examples"}
 DETAILS = "<!-- details -->"  # what a README shows of `table.md` ends here
 PROTOCOL_NOTES = {
     "carved": "Protocol *carved*: model selection used a part of the training set; the reported split was looked at once.",
     "original": "Protocol *original*: the model was selected on the reported split, as the earlier studies did, which flatters the score.",
 }
-EARLIER = "The code has changed since these runs; somebody has accepted them, for the reason given, and they were not run again."
+EARLIER = ("The code has changed since these runs, and they were not run again. *Replayed*: small runs of the same settings by the old code and by the new one "
+           "gave the same numbers. *Accepted on a promise*: somebody says that they would, for the reason given.")
 
 
 def markdown_table(

@@ -304,8 +304,8 @@ def _with_percent(source: str) -> str:
     from IPython.core import alias, magics
 
     if "\n" in source.strip(): return source
-    lines = [c.magics.get("line", ()) for c in vars(magics).values() if isinstance(c, type) and hasattr(c, "magics")]
-    known = {name for names in lines for name in names} | {name for name, _ in alias.default_aliases()}
+    classes = [getattr(magics, name) for name in dir(magics) if name.endswith("Magics")]
+    known = {name for c in classes for name in c.magics.get("line", ())} | {name for name, _ in alias.default_aliases()}
     return f"%{source.strip()}" if source.split(maxsplit=1)[0] in known else source
 
 
@@ -493,7 +493,7 @@ class Job:
         "The parameters, without folders and what the fingerprint of the inputs covers."
         return {k: v for k, v in self.parameters.items() if k not in self.places and k not in ("out_dir", "data", "encoder")}
 
-
+# %% ../../nbs/80_studies.plan.ipynb #44a858f2
 @dataclass
 class Plan:
     "The jobs of a study in an order in which they can be run."
@@ -506,11 +506,13 @@ class Plan:
     processes: int = 1       # that share a run, where its notebook says how
     minutes: float = 0       # time limit of a run, 0 = none
 
-    def job(self, id: str) -> Job:
-        "The job with that id."
-        return next(j for j in self.jobs if j.id == id)
-
 # %% ../../nbs/80_studies.plan.ipynb #f0513dbd
+@patch
+def job(self: Plan, id: str) -> Job:
+    "The job with that id."
+    return next(j for j in self.jobs if j.id == id)
+
+
 @patch
 def processes_of(self: Plan, job: Job) -> int:
     "How many processes carry out a job: only a notebook that calls `run.main_only` can be shared."
@@ -643,7 +645,7 @@ def _text(job: Job, data: str) -> Path | None:
     corpus = job.parameters.get("corpus", "toy")
     return None if corpus == "toy" else corpus_place(corpus, data)
 
-
+# %% ../../nbs/80_studies.plan.ipynb #3fade4dc
 def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
     "The points of the grid, over those of task, encoder and seed that the notebook has and the step is over, and over what it sweeps."
     points, tasks = [{}], [t for t in study.tasks if not step.tasks or t in step.tasks]
@@ -739,7 +741,7 @@ def _named(names: list, most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(_commit_note, names[:most])) + more
 
-
+# %% ../../nbs/80_studies.plan.ipynb #c1776208
 def _stale(job: Job, record: dict) -> str:
     "Return why a finished run that says what it executed is no longer what the job is; '' when it still is."
     old = record.get("fingerprints") or {}
@@ -767,7 +769,7 @@ def study_states(
         states[job.id] = state
     return states
 
-
+# %% ../../nbs/80_studies.plan.ipynb #90bd29f0
 def job_state(
     job: Job,
 ) -> State:

@@ -314,7 +314,7 @@ def _mixed(runs, predictions):
             faults.append({"run": run, "state": "different examples", "why": why})
     return faults
 
-# %% ../../nbs/82_studies.results.ipynb #76717376
+# %% ../../nbs/82_studies.results.ipynb #a79adba2
 def _counted(places, jobs):
     "(run -> record with its upstream, faults) of the folders that count as the runs that their names say."
     lineage = Lineage(jobs)
@@ -332,7 +332,7 @@ def _counted(places, jobs):
         if above.missing and not above.replaced: about("unknown upstream", "; ".join(dict.fromkeys(above.missing)))
     return records, faults
 
-# %% ../../nbs/82_studies.results.ipynb #a79adba2
+# %% ../../nbs/82_studies.results.ipynb #54f6a4f6
 def read_study(
     folder, # outputs/<study>
 ) -> Results:

@@ -31,7 +31,7 @@ from ..executed import told_changes
 from ..witness import TOLD, executed_changes, home_of, planned_code, stamps_of
 from .plan import (RUNNER_LOCK, Job, Plan, State, code_closure, data_forgotten, disk_needed, forecast, job_state,
                                      notebook_code, notebook_fingerprint, read_plan, study_states, this_machine)
-from .kernel import KERNEL, PORT_TAKEN, kernel_manager, kernel_room, leave_rooms
+from .kernel import KERNEL, PORT_TAKEN, ROOMS, kernel_manager, kernel_room, leave_rooms
 from .warm import Nursery, warm_provisioner
 
 # %% ../../nbs/81_studies.run.ipynb #e3c1a5e5
@@ -115,6 +115,11 @@ def _papermill(template: Path, target: Path, parameters: dict, manager: type):
                      iopub_timeout=_OUTPUT_PATIENCE, raise_on_iopub_timeout=False)
 
 # %% ../../nbs/81_studies.run.ipynb #37567235
+def _no_port(manager: type, target: Path) -> bool:
+    "Whether the kernel ended before the first cell because one of its ports was taken."
+    return manager.exit_code == PORT_TAKEN and not _last_started(target)
+
+
 def _execute_once(template: Path, target: Path, parameters: dict, manager: type) -> dict | None:
     "Execute a notebook; None, or its failure."
     from papermill import PapermillExecutionError
@@ -126,7 +131,8 @@ def _execute_once(template: Path, target: Path, parameters: dict, manager: type)
         return {"reason": explain(text), "exception": text, **_cell(template, e.source),
                 "traceback": _plain("\n".join(e.traceback)).splitlines()[-40:], "exit_code": None}
     except Exception as e:  # the kernel died or could not start: nbclient and jupyter_client raise many kinds
-        return {"reason": explain(str(e), manager.exit_code, oom_kills() > kills), "exception": f"{type(e).__name__}: {e}",
+        text = "Address already in use" if _no_port(manager, target) else str(e)
+        return {"reason": explain(text, manager.exit_code, oom_kills() > kills), "exception": f"{type(e).__name__}: {e}",
                 **_cell(template, _last_started(target)), "traceback": [], "exit_code": manager.exit_code}
 
 
@@ -136,7 +142,7 @@ def _execute(template: Path, target: Path, parameters: dict, attempts: int = 3) 
         with kernel_room() as room:
             manager = kernel_manager(room, warm_provisioner())
             failure = _execute_once(template, target, parameters, manager)
-        if manager.exit_code != PORT_TAKEN: break
+        if not _no_port(manager, target): break
     return failure
 
 # %% ../../nbs/81_studies.run.ipynb #a603f9c4
@@ -166,11 +172,12 @@ def _watch_runner(gone):
     if os.name == "posix": threading.Thread(target=look, daemon=True).start()
 
 # %% ../../nbs/81_studies.run.ipynb #c9ab1a5e
-_clock = {"minutes": 0.0, "over": False}  # this child's time limit, 0 = none, and whether it has passed
+_clock = {"minutes": 0.0, "over": False, "told": False}  # this child's time limit, 0 = none; whether it has passed, and was written down
 
 
 def _over_its_time() -> dict:
     "What a failure says when this child's time limit is the cause; else {}."
+    _clock["told"] = True
     if not _clock["over"]: return {}
     return {"reason": f"over its time limit of {_clock['minutes']:g} minutes", "exit_code": None}
 
@@ -183,8 +190,9 @@ def _time_limit(folder: Path, minutes: float):
     def watch():
         if ended.wait(60 * minutes): return
         _clock["over"] = True
-        _kill_descendants()
-        if ended.wait(60): return
+        for _ in range(60):
+            if not _clock["told"]: _kill_descendants()  # again and again: a kernel may be about to start
+            if ended.wait(1): return
         _fail(folder, read_json(folder / "job.json"), {})
         _leave(1)
 
@@ -274,7 +282,7 @@ def _share_out(folder: Path, processes: int) -> dict | None:
     for old in folder.glob("failure.*.json"): old.unlink()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--no-python",
                sys.executable, "-c", "from bertvision.studies.run import worker; worker()", str(folder), str(os.getpid())]
-    code = subprocess.run(command).returncode
+    with kernel_room() as room: code = subprocess.run(command, env=os.environ | {ROOMS: str(room.folder)}).returncode
     failures = sorted((read_json(p) for p in folder.glob("failure.*.json")), key=lambda f: (bool(re.search(_LOST, f["exception"])), f["time"]))
     if not failures: return {"reason": f"the processes of this run ended with exit code {code}; see log.txt", "exception": "", "exit_code": code} if code else None
     if re.search(_LOST, failures[0]["exception"]): failures[0] |= {"reason": "one process of this run lost touch with another, which was killed", "exit_code": code}
@@ -621,7 +629,7 @@ class Here(Loop):
             slot = min(set(range(self.at_once)) - {a.slot for a in self.active})
             shared = self.plan.processes_of(job)
             active = make_ready(job, self.outcome.folder.name, slot, shared, self.plan.minutes)
-            active.process = _start(job.folder, child_environment(self.at_once, slot, shared), self.nursery if shared == 1 and computes(job.experiment) else None)
+            active.process = _start(job.folder, child_environment(self.at_once, slot, shared) | self.rooms, self.nursery if shared == 1 and computes(job.experiment) else None)
             self.active.append(active)
 
     def collect(self):
@@ -632,6 +640,12 @@ class Here(Loop):
 
     def run(self):
         "Go on until every job is done, failed or blocked; on Ctrl-C stop the children, whose runs can be resumed."
+        with kernel_room() as room:  # what a killed child leaves behind goes with it
+            self.rooms = {ROOMS: str(room.folder)}
+            self.go_on()
+
+    def go_on(self):
+        "The loop itself."
         self.nursery = open_nursery(self.waiting, self.at_once)
         try:
             while self.waiting or self.active:
@@ -707,8 +721,9 @@ def left_over_note(
     "Return a line about the finished runs in the study's folder that are none of the plan's jobs."
     records = left_over(plan)
     if not records: return ""
-    runs = "1 finished run is" if len(records) == 1 else f"{len(records)} finished runs are"
-    return f"{runs} left from an earlier call and count in the report ({_beyond(plan, records)}); move them out of runs/ if they are not to"
+    runs = "1 finished run is left from an earlier call and counts"
+    if len(records) > 1: runs = f"{len(records)} finished runs are left from an earlier call and count"
+    return f"{runs} in the report ({_beyond(plan, records)}); move what should not count out of runs/"
 
 # %% ../../nbs/81_studies.run.ipynb #7dd0d564
 def _failure_text(plan: Plan, id: str, failure: dict) -> str:

@@ -296,7 +296,7 @@ def _as_is(entry: str, raw: bytes, secrets: Secrets) -> bytes:
     if kinds: raise OutputError(f"holds what has the form of a {kinds}, and is named by its content")
     return raw
 
-# %% ../../nbs/85_studies.share.ipynb #25b3ef9b
+# %% ../../nbs/85_studies.share.ipynb #3ca93d4f
 def export_study(
     folder, # of a study, outputs/<study>
     out=None, # the archive; None = <study>.zip here

@@ -208,7 +208,7 @@ _SHOWN = ("strategy", "data_pct", "data_count", "steps", "freeze")  # what has a
 
 def _joined(*texts): return ", ".join(filter(None, texts))
 
-
+# %% ../../nbs/83_studies.subsets.ipynb #caa87cdc
 def _varied(runs):
     "Settings in which runs differ that would otherwise be averaged or joined to a curve; what is kept and how HANS was scored are none."
     own = lambda r: {k: v for k, v in r["parameters"].items() if k not in _SHOWN and not k.startswith(("hans", "keep_"))}

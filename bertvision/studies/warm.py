@@ -68,6 +68,7 @@ def _become_kernel(told: dict):
     import numpy as np
 
     np.random.seed()
+    if "torch" in sys.modules: sys.modules["torch"].default_generator.seed()
     be_kernel(told["arguments"])
 
 
