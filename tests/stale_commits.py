@@ -43,7 +43,7 @@ WARM = ("numpy", "pandas", "pyarrow.parquet", "torch", "torch._dynamo", "transfo
         "matplotlib.pyplot", "transformers.models.bert.modeling_bert", "scipy.stats", "sklearn.metrics",
         "IPython.core.interactiveshell")
 CLOCKS = ("seconds", "per_second", "started", "finished", "memory", "code_version", "versions", "attempt", "stock",
-          "executed")
+          "executed", "bytes_written", "groups")  # also what differs between two runs of one tree, which write times
 
 
 # trees
@@ -352,6 +352,8 @@ register_task(Task(
     "cola-short", "CoLA, short", "classification", ("matthews", "accuracy"), ("unacceptable", "acceptable"),
     folder=Folder(("CoLA",), tsv(("sentence",), "label", **_SPLITS)), rows={"train": 100, "validation": 100}))
 """
+ENCODER = """    Zoo("distilroberta-base", "distilbert/distilroberta-base", layers=6, width=768, parameters=82_118_400),
+"""
 EDITS = {  # title -> (file, old text, new text); an old text of "" stands for the end of the file
     "a plot that probe_layers draws of some runs": [
         ("probing/similarity.py", 'cmap="viridis", square=True', 'cmap="magma", square=True')],
@@ -366,6 +368,7 @@ EDITS = {  # title -> (file, old text, new text); an old text of "" stands for t
         ("models/heads.py", '"mean": MeanLayers,', '"mean": MeanLayers, "max": MaxLayers,'),
         ("recipes.py", 'LAYER_POOLERS = ("last",', 'LAYER_POOLERS = ("last", "max",')],
     "a new task": [("data/tasks.py", "", TASK)],
+    "a new encoder": [("models/zoo.py", "_OTHERS = (\n", "_OTHERS = (\n" + ENCODER)],
 }
 
 
