@@ -11,8 +11,8 @@ compares their records and predictions to the bit.
 `edits` makes small edits in a copy of today's tree, asks both rules, and counts the committed runs that become stale.
 
 Both rules are today's, also in old trees. Every run is a fork of a process that has imported torch, and has a cache of
-its own. `history` and `edits` train for one epoch, which executes the same functions as the notebooks' defaults (compared
-for the three experiments at 7fd1a90); `replay` takes the defaults. Nothing is read from the network.
+its own. `history` and `edits` train for one epoch, which executes the same functions as the notebooks' defaults: compared
+for the three experiments at 7fd1a90. `replay` takes the defaults. Nothing is read from the network.
 """
 import argparse
 import contextlib
