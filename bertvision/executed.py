@@ -529,6 +529,8 @@ def source_of(
         stat = os.stat(path)
     except OSError:
         return None
+    if not os.path.isfile(path):
+        return None
     return _source_of(str(path), (stat.st_mtime_ns, stat.st_size))
 
 # %% ../nbs/00_executed.ipynb #cd321bd5

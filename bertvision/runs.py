@@ -35,7 +35,7 @@ import bertvision
 from .core import NO_LOCKS, BertvisionError, DataError, OutputError, ParameterError, Phases
 from .core import device_report, fingerprint, named_path, peak_memory, read_json, replacing
 from .core import resources, suggest, unusable, versions, write_json
-from .executed import gather_in, refreshed, tell, tell_of
+from .executed import gather_in, refreshed, tell, tell_of, told_changes
 from .processes import is_main, leave, process_count, process_index, wait
 from .witness import TOLD, Witness, home_of, keep_executed, made_from, read_executed
 
@@ -608,6 +608,7 @@ class Run:
         record = new_record(experiment, parameters, seed, protocol, job)
         if job is None: _refuse_or_release(folder, record)
         record |= _attempt(folder, record)
+        if record["attempt"] > 1 and job is None: record |= _begin_anew(folder, bool(out_dir))
         write_json(folder / "record.json", record)
         if record["attempt"] == 1:  # what is here is of an older run
             for name in ("predictions.parquet", "progress.json"): (folder / name).unlink(missing_ok=True)
@@ -636,6 +637,19 @@ def update(self: Run, done: float, total: float, **info):
     write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
 
 # %% ../nbs/01_runs.ipynb #b976ea68
+def _begin_anew(folder: Path, named: bool) -> dict:
+    "Forget an attempt that was cut off under other code. Raises OutputError for a folder that somebody has named."
+    changed = told_changes(folder / TOLD)
+    if not changed: return {}
+    if named:
+        _held.pop(folder).close()
+        raise OutputError(f"{folder} holds an attempt that was cut off under other code ({', '.join(changed[:5])}): delete it, or choose another out_dir")
+    for path in folder.iterdir():
+        if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
+        elif path.name != ".lock": path.unlink()
+    return {"attempt": 1, "seconds_before": 0.0}
+
+
 def _refuse_or_release(folder: Path, new: dict):
     "As `_refuse_other`, with the lock given back."
     try: _refuse_other(folder, new)
@@ -758,6 +772,7 @@ def finish(self: Run,
     given = {"examples_per_second": examples_per_second, "collapsed": collapsed, "examples": examples, **(extra or {})}
     _check_metrics(metrics)
     if predictions is not None: _save_predictions(self.folder, predictions)
+    (self.folder / TOLD / f"attempt-{self.record['attempt']}.json").unlink(missing_ok=True)  # of this process, which knows more
     self.record |= self.witness.testify() | {"made_from": made_from(self.folder, self.job, self.record["parameters"])}
     shutil.rmtree(self.folder / TOLD, ignore_errors=True)
     self.record |= _result(self, metrics, given)

@@ -261,3 +261,30 @@ def test_an_accepted_run_counts_with_the_digests_of_today(lab, monkeypatch):
     assert len(accepted) == 1 and not refused and job_state(lab.plan(seeds=[0]).jobs[0]).name == "done"
     helper.write_text("def value(): return 0.75\n")
     assert job_state(lab.plan(seeds=[0]).jobs[0]).name == "changed"
+
+
+BY_HAND = """
+import os, sys
+import bertvision
+import my_helper
+from bertvision.runs import Run
+my_helper.value()
+run = Run.start("demo", {"lr": 1.0}, sys.argv[1])
+print(run.record["attempt"], run.folder)
+run.update(1, 2)
+os._exit(1)
+"""
+
+
+def test_by_hand_a_cut_off_attempt_under_other_code_begins_anew(tmp_path):
+    env = os.environ | {"BERTVISION_OUTPUTS": str(tmp_path / "outputs"), "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+
+    def start(out_dir=""):
+        return subprocess.run([sys.executable, "-c", BY_HAND, out_dir], capture_output=True, text=True, env=env, cwd=tmp_path)
+
+    for text, attempts in (("0.25", "12"), ("0.75", "1")):
+        (tmp_path / "my_helper.py").write_text(f"def value(): return {text}\n")
+        assert [start().stdout[:1] for _ in attempts] == list(attempts)
+    assert start("named").stdout[:1] == "1"
+    (tmp_path / "my_helper.py").write_text("def value(): return 0.5\n")
+    assert "an attempt that was cut off under other code (my_helper): delete it" in start("named").stderr
