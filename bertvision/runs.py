@@ -35,7 +35,7 @@ import bertvision
 from .core import NO_LOCKS, BertvisionError, DataError, OutputError, ParameterError, Phases
 from .core import device_report, fingerprint, named_path, peak_memory, read_json, replacing
 from .core import resources, suggest, unusable, versions, write_json
-from .executed import gather_in, refreshed, tell, tell_of, told_changes
+from .executed import end_own, gather_in, refreshed, tell, tell_own, told_changes
 from .processes import is_main, leave, process_count, process_index, wait
 from .witness import TOLD, Witness, home_of, keep_executed, made_from, read_executed
 
@@ -587,7 +587,7 @@ class Run:
     def __init__(self, folder: Path, record: dict):
         self.folder, self.record, self.phase = folder, record, Phases()
         self._start, self._told, self.by_hand = time.perf_counter(), 0.0, False
-        self.job, self._ran = _read_job(folder), -1
+        self.job = _read_job(folder)
         self.witness = Witness(folder, self.job)
 
     @classmethod
@@ -613,7 +613,7 @@ class Run:
         if record["attempt"] == 1:  # what is here is of an older run
             for name in ("predictions.parquet", "progress.json"): (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / TOLD, ignore_errors=True)
-        gather_in(folder / TOLD)
+        gather_in(folder / TOLD, f"attempt-{record['attempt']}")
         run = cls(folder, record)
         run.by_hand = job is None
         _watch(run.fail, run)
@@ -633,7 +633,7 @@ def update(self: Run, done: float, total: float, **info):
     now = time.monotonic()
     if not is_main() or done < total and now - self._told < 1: return
     self._told = now
-    self._ran = tell_of(self.folder / TOLD, f"attempt-{self.record['attempt']}", self._ran)
+    tell_own()
     write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
 
 # %% ../nbs/01_runs.ipynb #b976ea68
@@ -772,7 +772,7 @@ def finish(self: Run,
     given = {"examples_per_second": examples_per_second, "collapsed": collapsed, "examples": examples, **(extra or {})}
     _check_metrics(metrics)
     if predictions is not None: _save_predictions(self.folder, predictions)
-    (self.folder / TOLD / f"attempt-{self.record['attempt']}.json").unlink(missing_ok=True)  # of this process, which knows more
+    end_own()
     self.record |= self.witness.testify() | {"made_from": made_from(self.folder, self.job, self.record["parameters"])}
     shutil.rmtree(self.folder / TOLD, ignore_errors=True)
     self.record |= _result(self, metrics, given)

@@ -288,3 +288,38 @@ def test_by_hand_a_cut_off_attempt_under_other_code_begins_anew(tmp_path):
     assert start("named").stdout[:1] == "1"
     (tmp_path / "my_helper.py").write_text("def value(): return 0.5\n")
     assert "an attempt that was cut off under other code (my_helper): delete it" in start("named").stderr
+
+
+def test_a_file_in_which_a_process_told_what_it_executed_is_damaged(tmp_path):
+    from bertvision.executed import tell, told_changes
+
+    tell(tmp_path, "attempt-1")
+    assert told_changes(tmp_path) == []
+    path = tmp_path / "attempt-1.json"
+    path.write_text(path.read_text()[:100])
+    assert told_changes(tmp_path) == ["attempt-1.json (damaged)"]
+
+
+def test_a_checkpoint_tells_what_made_it(tmp_path, monkeypatch):
+    import bertvision.training.loop as loop
+
+    calls = []
+    monkeypatch.setattr(loop, "tell_own", lambda: calls.append(sorted(p.name for p in tmp_path.glob("checkpoint/*"))))
+    from bertvision import fit, load_encoder, load_task
+    from bertvision.data.splits import subset
+
+    data = load_task("toy-sentiment")
+    data.splits["train"] = subset(data["train"], 64)
+    fit(load_encoder("tiny-random", data.task, seed=0), data, epochs=1, folder=tmp_path)
+    assert calls and all(not any(name.startswith("step") for name in names) for names in calls[:1]), "before the checkpoint is there"
+
+
+def test_a_run_whose_upstream_is_gone_is_executed(tmp_path):
+    from bertvision.core import write_json
+    from bertvision.studies.run import _still_done
+
+    (tmp_path / "b").mkdir()
+    record = {"status": "done", "experiment": "x", "parameters": {}, "seed": 0, "protocol": "carved", "metrics": {}, "seconds": {},
+              "fingerprints": {"job": "f"}, "executed": "0", "made_from": {"a": "s"}}
+    write_json(tmp_path / "b" / "record.json", record)
+    assert not _still_done(tmp_path / "b", {"fingerprint": "f", "run": "b"})

@@ -220,8 +220,9 @@ def _still_done(folder: Path, job: dict) -> bool:
     try: record = read_record(folder)
     except DataError: return False
     if record["status"] != "done" or not record.get("executed") or not _same_job(folder, job): return False
-    known = {id: stamps_of(read_record(folder.parent / id)) for id in record.get("made_from") or {}}
-    try: return not executed_changes(record, home_of(folder, job)) and all(stamp in known[id] for id, stamp in record["made_from"].items())
+    try:
+        known = {id: stamps_of(read_record(folder.parent / id)) for id in record.get("made_from") or {}}
+        return not executed_changes(record, home_of(folder, job)) and all(stamp in known[id] for id, stamp in record["made_from"].items())
     except DataError: return False
 
 

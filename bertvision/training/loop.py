@@ -27,6 +27,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 
 from ..core import (DataError, Phases, TrainingError, choose_precision, device, fingerprint, progress, read_json,
                              replacing, seed_everything, write_json)
+from ..executed import tell_own
 from ..data.batches import Batches, Tokens, collate, longest_first
 from ..data.splits import Splits, split
 from ..models.encoders import Encoder, freeze
@@ -135,6 +136,7 @@ def save_checkpoint(
     write_json(tmp / "standing.json", {"identity": identity, "standing": asdict(standing), "schedule": rates,
                                        "scaler": scaler.state_dict() if scaler else None, "averaged": average.steps if average else 0, "optimizer": sorted(moments)})
     shutil.rmtree(folder / name, ignore_errors=True)
+    tell_own()  # who goes on from here depends on what made it
     tmp.rename(folder / name)
     for old in folder.glob("step-*"):
         if old.name != name: shutil.rmtree(old, ignore_errors=True)
