@@ -49,6 +49,8 @@ def _syntax(node) -> str:
         return "[" + ",".join(map(_syntax, node)) + "]"
     if not isinstance(node, ast.AST):
         return repr(node)
+    if isinstance(node, ast.Raise):
+        return "Raise()"  # a unit of its own
     parts = []
     for name, value in ast.iter_fields(node):
         if name == "body" and isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
@@ -62,10 +64,19 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 # %% ../nbs/00_executed.ipynb #fad4ece3
+def _parts(node):
+    "Yield all nodes of a piece of syntax, without the raise statements within it."
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        waiting += [p for p in ast.iter_child_nodes(part) if not isinstance(p, ast.Raise)]
+
+
 def _references(node) -> tuple: # (names, far names), each sorted
     "Return the names that a piece of syntax looks up in its module, and those that it may look up in any other."
     near, far = set(), set()
-    for part in ast.walk(node):
+    for part in _parts(node):
         if isinstance(part, ast.Name):
             near.add(part.id)
         elif isinstance(part, ast.Attribute):
@@ -102,6 +113,14 @@ def _numbered(rows):
     for name, *rest in rows:
         seen[name] = seen.get(name, 0) + 1
         yield (name if seen[name] == 1 else f"{name}#{seen[name]}"), *rest
+
+# %% ../nbs/00_executed.ipynb #c4bb895c
+def _units(tree: ast.Module):
+    "Yield (name, node) of the functions of a module, each followed by its raise statements."
+    for name, node in _numbered(_functions(tree)):
+        yield name, node
+        raises = [part for part in ast.walk(node) if isinstance(part, ast.Raise)]
+        yield from ((f"{name}!{i}", part) for i, part in enumerate(raises, 1))
 
 # %% ../nbs/00_executed.ipynb #4c3f6367
 def _first_text(node: ast.Call) -> str | None:
@@ -165,7 +184,7 @@ def _statements(tree: ast.Module):
 class Source:
     "What a module's source is made of."
     digest: str          # of its text
-    units: dict          # function -> (digest, (names, far names) that it refers to)
+    units: dict          # function or raise statement -> (digest, (names, far names) that it refers to)
     statements: dict     # statement -> (digest, (names, far names), whether it matters always)
     bases: dict          # class -> its bases as they are written
     cached: tuple = ()   # functions whose result is remembered, so that a second call does not enter them
@@ -177,7 +196,11 @@ class Source:
 
 
 def _is_cached(node) -> bool:
-    return any("cache" in ast.unparse(d) for d in node.decorator_list)
+    return any("cache" in ast.unparse(d) for d in getattr(node, "decorator_list", ()))
+
+
+def _of_unit(node) -> str:
+    return _syntax([node.exc, node.cause]) if isinstance(node, ast.Raise) else _syntax(node)
 
 
 def read_source(
@@ -185,12 +208,11 @@ def read_source(
 ) -> Source:
     "Take a module's source apart. Raises SyntaxError when it is not Python."
     tree = ast.parse(text)
-    functions = list(_numbered(_functions(tree)))
-    units = {name: (_digest(_syntax(node)), _references(node)) for name, node in functions}
+    units = {name: (_digest(_of_unit(node)), _references(node)) for name, node in _units(tree)}
     statements = {name: (_digest(_syntax(node)), _references(node), always) for name, node, always in _numbered(_statements(tree))}
     bases = {name.removeprefix("class "): tuple(map(ast.unparse, node.bases))
              for name, node, _ in _statements(tree) if name.startswith("class ")}
-    return Source(_digest(text), units, statements, bases, tuple(name for name, node in functions if _is_cached(node)))
+    return Source(_digest(text), units, statements, bases, tuple(name for name, node in _units(tree) if _is_cached(node)))
 
 # %% ../nbs/00_executed.ipynb #0d665dd2
 _ROOM = 1 << 18
@@ -228,7 +250,7 @@ class Loaded:
 
 # %% ../nbs/00_executed.ipynb #66dd1ccc
 _MARK = "__executed__"
-_CACHE = "marked-3"
+_CACHE = "marked-4"
 
 
 def _packed(source: Source) -> tuple:
@@ -242,15 +264,24 @@ def _unpacked(packed: tuple) -> Source:
     return Source(digest, {n: tuple(u) for n, *u in units}, {n: tuple(s) for n, *s in statements}, dict(bases), cached)
 
 
+def _blocks(tree) -> list:
+    "Return all lists of statements of a module."
+    lists = [value for node in ast.walk(tree) for _, value in ast.iter_fields(node) if isinstance(value, list)]
+    return [block for block in lists if block and isinstance(block[0], ast.stmt)]
+
+
 def _marked(text: str) -> ast.Module:
-    "Return the syntax of a module whose functions write a 1 at their entry."
+    "Return the syntax of a module that writes a 1 at the entry of its functions and before it raises."
     tree, source = ast.parse(text), read_source(text)
-    for i, (_, node) in enumerate(_functions(tree)):
+    blocks = {id(part): block for block in _blocks(tree) for part in block}
+    for i, (_, node) in enumerate(list(_units(tree))):
         mark = ast.parse(f"{_MARK}[{i}] = 1").body
-        at = len(node.body) - len(_body(node))
+        raises = isinstance(node, ast.Raise)
+        block = blocks[id(node)] if raises else node.body
+        at = block.index(node) if raises else len(block) - len(_body(node))
         for part in ast.walk(mark[0]):
-            ast.copy_location(part, node.body[min(at, len(node.body) - 1)])
-        node.body[at:at] = mark
+            ast.copy_location(part, block[min(at, len(block) - 1)])
+        block[at:at] = mark
     start = f"from bertvision.executed import attach as {_MARK}\n{_MARK} = {_MARK}(globals(), {_packed(source)!r})"
     first = [isinstance(n, ast.ImportFrom) and n.module == "__future__" for n in tree.body]
     at = max([i + 1 for i, future in enumerate(first) if future], default=len(tree.body) - len(_body(tree)))
@@ -651,6 +682,8 @@ def _shadows(comparison: _Comparison, module: str, name: str) -> bool:
     kept, today = comparison.kept[module], comparison.today[module]
     if name in today.statements and today.statements[name][2]:
         return not re.match(r"\w+\(", name)  # a new row of a table is a new name, any other new statement is executed at import
+    if "!" in name:
+        return False  # a raise statement belongs to its function
     owner, _, last = name.removeprefix("class ").partition("#")[0].rpartition(".")
     if "#" in name:
         return True  # a second definition takes the place of the first
@@ -721,7 +754,7 @@ def lines_of(
 ) -> tuple | None: # (first line, last line); None when there is no such unit
     "Return where a function or a statement stands in a source."
     tree = ast.parse(text)
-    places = {**{n: node for n, node, _ in _numbered(_statements(tree))}, **dict(_numbered(_functions(tree)))}
+    places = {**{n: node for n, node, _ in _numbered(_statements(tree))}, **dict(_units(tree))}
     node = places.get(name) or places.get(f"class {name}")
     if isinstance(node, (ast.ClassDef, ast.Import, ast.ImportFrom)) or node is None:
         kinds = (ast.ClassDef, ast.Import, ast.ImportFrom)
