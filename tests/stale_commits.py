@@ -352,7 +352,9 @@ register_task(Task(
     "cola-short", "CoLA, short", "classification", ("matthews", "accuracy"), ("unacceptable", "acceptable"),
     folder=Folder(("CoLA",), tsv(("sentence",), "label", **_SPLITS)), rows={"train": 100, "validation": 100}))
 """
-ENCODER = """    Zoo("distilroberta-base", "distilbert/distilroberta-base", layers=6, width=768, parameters=82_118_400),
+ENCODER = """
+
+register_encoder(Zoo("distilroberta-base", "distilbert/distilroberta-base", layers=6, width=768, parameters=82_118_400))
 """
 EDITS = {  # title -> (file, old text, new text); an old text of "" stands for the end of the file
     "a plot that probe_layers draws of some runs": [
@@ -368,7 +370,7 @@ EDITS = {  # title -> (file, old text, new text); an old text of "" stands for t
         ("models/heads.py", '"mean": MeanLayers,', '"mean": MeanLayers, "max": MaxLayers,'),
         ("recipes.py", 'LAYER_POOLERS = ("last",', 'LAYER_POOLERS = ("last", "max",')],
     "a new task": [("data/tasks.py", "", TASK)],
-    "a new encoder": [("models/zoo.py", "_OTHERS = (\n", "_OTHERS = (\n" + ENCODER)],
+    "a new encoder": [("models/zoo.py", "", ENCODER)],
 }
 
 
