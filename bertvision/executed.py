@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Source', 'read_source', 'Loaded', 'attach', 'Marking', 'is_local', 'install', 'Ran', 'executed', 'recording', 'share',
            'forget', 'tell', 'told_changes', 'listen', 'tell_own', 'end_own', 'gather_in', 'source_of', 'describe',
-           'module_path', 'changes', 'refreshed', 'inherit', 'lines_of']
+           'module_path', 'short_name', 'changes', 'refreshed', 'inherit', 'lines_of']
 
 # %% ../nbs/00_executed.ipynb #a2b9697f
 import ast
@@ -625,7 +625,11 @@ def module_path(
     return str(place / "__init__.py" if place.is_dir() else place.with_suffix(".py"))
 
 
-def _short(module: str, name: str) -> str:
+def short_name(
+    module: str,
+    name: str, # of a function or statement in it
+) -> str:
+    "Return how messages call what a module holds, such as `training.loop.fit`."
     return f"{module.removeprefix('bertvision.')}.{name.removeprefix('class ')}"
 
 # %% ../nbs/00_executed.ipynb #e5134500
@@ -708,13 +712,13 @@ def changes(
         now = comparison.today[module]
         if now is None:
             if then["executed"] or then["statements"]:
-                found.append(f"{_short(module, '')[:-1]} (no such module)")
+                found.append(f"{short_name(module, '')[:-1]} (no such module)")
             continue
         if now.digest == then["source"]:
             continue
-        found += [_short(module, n) for n, digest in then["executed"].items() if now.units.get(n, ("",))[0] != digest]
-        found += [_short(module, n) for n, digest in then["statements"].items() if now.statements.get(n, ("",))[0] != digest]
-        found += [_short(module, n) for n in sorted(now.names - set(then["names"])) if _shadows(comparison, module, n)]
+        found += [short_name(module, n) for n, digest in then["executed"].items() if now.units.get(n, ("",))[0] != digest]
+        found += [short_name(module, n) for n, digest in then["statements"].items() if now.statements.get(n, ("",))[0] != digest]
+        found += [short_name(module, n) for n in sorted(now.names - set(then["names"])) if _shadows(comparison, module, n)]
     return found
 
 # %% ../nbs/00_executed.ipynb #78fb0fa2

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'TOLD', 'libraries', 'stock', 'planned_code', 'code_differences', 'interpreter_fault', 'stock_fault',
-           'inputs_fault', 'home_of', 'keep_executed', 'read_executed', 'executed_changes', 'stamps_of', 'made_from',
-           'Witness']
+           'inputs_fault', 'home_of', 'keep_executed', 'read_executed', 'executed_changes', 'executed_apart',
+           'stamps_of', 'made_from', 'Witness']
 
 # %% ../nbs/00_witness.ipynb #1743316b
 import json
@@ -18,7 +18,7 @@ from importlib.util import decode_source
 from pathlib import Path
 
 from .core import DataError, OutputError, file_fingerprint, fingerprint, read_json, write_json, write_text
-from .executed import changes, describe, executed, listen, module_path, source_of
+from .executed import changes, describe, executed, listen, module_path, short_name, source_of
 
 # %% ../nbs/00_witness.ipynb #ce0d7544
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors", "peft", "numpy", "scipy", "sklearn",
@@ -187,13 +187,28 @@ def executed_changes(
         _compared[key] = changes(kept, home)
     return _compared[key]
 
+# %% ../nbs/00_witness.ipynb #5c26204e
+def executed_apart(
+    ours: dict, # record of a run that says what it executed
+    theirs: dict, # of another one of the same study
+    home: Path, # see `home_of`
+) -> list: # names, sorted
+    "Return what two runs both executed, each in another form. Raises DataError as `read_executed`."
+    if ours["executed"] == theirs["executed"]:
+        return []
+    a, b = read_executed(ours, home), read_executed(theirs, home)
+    names = {(m, n) for m in a.keys() & b.keys() for part in ("executed", "statements")
+             for n in a[m][part].keys() & b[m][part].keys() if a[m][part][n] != b[m][part][n]}
+    return sorted(short_name(*name) for name in names)
+
 # %% ../nbs/00_witness.ipynb #850a8de8
 def stamps_of(
     record: dict, # of a finished run
 ) -> list: # texts; the first is today's
     "Return by which marks a run is known to those that build on it, also those from before it was accepted for newer code."
     prints = record.get("fingerprints") or {}
-    earlier = [a.get("was") or {} for a in reversed(record.get("accepted") or [])]
+    taken = [a for a in reversed(record.get("accepted") or []) if isinstance(a, dict)]
+    earlier = [a["was"] for a in taken if isinstance(a.get("was"), dict)]
     job, ran, stamps = prints.get("job"), record.get("executed"), []
     for was in ({}, *earlier):
         job, ran = was.get("job", job), was.get("executed", ran)

@@ -323,3 +323,30 @@ def test_a_run_whose_upstream_is_gone_is_executed(tmp_path):
               "fingerprints": {"job": "f"}, "executed": "0", "made_from": {"a": "s"}}
     write_json(tmp_path / "b" / "record.json", record)
     assert not _still_done(tmp_path / "b", {"fingerprint": "f", "run": "b"})
+
+
+def test_runs_are_averaged_when_what_both_executed_is_the_same(lab, monkeypatch):
+    from bertvision.studies.results import read_study
+
+    helper = lab.root / "my_helper.py"
+    helper.write_text("def value(): return 0.25\n\n\ndef other(): return 1\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(lab.root), os.environ.get("PYTHONPATH")])))
+    lab.experiment(START, 'import my_helper\nrun.finish({"validation": {"accuracy": my_helper.value()}})')
+    assert run(lab, seeds=[0]).ok
+
+    def different(text, seed):
+        helper.write_text(text)
+        assert run(lab, seeds=[seed]).ok
+        faults = [f for f in read_study(lab.out / "small").faults if f["run"].endswith(f"s{seed}")]
+        return [f["why"] for f in faults if f["state"] == "different code"]
+
+    assert different("def value(): return 0.25\n\n\ndef other(): return 2\n", 1) == []
+    (why,) = different("def value(): return 0.5\n", 2)
+    assert why.startswith("it executed another 'my_helper.value' than ") and why.endswith(".s0: averaged with it")
+
+
+@pytest.mark.parametrize("accepted", [["text"], [{"was": "text"}], [{"was": None}], [{}], None])
+def test_stamps_of_a_damaged_acceptance_are_the_runs_own(accepted):
+    from bertvision.witness import stamps_of
+
+    assert stamps_of({"fingerprints": {"job": "a"}, "executed": "b", "accepted": accepted}) == ["a:b"]

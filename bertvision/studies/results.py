@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import DataError, read_json, write_json
+from ..core import DataError, listed, read_json, write_json
 from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS, baseline, score
 from ..published import published_value
@@ -24,6 +24,7 @@ from ..runs import foreign_record, locked, read_rows, run_identity, seconds_of
 from ..statistics import bootstrap, collapse, summarise
 from .plan import RUNNER_LOCK, read_plan
 from .upstream import Lineage, encoder_title, own_settings
+from ..witness import executed_apart
 
 # %% ../../nbs/82_studies.results.ipynb #abf36813
 _EXAMPLE = {"cola": 0.7, "mrpc": 0.8, "sts-b": 0.8, "rte": 0.62}  # task -> how often the invented model knows the answer
@@ -289,6 +290,27 @@ def _alike(a: dict, b: dict) -> bool:
     return all(a[split] == b[split] for split in a.keys() & b.keys())
 
 # %% ../../nbs/82_studies.results.ipynb #466069da
+def _why_other_code(ours: dict, theirs: dict, first: str, home: Path) -> str:
+    "Return where the code of two runs differs, in what both of them executed; '' when it does not."
+    prints = [r.get("fingerprints") or {} for r in (ours, theirs)]
+    notebooks = {p.get("notebook") for p in prints}
+    if ours.get("executed") and theirs.get("executed") and len(notebooks) == 1:
+        try:
+            names = executed_apart(ours, theirs, home)
+            return f"it executed another {listed(names)} than {first}: averaged with it" if names else ""
+        except DataError as e:
+            return f"{e}; averaged with {first}"
+    codes = [code_of(r) for r in (ours, theirs)]
+    return f"{codes[0]}, averaged with {first} of {codes[1]}" if all(codes) and len(set(codes)) == 2 else ""
+
+
+def _other_code(runs, group, home):
+    "Faults of the runs of a group that were made by other code than the group's first that says which."
+    first = next((run for run in group if code_of(runs[run])), None)
+    found = {run: _why_other_code(runs[run], runs[first], first, home) for run in group if first and run != first}
+    return [{"run": run, "state": "different code", "why": why} for run, why in found.items() if why]
+
+
 def _inputs_of(record): return (record.get("fingerprints") or {}).get("inputs")
 
 
@@ -300,11 +322,11 @@ def _apart(runs, group, of, state, words):
     return [{"run": run, "state": state, "why": why(run)} for run in marks if marks[run] != marks[first]]
 
 
-def _mixed(runs, predictions):
+def _mixed(runs, predictions, home):
     "Faults of the runs that do not belong with those they are averaged with."
     faults = []
     for group in _averaged(runs):
-        faults += _apart(runs, group, code_of, "different code", "{ours}, averaged with {first} of {theirs}")
+        faults += _other_code(runs, group, home)
         words = "its data or encoder files are not those of {first}: averaged with it"
         faults += _apart(runs, group, _inputs_of, "different inputs", words)
         whole = {run: _asked(predictions[run]) for run in group if run in predictions}
@@ -352,7 +374,7 @@ def read_study(
             if rows is None: continue
             predictions[entry] = rows
             if why := _disagreement(r, rows): faults.append({"run": entry, "state": "contradiction", "why": why})
-    faults += _mixed(runs, predictions)
+    faults += _mixed(runs, predictions, folder)
     name = plan.get("study") or folder.name
     return Results(folder, name, plan.get("title") or name, plan.get("jobs") or [], runs, predictions, faults,
                    plan.get("command") or f"bertvision run {name}", plan.get("titles") or {}, plan.get("highlights") or {},
