@@ -3,7 +3,7 @@ import pytest
 from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, pretend_done
 
 from bertvision.cli import main
-from bertvision.core import ParameterError, StudyError
+from bertvision.core import ParameterError, StudyError, write_json
 from bertvision.runs import lock, read_record
 from bertvision.studies.accept import accept
 from bertvision.studies.plan import job_state
@@ -47,6 +47,16 @@ def test_a_new_parameter_at_its_default_is_accepted_another_value_is_not(lab):
     lab.experiment(parameters=PARAMETERS + "\nclip = 1.0")
     assert accept(lab.plan("learn.clip=2.0"), "clipping is new")[0] == []
     assert len(accept(lab.plan(), "clipping is new, 1.0 is what it was")[0]) == 4
+
+
+@pytest.mark.parametrize("recorded, accepted", [(1.0, 4), (2.0, 0)])
+def test_a_new_parameter_that_the_old_recipe_recorded_is_accepted_at_its_value(lab, recorded, accepted):
+    for job in lab.plan().jobs:
+        record = read_record(job.folder)
+        write_json(job.folder / "record.json", record | {"parameters": record["parameters"] | {"clip": recorded}})
+    lab.experiment(parameters=PARAMETERS + "\nclip = 1.0")
+    lab.experiment(name="use", parameters=PARAMETERS + '\nlearn_dir = ""\nclip = 1.0')
+    assert len(accept(lab.plan(), "clipping can be set now, 1.0 is what it was")[0]) == accepted
 
 
 def test_another_value_of_a_known_parameter_is_refused(lab):

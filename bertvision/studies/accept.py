@@ -6,7 +6,7 @@
 __all__ = ['REPLAYED', 'objection_to', 'accept', 'accept_replayed']
 
 # %% ../../nbs/82_studies.accept.ipynb #9fbb762d
-from itertools import combinations, islice, product
+from itertools import chain, combinations, islice, product
 
 from ..core import ParameterError, StudyError, fingerprint
 from ..runs import foreign_record, lock, mark_accepted, read_parameters
@@ -14,12 +14,31 @@ from .plan import Job, Plan, job_state
 from ..witness import stamps_of
 
 # %% ../../nbs/82_studies.accept.ipynb #108b3405
-def _with_less(job: Job, record: dict, most: int = 8) -> tuple | None:
-    "New parameters, all at their defaults, without which the job is what its record was; None when there are none such."
+_found_new = {}  # experiment -> sets of new parameters that were found before: the next run lacks the same ones
+
+
+def _subsets(names: list, most: int):
+    "Yield all subsets of at most some names, the small ones first."
+    for k in range(1, most + 1):
+        yield from combinations(names, k)
+
+
+def _with_less(job: Job, record: dict) -> tuple | None:
+    """Return new parameters, all at their defaults, without which the job is what its record was; None when there are none such.
+
+    A parameter is new when the record lacks it, or when the record has its default: a recipe was recorded whole,
+    also where the notebook could not set a part of it.
+    """
     wanted, known = record["fingerprints"].get("parameters"), read_parameters(job.experiment)
-    new = [n for n, v in job.settings.items() if n not in record["parameters"] and v == known[n].default]
-    subsets = (names for k in range(1, most + 1) for names in combinations(new, k))
-    return next((names for names in subsets if fingerprint({k: v for k, v in job.settings.items() if k not in names}) == wanted), None)
+    at_default = [n for n, v in job.settings.items() if v == known[n].default and record["parameters"].get(n, v) == v]
+    absent = [n for n in at_default if n not in record["parameters"]]
+    before = _found_new.setdefault(job.experiment, [])
+    for names in chain(before, _subsets(absent, 8), _subsets(at_default, 3)):
+        if set(names) <= set(at_default) and fingerprint({k: v for k, v in job.settings.items() if k not in names}) == wanted:
+            if names not in before:
+                before.append(names)
+            return names
+    return None
 
 # %% ../../nbs/82_studies.accept.ipynb #3f675647
 def objection_to(
