@@ -136,12 +136,35 @@ def test_yaml_is_read_and_written_in_one_place():
     assert not others
 
 
-def test_all_notebooks_run():
-    """The notebooks are tests, too. Two at a time, each on one thread: together they would get in each other's way."""
+def run_notebooks(names):
+    """Two at a time, each on one thread: together they would get in each other's way."""
     import os
 
-    command = [sys.executable, "-c", "from nbdev.test import nbdev_test; nbdev_test(n_workers=2, do_print=True)"]
+    chosen = "^(" + "|".join(map(re.escape, names)) + ")$"
+    command = [sys.executable, "-c", f"from nbdev.test import nbdev_test; nbdev_test(n_workers=2, do_print=True, file_re={chosen!r})"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "BERTVISION_QUIET": "1", "MPLBACKEND": "agg", "IN_TEST": "1"}
     env.pop("BERTVISION_DATA", None)
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+
+
+def git(*command):
+    return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.split()
+
+
+def notebooks_of_this_commit():
+    """The notebooks that the last twenty commits changed, and every third of the others: each commit has another third."""
+    commit = (git("rev-parse", "HEAD") or ["0"])[0]
+    changed = {Path(p).name for p in git("diff", "--name-only", "HEAD~20", "--", "nbs") + git("ls-files", "-mo", "--", "nbs")}
+    turn = int(commit[:8], 16)
+    return [p.name for i, p in enumerate(NBS) if p.name in changed or (i + turn) % 3 == 0]
+
+
+def test_notebooks_run():
+    """The notebooks are tests, too. Here those that may have broken and a sample; `pytest -m long tests/test_house.py` runs all."""
+    run_notebooks(notebooks_of_this_commit())
+
+
+@pytest.mark.long
+def test_all_notebooks_run():
+    run_notebooks([p.name for p in NBS])

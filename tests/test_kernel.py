@@ -21,7 +21,8 @@ from bertvision.studies.run import explain
 
 A = "learn.toy-sentiment.tiny-random.s0"
 NO_SNAKEMAKE = importlib.util.find_spec("snakemake") is None
-ENGINES = ["local", pytest.param("snakemake", marks=pytest.mark.skipif(NO_SNAKEMAKE, reason='snakemake is not installed: pip install "bertvision[cluster]"'))]
+NEEDS_SNAKEMAKE = pytest.mark.skipif(NO_SNAKEMAKE, reason='snakemake is not installed: pip install "bertvision[cluster]"')
+ENGINES = ["local", pytest.param("snakemake", marks=[NEEDS_SNAKEMAKE, pytest.mark.long])]
 WARM = pytest.mark.skipif(sys.platform != "linux" or this_machine()["device"] != "cpu", reason="forking needs Linux, and no GPU")
 
 
