@@ -18,7 +18,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
-from ..data.tasks import TASKS, get_task
 from ..probing.profile import onset, peak
 from ..published import published_probes
 from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, heading, html_end, html_figure, html_list, html_page, html_sections,
@@ -26,6 +25,7 @@ from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, heading, html_end
                                      save_figures, tally, task_title, write_files)
 from .probes import (against_trivial, control_table, difference_table, final, headline, layer_differences, probe_rows,
                                        profile_table, profiles, shown_metrics)
+from .tasks import known_task
 from .results import Results, encoder_title, read_study, run_titles
 
 # %% ../../nbs/84_studies.layers.ipynb #a8dbc803
@@ -154,8 +154,8 @@ def plot_profiles(
 
 # %% ../../nbs/84_studies.layers.ipynb #a65d27c8
 def _heat_metrics(task):
-    if task not in TASKS: return []
-    t = get_task(task)
+    t = known_task(task)
+    if not t: return []
     return ["exact_match", "answer_f1", "has_answer_f1"] if t.kind == "span" else [t.metrics[0]]
 
 

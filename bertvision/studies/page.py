@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['GLUE', 'TEXT_COLUMNS', 'DETAILS', 'PROTOCOL_NOTES', 'EARLIER', 'number', 'between', 'mean_sd', 'p_value',
-           'task_title', 'metric_title', 'together', 'tally', 'remarks', 'ordered', 'recipes', 'environment',
-           'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections', 'html_list',
-           'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'html_page', 'html_end',
-           'markdown_end', 'write_files', 'excerpt']
+           'metric_title', 'together', 'tally', 'remarks', 'ordered', 'recipes', 'environment', 'accepted',
+           'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections', 'html_list', 'html_figure',
+           'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'html_page', 'html_end', 'markdown_end',
+           'write_files', 'excerpt']
 
 # %% ../../nbs/83_studies.page.ipynb #fee1e5a9
 import base64
@@ -23,9 +23,9 @@ import pandas as pd
 import seaborn as sns
 
 from ..core import DataError, replacing, write_text
-from ..data.tasks import TASKS
 from ..metrics import METRICS
 from ..runs import seconds_of
+from .tasks import known_task, task_places, task_title
 from .results import Results, code_of, encoder_title, settings_of
 
 # %% ../../nbs/83_studies.page.ipynb #3eaeaccf
@@ -64,13 +64,6 @@ def p_value(
     return "" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 # %% ../../nbs/83_studies.page.ipynb #ec9b95e4
-def task_title(
-    task, # name of a task, known or not
-) -> str:
-    "What tables and figures call a task."
-    return TASKS[task].title if task in TASKS else str(task)
-
-
 def metric_title(
     metric, # name of a metric, known or not
     split=None, # what was scored
@@ -78,7 +71,8 @@ def metric_title(
 ) -> str:
     "What tables call a metric; of MNLI and XNLI with the split."
     name = METRICS[metric].title if metric in METRICS else {"forced_f1": "HasAns F1, no silence allowed"}.get(metric, str(metric).replace("_", " "))
-    several = task in TASKS and len(TASKS[task].report) > 1 and split
+    known = known_task(task)
+    several = known and len(known.report) > 1 and split
     return name + {"validation_matched": " (matched)", "validation_mismatched": " (mismatched)"}.get(split, f" ({split})" if several else "")
 
 
@@ -126,8 +120,8 @@ def ordered(
     study: Results,
 ) -> list: # (run, record) of the finished runs
     "In the order in which the table has their tasks."
-    order = {name: i for i, name in enumerate(TASKS)}
-    return sorted(study.runs.items(), key=lambda item: order.get(item[1].get("task"), len(order)))
+    places = task_places(r.get("task") for r in study.runs.values())
+    return sorted(study.runs.items(), key=lambda item: places[item[1].get("task")])
 
 
 def recipes(

@@ -16,13 +16,13 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS
 from .methods import against, highlighted, plot_cost, plot_growth, plot_shares, printed_tables, several_methods, verdict, wide
 from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, between, environment, excerpt, heading, html_end, html_figure, html_list, html_page, html_sections,
                                      html_table, markdown_end, markdown_sections, markdown_table, mean_sd, metric_title, nothing, number, ordered, p_value, recipes, remarks,
                                      save_figures, tally, task_title, write_files)
 from .questions import error_table, plot_lengths, published_answers, question_rows
+from .tasks import facts_of_rows
 from .results import KEYS, Results, encoder_title, glue_table, read_study, run_titles, scores
 
 # %% ../../nbs/83_studies.report.ipynb #4d6d4b02
@@ -173,7 +173,7 @@ def legend(
     table: pd.DataFrame, # from `glue_table`
 ) -> list[str]:
     "How to read the main table, whose its published numbers are, and what each † means."
-    apart = [f"{get_task(t).title}: {note}." for t in table["task"].unique() if t in TASKS for note in get_task(t).notes if "not comparable" in note]
+    apart = [f"{f.title}: {note}." for f in facts_of_rows(table).values() for note in f.notes if "not comparable" in note]
     return [" ".join([_LEGEND, *_sources(table)]), *apart, *(f"† {text}" for text, flag in _remarks(table) if flag != "ok")]
 
 # %% ../../nbs/83_studies.report.ipynb #5e351ae8

@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 
 from ..core import DataError, listed, read_json, write_json
-from ..data.tasks import TASKS, get_task
+from ..data.tasks import get_task
 from ..metrics import METRICS, baseline, score
 from ..published import published_value
 from ..qa.scoring import question_scores
 from ..runs import foreign_record, locked, read_rows, run_identity, seconds_of
 from ..statistics import bootstrap, collapse, summarise
 from .plan import RUNNER_LOCK, read_plan
+from .tasks import facts_of_record, known_task, task_places
 from .upstream import Lineage, encoder_title, own_settings
 from ..witness import executed_apart
 
@@ -479,7 +480,7 @@ def _plan(study):
 def _missing(study, key, names):
     "Rows of a planned task and encoder of which no run has finished."
     name, encoder, step = key
-    task = get_task(name) if name in TASKS else None
+    task = known_task(name)
     tried = [f for f in study.faults if f["run"] in names]
     about = {"task": name, "encoder": encoder, "step": step, "variant": "", "settings": "", "protocol": None, "runs": 0, "planned": len(names),
              "status": tried[0]["state"] if tried else "not started", "collapsed": 0, "undefined": 0, "seeds": ""}
@@ -512,6 +513,6 @@ def glue_table(
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["method"] = _methods(study, table)
     steps = dict.fromkeys(s for s in [*(job.get("step") for job in study.jobs), *table["step"]] if s)  # as planned
-    order = {"task": list(TASKS), "step": list(steps)}
-    rank = lambda column: column.map({name: i for i, name in enumerate(order[column.name])}).fillna(len(order[column.name]))
+    order = {"task": task_places(table["task"]), "step": {name: i for i, name in enumerate(steps)}}
+    rank = lambda column: column.map(order[column.name]).fillna(len(steps))
     return table.sort_values(["task", "step"], key=rank, kind="stable", ignore_index=True)
