@@ -8,7 +8,6 @@ __all__ = ['FIGURES', 'published_curves', 'published_table', 'plot_profiles', 'p
            'to_html', 'write_probes_report']
 
 # %% ../../nbs/84_studies.layers.ipynb #6e869aad
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -335,9 +334,8 @@ def paragraph(
     "What the numbers say: where each side is read best, what fine-tuning adds from where on, what the floors reach, what CKA says."
     rows = probe_rows(study) if rows is None else rows
     differences = layer_differences(study, rows) if differences is None else differences
-    counted = re.sub(r"(\d) collapsed", r"\1 probes collapsed", tally(study))  # a run has many
-    if not len(rows): return f"{counted} No probe has finished."
-    above, cka, found = against_trivial(study, rows), similarity(study), [counted]
+    if not len(rows): return f"{tally(study)} No probe has finished."
+    above, cka, found = against_trivial(study, rows), similarity(study), [tally(study)]
     mine = lambda table, key: table[(table["task"] == key[0]) & (table["encoder"] == key[1])] if len(table) else table
     for key, group in headline(final(rows)).groupby(["task", "encoder"], sort=False):
         sides = [g for _, g in mine(above[above["side"] != "random"], key).groupby("model", sort=False)]
