@@ -25,7 +25,7 @@ from ..published import ATTENTION_FLAGS, published_attention
 from ..statistics import holm
 from .methods import against
 from .tasks import facts_of_rows
-from .page import (DETAILS, EARLIER, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
+from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
                                      markdown_sections, markdown_table, mean_sd, number, p_value, panel_grid, remarks, save_figures, tally, task_title, write_files)
 from .results import KEYS, Results, encoder_title, glue_table, read_study, run_titles, settings_of
 
@@ -366,8 +366,8 @@ def write_attention_report(
     differences = against_full(study, rows)
     table, lead, notes, sections = attention_table(rows, differences), paragraph(study, rows, differences, costs), attention_notes(study, rows), _sections(study, rows, differences, costs)
     drawn = {"costs": plot_costs(costs), "time": plot_time(rows), "recall": plot_recall(recall_rows(study)), "errors": plot_errors(error_rows(study))}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES)
-    markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(table), _MAIN] if len(table) else []), DETAILS, *markdown_sections(sections), "## Notes", "\n".join(f"- {n}" for n in notes), *markdown_end(study)]) + "\n"
-    parts = ([heading("Scores, modes and costs"), html_table(table, _MAIN)] if len(table) else []) + [html_figure(*f) for f in figures.items()]
+    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
+    markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(table), captioned(study, _MAIN)] if len(table) else []), DETAILS, *markdown_sections(sections), "## Notes", "\n".join(f"- {n}" for n in notes), *markdown_end(study)]) + "\n"
+    parts = ([heading("Scores, modes and costs"), html_table(table, captioned(study, _MAIN))] if len(table) else []) + [html_figure(*f) for f in figures.items()]
     page = html_page(study, lead, [*parts, *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)])
     return write_files(place, rows, markdown, page)

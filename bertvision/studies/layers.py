@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..probing.profile import onset, peak
 from ..published import published_probes
-from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, heading, html_end, html_figure, html_list, html_page, html_sections,
+from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, heading, html_end, html_figure, html_list, html_page, html_sections,
                                      html_table, markdown_end, markdown_sections, markdown_table, metric_title, nothing, number, remarks,
                                      save_figures, tally, task_title, write_files)
 from .probes import (against_trivial, control_table, difference_table, final, headline, layer_differences, probe_rows,
@@ -413,7 +413,7 @@ def to_markdown(
     lead: str, # from `paragraph`
 ) -> str:
     "The report as Markdown: paragraph, main table, details, notes, faults, how to run it again."
-    parts = [f"# {study.title}", lead, markdown_table(main_table(study, rows)), _MAIN, DETAILS]
+    parts = [f"# {study.title}", lead, markdown_table(main_table(study, rows)), captioned(study, _MAIN), DETAILS]
     parts += markdown_sections(_sections(study, rows, differences))
     return "\n\n".join([*parts, "## Notes", "\n".join(f"- {n}" for n in probe_notes(study, rows)), *markdown_end(study)]) + "\n"
 
@@ -428,7 +428,7 @@ def to_html(
     "The report as one self-contained page."
     table = main_table(study, rows)
     off = set(table.index[len(table) - len(missing_rows(study)):])
-    parts = [heading("Profiles"), html_table(table, _MAIN, off=off), *(html_figure(*f) for f in figures.items())]
+    parts = [heading("Profiles"), html_table(table, captioned(study, _MAIN), off=off), *(html_figure(*f) for f in figures.items())]
     parts += [*html_sections(_sections(study, rows, differences)), heading("Notes"), html_list(probe_notes(study, rows), "notes"), *html_end(study)]
     return html_page(study, lead, parts, [f"protocol {p}" for p in rows["protocol"].dropna().unique()])
 
@@ -447,6 +447,6 @@ def write_probes_report(
     if differences is None: differences = layer_differences(study, rows)
     drawn = {"profiles": plot_profiles(rows), "mixes": plot_profiles(rows, "mix") if (rows["through"] == "mix").any() else None, "heat": plot_heat(rows),
              "difference": plot_difference(study, differences), "training": plot_training(rows), "similarity": plot_similarity(study)}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES)
+    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
     lead = paragraph(study, rows, differences)
     return write_files(place, profiles(rows), to_markdown(study, rows, differences, lead), to_html(study, rows, differences, lead, figures))

@@ -18,7 +18,7 @@ from ..metrics import METRICS, score
 from ..published import published, published_value
 from ..statistics import Difference, holm, paired_bootstrap
 from .tasks import facts_of_record, facts_of_rows, known_task, task_title
-from .results import KEYS, Results, encoder_title, method_title, run_titles, scored_columns, scores, settings_of
+from .results import KEYS, Results, encoder_title, fallen_text, method_title, run_titles, score_value, scored_columns, scores, settings_of
 
 # %% ../../nbs/83_studies.methods.ipynb #6495d452
 def headline_rows(
@@ -47,20 +47,31 @@ def highlighted(
     return table[shown]
 
 
-def _cell(row) -> str: return f"{100 * row['mean']:.1f}" + ("" if pd.isna(row["sd"]) else f" ± {100 * row['sd']:.1f}")
+def _cell(row) -> str:
+    "Mean ± sd × 100, with the number of collapsed runs in it; a score that is no number in one run is undefined."
+    if pd.isna(row["mean"]): return "undefined"
+    text = f"{100 * row['mean']:.1f}" + ("" if pd.isna(row["sd"]) else f" ± {100 * row['sd']:.1f}")
+    return text.replace("-", "−") + fallen_text(row)
+
+
+def _sizes(counts: pd.Series) -> str:
+    "Trainable parameters of a method: one number where its tasks agree, else from the smallest to the largest."
+    known = sorted(set(counts.dropna()))
+    if not known: return ""
+    return f"{known[0]:,.0f}" if len(known) == 1 else f"{known[0]:,.0f} to {known[-1]:,.0f}"
 
 # %% ../../nbs/83_studies.methods.ipynb #b54cd1d8
 def wide(
     table: pd.DataFrame, # from `glue_table`
 ) -> pd.DataFrame: # a row a method, a column a task; text
-    "Headline scores × 100, mean ± sd, with the trainable parameters of each method."
+    "Headline scores × 100, mean ± sd, with the trainable parameters of each method: a range where its heads differ by task."
     rows = headline_rows(table)
     cells = [_cell(r) for r in rows.to_dict("records")]
     titles = [f"{task_title(t)} {METRICS[m].title}" for t, m in zip(rows["task"], rows["metric"])]
     out = pd.DataFrame({"encoder": rows["encoder"], "Method": rows["method"], "title": titles, "cell": cells})
     out = out.pivot_table(index=["encoder", "Method"], columns="title", values="cell", aggfunc="first", sort=False).fillna("")
-    sizes = rows.groupby(["encoder", "method"], sort=False)["parameters"].mean()
-    out.insert(0, "Trainable", ["" if pd.isna(n) else f"{n:,.0f}" for n in sizes.reindex(out.index)])
+    sizes = rows.groupby(["encoder", "method"], sort=False)["parameters"].apply(_sizes)
+    out.insert(0, "Trainable", sizes.reindex(out.index).fillna(""))
     return out.reset_index(level=0).rename(columns={"encoder": "Encoder"}).rename_axis(columns=None).reset_index()
 
 # %% ../../nbs/83_studies.methods.ipynb #6949b3b1
@@ -278,12 +289,14 @@ def growth(
         shown = variant in study.highlights.get(r.get("step"), (variant,))
         metric = next(iter(facts_of_record(r).metrics), None)
         if not shown or epochs is None or not reported or metric not in r["metrics"][reported[0]]: continue
-        headline = r["metrics"][reported[0]][metric]
+        headline = score_value(r["metrics"][reported[0]][metric], metric)
         found.append({"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": variant or "BERT",
                       "settings": settings[run], "seed": r["seed"], "epochs": epochs, "examples": r["examples"]["train"],
                       "step": r.get("step"), "score": headline})
     same = ["task", "encoder", "method", "settings", "seed", "epochs", "examples"]
     rows = pd.DataFrame(found, columns=[*same, "step", "score"])
+    unknown = rows["score"].isna().groupby([rows[c] for c in same if c != "seed"]).transform("any")
+    rows = rows[~unknown].reset_index(drop=True)  # a mean without one of its seeds would be another mean; the fault is named
     again = rows.duplicated(same, keep=False)  # by several steps, as on out-of-fold states
     rows.loc[again, "method"] = [method_title(study, s, m) for s, m in zip(rows.loc[again, "step"], rows.loc[again, "method"])]
     rows["method"] = [m + (f" ({s})" if s else "") for m, s in zip(rows["method"], rows["settings"])]

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['GLUE', 'TEXT_COLUMNS', 'DETAILS', 'PROTOCOL_NOTES', 'EARLIER', 'number', 'between', 'mean_sd', 'p_value',
-           'metric_title', 'together', 'tally', 'remarks', 'ordered', 'recipes', 'environment', 'accepted',
-           'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections', 'html_list', 'html_figure',
-           'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'html_page', 'html_end', 'markdown_end',
-           'write_files', 'excerpt']
+           'metric_title', 'together', 'tally', 'encoder_remarks', 'captioned', 'remarks', 'ordered', 'recipes',
+           'environment', 'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections',
+           'html_list', 'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'html_page',
+           'html_end', 'markdown_end', 'write_files', 'excerpt']
 
 # %% ../../nbs/83_studies.page.ipynb #fee1e5a9
 import base64
@@ -15,8 +15,10 @@ import html
 import io
 import re
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -24,7 +26,7 @@ import seaborn as sns
 
 from ..core import DataError, replacing, write_text
 from ..metrics import METRICS
-from ..models.zoo import seen_before
+from ..models.zoo import encoder_remark, seen_before
 from ..runs import seconds_of
 from .tasks import facts_of_record, known_task, task_places, task_title
 from .results import Results, code_of, encoder_title, settings_of
@@ -144,6 +146,22 @@ def _seen(study: Results) -> list[str]:
     return sentences
 
 # %% ../../nbs/83_studies.page.ipynb #ac8444f4
+def encoder_remarks(
+    study: Results,
+) -> str: # sentences, "" when there is none
+    "Tell which weights the short names of the study's encoders stand for, to be printed beside what calls them pretrained."
+    names = dict.fromkeys(name for r in study.runs.values() for name in _encoders(study, r))
+    return " ".join(filter(None, map(encoder_remark, names)))
+
+
+def captioned(
+    study: Results,
+    caption: str, # of the main table
+) -> str:
+    "A caption with the remarks on the encoders behind it."
+    return " ".join(filter(None, [caption, encoder_remarks(study)]))
+
+
 def _collapse_changes(study: Results) -> list[str]:
     "One sentence on the runs whose record and whose predictions do not agree on whether they collapsed."
     changed = {run: r for run, r in study.runs.items() if "recorded_collapse" in r}
@@ -364,16 +382,26 @@ def nothing(
     return fig
 
 
+@contextmanager
+def _signed(fig: plt.Figure, remark: str):
+    "A figure with a remark below it, for as long as it is written."
+    lines = wrap(remark, max(40, int(16 * fig.get_size_inches()[0])))
+    line = fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35") if lines else None
+    yield
+    if line: line.remove()
+
+
 def save_figures(
     drawn: dict, # name -> Figure
     place: Path, # the report's folder
     titles: dict, # name -> title
+    remark: str = "", # a line below each, such as `encoder_remarks`
 ) -> dict: # title -> PNG file, in the same order
     "PNGs for screens; the same bytes for the same figure. Raises OutputError when they cannot be written."
     found = {}
     for name, fig in drawn.items():
         found[titles[name]] = place / f"{name}.png"
-        with replacing(found[titles[name]]) as tmp:
+        with replacing(found[titles[name]]) as tmp, _signed(fig, remark):
             fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None}, pil_kwargs={"optimize": True})
     return found
 

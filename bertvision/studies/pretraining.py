@@ -18,11 +18,11 @@ import seaborn as sns
 from ..core import write_json
 from ..metrics import METRICS, score
 from .methods import against, verdict, wide
-from .page import (DETAILS, EARLIER, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
+from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
                                      markdown_sections, markdown_table, number, panel_grid, remarks, save_figures, tally, task_title, write_files)
 from .report import differences
 from .tasks import facts_of_record
-from .results import Results, glue_table, read_study, run_titles, settings_of
+from .results import Results, glue_table, read_study, run_titles, score_value, settings_of
 
 # %% ../../nbs/84_studies.pretraining.ipynb #bab69174
 _STEPS = {"untrained": "steps/0", "begun": "steps/100", "pretrained": "model"}
@@ -135,7 +135,7 @@ def transfer_rows(
         if r["experiment"] != "finetune" or not r.get("task") or (steps := _steps_before(r)) is None: continue
         task = facts_of_record(r)
         split, metric = task.report[0], task.metrics[0]
-        found.append({"task": task.name, "metric": metric, "method": titles[run], "seed": r["seed"], "steps": steps, "score": r["metrics"][split][metric], "baseline": r["baselines"][split].get(metric),
+        found.append({"task": task.name, "metric": metric, "method": titles[run], "seed": r["seed"], "steps": steps, "score": score_value(r["metrics"][split][metric], metric), "baseline": r["baselines"][split].get(metric),
                       "order": order.index(r["step"]) if r["step"] in order else len(order)})
     rows = pd.DataFrame(found, columns=["task", "metric", "method", "seed", "steps", "score", "baseline", "order"])
     return rows.sort_values(["task", "steps", "order", "seed"], kind="stable", ignore_index=True).drop(columns="order")
@@ -196,7 +196,7 @@ def _caption(study, rows):
     sources = [r for r in study.runs.values() if r["experiment"] == "pretrain"]
     tuned = sum(r["experiment"] == "finetune" for r in study.runs.values())
     alike = len({(r["parameters_count"]["total"], r["vocabulary_size"], r["step"]) for r in sources}) == 1 and len({r["seed"] for r in sources}) == len(sources)
-    return _MAIN + (_ONE if alike and len(rows) == tuned else "")
+    return captioned(study, _MAIN + (_ONE if alike and len(rows) == tuned else ""))
 
 
 def _sections(study, rows, compared):
@@ -224,7 +224,7 @@ def write_pretraining_report(
     compared = against_untrained(study, rows, table)
     main, lead, notes, sections = main_table(table), paragraph(study, rows, compared), remarks(study), _sections(study, rows, compared)
     drawn = {"learning": plot_learning(learning_rows(study)), "transfer": plot_transfer(rows)}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES)
+    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
     markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(main), _caption(study, rows)] if len(main) else []), DETAILS, *markdown_sections(sections), *(["## Notes", "\n".join(f"- {n}" for n in notes)] if notes else []), *markdown_end(study)]) + "\n"
     parts = ([heading("Scores"), html_table(main, _caption(study, rows))] if len(main) else []) + [html_figure(*f) for f in figures.items()]
     page = html_page(study, lead, [*parts, *html_sections(sections), *([heading("Notes"), html_list(notes, "notes")] if notes else []), *html_end(study)])

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'BERT_BASE', 'COLUMNS', 'example_study', 'Results', 'scored_columns', 'collapse_today', 'code_of',
-           'settings_of', 'method_title', 'run_titles', 'read_study', 'score_value', 'scores', 'glue_table']
+           'settings_of', 'method_title', 'run_titles', 'read_study', 'score_value', 'scores', 'fallen_text',
+           'glue_table']
 
 # %% ../../nbs/82_studies.results.ipynb #be562db4
 import json
@@ -184,7 +185,7 @@ def _disagreement(record, rows):
                 return f"the record says {split} {name} = {said:.4f}, its predictions give {again[name]:.4f}"
     return None
 
-
+# %% ../../nbs/82_studies.results.ipynb #19fa2bed
 def _is_number(x) -> bool: return x is not None and bool(np.isfinite(x))
 
 
@@ -505,10 +506,24 @@ def _published(task, encoder, metric, split, model="fine-tuning", source=""):
             "published_bert_base_source": base.get("source"), "published_bert_base_flag": base.get("flag"),
             "published_bert_base_remark": base.get("remark")}
 
+# %% ../../nbs/82_studies.results.ipynb #883933f4
+def fallen_text(
+    row: dict, # of `glue_table`
+) -> str: # " (1 of 3 collapsed)", " (all 3 collapsed)" or ""
+    "Return how many of the runs behind a score have collapsed."
+    collapsed, runs = row["collapsed"], row["runs"]
+    if not collapsed: return ""
+    return f" ({'' if collapsed < runs else 'all '}{collapsed}{f' of {runs}' if collapsed < runs else ''} collapsed)"
+
 # %% ../../nbs/82_studies.results.ipynb #b7579238
 def _possible(x, metric):
     "An end of an interval, cut at the metric's range: with few seeds the t-interval leaves it."
     return float(np.clip(x, METRICS[metric].low, METRICS[metric].high)) if metric in METRICS else x
+
+
+def _answered(study, run, split):
+    "Whether a run's predictions hold a split, so that its score has been checked."
+    return run in study.predictions and bool((study.predictions[run]["split"] == split).any())
 
 
 def _row(study, key, group, planned):
@@ -526,7 +541,7 @@ def _row(study, key, group, planned):
         "example_low": example_low, "example_high": example_high, "baseline": group["baseline"].astype(float).mean(),
         **shown, "difference": found.mean - shown["published"] if comparable else None,
         "collapsed": len(collapsed), "collapsed_reasons": ", ".join(sorted(set(collapsed))),
-        "undefined": int(group["undefined"].sum()), "parameters": group["parameters"].astype(float).mean(), "examples_per_second": group["examples_per_second"].astype(float).mean(),
+        "undefined": int(group["undefined"].sum()), "unchecked": sum(not _answered(study, run, split) for run in group["run"]), "parameters": group["parameters"].astype(float).mean(), "examples_per_second": group["examples_per_second"].astype(float).mean(),
         "seconds": group["seconds"].astype(float).mean(), "peak_memory_bytes": group["peak_memory_bytes"].astype(float).max()}
 
 # %% ../../nbs/82_studies.results.ipynb #05d39a3d
@@ -546,7 +561,7 @@ def _missing(study, key, names):
     task = known_task(name)
     tried = [f for f in study.faults if f["run"] in names]
     about = {"task": name, "encoder": encoder, "step": step, "variant": "", "settings": "", "protocol": None, "runs": 0, "planned": len(names),
-             "status": tried[0]["state"] if tried else "not started", "collapsed": 0, "undefined": 0, "seeds": ""}
+             "status": tried[0]["state"] if tried else "not started", "collapsed": 0, "undefined": 0, "unchecked": 0, "seeds": ""}
     cells = [(split, metric) for split in task.report for metric in task.metrics] if task else [(None, None)]
     return [about | {"split": s, "metric": m} | (_published(name, encoder, m, s, source=study.published) if m else {}) for s, m in cells]
 
@@ -554,7 +569,7 @@ def _missing(study, key, names):
 COLUMNS = KEYS + ["method", "model", "split", "metric", "status", "runs", "planned", "seeds", "mean", "sd", "low", "high", "example_low", "example_high",
                   "baseline", "published", "published_source", "published_flag", "published_remark", "difference", "published_bert_base",
                   "published_bert_base_source", "published_bert_base_flag", "published_bert_base_remark", "collapsed", "collapsed_reasons",
-                  "undefined", "parameters", "examples_per_second", "seconds", "peak_memory_bytes"]
+                  "undefined", "unchecked", "parameters", "examples_per_second", "seconds", "peak_memory_bytes"]
 
 
 def _methods(study, table):
