@@ -196,7 +196,7 @@ def _undefined(record):
         if not names: continue
         alone = [m for m in names if METRICS[m].kind != "regression"]
         text = "it leaves its method without a mean" if alone else "it is the correlation of a constant and counts as 0"
-        yield f"{split} {listed(names)} {'is' if len(names) == 1 else 'are'} undefined: {text}"
+        yield f"{split} {' and '.join(names)} {'is' if len(names) == 1 else 'are'} undefined: {text}"
 
 
 def _doubts(record, rows):
@@ -204,7 +204,7 @@ def _doubts(record, rows):
     yield from (("undefined score", why) for why in _undefined(record))
     if rows is None: return  # named already
     silent = [s for s, found in record["metrics"].items() if s != "selection" and set(found) & set(METRICS) and not (rows["split"] == s).any()]
-    if silent: yield "unchecked", f"its predictions have no row of {listed(silent)}: that score cannot be checked"
+    if silent: yield "unchecked", f"its predictions have no row of {' and '.join(silent)}: that score cannot be checked"
     if why := _disagreement(record, rows): yield "contradiction", why
 
 # %% ../../nbs/82_studies.results.ipynb #2d6c1824
