@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONE_CLASS_SHARE', 'CONSTANT_SHARE', 'NO_CORRELATION', 'Summary', 'summarise', 'Interval', 'bootstrap', 'Difference',
-           'paired_bootstrap', 'McNemar', 'mcnemar', 'holm', 'collapse']
+           'paired_bootstrap', 'McNemar', 'mcnemar', 'holm', 'collapse', 'answers_collapse']
 
 # %% ../nbs/03_statistics.ipynb #2317055c
 from typing import NamedTuple
@@ -224,3 +224,16 @@ def _classes_collapse(p, y):
     if share(y) >= ONE_CLASS_SHARE: return None
     if share(p) >= ONE_CLASS_SHARE: return "one class"
     return "matthews 0" if abs(score("matthews", p, y)["matthews"]) < 0.005 else None
+
+# %% ../nbs/03_statistics.ipynb #cc05269d
+def answers_collapse(
+    answered,    # (N,) 0 or 1: whether the run answered a question
+    has_answer,  # (N,) 0 or 1: whether the question has an answer
+    f1,          # (N,) F1 of each answer
+    losses=None, # training losses in order, or None
+) -> str | None: # nan loss | no answer | wrong everywhere | None
+    "Return why a run on questions must be called collapsed, or None."
+    if losses is not None and len(losses) and not np.isfinite(float(losses[-1])): return "nan loss"
+    answered, has = np.asarray(answered), np.asarray(has_answer).astype(bool)
+    if has.mean() > 1 - ONE_CLASS_SHARE and (answered == 0).mean() >= ONE_CLASS_SHARE: return "no answer"
+    return "wrong everywhere" if has.any() and np.asarray(f1)[has].max() == 0 else None

@@ -136,6 +136,15 @@ def test_yaml_is_read_and_written_in_one_place():
     assert not others
 
 
+def test_no_report_asks_the_table_of_tasks():
+    """A task of one's own is in no table before its file was read: studies ask `studies.tasks`, which reads it."""
+    asks = re.compile(r"\bTASKS\b|\b_ALIASES\b")
+    assert asks.search("if task in TASKS: return"), "the test no longer sees such questions"
+    sources = {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "bertvision" / "studies").glob("*.py")}
+    sources |= {p.name: "\n".join(source(c) for c in cells(p) if c["cell_type"] == "code") for p in NBS if p.parent.name == "reports"}
+    assert not [name for name, text in sources.items() if asks.search(text)]
+
+
 def run_notebooks(names):
     """Two at a time, each on one thread: together they would get in each other's way."""
     import os

@@ -3,14 +3,18 @@ import csv
 import gzip
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 from study_lab import Lab, pretend_done
 
 from bertvision import fit, load_encoder, load_task
-from bertvision.core import BertvisionError, DataError, read_json
+from bertvision.core import BertvisionError, DataError, read_json, write_json
 from bertvision.data import tasks
 from bertvision.data.tasks import get_task, input_files
+from bertvision.metrics import score
 from bertvision.studies.plan import job_state
+from bertvision.studies.report import write_report
 
 ROWS = [(f'it was "{word}", number {i}', f"line one\nline {i}", label) for i in range(12) for word, label in (("good", "1"), ("awful", "0"))]
 YAML = """
@@ -122,3 +126,46 @@ def test_two_files_cannot_have_one_name(own, tmp_path):
     for p in own.parent.iterdir(): (tmp_path / p.name).write_bytes(p.read_bytes())
     with pytest.raises(BertvisionError, match="name = 'reviews': already the name of .*mine"): get_task(tmp_path / "reviews.yaml")
     with pytest.raises(DataError, match="absent.yaml cannot be read"): get_task("absent.yaml")
+
+
+TWO_METHODS = """
+title: Mine
+tasks: [{own}]
+encoders: [tiny-random]
+seeds: [0, 1]
+steps:
+  learn: {{title: Plain}}
+  other: {{title: Other, experiment: learn}}
+"""
+MARKS = YAML.replace("classification", "regression").replace("labels: {0: negative, 1: positive}", "scores: [0, 1]")
+
+
+def pretend_study(lab, own):
+    """A study of two methods on an own task: the folder that its eight finished runs would have left."""
+    lab.study(TWO_METHODS.format(own=own))
+    plan = lab.plan()
+    data = load_task(own)
+    labels, ids = np.array(data["validation"]["label"][:]), data["validation"]["example_id"][:]
+    for job in plan.jobs:
+        rng = np.random.default_rng([job.grid["seed"], job.step == "other"])
+        said = labels + rng.normal(0, 0.1, len(labels)) if data.task.kind == "regression" else np.r_[1 - labels[:1], labels[1:]]
+        pretend_done(job, metrics={"validation": score(data.task.metrics, said, labels)}, baselines={"validation": dict.fromkeys(data.task.metrics, 0.0)})
+        rows = pd.DataFrame({"split": "validation", "example_id": ids, "label": labels, "prediction": said})
+        rows.to_parquet(job.folder / "predictions.parquet", index=False)
+    jobs = [{"run": j.id, "step": j.step, **j.grid} for j in plan.jobs]
+    write_json(plan.folder / "plan.json", {"study": "small", "title": "Mine", "jobs": jobs, "titles": {"learn": "Plain", "other": "Other"}})
+    return plan.folder
+
+
+@pytest.mark.parametrize("text, headline", [(YAML, "Accuracy"), (MARKS.replace("[accuracy, f1]", "[pearson, spearman]"), "Pearson")], ids=["classification", "regression"])
+@pytest.mark.parametrize("known", [True, False], ids=["file at hand", "file gone"])
+def test_a_study_of_two_methods_ends_in_a_report(own, lab, text, headline, known, monkeypatch):
+    own.write_text(text + "title: Film reviews\n")
+    folder = pretend_study(lab, own)
+    tasks._ALIASES.pop(tasks.TASKS.pop("reviews").name)  # as in the process of the report
+    if not known: monkeypatch.setenv("BERTVISION_TASKS", "")
+    report = (write_report(folder) / "table.md").read_text()
+    title = "Film reviews" if known else "reviews"
+    assert f"| Method | Encoder | Trainable | {title} {headline} |" in report or f"| Method | Encoder | {title} {headline} |" in report
+    assert "| Plain | tiny-random |" in report and "| Other | tiny-random |" in report
+    assert f"| {title} | Other |" in report.partition("## Against the baseline")[2]

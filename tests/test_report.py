@@ -1,18 +1,24 @@
 """The report: no run disappears, numbers are right, the page stands alone."""
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from bertvision.core import DataError, OutputError, read_json, write_json
+from bertvision.models.zoo import encoder_remark
 from bertvision.runs import lock
-from bertvision.studies.methods import against
+from bertvision.statistics import answers_collapse
+from bertvision.studies.methods import against, growth, wide
+from bertvision.studies.page import remarks, tally
 from bertvision.studies.report import (DETAILS, environment, excerpt, legend, notes, plot_loss, plot_scores, plot_selection,
                                        readable, summary, to_html, write_report)
 from bertvision.studies.results import example_study, glue_table, read_study, scores
 
+OUTPUTS = Path(__file__).parents[1] / "outputs"
 VOID = {"meta", "img", "br", "link"}
 
 
@@ -180,7 +186,9 @@ def test_a_margin_must_survive_both_intervals(example):
 
 
 def test_an_undefined_correlation_counts_as_zero(example):
-    change(example, "finetune.sts-b.s0", metrics={"validation": {"pearson": None, "spearman": None}}, collapsed="constant prediction")
+    change(example, "finetune.sts-b.s0", metrics={"validation": {"pearson": None, "spearman": None}})
+    change_predictions(example, "finetune.sts-b.s0", lambda rows: rows.assign(prediction=2.5))
+    assert states(example)["finetune.sts-b.s0"] == "undefined score"
     study = read_study(example)
     table, tidy = glue_table(study), scores(study)
     assert tidy[tidy["run"] == "finetune.sts-b.s0"]["value"].tolist() == [0.0, 0.0]
@@ -321,3 +329,94 @@ def test_no_study_and_no_room(example, tmp_path):
     with pytest.raises(DataError, match="holds no study"): read_study(tmp_path / "nowhere")
     (example / "report").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written"): write_report(example)
+
+
+def committed(tmp_path, study, *runs):
+    "A study of some committed runs."
+    for run in runs: shutil.copytree(OUTPUTS / study / "runs" / run, tmp_path / study / "runs" / run)
+    return read_study(tmp_path / study)
+
+
+def test_collapse_is_a_fact_of_today(example):
+    change_predictions(example, "finetune.rte.s0", lambda rows: rows.assign(prediction=1))
+    change(example, "finetune.rte.s2", collapsed=None)
+    change(example, "finetune.cola.s0", collapsed="one class")
+    study = read_study(example)
+    assert {run: r["collapsed"] for run, r in study.runs.items() if r["collapsed"]} == {"finetune.rte.s0": "one class", "finetune.rte.s2": "one class"}
+    assert tally(study).endswith("; 2 collapsed (finetune.rte.s0, finetune.rte.s2).")
+    told = [r for r in remarks(study) if "Collapse is computed" in r]
+    assert len(told) == 1 and "finetune.cola.s0 (none, recorded: one class), finetune.rte.s0 (one class, recorded: none)" in told[0]
+
+
+def test_a_committed_run_without_a_correlation_counts_as_collapsed(tmp_path):
+    study = committed(tmp_path, "glue-small", "lora.sts-b.minilm-l6.s0", "lora.sts-b.minilm-l6.s1")
+    assert [r["collapsed"] for r in study.runs.values()] == ["pearson 0", None]
+    assert wide(glue_table(study)).iloc[0]["STS-B Pearson"].endswith(" (1 of 2 collapsed)")
+
+
+def test_what_an_encoder_has_read_is_said_whatever_the_record_says(tmp_path):
+    study = committed(tmp_path, "squad-small", "finetune.squad1-articles.minilm-l6.s0", "bidaf.squad1-articles.s0")
+    told = [r for r in remarks(study) if "tuned on training texts" in r]
+    assert len(told) == 1 and told[0].startswith("SQuAD 1.1, articles: the published weights of minilm-l6") and "(1 run; 1 of their records did not say so)" in told[0]
+
+
+@pytest.mark.parametrize("answered, f1, losses", [([0] * 6, [0.0] * 6, [1.0]), ([1] * 6, [0.0] * 6, [1.0]), ([1, 0] * 3, [0.5, 0.0] * 3, [1.0]), ([1] * 6, [1.0] * 6, [float("nan")])])
+def test_today_s_rule_for_answers_is_that_of_the_runs(answered, f1, losses):
+    from bertvision.data.tasks import get_task
+    from bertvision.training.grading import fallen
+
+    rows = pd.DataFrame({"prediction": answered, "label": [1, 0, 1, 0, 1, 1], "answer_f1": f1})
+    assert answers_collapse(rows["prediction"], rows["label"], rows["answer_f1"], losses) == fallen(get_task("squad2"), rows, losses)
+
+
+def test_runs_and_models_are_counted_in_their_own_units(example):
+    study = read_study(example)
+    run = study.runs["finetune.rte.s2"]
+    heads = {f"heads.rte/{v}": run | {"of": "heads.rte", "variant": v} for v in ("a", "b", "c")}
+    study = replace(study, runs=study.runs | heads, jobs=[*study.jobs, {"run": "heads.rte"}])
+    assert tally(study) == "11 of 16 runs finished (1 broken, 1 failed, 3 not started); 4 of the 13 models that they scored collapsed (finetune.rte.s2, heads.rte/a, heads.rte/b, heads.rte/c)."
+
+
+def test_trainable_is_a_range_where_tasks_differ(example):
+    for run in ("finetune.cola.s0", "finetune.rte.s0", "finetune.mrpc.s0"): change(example, run, parameters_count={"trainable": 770})
+    change(example, "finetune.sts-b.s0", parameters_count={"trainable": 385})
+    assert wide(glue_table(read_study(example)))["Trainable"].tolist() == ["385 to 770"]
+
+
+def test_the_name_of_an_encoder_hides_nothing(example):
+    unsigned = write_report(example).joinpath("scores.png").read_bytes()
+    for path in (*example.glob("runs/*/record.json"), example / "plan.json"): path.write_text(path.read_text().replace("example-encoder", "minilm-l6"))
+    report = write_report(example)
+    assert encoder_remark("minilm-l6") in report.joinpath("table.md").read_text().partition(DETAILS)[0]
+    assert encoder_remark("minilm-l6") in report.joinpath("report.html").read_text()
+    height = lambda png: int.from_bytes(png[20:24], "big")
+    assert height(report.joinpath("scores.png").read_bytes()) > height(unsigned), "a line below the figure says it, too"
+    readme = (OUTPUTS.parent / "nbs" / "index.ipynb").read_text()
+    assert "tuned for sentence similarity on more than a billion pairs" in readme
+
+
+def test_a_score_that_is_no_number_is_named_and_leaves_no_mean(example):
+    change(example, "finetune.cola.s1", metrics={"validation": {"matthews": None}})
+    study = read_study(example)
+    faults = {f["run"]: f for f in study.faults if f["state"] == "undefined score"}
+    assert faults["finetune.cola.s1"]["why"] == "validation matthews is undefined: it leaves its method without a mean"
+    table = glue_table(study)
+    assert np.isnan(cell(table, "cola", "mean")) and readable(table).iloc[0]["Score"] == "undefined"
+    assert wide(table)["CoLA Matthews"].tolist() == ["undefined"]
+    assert "cola" not in set(growth(study)["task"]) and "rte" in set(growth(study)["task"])
+
+
+def test_predictions_without_the_reported_split_are_unchecked(example):
+    change_predictions(example, "finetune.cola.s0", lambda rows: rows.assign(split="elsewhere"))
+    (example / "runs" / "finetune.rte.s0" / "predictions.parquet").unlink()
+    assert states(example)["finetune.cola.s0"] == states(example)["finetune.rte.s0"] == "unchecked"
+    table = glue_table(read_study(example))
+    assert cell(table, "cola", "unchecked") == cell(table, "rte", "unchecked") == 1 and cell(table, "sts-b", "unchecked") == 0
+    assert any("records alone" in n and "CoLA, example-encoder (1 of 3 runs); RTE, example-encoder (1 of 3 runs)" in n for n in notes(table))
+
+
+def test_a_method_with_only_collapsed_runs_is_named(example):
+    for seed in range(3): change_predictions(example, f"finetune.rte.s{seed}", lambda rows: rows.assign(prediction=1))
+    table = glue_table(read_study(example))
+    assert wide(table)["RTE Accuracy"].iloc[0].endswith(" (all 3 collapsed)")
+    assert readable(table).set_index("Task").loc["RTE", "Score"].endswith(" (all 3 collapsed)")

@@ -18,14 +18,14 @@ import seaborn as sns
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ..core import write_json
-from ..data.tasks import TASKS, get_task
 from ..data.recall import ONE_END
 from ..data.toy import generate
 from ..metrics import METRICS
 from ..published import ATTENTION_FLAGS, published_attention
 from ..statistics import holm
 from .methods import against
-from .page import (DETAILS, EARLIER, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
+from .tasks import facts_of_rows
+from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
                                      markdown_sections, markdown_table, mean_sd, number, p_value, panel_grid, remarks, save_figures, tally, task_title, write_files)
 from .results import KEYS, Results, encoder_title, glue_table, read_study, run_titles, settings_of
 
@@ -95,9 +95,10 @@ def attention_rows(
 ) -> pd.DataFrame: # the headline rows of `glue_table` with mode, swap, tokens, computed, compared, weights, loss, train_seconds, eval_seconds, memory
     "A row a task and attention; means over seeds. Empty for a study without attention."
     table, found = glue_table(study) if table is None else table, []
+    facts = facts_of_rows(table)
     for r in table[table["status"] == "done"].to_dict("records"):
-        behind, task = _behind(study, r), TASKS.get(r["task"])
-        if not behind or not task or (r["metric"], r["split"]) != (task.metrics[0], task.report[0]): continue
+        behind, task = _behind(study, r), facts.get(r["task"])
+        if not behind or not task or not task.metrics or (r["metric"], r["split"]) != (task.metrics[0], task.report[0]): continue
         mean = lambda value: float(np.mean([value(b) for b in behind]))
         shares = {name: mean(lambda b: b["modes"]["modes"].get(name, 0.0)) for name in dict.fromkeys(n for b in behind for n in b["modes"]["modes"])}
         found.append(r | {
@@ -286,7 +287,8 @@ def plot_time(
         for r in rows[rows["task"] == task].to_dict("records"):
             ax.errorbar(r["train_seconds"], 100 * r["mean"], yerr=100 * np.nan_to_num(r["sd"]), marker="o", color=colors[r["method"]], label=r["method"], capsize=2, ls="")
         ax.axhline(100 * rows[rows["task"] == task]["baseline"].mean(), color="0.2", ls=":", lw=1.3, label="trivial baseline")
-        ax.set(title=task_title(task), xlabel="seconds of training", ylabel=f"{METRICS[get_task(task).metrics[0]].title} × 100", xlim=(0, None))
+        metric = rows.loc[rows["task"] == task, "metric"].iloc[0]
+        ax.set(title=task_title(task), xlabel="seconds of training", ylabel=f"{METRICS[metric].title} × 100", xlim=(0, None))
     return finish(fig, "Score against time", 3)
 
 # %% ../../nbs/84_studies.attention.ipynb #c713192c
@@ -364,8 +366,8 @@ def write_attention_report(
     differences = against_full(study, rows)
     table, lead, notes, sections = attention_table(rows, differences), paragraph(study, rows, differences, costs), attention_notes(study, rows), _sections(study, rows, differences, costs)
     drawn = {"costs": plot_costs(costs), "time": plot_time(rows), "recall": plot_recall(recall_rows(study)), "errors": plot_errors(error_rows(study))}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES)
-    markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(table), _MAIN] if len(table) else []), DETAILS, *markdown_sections(sections), "## Notes", "\n".join(f"- {n}" for n in notes), *markdown_end(study)]) + "\n"
-    parts = ([heading("Scores, modes and costs"), html_table(table, _MAIN)] if len(table) else []) + [html_figure(*f) for f in figures.items()]
+    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
+    markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(table), captioned(study, _MAIN)] if len(table) else []), DETAILS, *markdown_sections(sections), "## Notes", "\n".join(f"- {n}" for n in notes), *markdown_end(study)]) + "\n"
+    parts = ([heading("Scores, modes and costs"), html_table(table, captioned(study, _MAIN))] if len(table) else []) + [html_figure(*f) for f in figures.items()]
     page = html_page(study, lead, [*parts, *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)])
     return write_files(place, rows, markdown, page)

@@ -18,7 +18,7 @@ import seaborn as sns
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from ..published import SUBSET_FLAGS, published_subsets
-from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections,
+from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections,
                                      html_table, markdown_end, markdown_sections, markdown_table, nothing, number, panel_grid, remarks, save_figures, tally,
                                      task_title, write_files)
 from .results import Results, read_study
@@ -601,7 +601,7 @@ def to_markdown(
     lead: str, # from `paragraph`
 ) -> str:
     "The report as Markdown: paragraph, main table, details, notes, faults, how to run it again."
-    parts = [f"# {study.title}", lead, *([markdown_table(table), _MAIN] if len(table) else []), DETAILS, *markdown_sections(sections)]
+    parts = [f"# {study.title}", lead, *([markdown_table(table), captioned(study, _MAIN)] if len(table) else []), DETAILS, *markdown_sections(sections)]
     return "\n\n".join([*parts, "## Notes", "\n".join(f"- {n}" for n in notes), *markdown_end(study)]) + "\n"
 
 
@@ -614,7 +614,7 @@ def to_html(
     figures: dict, # title -> PNG file, in the order of the page
 ) -> str:
     "The report as one self-contained page."
-    parts = [heading("Accuracy by budget"), html_table(table, _MAIN)] if len(table) else []
+    parts = [heading("Accuracy by budget"), html_table(table, captioned(study, _MAIN))] if len(table) else []
     parts += [*(html_figure(*f) for f in figures.items()), *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)]
     return html_page(study, lead, parts, [f"protocol {p}" for p in dict.fromkeys(r["protocol"] for r in study.runs.values())])
 
@@ -634,6 +634,6 @@ def write_subsets_report(
     if differences is None: differences = against_random(study, rows)
     drawn = {"budgets": plot_budgets(rows, differences), "hans": plot_hans(hans), "epochs": plot_epochs(study, rows), "freezing": plot_freezing(rows),
              "seconds": plot_seconds(rows), "map": plot_map(study), "overlap": plot_overlap(study)}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES)
+    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
     told = study, subset_table(study, rows, differences), report_sections(study, rows, differences, hans), subset_notes(study, rows, hans), paragraph(study, rows, differences, hans)
     return write_files(place, subset_means(rows), to_markdown(*told), to_html(*told, figures))

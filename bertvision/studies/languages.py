@@ -20,7 +20,7 @@ from ..core import write_json
 from ..data.tasks import XNLI_LANGUAGES
 from ..published import published
 from ..statistics import bootstrap, collapse, summarise
-from .page import (DETAILS, EARLIER, accepted, between, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
+from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, between, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
                                      markdown_sections, markdown_table, mean_sd, metric_title, number, panel_grid, remarks, save_figures, tally, task_title, together, write_files)
 from .probes import answers
 from .results import Results, encoder_title, method_title, read_study, settings_of
@@ -297,9 +297,9 @@ def write_languages_report(
     parts = [("Intervals", detail_table(means), "Over seeds: t-interval. Over pairs: bootstrap of the seeds' mean."), ("Published numbers", published_table(means), "As printed."),
              ("Runs of an earlier code", accepted(study), EARLIER)]
     sections, drawn = [p for p in parts if len(p[1])], {"languages": plot_languages(means)}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES)
+    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
     told = "\n".join(f"- {n}" for n in notes)
-    markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(table), _MAIN] if len(table) else []), DETAILS, *markdown_sections(sections), "## Notes", told, *markdown_end(study)]) + "\n"
-    body = ([heading("Languages"), html_table(table, _MAIN)] if len(table) else []) + [html_figure(*f) for f in figures.items()]
+    markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(table), captioned(study, _MAIN)] if len(table) else []), DETAILS, *markdown_sections(sections), "## Notes", told, *markdown_end(study)]) + "\n"
+    body = ([heading("Languages"), html_table(table, captioned(study, _MAIN))] if len(table) else []) + [html_figure(*f) for f in figures.items()]
     page = html_page(study, lead, [*body, *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)])
     return write_files(place, means, markdown, page)

@@ -8,7 +8,6 @@ __all__ = ['FIGURES', 'published_curves', 'published_table', 'plot_profiles', 'p
            'to_html', 'write_probes_report']
 
 # %% ../../nbs/84_studies.layers.ipynb #6e869aad
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +17,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
-from ..data.tasks import TASKS, get_task
 from ..probing.profile import onset, peak
 from ..published import published_probes
-from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, heading, html_end, html_figure, html_list, html_page, html_sections,
+from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, heading, html_end, html_figure, html_list, html_page, html_sections,
                                      html_table, markdown_end, markdown_sections, markdown_table, metric_title, nothing, number, remarks,
                                      save_figures, tally, task_title, write_files)
 from .probes import (against_trivial, control_table, difference_table, final, headline, layer_differences, probe_rows,
                                        profile_table, profiles, shown_metrics)
+from .tasks import known_task
 from .results import Results, encoder_title, read_study, run_titles
 
 # %% ../../nbs/84_studies.layers.ipynb #a8dbc803
@@ -154,8 +153,8 @@ def plot_profiles(
 
 # %% ../../nbs/84_studies.layers.ipynb #a65d27c8
 def _heat_metrics(task):
-    if task not in TASKS: return []
-    t = get_task(task)
+    t = known_task(task)
+    if not t: return []
     return ["exact_match", "answer_f1", "has_answer_f1"] if t.kind == "span" else [t.metrics[0]]
 
 
@@ -335,9 +334,8 @@ def paragraph(
     "What the numbers say: where each side is read best, what fine-tuning adds from where on, what the floors reach, what CKA says."
     rows = probe_rows(study) if rows is None else rows
     differences = layer_differences(study, rows) if differences is None else differences
-    counted = re.sub(r"(\d) collapsed", r"\1 probes collapsed", tally(study))  # a run has many
-    if not len(rows): return f"{counted} No probe has finished."
-    above, cka, found = against_trivial(study, rows), similarity(study), [counted]
+    if not len(rows): return f"{tally(study)} No probe has finished."
+    above, cka, found = against_trivial(study, rows), similarity(study), [tally(study)]
     mine = lambda table, key: table[(table["task"] == key[0]) & (table["encoder"] == key[1])] if len(table) else table
     for key, group in headline(final(rows)).groupby(["task", "encoder"], sort=False):
         sides = [g for _, g in mine(above[above["side"] != "random"], key).groupby("model", sort=False)]
@@ -415,7 +413,7 @@ def to_markdown(
     lead: str, # from `paragraph`
 ) -> str:
     "The report as Markdown: paragraph, main table, details, notes, faults, how to run it again."
-    parts = [f"# {study.title}", lead, markdown_table(main_table(study, rows)), _MAIN, DETAILS]
+    parts = [f"# {study.title}", lead, markdown_table(main_table(study, rows)), captioned(study, _MAIN), DETAILS]
     parts += markdown_sections(_sections(study, rows, differences))
     return "\n\n".join([*parts, "## Notes", "\n".join(f"- {n}" for n in probe_notes(study, rows)), *markdown_end(study)]) + "\n"
 
@@ -430,7 +428,7 @@ def to_html(
     "The report as one self-contained page."
     table = main_table(study, rows)
     off = set(table.index[len(table) - len(missing_rows(study)):])
-    parts = [heading("Profiles"), html_table(table, _MAIN, off=off), *(html_figure(*f) for f in figures.items())]
+    parts = [heading("Profiles"), html_table(table, captioned(study, _MAIN), off=off), *(html_figure(*f) for f in figures.items())]
     parts += [*html_sections(_sections(study, rows, differences)), heading("Notes"), html_list(probe_notes(study, rows), "notes"), *html_end(study)]
     return html_page(study, lead, parts, [f"protocol {p}" for p in rows["protocol"].dropna().unique()])
 
@@ -449,6 +447,6 @@ def write_probes_report(
     if differences is None: differences = layer_differences(study, rows)
     drawn = {"profiles": plot_profiles(rows), "mixes": plot_profiles(rows, "mix") if (rows["through"] == "mix").any() else None, "heat": plot_heat(rows),
              "difference": plot_difference(study, differences), "training": plot_training(rows), "similarity": plot_similarity(study)}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES)
+    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
     lead = paragraph(study, rows, differences)
     return write_files(place, profiles(rows), to_markdown(study, rows, differences, lead), to_html(study, rows, differences, lead, figures))

@@ -13,11 +13,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..data.tasks import TASKS, get_task
+from ..data.tasks import all_tasks
 from ..metrics import METRICS, score
 from ..published import published, published_value
 from ..statistics import Difference, holm, paired_bootstrap
-from .results import KEYS, Results, encoder_title, method_title, run_titles, scored_columns, scores, settings_of
+from .tasks import facts_of_record, facts_of_rows, known_task, task_title
+from .results import KEYS, Results, encoder_title, fallen_text, method_title, run_titles, score_value, scored_columns, scores, settings_of
 
 # %% ../../nbs/83_studies.methods.ipynb #6495d452
 def headline_rows(
@@ -25,7 +26,8 @@ def headline_rows(
 ) -> pd.DataFrame:
     "Finished rows of each task's first metric on its first reported split."
     found = table[table["status"] == "done"]
-    first = {t: (get_task(t).metrics[0], get_task(t).report[0]) for t in found["task"].unique() if t in TASKS}
+    facts = facts_of_rows(found)
+    first = {t: (f.metrics[0], f.report[0]) for t, f in facts.items() if f.metrics}
     return found[np.array([first.get(t) == (m, s) for t, m, s in zip(found["task"], found["metric"], found["split"])], bool)]
 
 
@@ -45,20 +47,31 @@ def highlighted(
     return table[shown]
 
 
-def _cell(row) -> str: return f"{100 * row['mean']:.1f}" + ("" if pd.isna(row["sd"]) else f" ± {100 * row['sd']:.1f}")
+def _cell(row) -> str:
+    "Mean ± sd × 100, with the number of collapsed runs in it; a score that is no number in one run is undefined."
+    if pd.isna(row["mean"]): return "undefined"
+    text = f"{100 * row['mean']:.1f}" + ("" if pd.isna(row["sd"]) else f" ± {100 * row['sd']:.1f}")
+    return text.replace("-", "−") + fallen_text(row)
+
+
+def _sizes(counts: pd.Series) -> str:
+    "Trainable parameters of a method: one number where its tasks agree, else from the smallest to the largest."
+    known = sorted(set(counts.dropna()))
+    if not known: return ""
+    return f"{known[0]:,.0f}" if len(known) == 1 else f"{known[0]:,.0f} to {known[-1]:,.0f}"
 
 # %% ../../nbs/83_studies.methods.ipynb #b54cd1d8
 def wide(
     table: pd.DataFrame, # from `glue_table`
 ) -> pd.DataFrame: # a row a method, a column a task; text
-    "Headline scores × 100, mean ± sd, with the trainable parameters of each method."
+    "Headline scores × 100, mean ± sd, with the trainable parameters of each method: a range where its heads differ by task."
     rows = headline_rows(table)
     cells = [_cell(r) for r in rows.to_dict("records")]
-    titles = [f"{get_task(t).title} {METRICS[m].title}" for t, m in zip(rows["task"], rows["metric"])]
+    titles = [f"{task_title(t)} {METRICS[m].title}" for t, m in zip(rows["task"], rows["metric"])]
     out = pd.DataFrame({"encoder": rows["encoder"], "Method": rows["method"], "title": titles, "cell": cells})
     out = out.pivot_table(index=["encoder", "Method"], columns="title", values="cell", aggfunc="first", sort=False).fillna("")
-    sizes = rows.groupby(["encoder", "method"], sort=False)["parameters"].mean()
-    out.insert(0, "Trainable", ["" if pd.isna(n) else f"{n:,.0f}" for n in sizes.reindex(out.index)])
+    sizes = rows.groupby(["encoder", "method"], sort=False)["parameters"].apply(_sizes)
+    out.insert(0, "Trainable", sizes.reindex(out.index).fillna(""))
     return out.reset_index(level=0).rename(columns={"encoder": "Encoder"}).rename_axis(columns=None).reset_index()
 
 # %% ../../nbs/83_studies.methods.ipynb #6949b3b1
@@ -77,13 +90,12 @@ def printed_tables(
 ) -> tuple: # (table of text cells, a row for each of the tasks of its kind; remarks on what the originals printed)
     "The original's four tables with our values beside theirs; empty for a study without any of their tasks."
     rows, printed = headline_rows(table), published()
-    spans = {TASKS[t].kind == "span" for t in set(table["task"]) & set(TASKS)}  # labels, answers to questions, or both
-    tasks = [t for t in TASKS if t in set(printed["task"]) and (TASKS[t].kind == "span") in spans]
-    if not set(tasks) & set(table["task"]): return pd.DataFrame(), []
+    spans = {t.kind == "span" for t in map(known_task, table["task"].unique()) if t}  # labels, answers to questions, or both
+    tasks = [t for t in all_tasks() if t.name in set(printed["task"]) and (t.kind == "span") in spans]
+    if not {t.name for t in tasks} & set(table["task"]): return pd.DataFrame(), []
     cells, remarks = [], {}
-    for name in tasks:
-        task = get_task(name)
-        found = {title: published_value(name, encoder, task.metrics[0], task.report[0], model) for title, (encoder, model) in _PRINTED.items()}
+    for task in tasks:
+        found = {title: published_value(task.name, encoder, task.metrics[0], task.report[0], model) for title, (encoder, model) in _PRINTED.items()}
         if not any(found.values()): continue  # printed of another encoder
         cells.append({"Task": task.title, "Metric": METRICS[task.metrics[0]].title})
         for title, (encoder, model) in _PRINTED.items():
@@ -91,7 +103,7 @@ def printed_tables(
             odd = said.get("flag", "ok") != "ok"
             if said.get("remark"): remarks.setdefault(f"{'† ' * odd}{said['source']}: {said['remark']}", []).append(f"{task.title} {title}")
             cells[-1] |= {f"{title}, published": f"{100 * said['value']:.1f}" + "†" * odd if said else "none",
-                          f"{title}, here": _here(rows, name, encoder, model)}
+                          f"{title}, here": _here(rows, task.name, encoder, model)}
     return pd.DataFrame(cells), [f"{text} ({', '.join(where)})." for text, where in remarks.items()]
 
 # %% ../../nbs/83_studies.methods.ipynb #41aba690
@@ -171,7 +183,7 @@ def against(
 # %% ../../nbs/83_studies.methods.ipynb #9391082f
 def _listed(rows: pd.DataFrame) -> str:
     number = lambda d: f"{100 * d:+.1f}".replace("-", "−")
-    return ", ".join(f"{get_task(t).title if t in TASKS else t} ({number(d)})" for t, d in zip(rows["task"], rows["difference"]))
+    return ", ".join(f"{task_title(t)} ({number(d)})" for t, d in zip(rows["task"], rows["difference"]))
 
 
 def verdict(
@@ -196,10 +208,11 @@ _COSTS = {"parameters": "trainable parameters", "seconds": "seconds in all, with
 def plot_cost(
     table: pd.DataFrame, # from `glue_table`
     cost: str = "parameters", # parameters | seconds
-) -> plt.Figure:
+) -> plt.Figure | None: # None when no record tells its cost
     "Headline score of each method against what it costs, one panel a task."
     rows = headline_rows(table).dropna(subset=[cost])
-    rows = rows.assign(score=100 * rows["mean"], panel=[f"{get_task(t).title}: {METRICS[m].title}" for t, m in zip(rows["task"], rows["metric"])])
+    if not len(rows): return None
+    rows = rows.assign(score=100 * rows["mean"], panel=[f"{task_title(t)}: {METRICS[m].title}" for t, m in zip(rows["task"], rows["metric"])])
     n = max(1, rows["panel"].nunique())
     rows["Method"] = [m.replace(f": {v}", "", 1) if v else m for m, v in zip(rows["method"], rows["variant"])]
     rows["Variant"] = rows["variant"].replace("", "all weights")
@@ -233,7 +246,7 @@ def plot_shares(
     "Share of each layer in the scalar mixes, mean and spread over seeds; the grey line is an equal share."
     rows = shares(study)
     if not len(rows): return None
-    rows, panels = rows.assign(task=[get_task(t).title if t in TASKS else t for t in rows["task"]]), rows["task"].nunique()
+    rows, panels = rows.assign(task=[task_title(t) for t in rows["task"]]), rows["task"].nunique()
     grid = sns.relplot(rows, x="layer", y="share", hue="method", col="task", col_wrap=min(4, panels), kind="line", errorbar="sd", marker="o",
                        height=2.6, aspect=1.1)
     for ax in grid.axes.flat: ax.axhline(1 / (1 + rows["layer"].max()), color="0.6", linestyle=":", lw=1)
@@ -274,13 +287,16 @@ def growth(
         variant, epochs = r.get("variant") or "", _tuned_epochs(r)
         reported = [split for split in r["metrics"] if split != "selection"]
         shown = variant in study.highlights.get(r.get("step"), (variant,))
-        if not shown or epochs is None or not reported or r["task"] not in TASKS: continue
-        headline = r["metrics"][reported[0]][get_task(r["task"]).metrics[0]]
+        metric = next(iter(facts_of_record(r).metrics), None)
+        if not shown or epochs is None or not reported or metric not in r["metrics"][reported[0]]: continue
+        headline = score_value(r["metrics"][reported[0]][metric], metric)
         found.append({"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": variant or "BERT",
                       "settings": settings[run], "seed": r["seed"], "epochs": epochs, "examples": r["examples"]["train"],
                       "step": r.get("step"), "score": headline})
     same = ["task", "encoder", "method", "settings", "seed", "epochs", "examples"]
     rows = pd.DataFrame(found, columns=[*same, "step", "score"])
+    unknown = rows["score"].isna().groupby([rows[c] for c in same if c != "seed"]).transform("any")
+    rows = rows[~unknown].reset_index(drop=True)  # a mean without one of its seeds would be another mean; the fault is named
     again = rows.duplicated(same, keep=False)  # by several steps, as on out-of-fold states
     rows.loc[again, "method"] = [method_title(study, s, m) for s, m in zip(rows.loc[again, "step"], rows.loc[again, "method"])]
     rows["method"] = [m + (f" ({s})" if s else "") for m, s in zip(rows["method"], rows["settings"])]
@@ -298,7 +314,7 @@ def plot_growth(
     varied = rows.groupby(["task", "encoder", "method"])[along].transform("nunique") > 1
     rows = rows[varied.groupby(rows["task"]).transform("any")]
     if not len(rows): return None
-    rows = rows.assign(score=100 * rows["score"], task=[get_task(t).title for t in rows["task"]])
+    rows = rows.assign(score=100 * rows["score"], task=[task_title(t) for t in rows["task"]])
     if rows["encoder"].nunique() > 1: rows["method"] = rows["encoder"] + ", " + rows["method"]
     grid = sns.relplot(rows, x=along, y="score", hue="method", style="method", col="task", col_wrap=min(3, rows["task"].nunique()), kind="line", errorbar="sd",
                        err_style="bars", markers=True, dashes=False, height=3, aspect=1.1, facet_kws={"sharey": False, "sharex": False})

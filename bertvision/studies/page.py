@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['GLUE', 'TEXT_COLUMNS', 'DETAILS', 'PROTOCOL_NOTES', 'EARLIER', 'number', 'between', 'mean_sd', 'p_value',
-           'task_title', 'metric_title', 'together', 'tally', 'remarks', 'ordered', 'recipes', 'environment',
-           'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections', 'html_list',
-           'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'html_page', 'html_end',
-           'markdown_end', 'write_files', 'excerpt']
+           'metric_title', 'together', 'tally', 'encoder_remarks', 'captioned', 'remarks', 'ordered', 'recipes',
+           'environment', 'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections',
+           'html_list', 'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'html_page',
+           'html_end', 'markdown_end', 'write_files', 'excerpt']
 
 # %% ../../nbs/83_studies.page.ipynb #fee1e5a9
 import base64
@@ -15,17 +15,20 @@ import html
 import io
 import re
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
 from ..core import DataError, replacing, write_text
-from ..data.tasks import TASKS
 from ..metrics import METRICS
+from ..models.zoo import encoder_remark, seen_before
 from ..runs import seconds_of
+from .tasks import facts_of_record, known_task, task_places, task_title
 from .results import Results, code_of, encoder_title, settings_of
 
 # %% ../../nbs/83_studies.page.ipynb #3eaeaccf
@@ -64,13 +67,6 @@ def p_value(
     return "" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 # %% ../../nbs/83_studies.page.ipynb #ec9b95e4
-def task_title(
-    task, # name of a task, known or not
-) -> str:
-    "What tables and figures call a task."
-    return TASKS[task].title if task in TASKS else str(task)
-
-
 def metric_title(
     metric, # name of a metric, known or not
     split=None, # what was scored
@@ -78,7 +74,8 @@ def metric_title(
 ) -> str:
     "What tables call a metric; of MNLI and XNLI with the split."
     name = METRICS[metric].title if metric in METRICS else {"forced_f1": "HasAns F1, no silence allowed"}.get(metric, str(metric).replace("_", " "))
-    several = task in TASKS and len(TASKS[task].report) > 1 and split
+    known = known_task(task)
+    several = known and len(known.report) > 1 and split
     return name + {"validation_matched": " (matched)", "validation_mismatched": " (mismatched)"}.get(split, f" ({split})" if several else "")
 
 
@@ -100,22 +97,90 @@ def _states(study):
     return f"{len(finished)} of {len(finished) + sum(counts.values())} runs finished" + (f" ({', '.join(others)})" if others else "")
 
 
+def _some(names: list) -> str:
+    "Names in brackets, where there are few."
+    return f" ({', '.join(names)})" if 0 < len(names) < 6 else ""
+
+
 def tally(
     study: Results,
 ) -> str: # a sentence
-    "How many runs have finished, what became of the others, and which have collapsed."
+    "How many runs have finished, what became of the others, and which have collapsed; models are counted where a run trained several."
     fallen = [run for run, r in study.runs.items() if r.get("collapsed")]
-    return f"{_states(study)}; {len(fallen) or 'none'} collapsed" + (f" ({', '.join(fallen)})" if 0 < len(fallen) < 6 else "") + "."
+    models = [run for run, r in study.runs.items() if set(r["metrics"]) - {"selection"}]
+    several = any(r.get("of") for r in study.runs.values())
+    counted = f"{len(fallen) or 'none'} of the {len(models):,} models that they scored" if several else f"{len(fallen) or 'none'}"
+    return f"{_states(study)}; {counted} collapsed{_some(fallen)}."
 
-# %% ../../nbs/83_studies.page.ipynb #f0ac4af6
+# %% ../../nbs/83_studies.page.ipynb #70907e3c
+_SEEN = re.compile(r"the published weights of \S+ were tuned on training texts of ")  # as `models.zoo.seen_before` writes
+
+
+def _runs(n: int) -> str: return f"{n:,} run{'s' * (n != 1)}"
+
+
+def _encoders(study: Results, record: dict) -> list:
+    "Names of the encoders whose published weights a run began from."
+    if record.get("side") == "random": return []
+    if record.get("encoder"): return [record["encoder"]]
+    pretrained = [r for r in study.runs.values() if r["experiment"] == "pretrain"]  # a run that begins from one names no encoder
+    return list(dict.fromkeys(r["parameters"].get("encoder") for r in pretrained if r["parameters"].get("encoder")))
+
+
+def _seen(study: Results) -> list[str]:
+    "What the zoo says today of the texts that the weights behind the runs were tuned on, and where the records differ."
+    found = {}
+    for run, r in study.runs.items():
+        if not r.get("task"): continue
+        today = [note for name in _encoders(study, r) for note in seen_before(name, facts_of_record(r))]
+        recorded = [note for note in r.get("notes") or [] if _SEEN.match(note)]
+        for note in {**dict.fromkeys(today), **dict.fromkeys(recorded)}:
+            found.setdefault((r["task"], note), {})[r.get("of", run)] = note in today, note in recorded
+    sentences = []
+    for (task, note), runs in found.items():
+        states = Counter(runs.values())  # (said today, recorded)
+        now, lacking, gone = states[True, True] + states[True, False], states[True, False], states[False, True]
+        silent = f"; {lacking:,} of their records did not say so" if lacking else ""
+        if now: sentences.append(f"{task_title(task)}: {note} ({_runs(now)}{silent})")
+        if gone: sentences.append(f"{task_title(task)}: the records of {_runs(gone)} say: {note}; the zoo of today does not")
+    return sentences
+
+# %% ../../nbs/83_studies.page.ipynb #ac8444f4
+def encoder_remarks(
+    study: Results,
+) -> str: # sentences, "" when there is none
+    "Tell which weights the short names of the study's encoders stand for, to be printed beside what calls them pretrained."
+    names = dict.fromkeys(name for r in study.runs.values() for name in _encoders(study, r))
+    return " ".join(filter(None, map(encoder_remark, names)))
+
+
+def captioned(
+    study: Results,
+    caption: str, # of the main table
+) -> str:
+    "A caption with the remarks on the encoders behind it."
+    return " ".join(filter(None, [caption, encoder_remarks(study)]))
+
+
+def _collapse_changes(study: Results) -> list[str]:
+    "One sentence on the runs whose record and whose predictions do not agree on whether they collapsed."
+    changed = {run: r for run, r in study.runs.items() if "recorded_collapse" in r}
+    if not changed: return []
+    each = [f"{run} ({r['collapsed'] or 'none'}, recorded: {r['recorded_collapse'] or 'none'})" for run, r in changed.items()]
+    more = f" and {len(each) - 5:,} more" if len(each) > 5 else ""
+    return [f"Collapse is computed from the predictions, and differs from the record of {', '.join(each[:5])}{more}."]
+
+
 def remarks(
     study: Results,
 ) -> list[str]:
-    "What the records of the finished runs want their readers to know, each remark once, runs of several seeds together."
+    "What readers must know of the finished runs, each remark once, runs of several seeds together; what an encoder has read is the zoo's word, not the record's."
     found = {}
-    for r in study.runs.values():
-        for note in r.get("notes") or []: found.setdefault((r["task"], re.sub(r"\.s\d+\b", ".s*", note)), set()).add(r.get("of", r.get("job")))
-    return [f"{task_title(task)}: {note} ({len(runs)} run{'s' * (len(runs) > 1)})" for (task, note), runs in found.items()]
+    for run, r in study.runs.items():
+        for note in r.get("notes") or []:
+            if not _SEEN.match(note): found.setdefault((r.get("task"), re.sub(r"\.s\d+\b", ".s*", note)), set()).add(r.get("of", run))
+    notes = [f"{task_title(task)}: {note} ({_runs(len(runs))})" for (task, note), runs in found.items()]
+    return notes + _seen(study) + _collapse_changes(study)
 
 # %% ../../nbs/83_studies.page.ipynb #bb253ded
 # `precision` stands in the record as well, where "auto" has become what the machine can do
@@ -126,8 +191,8 @@ def ordered(
     study: Results,
 ) -> list: # (run, record) of the finished runs
     "In the order in which the table has their tasks."
-    order = {name: i for i, name in enumerate(TASKS)}
-    return sorted(study.runs.items(), key=lambda item: order.get(item[1].get("task"), len(order)))
+    places = task_places(r.get("task") for r in study.runs.values())
+    return sorted(study.runs.items(), key=lambda item: places[item[1].get("task")])
 
 
 def recipes(
@@ -317,16 +382,26 @@ def nothing(
     return fig
 
 
+@contextmanager
+def _signed(fig: plt.Figure, remark: str):
+    "A figure with a remark below it, for as long as it is written."
+    lines = wrap(remark, max(40, int(16 * fig.get_size_inches()[0])))
+    line = fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35") if lines else None
+    yield
+    if line: line.remove()
+
+
 def save_figures(
     drawn: dict, # name -> Figure
     place: Path, # the report's folder
     titles: dict, # name -> title
+    remark: str = "", # a line below each, such as `encoder_remarks`
 ) -> dict: # title -> PNG file, in the same order
     "PNGs for screens; the same bytes for the same figure. Raises OutputError when they cannot be written."
     found = {}
     for name, fig in drawn.items():
         found[titles[name]] = place / f"{name}.png"
-        with replacing(found[titles[name]]) as tmp:
+        with replacing(found[titles[name]]) as tmp, _signed(fig, remark):
             fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None}, pil_kwargs={"optimize": True})
     return found
 

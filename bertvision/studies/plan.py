@@ -30,12 +30,13 @@ from fastcore.basics import patch
 import bertvision
 from ..core import DataError, ParameterError, StudyError, file_fingerprint, fingerprint, named_path, read_json, resources, suggest
 from ..data.files import corpus_files, corpus_place, parse_yaml, read_lines
-from ..data.tasks import TASKS, XNLI_LANGUAGES, File, choose_layout, data_root, find_file, get_task, input_files, task_folder
+from ..data.tasks import XNLI_LANGUAGES, File, choose_layout, data_root, find_file, get_task, input_files, task_folder
 from ..models.encoders import ATTENTIONS, encoder_fingerprint, locate
 from ..models.zoo import all_encoders, check_encoder
 from ..published import SOURCES
 from ..recipes import check_values
 from ..witness import executed_changes, home_of, stamps_of
+from .tasks import known_task
 from ..executed import lines_of
 from ..runs import _git, check_parameters, foreign_record, locked, notebook_cells, read_parameters, read_record, run_identity
 
@@ -906,7 +907,7 @@ def _train_rows(job: Job) -> int | None:
 def _processed(job: Job) -> int | None:
     "Training examples times epochs; what is carved for model selection does not train. Of a run that only asks in several languages, the pairs."
     p = job.parameters
-    if codes := _languages(job): return len(codes) * (p["report_examples"] or TASKS[f"xnli-{codes[0]}"].rows["test"])
+    if codes := _languages(job): return len(codes) * (p["report_examples"] or get_task(f"xnli-{codes[0]}").rows["test"])
     rows = _train_rows(job)
     if wanted := p.get("train_examples"): rows = min(wanted, rows or wanted)
     if not rows: return None
@@ -983,7 +984,8 @@ def _finished(out: Path) -> list[dict]:
 
 def _asks(task) -> bool:
     "Whether a task is one of questions."
-    return task in TASKS and TASKS[task].kind == "span"
+    row = known_task(task)
+    return bool(row) and row.kind == "span"
 
 
 def _measured(job: Job, finished: list) -> Forecast | None:

@@ -16,13 +16,13 @@ import pandas as pd
 import seaborn as sns
 
 from ..core import write_json
-from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS, score
 from .methods import against, verdict, wide
-from .page import (DETAILS, EARLIER, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
+from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
                                      markdown_sections, markdown_table, number, panel_grid, remarks, save_figures, tally, task_title, write_files)
 from .report import differences
-from .results import Results, glue_table, read_study, run_titles, settings_of
+from .tasks import facts_of_record
+from .results import Results, glue_table, read_study, run_titles, score_value, settings_of
 
 # %% ../../nbs/84_studies.pretraining.ipynb #bab69174
 _STEPS = {"untrained": "steps/0", "begun": "steps/100", "pretrained": "model"}
@@ -128,16 +128,16 @@ def _steps_before(record: dict) -> int | None:
 
 def transfer_rows(
     study: Results,
-) -> pd.DataFrame: # task, method, seed, steps (of pre-training), score (headline), baseline; in the order of the steps
+) -> pd.DataFrame: # task, metric, method, seed, steps (of pre-training), score (headline), baseline; in the order of the steps
     "Scores of the fine-tunings that started from a pre-training; empty for a study without. Of several from the same steps the one comes first that the study names first."
     found, order, titles = [], list(dict.fromkeys(j["step"] for j in study.jobs)), run_titles(study)
     for run, r in study.runs.items():
-        if r["experiment"] != "finetune" or r["task"] not in TASKS or (steps := _steps_before(r)) is None: continue
-        task = get_task(r["task"])
+        if r["experiment"] != "finetune" or not r.get("task") or (steps := _steps_before(r)) is None: continue
+        task = facts_of_record(r)
         split, metric = task.report[0], task.metrics[0]
-        found.append({"task": task.name, "method": titles[run], "seed": r["seed"], "steps": steps, "score": r["metrics"][split][metric], "baseline": r["baselines"][split].get(metric),
+        found.append({"task": task.name, "metric": metric, "method": titles[run], "seed": r["seed"], "steps": steps, "score": score_value(r["metrics"][split][metric], metric), "baseline": r["baselines"][split].get(metric),
                       "order": order.index(r["step"]) if r["step"] in order else len(order)})
-    rows = pd.DataFrame(found, columns=["task", "method", "seed", "steps", "score", "baseline", "order"])
+    rows = pd.DataFrame(found, columns=["task", "metric", "method", "seed", "steps", "score", "baseline", "order"])
     return rows.sort_values(["task", "steps", "order", "seed"], kind="stable", ignore_index=True).drop(columns="order")
 
 # %% ../../nbs/84_studies.pretraining.ipynb #868ff762
@@ -156,7 +156,7 @@ def plot_transfer(
         means = part[first].groupby("steps")["score"].mean()
         ax.plot([at(s) for s in means.index], 100 * means, color="C0", label="mean")
         ax.axhline(100 * part["baseline"].astype(float).mean(), color="0.2", ls=":", lw=1.3, label="trivial predictor")
-        ax.set(title=task_title(name), xlabel="steps of pre-training", ylabel=f"{METRICS[get_task(name).metrics[0]].title} × 100", xticks=range(len(shown)), xticklabels=[f"{s:,}" for s in shown])
+        ax.set(title=task_title(name), xlabel="steps of pre-training", ylabel=f"{METRICS[rows.loc[rows['task'] == name, 'metric'].iloc[0]].title} × 100", xticks=range(len(shown)), xticklabels=[f"{s:,}" for s in shown])
     return finish(fig, "What fine-tuning gains by reading plain text before")
 
 # %% ../../nbs/84_studies.pretraining.ipynb #8903597e
@@ -166,7 +166,7 @@ def against_untrained(
     table: pd.DataFrame, # from `glue_table`
 ) -> pd.DataFrame: # as `methods.against`
     "Each fine-tuning minus that of the encoder with the fewest steps of pre-training."
-    return against(study, table[table["task"].isin(TASKS)], rows.loc[rows["steps"].idxmin(), "method"] if len(rows) else "")
+    return against(study, table[table["task"].notna()], rows.loc[rows["steps"].idxmin(), "method"] if len(rows) else "")
 
 
 def paragraph(
@@ -196,7 +196,7 @@ def _caption(study, rows):
     sources = [r for r in study.runs.values() if r["experiment"] == "pretrain"]
     tuned = sum(r["experiment"] == "finetune" for r in study.runs.values())
     alike = len({(r["parameters_count"]["total"], r["vocabulary_size"], r["step"]) for r in sources}) == 1 and len({r["seed"] for r in sources}) == len(sources)
-    return _MAIN + (_ONE if alike and len(rows) == tuned else "")
+    return captioned(study, _MAIN + (_ONE if alike and len(rows) == tuned else ""))
 
 
 def _sections(study, rows, compared):
@@ -211,7 +211,7 @@ def main_table(
     table: pd.DataFrame, # from `glue_table`
 ) -> pd.DataFrame: # text cells
     "A row a start, a column a task."
-    rows = table[table["task"].isin(TASKS)]
+    rows = table[table["task"].notna()]
     return wide(rows).drop(columns="Encoder").reset_index(drop=True) if len(rows) and (rows["status"] == "done").any() else pd.DataFrame()
 
 
@@ -224,7 +224,7 @@ def write_pretraining_report(
     compared = against_untrained(study, rows, table)
     main, lead, notes, sections = main_table(table), paragraph(study, rows, compared), remarks(study), _sections(study, rows, compared)
     drawn = {"learning": plot_learning(learning_rows(study)), "transfer": plot_transfer(rows)}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES)
+    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
     markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(main), _caption(study, rows)] if len(main) else []), DETAILS, *markdown_sections(sections), *(["## Notes", "\n".join(f"- {n}" for n in notes)] if notes else []), *markdown_end(study)]) + "\n"
     parts = ([heading("Scores"), html_table(main, _caption(study, rows))] if len(main) else []) + [html_figure(*f) for f in figures.items()]
     page = html_page(study, lead, [*parts, *html_sections(sections), *([heading("Notes"), html_list(notes, "notes")] if notes else []), *html_end(study)])

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from ..core import DataError, write_json
-from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS, score
 from ..probing.profile import expected_layer, peak
 from ..qa.scoring import question_scores
 from ..statistics import bootstrap, holm, paired_bootstrap, summarise
+from .tasks import facts_of_rows, known_task, task_places
 from .page import between, mean_sd, metric_title, number, p_value, task_title
 from .results import Results, read_study, scored_columns, scores, settings_of
 
@@ -155,8 +155,9 @@ def _named(rows, study):
 
 def _rank(column):
     "Tasks, sides and epochs in the order in which they are shown."
-    order = {"task": {name: i for i, name in enumerate(TASKS)}, "side": {name: i for i, name in enumerate(SIDES)}}.get(column.name)
-    return column if order is None else column.map(order).fillna(len(order))
+    if column.name == "task": return column.map(task_places(column))
+    if column.name != "side": return column
+    return column.map({name: i for i, name in enumerate(SIDES)}).fillna(len(SIDES))
 
 
 def probe_rows(
@@ -183,8 +184,8 @@ def shown_metrics(
     task, # name
 ) -> list[str]: # [] for a task that is not known
     "The metrics of a task's profile."
-    if task not in TASKS: return []
-    t = get_task(task)
+    t = known_task(task)
+    if not t: return []
     return [t.metrics[0], *(["has_answer_f1", "forced_f1"] if t.kind == "span" and t.no_answer else [])]
 
 
@@ -193,10 +194,9 @@ def headline(
     metrics=shown_metrics, # which metrics of a task
 ) -> pd.DataFrame: # some of the rows
     "Rows of the shown metrics on each task's first reported split; of a task that is not known, the first split and metric."
-    kept = []
+    kept, facts = [], facts_of_rows(rows)
     for task, group in rows.groupby("task", sort=False):
-        split = get_task(task).report[0] if task in TASKS else group["split"].iloc[0]
-        group = group[group["split"] == split]
+        group = group[group["split"] == facts[task].report[0]]
         kept += [group[group["metric"] == m] for m in metrics(task) or group["metric"].unique()[:1]]
     return pd.concat(kept) if kept else rows
 

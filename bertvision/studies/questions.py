@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from ..data.tasks import TASKS, get_task
 from ..published import published
+from .tasks import facts_of_record, task_title
 from .results import Results, encoder_title, run_titles
 
 # %% ../../nbs/83_studies.questions.ipynb #07c53ae9
@@ -47,7 +47,7 @@ def error_table(
         wrong = has[has["exact_match"] < 1]
         said = wrong[wrong["prediction"] == 1]
         share = lambda part, which: f"{100 * which.mean():.1f}" if len(part) else ""
-        out.append({"Task": get_task(task).title if task in TASKS else task, "Encoder": encoder, "Method": method,
+        out.append({"Task": task_title(task), "Encoder": encoder, "Method": method,
                     "Answerable: exact": share(has, has["exact_match"] == 1), "Answerable: silent": share(has, has["prediction"] == 0),
                     "Unanswerable: silent": share(none, none["prediction"] == 0),
                     "Errors that are silence": share(wrong, wrong["prediction"] == 0), "Wrong answers whose second best is right": share(said, said["second_best"] == 1)})
@@ -61,7 +61,7 @@ def published_answers(
     study: Results,
 ) -> pd.DataFrame: # a row a printed system, text cells; empty for a study without questions
     "Published exact match and F1 of the study's tasks; those of parts of SQuAD are asked for as the whole."
-    asked = {r["task"].partition("-")[0] for r in study.runs.values() if r["task"] in TASKS and get_task(r["task"]).kind == "span"}
+    asked = {r["task"].partition("-")[0] for r in study.runs.values() if r.get("task") and facts_of_record(r).kind == "span"}
     rows = published()
     rows = rows[rows["task"].isin(asked) & ~rows["flag"].isin(["superseded", "not_given", "collapsed"]) & (rows["source"] != "BERTVision README, old")]
     if not len(rows): return pd.DataFrame()
@@ -76,7 +76,7 @@ def published_answers(
 def _printed(task: str, split: str, system: str, cells: pd.DataFrame) -> list:
     value = {m: f"{100 * v:.2f}" for m, v in zip(cells["metric"], cells["value"])}
     remarks = dict.fromkeys(r for r in cells["remark"] if r)
-    return [get_task(task).title, split, system, value.get("exact_match", ""), value.get("answer_f1", ""), cells["source"].iloc[0], "; ".join(remarks)]
+    return [task_title(task), split, system, value.get("exact_match", ""), value.get("answer_f1", ""), cells["source"].iloc[0], "; ".join(remarks)]
 
 # %% ../../nbs/83_studies.questions.ipynb #cf1228d0
 def by_length(
@@ -99,7 +99,7 @@ def plot_lengths(
     parts = [by_length(rows, of).assign(of=title) for of, title in (("answer_words", "words of the answer"), ("context_words", "words of the context"))]
     table = pd.concat(parts, ignore_index=True).astype({"bin": str})
     if table["encoder"].nunique() > 1: table["method"] = table["encoder"] + ", " + table["method"]
-    table = table.assign(score=100 * table["answer_f1"], task=[get_task(t).title if t in TASKS else t for t in table["task"]])
+    table = table.assign(score=100 * table["answer_f1"], task=[task_title(t) for t in table["task"]])
     grid = sns.relplot(table, x="bin", y="score", hue="method", row="task", col="of", kind="line", errorbar="sd", marker="o", height=2.8, aspect=1.3,
                        facet_kws={"sharex": "col"})
     grid.set_titles("{row_name}").set_axis_labels("", "F1 × 100")

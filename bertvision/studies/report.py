@@ -16,14 +16,14 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..data.tasks import TASKS, get_task
 from ..metrics import METRICS
 from .methods import against, highlighted, plot_cost, plot_growth, plot_shares, printed_tables, several_methods, verdict, wide
-from .page import (DETAILS, EARLIER, PROTOCOL_NOTES, accepted, between, environment, excerpt, heading, html_end, html_figure, html_list, html_page, html_sections,
+from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, between, environment, excerpt, heading, html_end, html_figure, html_list, html_page, html_sections,
                                      html_table, markdown_end, markdown_sections, markdown_table, mean_sd, metric_title, nothing, number, ordered, p_value, recipes, remarks,
                                      save_figures, tally, task_title, write_files)
 from .questions import error_table, plot_lengths, published_answers, question_rows
-from .results import KEYS, Results, encoder_title, glue_table, read_study, run_titles, scores
+from .tasks import facts_of_rows
+from .results import KEYS, Results, encoder_title, fallen_text, glue_table, read_study, run_titles, scores
 
 # %% ../../nbs/83_studies.report.ipynb #4d6d4b02
 def _count(x): return "" if x is None or pd.isna(x) else f"{x:,.0f}"
@@ -32,7 +32,7 @@ def _count(x): return "" if x is None or pd.isna(x) else f"{x:,.0f}"
 def _score(row):
     if row["status"] != "done": return row["status"]
     if pd.isna(row["mean"]): return "undefined"
-    return mean_sd(row["mean"], row["sd"])
+    return mean_sd(row["mean"], row["sd"]) + fallen_text(row)
 
 
 def _doubtful(value, flag): return number(value) + ("†" if flag not in ("ok", None) and not pd.isna(flag) else "")
@@ -173,7 +173,7 @@ def legend(
     table: pd.DataFrame, # from `glue_table`
 ) -> list[str]:
     "How to read the main table, whose its published numbers are, and what each † means."
-    apart = [f"{get_task(t).title}: {note}." for t in table["task"].unique() if t in TASKS for note in get_task(t).notes if "not comparable" in note]
+    apart = [f"{f.title}: {note}." for f in facts_of_rows(table).values() for note in f.notes if "not comparable" in note]
     return [" ".join([_LEGEND, *_sources(table)]), *apart, *(f"† {text}" for text, flag in _remarks(table) if flag != "ok")]
 
 # %% ../../nbs/83_studies.report.ipynb #5e351ae8
@@ -191,6 +191,13 @@ def _about_published(table):
     return found + [text for text, flag in _remarks(table) if flag == "ok"]
 
 
+def _unchecked(table: pd.DataFrame) -> str:
+    "The rows of which some runs have no predictions, as a list."
+    rows = table[table["unchecked"] > 0].drop_duplicates(KEYS)
+    each = [f"{task_title(r['task'])}, {r['method'] or r['encoder']} ({r['unchecked']} of {r['runs']} runs)" for r in rows.to_dict("records")]
+    return "; ".join(each)
+
+
 def notes(
     table: pd.DataFrame, # from `glue_table`
 ) -> list[str]:
@@ -202,6 +209,7 @@ def notes(
              "Trivial: the commonest class, or the mean, is that of the training part; correlations count as 0."]
     found += [text for name, text in PROTOCOL_NOTES.items() if (table["protocol"] == name).any()]
     if table["undefined"].sum(): found.append("The correlation of a constant prediction is undefined and counted as 0.")
+    if unchecked := _unchecked(table): found.append(f"Scores that rest on records alone, without predictions to check them: {unchecked}.")
     return found + _about_published(table)
 
 # %% ../../nbs/83_studies.report.ipynb #69011087
@@ -405,11 +413,11 @@ def to_markdown(
 ) -> str:
     "The report as Markdown: sentence, main table, details, notes, faults, how to run it again."
     shown = readable(table)
-    main = [markdown_table(compact(shown)), *legend(table)]
+    main = [markdown_table(compact(shown)), *legend(table), *filter(None, [encoder_remarks(study)])]
     parts = [f"# {study.title}", summary(study, table)]
     if several_methods(table):
         words = "\n".join(f"- {w}" for w in findings(study, table, compared))
-        parts += [markdown_table(wide(highlighted(study, table))), _WIDE, words, DETAILS, "## All scores", *main]
+        parts += [markdown_table(wide(highlighted(study, table))), captioned(study, _WIDE), words, DETAILS, "## All scores", *main]
     else: parts += [*main, DETAILS]
     parts += markdown_sections(_sections(study, table, compared))
     parts += ["## Details", markdown_table(details(shown)), "\n".join(f"- {n}" for n in notes(table) + remarks(study))]
@@ -427,10 +435,10 @@ def to_html(
 ) -> str:
     "The whole report as one self-contained page."
     off, shown = set(table.index[table["status"] != "done"]), readable(table)
-    scored = html_table(compact(shown), " ".join(legend(table)), off=off)
+    scored = html_table(compact(shown), captioned(study, " ".join(legend(table))), off=off)
     parts = [heading("Scores") + scored]
     if several_methods(table):
-        parts = [heading("Methods beside each other"), html_table(wide(highlighted(study, table)), _WIDE), html_list(findings(study, table, compared))]
+        parts = [heading("Methods beside each other"), html_table(wide(highlighted(study, table)), captioned(study, _WIDE)), html_list(findings(study, table, compared))]
     parts += [html_figure(title, path) for title, path in figures.items()]
     parts += html_sections(_sections(study, table, compared))
     if several_methods(table): parts.append(heading("All scores") + scored)
@@ -460,5 +468,5 @@ def write_report(
     table, place = glue_table(study), study.folder / "report"
     if compared is None: compared = against(study, table)
     drawn = {"scores": plot_scores(study, table), **_method_figures(study, table), "selection": plot_selection(study), "loss": plot_loss(study)}
-    figures = save_figures(drawn, place, FIGURES)
+    figures = save_figures(drawn, place, FIGURES, encoder_remarks(study))
     return write_files(place, table, to_markdown(study, table, compared), to_html(study, table, compared, figures))

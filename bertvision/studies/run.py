@@ -24,7 +24,6 @@ from pathlib import Path
 
 import bertvision
 from ..core import DataError, OutputError, StudyError, file_fingerprint, fingerprint, listed, read_json, write_json, write_text
-from ..data.tasks import get_task
 from ..processes import process_index
 from ..runs import has_locks, lock, mark_failed, notebook_cells, read_parameters, read_record
 from ..executed import told_changes
@@ -32,6 +31,7 @@ from ..witness import TOLD, executed_changes, home_of, planned_code, stamps_of
 from .plan import (RUNNER_LOCK, Job, Plan, State, code_closure, data_forgotten, disk_needed, forecast, job_state,
                                      notebook_code, notebook_fingerprint, read_plan, study_states, this_machine)
 from .kernel import KERNEL, PORT_TAKEN, ROOMS, kernel_manager, kernel_room, leave_rooms
+from .tasks import facts_of_record
 from .warm import Nursery, warm_provisioner
 
 # %% ../../nbs/81_studies.run.ipynb #e3c1a5e5
@@ -431,8 +431,7 @@ def headline(
     splits = {s: row for s, row in record.get("metrics", {}).items() if s != "selection" and row}
     if not splits: return ""
     row = next(iter(splits.values()))
-    try: name = next(m for m in get_task(record.get("task")).metrics if m in row)
-    except (DataError, StopIteration): name = next(iter(row))
+    name = next((m for m in facts_of_record(record).metrics if m in row), next(iter(row)))
     value = row[name]
     shown = f"{name} undefined" if value is None else f"{name} {value:.3f}"
     return shown + (f", COLLAPSED: {record['collapsed']}" if record.get("collapsed") else "")

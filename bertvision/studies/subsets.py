@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 
 from ..core import read_json, write_json
-from ..data.tasks import TASKS, get_task
 from ..runs import seconds_of
 from ..statistics import bootstrap, holm, summarise
 from .methods import finer_test
+from .tasks import known_task, task_places
 from .page import between, mean_sd, metric_title, number, p_value, task_title
 from .probes import answers, beyond_chance
 from .results import Results, encoder_title, read_study, scores, settings_of
@@ -226,8 +226,10 @@ def in_order(
     rows: pd.DataFrame, # with some of the columns of GROUP
 ) -> pd.DataFrame: # the same rows
     "Tasks, trainings, strategies and budgets in the order in which they are shown."
-    order = {"task": list(TASKS), "strategy": list(STRATEGIES), "arm": ["epochs", "steps"], "freeze": [0, -2, *range(1, 100), -1]}
-    rank = lambda c: c.map({name: i for i, name in enumerate(order[c.name])}).fillna(99) if c.name in order else c
+    order = {"strategy": list(STRATEGIES), "arm": ["epochs", "steps"], "freeze": [0, -2, *range(1, 100), -1]}
+    places = {name: {value: i for i, value in enumerate(values)} for name, values in order.items()}
+    if "task" in rows: places["task"] = task_places(rows["task"])
+    rank = lambda c: c.map(places[c.name]).fillna(99) if c.name in places else c
     by = [c for c in ("task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "seed") if c in rows]
     return rows.sort_values(by, key=rank, kind="stable", ignore_index=True)
 
@@ -251,7 +253,7 @@ def reported(
     "Rows of each task's first reported split that has been scored: what tables, figures and differences speak of."
     kept = []
     for task, group in rows[rows["split"] != "hans"].groupby("task", sort=False):
-        known = [s for s in (get_task(task).report if task in TASKS else ()) if (group["split"] == s).any()]
+        known = [s for s in getattr(known_task(task), "report", ()) if (group["split"] == s).any()]
         kept.append(group[group["split"] == (known[0] if known else group["split"].iloc[0])])
     return pd.concat(kept, ignore_index=True) if kept else rows.iloc[:0]
 
