@@ -221,7 +221,7 @@ class Official:
     unknown: int  # predictions for questions that are not asked
 
     def __repr__(self):
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in (self.printed | self.own).items())
+        numbers = ", ".join(f"{name} {value:.2f}".removesuffix(".00") for name, value in (self.printed | self.own).items())
         return f"Official(script of SQuAD {self.script}: {numbers})"
 
 
