@@ -92,7 +92,7 @@ def null_threshold(
     told = read_record(run).get("threshold") if Path(encoder).name == "model" and (run / "record.json").is_file() else None
     return 0.0 if told is None else told
 
-
+# %% ../nbs/47_answering.ipynb #ce634518
 def answer_file(
     path, # official JSON, with or without gold answers
     encoder: str, # as `load_encoder` takes it; with a trained span head
