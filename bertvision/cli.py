@@ -197,14 +197,16 @@ def verify(args) -> int:
 
 
 # %% ../nbs/99_cli.ipynb #565cb3ef
-def _print_scores(scored):
+def _print_scores(scores):
+    "Print the script's numbers, then ours by names of their own."
     import json
 
-    from bertvision.qa.scoring import official
-
-    for n, text in ((scored.missing, "questions without a prediction count as wrong"), (scored.unknown, "predictions are for questions that are not in the file")):
-        if n: print(f"warning: {n} {text}", file=sys.stderr)
-    print(json.dumps(official(scored), indent=1))
+    if scores.missing:
+        stops = "; the official script of SQuAD 2.0 would stop there" if scores.script == "2.0" else ""
+        print(f"warning: {scores.missing} questions without a prediction count as wrong{stops}", file=sys.stderr)
+    if scores.unknown:
+        print(f"warning: {scores.unknown} predictions are for questions that are not in the file", file=sys.stderr)
+    print(json.dumps(scores.printed | scores.own, indent=1))
 
 
 def predict(args) -> int:
@@ -222,9 +224,14 @@ def predict(args) -> int:
 
 def score(args) -> int:
     "bertvision score"
-    from bertvision.answering import score_file
+    from bertvision.answering import official_file
+    from bertvision.qa.scoring import OFFICIAL_THRESHOLD
 
-    _print_scores(score_file(args.file, args.predictions, args.null_odds, args.threshold))
+    scores = official_file(args.file, args.predictions, args.null_odds, args.threshold, args.script)
+    if args.null_odds and args.threshold is None:
+        print(f"null odds above {OFFICIAL_THRESHOLD} make an answer empty, as in the official script; --threshold sets another limit",
+              file=sys.stderr)
+    _print_scores(scores)
     return 0
 
 # %% ../nbs/99_cli.ipynb #2bd11717
@@ -545,7 +552,10 @@ def _score_arguments(parser):
     parser.add_argument("file", metavar="FILE.json", help="in SQuAD's format, with gold answers")
     parser.add_argument("predictions", metavar="PREDICTIONS.json", help="question ids and answers, \"\" for none")
     parser.add_argument("--null-odds", metavar="ODDS.json", help="question ids and how much no answer beats the best span")
-    parser.add_argument("--threshold", type=float, metavar="X", help="null odds above it make an answer empty")
+    parser.add_argument("--threshold", type=float, metavar="X",
+                        help="null odds above it make an answer empty (default: 1.0, as in the official script)")
+    parser.add_argument("--script", choices=("1.1", "2.0"),
+                        help="official script to follow (default: 2.0 for a file of that version, unanswerable questions or null odds)")
 
 
 def _hans_arguments(parser):

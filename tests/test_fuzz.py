@@ -167,18 +167,20 @@ def test_questions(place):
 
 
 def test_predictions_and_null_odds(place):
-    from bertvision.answering import score_file
-    from bertvision.qa.scoring import official
+    from bertvision.answering import official_file, score_file
 
     gold = put(place / "gold.json", json.dumps(SQUAD).encode())
     ids = ("q0", "n0", "q1", "n1")
 
     @fuzzed
-    @given(json_files(dict.fromkeys(ids, "Italy")), json_files(dict.fromkeys(ids, -0.5)), st.booleans())
-    def check(said, odds, sound):
+    @given(json_files(dict.fromkeys(ids, "Italy")), json_files(dict.fromkeys(ids, -0.5)), st.booleans(), st.booleans())
+    def check(said, odds, sound, sound_odds):
         if sound: said = json.dumps(dict.fromkeys(ids, "Italy")).encode()
-        scored = ask(score_file, gold, put(place / "predictions.json", said), put(place / "odds.json", odds), 0.0)
-        if scored is not None: assert all(np.isfinite(v) for v in official(scored).values())
+        if sound_odds: odds = json.dumps(dict(zip(ids, (-0.5, 1e299, 0, -1e299)))).encode()
+        files = gold, put(place / "predictions.json", said), put(place / "odds.json", odds)
+        scored, printed = ask(score_file, *files, 0.0), ask(official_file, *files, 0.0)
+        assert (scored is None) == (printed is None)
+        if printed is not None: assert all(np.isfinite(v) for v in (printed.printed | printed.own).values())
 
     check()
 

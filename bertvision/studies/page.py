@@ -405,7 +405,7 @@ def save_figures(
             fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None}, pil_kwargs={"optimize": True})
     return found
 
-
+# %% ../../nbs/83_studies.page.ipynb #8c3ff24c
 def picture(
     fig: plt.Figure | None,
 ): # IPython Image, or None for no figure
