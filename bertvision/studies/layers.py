@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FIGURES', 'published_curves', 'published_table', 'plot_profiles', 'plot_heat', 'plot_difference', 'plot_training',
            'similarity', 'plot_similarity', 'paragraph', 'missing_rows', 'main_table', 'report_tables', 'probe_notes',
-           'to_markdown', 'to_html', 'write_probes_report']
+           'ProbesReport', 'probes_report', 'to_markdown', 'to_html', 'write_probes_report']
 
 # %% ../../nbs/84_studies.layers.ipynb #6e869aad
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -471,50 +471,68 @@ def probe_notes(
     if tuned: found.append(f"Fine-tuned for {' and '.join(f'{e:g}' for e in tuned)} epoch{'s' * (tuned != [1])}; tables and figures show the model that was kept as its run's best, where there is one.")
     return found + remarks(study)
 
-# %% ../../nbs/84_studies.layers.ipynb #b0758bda
-def to_markdown(
-    study: Results,
-    rows: pd.DataFrame, # from `probe_rows`
-    tables: list, # from `report_tables`
-    lead: str, # from `paragraph`
-) -> str:
-    "The report as Markdown: paragraph, main table, details, notes, faults, how to run it again."
-    (_, main, caption), *rest = tables
-    parts = [f"# {study.title}", lead, markdown_table(main), caption, DETAILS, *markdown_sections(rest)]
-    return "\n\n".join([*parts, "## Notes", "\n".join(f"- {n}" for n in probe_notes(study, rows)), *markdown_end(study)]) + "\n"
-
-
-def to_html(
-    study: Results,
-    rows: pd.DataFrame, # from `probe_rows`
-    tables: list, # from `report_tables`
-    lead: str, # from `paragraph`
-    figures: dict, # title -> PNG file, in the order of the page
-) -> str:
-    "The report as one self-contained page."
-    (title, main, caption), *rest = tables
-    off = set(main.index[len(main) - len(missing_rows(study)):])
-    parts = [heading(title), html_table(main, caption, off=off), *(html_figure(*f) for f in figures.items())]
-    parts += [*html_sections(rest), heading("Notes"), html_list(probe_notes(study, rows), "notes"), *html_end(study)]
-    return html_page(study, lead, parts, [f"protocol {p}" for p in rows["protocol"].dropna().unique()])
-
-# %% ../../nbs/84_studies.layers.ipynb #8c31e6f3
+# %% ../../nbs/84_studies.layers.ipynb #12abef4a
 FIGURES = {"profiles": "What can be read from each layer", "mixes": "What a mix of the layers up to each one adds", "heat": "All layers in numbers", "difference": "Fine-tuned minus pretrained",
            "training": "The profile while fine-tuning", "similarity": "What fine-tuning has left as it was"}
 
 
-def write_probes_report(
-    folder, # outputs/<study>
-    differences: pd.DataFrame | None = None, # from `layer_differences`, when they are at hand
-) -> Path: # folder of the report: table.md, table.csv, report.html and figures
-    "Read a study of probes and write its report; raises DataError when the folder is no study and OutputError when it cannot be written."
-    study = read_study(folder)
-    rows, place = probe_rows(study), study.folder / "report"
-    if differences is None: differences = layer_differences(study, rows)
-    above = against_trivial(study, rows)
-    drawn = {"profiles": plot_profiles(rows), "mixes": plot_profiles(rows, "mix") if (rows["through"] == "mix").any() else None, "heat": plot_heat(rows),
+@dataclass
+class ProbesReport:
+    "Everything that the report of a study of probes shows."
+    study: Results
+    rows: pd.DataFrame        # from `probe_rows`
+    differences: pd.DataFrame # from `layer_differences`
+    above: pd.DataFrame       # from `against_trivial`
+    lead: str                 # from `paragraph`
+    tables: list              # from `report_tables`
+    figures: dict             # name -> Figure, those that there are
+
+    def table(self, heading: str) -> tuple: # (text cells, caption); an empty table when the report has none of that name
+        "Return a table of the report by its heading."
+        return next(((frame, caption) for name, frame, caption in self.tables if name == heading), (pd.DataFrame(), ""))
+
+
+def probes_report(
+    study: Results,
+) -> ProbesReport:
+    "Compute the report of a study of probes."
+    rows = probe_rows(study)
+    differences, above = layer_differences(study, rows), against_trivial(study, rows)
+    has_mixes = (rows["through"] == "mix").any()
+    drawn = {"profiles": plot_profiles(rows), "mixes": plot_profiles(rows, "mix") if has_mixes else None, "heat": plot_heat(rows),
              "difference": plot_difference(study, differences), "training": plot_training(rows), "similarity": plot_similarity(study)}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
-    lead, tables = paragraph(study, rows, differences, above), report_tables(study, rows, differences, above)
-    page = to_html(study, rows, tables, lead, figures)
-    return write_files(place, profiles(rows), to_markdown(study, rows, tables, lead), page)
+    return ProbesReport(study, rows, differences, above, paragraph(study, rows, differences, above),
+                        report_tables(study, rows, differences, above), {name: fig for name, fig in drawn.items() if fig})
+
+# %% ../../nbs/84_studies.layers.ipynb #b0758bda
+def to_markdown(
+    report: ProbesReport,
+) -> str:
+    "The report as Markdown: paragraph, main table, details, notes, faults, how to run it again."
+    study, (_, main, caption), *rest = report.study, *report.tables
+    parts = [f"# {study.title}", report.lead, markdown_table(main), caption, DETAILS, *markdown_sections(rest), "## Notes"]
+    notes = "\n".join(f"- {n}" for n in probe_notes(study, report.rows))
+    return "\n\n".join([*parts, notes, *markdown_end(study)]) + "\n"
+
+
+def to_html(
+    report: ProbesReport,
+    figures: dict, # title -> PNG file, in the order of the page
+) -> str:
+    "The report as one self-contained page."
+    study, (title, main, caption), *rest = report.study, *report.tables
+    off = set(main.index[len(main) - len(missing_rows(study)):])
+    parts = [heading(title), html_table(main, caption, off=off), *(html_figure(*f) for f in figures.items())]
+    parts += [*html_sections(rest), heading("Notes"), html_list(probe_notes(study, report.rows), "notes"), *html_end(study)]
+    protocols = [f"protocol {p}" for p in report.rows["protocol"].dropna().unique()]
+    return html_page(study, report.lead, parts, protocols)
+
+# %% ../../nbs/84_studies.layers.ipynb #8c31e6f3
+def write_probes_report(
+    report, # from `probes_report`, or the folder outputs/<study>
+) -> Path: # folder of the report: table.md, table.csv, report.html and figures
+    "Write the report of a study of probes; raises DataError when the folder is no study and OutputError when it cannot be written."
+    if not isinstance(report, ProbesReport): report = probes_report(read_study(report))
+    place = report.study.folder / "report"
+    figures = save_figures(report.figures, place, FIGURES, encoder_remarks(report.study))
+    return write_files(place, profiles(report.rows), to_markdown(report), to_html(report, figures))

@@ -6,8 +6,8 @@
 __all__ = ['GLUE', 'TEXT_COLUMNS', 'DETAILS', 'PROTOCOL_NOTES', 'EARLIER', 'number', 'between', 'mean_sd', 'p_value',
            'metric_title', 'together', 'tally', 'encoder_remarks', 'captioned', 'remarks', 'ordered', 'recipes',
            'environment', 'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections',
-           'html_list', 'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'html_page',
-           'html_end', 'markdown_end', 'write_files', 'excerpt']
+           'html_list', 'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'written_picture',
+           'html_page', 'html_end', 'markdown_end', 'write_files', 'excerpt']
 
 # %% ../../nbs/83_studies.page.ipynb #fee1e5a9
 import base64
@@ -417,6 +417,19 @@ def picture(
     drawn, small = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, format="png", dpi=72, bbox_inches="tight")
     Pixels.open(drawn).convert("RGB").quantize(64, dither=Pixels.Dither.NONE).save(small, format="png", optimize=True)
+    return Image(small.getvalue())
+
+# %% ../../nbs/83_studies.page.ipynb #2d77a117
+def written_picture(
+    path, # PNG file, from `save_figures`
+): # IPython Image
+    "Show a figure that a report has written, in 64 colours."
+    from IPython.display import Image
+    from PIL import Image as Pixels
+
+    small = io.BytesIO()
+    with Pixels.open(path) as drawn:
+        drawn.convert("RGB").quantize(64, dither=Pixels.Dither.NONE).save(small, format="png", optimize=True)
     return Image(small.getvalue())
 
 # %% ../../nbs/83_studies.page.ipynb #3c63ae0c
