@@ -81,7 +81,7 @@ def _finish(fig, axes, title, label="score × 100"):
         ax.set_xlabel("layer (0 = embeddings)")
     for ax in axes[::axes[0].get_subplotspec().get_gridspec().ncols]: ax.set_ylabel(label)
     found = {text: h for ax in axes for h, text in zip(*ax.get_legend_handles_labels())}
-    if found: fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    if found: fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=4 if len(found) == 4 else 3, frameon=False, fontsize=8.5)
     fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     plt.close(fig)
     return fig
@@ -215,6 +215,11 @@ def _draw_difference(ax, group, name, color, shift):
         if mine.any(): ax.plot(x[mine], y[mine], marker, color=color, mfc=face, label=" or ".join(words) + name)
 
 
+def _count(group):
+    if (group["verdict"] == NO_CLAIM).all(): return NO_CLAIM
+    return f"{(group['verdict'] == BETTER).sum()} of {len(group)}"
+
+
 def plot_difference(
     study: Results,
     differences: pd.DataFrame | None = None, # from `layer_differences`, when they are at hand
@@ -231,8 +236,7 @@ def plot_difference(
             _draw_difference(ax, part, f" ({model})" if several else "", colors[i % 3], 0.15 * i)
         ax.axhline(0, color="0.2", lw=1)
         ax.set_title(title, fontsize=10)
-    won = [(group["verdict"] == BETTER).sum() for _, group in panels]
-    found = [f"{title.replace(chr(10), ', ')} at {n} of {len(group)}" for n, (title, group) in zip(won, panels)]
+    found = [f"{title.replace(chr(10), ', ')}: {_count(group)}" for title, group in panels]
     return _finish(fig, axes, _wrapped("Layers at which the fine-tuned encoder is better. " + "; ".join(found)), "difference × 100")
 
 # %% ../../nbs/84_studies.layers.ipynb #f12339bb

@@ -387,7 +387,12 @@ def _signed(fig: plt.Figure, remark: str):
     "A figure with a remark below it, for as long as it is written."
     lines = wrap(remark, max(40, int(16 * fig.get_size_inches()[0])))
     line = fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35") if lines else None
+    # a legend outside the panels keeps to the lower edge, which the remark moves down
+    height = 0.72 * fig.get_size_inches()[1] + 8 * 1.3 * len(lines) if lines else 0
+    pads = [(legend, legend.borderaxespad) for legend in fig.legends]
+    for legend, pad in pads: legend.borderaxespad = pad + height / legend.get_texts()[0].get_fontsize()
     yield
+    for legend, pad in pads: legend.borderaxespad = pad
     if line: line.remove()
 
 
@@ -402,7 +407,7 @@ def save_figures(
     for name, fig in drawn.items():
         found[titles[name]] = place / f"{name}.png"
         with replacing(found[titles[name]]) as tmp, _signed(fig, remark):
-            fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None}, pil_kwargs={"optimize": True})
+            fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     return found
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..comparisons import NO_CLAIM
 from ..core import write_json
 from ..metrics import METRICS, score
 from ..probing.profile import expected_layer, peak
@@ -349,7 +350,7 @@ def layer_differences(
 def _claim_cells(row: dict) -> dict: # of `decide_claims` -> text cells
     return {"Difference": number(row["difference"], sign=True), "95 % interval": between(row["low"], row["high"]),
             "p": p_value(row["p"]), "p (Holm)": p_value(row["p_holm"]), "Verdict": claim_words(row),
-            "Seeds": str(row["seeds"]), "Examples": f"{row['examples']:,}", "Remark": row["note"]}
+            "Seeds": str(row["seeds"]), "Examples": f"{row['examples']:,}", "Remark": "" if row["verdict"] == NO_CLAIM else row["note"]}
 
 
 def _claim_table(rows: list) -> pd.DataFrame: # the remarks stand there when there is one
