@@ -410,7 +410,7 @@ def save_figures(
             fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     return found
 
-
+# %% ../../nbs/83_studies.page.ipynb #9e8c2e57
 def picture(
     fig: plt.Figure | None,
 ): # IPython Image, or None for no figure

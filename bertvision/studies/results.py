@@ -171,7 +171,7 @@ def scored_columns(
         return question_scores(metric, rows)
     return rows["prediction"].to_numpy(), rows["label"].to_numpy()
 
-
+# %% ../../nbs/82_studies.results.ipynb #f29ad92e
 def _split_rows(rows, split):
     "Rows of a split; a view where they follow each other, as runs write them."
     mine = (rows["split"] == split).to_numpy(bool)
@@ -412,7 +412,7 @@ def _apart(runs, group, of, state, words):
     why = lambda run: words.format(ours=marks[run], first=first, theirs=marks[first])
     return [{"run": run, "state": state, "why": why(run)} for run in marks if marks[run] != marks[first]]
 
-
+# %% ../../nbs/82_studies.results.ipynb #87e8037d
 def _mixed(runs, predictions, home):
     "Faults of the runs that do not belong with those they are averaged with."
     faults = []
