@@ -5,11 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scipy import stats
+
+from bertvision.comparisons import BETTER, NO_CLAIM, UNDECIDED, rule
 from bertvision.core import DataError, read_json
-from bertvision.studies.layers import (main_table, paragraph, plot_difference, plot_heat, plot_profiles, plot_similarity, plot_training, published_curves,
-                                       to_markdown, write_probes_report)
-from bertvision.studies.probes import (against_trivial, control_table, example_probes, final, headline, layer_differences, probe_rows,
-                                       profile_table, profiles)
+from bertvision.studies.layers import (main_table, paragraph, plot_difference, plot_heat, plot_profiles, plot_similarity, plot_training, probes_report,
+                                       published_curves, to_markdown, write_probes_report)
+from bertvision.studies.probes import (against_trivial, control_table, difference_table, example_probes, final, headline, layer_differences, probe_rows,
+                                       profile_table, profiles, trivial_table)
 from bertvision.studies.results import read_study
 from study_lab import change, keep, replan
 
@@ -26,14 +29,12 @@ def example(whole, tmp_path):
 
 def text(folder):
     "The report in words; all figures are drawn, none is written."
-    study = read_study(folder)
-    rows = probe_rows(study)
-    differences = layer_differences(study, rows)
-    for fig in (plot_profiles(rows), plot_profiles(rows, "mix"), plot_heat(rows)): assert fig.axes
-    plot_difference(study, differences), plot_training(rows), plot_similarity(study)
-    lead = paragraph(study, rows, differences)
-    assert "\n" not in lead and "nan" not in lead
-    return to_markdown(study, rows, differences, lead)
+    report = probes_report(read_study(folder))
+    assert all(fig.axes for fig in report.figures.values())
+    assert "\n" not in report.lead and "nan" not in report.lead
+    said = to_markdown(report)
+    assert "beyond chance" not in said
+    return said
 
 
 def test_every_number_of_the_csv_is_that_of_the_records(example):
@@ -59,18 +60,21 @@ def test_only_the_pretrained_side(example):
     rows = probe_rows(study)
     assert len(layer_differences(study, rows)) == 0 and plot_difference(study) is None and plot_training(rows) is None and plot_similarity(study) is None
     said = text(example)
-    assert "no layer of the pretrained encoder beats the trivial baseline" in said and "fine-tuning" not in said.partition("<!--")[0]
+    assert "is undecided against the trivial predictor (49.0) at every layer" in said and "fine-tuning" not in said.partition("<!--")[0]
     assert "a random encoder" not in said and "## Fine-tuned minus pretrained" not in said
 
 
-def test_one_seed_has_no_spread_and_only_the_interval_over_examples(example):
+def test_one_seed_has_no_spread_and_no_claim(example):
     keep(example, lambda run: run.endswith("s0") and "sts-b" not in run)
     study = read_study(example)
     rows = probe_rows(study)
     assert "±" not in profile_table(headline(rows)).to_string() and profiles(rows)["sd"].isna().all()
-    differences = layer_differences(study, rows)
-    assert (differences["seeds"] == 1).all() and differences["low"].isna().all() and differences["beyond"].any()
-    assert against_trivial(study, rows)["beats"].any() and "nan" not in text(example)
+    for found in (layer_differences(study, rows), against_trivial(study, rows)):
+        assert (found["seeds"] == 1).all() and found[["low", "high", "p", "p_holm"]].isna().all(axis=None)
+        assert set(found["verdict"]) == {NO_CLAIM} and set(found["reason"]) == {"one seed"} and found["difference"].notna().all()
+    said = text(example)
+    assert "nan" not in said and "no claim: one seed" in said and "No difference is claimed" in said
+    assert "gets no claim against the pretrained one at any layer: one seed" in said
 
 
 def test_without_controls_and_codes(example):
@@ -105,14 +109,94 @@ def test_a_probe_that_is_missing_leaves_a_gap(example):
     text(example)
 
 
-def test_lost_predictions_leave_differences_over_seeds(example):
+def test_lost_predictions_leave_differences_without_a_claim(example):
     for seed in range(3): (example / "runs" / f"fine-tuned.squad2.s{seed}" / "predictions.parquet").unlink()
     study = read_study(example)
     d = layer_differences(study).query("metric == 'answer_f1'")
-    assert d["low"].notna().all() and d["p"].isna().all() and not d["beyond"].any()
+    assert d["difference"].notna().all() and d[["low", "p"]].isna().all(axis=None) and set(d["verdict"]) == {NO_CLAIM}
+    assert set(d["reason"]) == {"predictions missing"}
     rows = probe_rows(study)
     assert not ((rows["metric"] == "has_answer_f1") & (rows["side"] == "fine-tuned") & (rows["task"] == "squad2")).any()
     assert "unchecked" in text(example) and plot_heat(rows).axes
+
+
+def by_hand(example, task, layer, sides):
+    "Contributions of each seed and example to accuracy-like scores, read from the files alone."
+    out = []
+    for side in sides:
+        runs = [pd.read_parquet(example / "runs" / f"{side}.{task}.s{seed}" / "predictions.parquet") for seed in range(3)]
+        name = f"layer-{layer}:{'mean' if task == 'cola' else 'each'}"
+        out.append([r[(r["variant"] == name) & (r["split"] == "validation")].sort_values("example_id") for r in runs])
+    return out
+
+
+def crossed_and_seeds(d):
+    "Difference, interval and p of the rule for (seeds, examples) contributions, in plain numpy."
+    n, count = d.shape
+    mean, over_examples, over_seeds = d.mean(), d.mean(axis=1), d.mean(axis=0)
+    v_seeds, v_examples = np.var(over_examples, ddof=1) / n, np.var(over_seeds, ddof=1) / count
+    rest = sum((d[k, i] - over_examples[k] - over_seeds[i] + mean) ** 2 for k in range(n) for i in range(count)) / ((n - 1) * (count - 1) * n * count)
+    variance = max(v_seeds + v_examples - rest, v_seeds, v_examples)
+    freedom = variance / (v_seeds / (n - 1) + v_examples / (count - 1))
+    ways = [(np.sqrt(variance), freedom), (np.sqrt(v_seeds), n - 1)]
+    half = max(stats.t.ppf(0.975, df) * error for error, df in ways)
+    return mean, mean - half, mean + half, max(2 * stats.t.sf(abs(mean) / error, df) for error, df in ways)
+
+
+def test_a_difference_of_layers_again_from_the_files(example):
+    (row,) = layer_differences(read_study(example)).query("metric == 'answer_f1' and layer == 6").to_dict("records")
+    tuned, plain = by_hand(example, "squad2", 6, ("fine-tuned", "pretrained"))
+    d = np.stack([a["answer_f1"].to_numpy() - b["answer_f1"].to_numpy() for a, b in zip(tuned, plain)])
+    assert (row["difference"], row["low"], row["high"], row["p"]) == pytest.approx(crossed_and_seeds(d), abs=1e-12)
+    assert row["verdict"] == BETTER and (row["seeds"], row["examples"]) == (3, 300)
+
+
+def test_a_layer_against_the_trivial_predictor_again_from_the_files(example):
+    (row,) = against_trivial(read_study(example), probe_rows(read_study(example))).query("task == 'squad2' and side == 'fine-tuned' and layer == 5").to_dict("records")
+    (tuned,) = by_hand(example, "squad2", 5, ("fine-tuned",))
+    d = np.stack([a["answer_f1"].to_numpy() - (a["label"].to_numpy() == 0) for a in tuned])  # it never answers
+    assert (row["difference"], row["low"], row["high"], row["p"]) == pytest.approx(crossed_and_seeds(d), abs=1e-12)
+
+
+def test_the_family_is_the_whole_table_and_no_claim_has_seeds_that_disagree(example):
+    study = read_study(example)
+    rows = probe_rows(study)
+    for found, shown in ((layer_differences(study, rows), difference_table), (against_trivial(study, rows), trivial_table)):
+        p, n = found["p"].to_numpy(), len(found)
+        order, holm = np.argsort(p, kind="stable"), np.empty(n)
+        holm[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(n, 0, -1)))
+        assert found["p_holm"].to_numpy() == pytest.approx(holm) and len(shown(found)) == n
+        assert ((found["verdict"] == BETTER) == ((holm < 0.05) & (found["difference"] > 0))).all()
+        assert f"the {n} comparisons of this table" in rule(found)
+        assert set(found["verdict"]) == {BETTER, UNDECIDED} and list(shown(found)["Verdict"]) == list(found["verdict"])
+        open_ = found[(found["low"] <= 0) & (found["high"] >= 0)]
+        assert len(open_) and set(open_["verdict"]) == {UNDECIDED}
+    d = layer_differences(study, rows).query("metric == 'matthews'").set_index("layer")
+    values = rows.query("task == 'cola' and metric == 'matthews' and through == 'layer' and epoch.isna()").pivot(index="seed", columns=["side", "layer"], values="value")
+    for layer, row in d.iterrows():  # the interval over seeds alone lies inside the one that is shown
+        each = (values["fine-tuned"] - values["pretrained"])[layer]
+        half = stats.t.ppf(0.975, 2) * each.std() / np.sqrt(3)
+        assert row["low"] <= each.mean() - half + 1e-12 and row["high"] >= each.mean() + half - 1e-12
+
+
+def test_a_claim_that_hangs_on_a_collapsed_seed_is_fragile(example):
+    """All fine-tuned seeds fall to silence but one, which no claim can stand on alone."""
+    for seed in (1, 2):
+        path = example / "runs" / f"pretrained.squad2.s{seed}" / "predictions.parquet"
+        rows = pd.read_parquet(path)
+        silent = rows["variant"] == "layer-6:each"
+        right = (rows["label"] == 0).astype(float)
+        rows.loc[silent, "prediction"] = 0
+        for name in ("exact_match", "answer_f1"): rows.loc[silent, name] = right[silent]
+        rows.to_parquet(path, index=False)
+        def told(record):
+            for v in record["variants"]:
+                if v["variant"] == "layer-6:each": v["metrics"]["validation"] = {m: float(right[silent].mean()) for m in v["metrics"]["validation"]}
+        change(example, f"pretrained.squad2.s{seed}", told)
+    (row,) = layer_differences(read_study(example)).query("metric == 'answer_f1' and layer == 6").to_dict("records")
+    assert row["collapsed"] == 2 and row["verdict"] == BETTER and row["fragile"] and np.isnan(row["p_without"])
+    said = text(example)
+    assert "better, fragile: without collapsed seeds +3" in said.partition("<!--")[0] and "better, fragile" in said.partition("<!--")[2]
 
 
 def test_a_record_that_has_the_answerable_questions_keeps_its_own(example):
@@ -144,7 +228,7 @@ def test_an_undefined_correlation_counts_as_nothing(example):
     replan(example, ".cola.", task="sts-b")
     rows = probe_rows(read_study(example)).query("task == 'sts-b'")
     assert (rows["value"] == 0).all() and (rows["control"] == 0).all()
-    assert "no layer of the pretrained encoder beats the trivial baseline (0.0)" in text(example)
+    assert "gets no claim against the trivial predictor (0.0) at any layer: predictions missing" in text(example)
 
 
 def test_nothing_has_finished(example):

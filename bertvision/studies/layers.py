@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'published_curves', 'published_table', 'plot_profiles', 'plot_heat', 'plot_difference', 'plot_training',
-           'similarity', 'plot_similarity', 'paragraph', 'missing_rows', 'main_table', 'probe_notes', 'to_markdown',
-           'to_html', 'write_probes_report']
+           'similarity', 'plot_similarity', 'paragraph', 'missing_rows', 'main_table', 'report_tables', 'probe_notes',
+           'ProbesReport', 'probes_report', 'to_markdown', 'to_html', 'write_probes_report']
 
 # %% ../../nbs/84_studies.layers.ipynb #6e869aad
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,13 +17,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
+from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
 from ..probing.profile import onset, peak
 from ..published import published_probes
-from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, heading, html_end, html_figure, html_list, html_page, html_sections,
+from .claims import claim_words
+from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, between, heading, html_end, html_figure, html_list, html_page, html_sections,
                                      html_table, markdown_end, markdown_sections, markdown_table, metric_title, nothing, number, remarks,
                                      save_figures, tally, task_title, write_files)
 from .probes import (against_trivial, control_table, difference_table, final, headline, layer_differences, probe_rows,
-                                       profile_table, profiles, shown_metrics)
+                                       profile_table, profiles, shown_metrics, trivial_table)
 from .tasks import known_task
 from .results import Results, encoder_title, read_study, run_titles
 
@@ -79,7 +81,7 @@ def _finish(fig, axes, title, label="score × 100"):
         ax.set_xlabel("layer (0 = embeddings)")
     for ax in axes[::axes[0].get_subplotspec().get_gridspec().ncols]: ax.set_ylabel(label)
     found = {text: h for ax in axes for h, text in zip(*ax.get_legend_handles_labels())}
-    if found: fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    if found: fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=4 if len(found) == 4 else 3, frameon=False, fontsize=8.5)
     fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     plt.close(fig)
     return fig
@@ -158,49 +160,84 @@ def _heat_metrics(task):
     return ["exact_match", "answer_f1", "has_answer_f1"] if t.kind == "span" else [t.metrics[0]]
 
 
+def _heat_tables(rows):
+    "[(title, model by layer, scores × 100)], a table a task, split and metric."
+    found, several = [], rows["encoder"].nunique() > 1
+    for (task, split, metric), group in rows.groupby(["task", "split", "metric"], sort=False):
+        means = profiles(group)
+        means["who"] = means["encoder"] + ", " + means["model"] if several else means["model"]
+        table = means.pivot_table(index="who", columns="layer", values="mean", sort=False).sort_index(axis=1)
+        found.append((f"{task_title(task)}: {metric_title(metric, split)}", 100 * table))
+    return found
+
+
+def _draw_heat(ax, table):
+    "Draw cells with their numbers, light on dark and dark on light."
+    values = table.to_numpy()
+    mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", edgecolors="white", linewidth=0.5)
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for (i, j), value in np.ndenumerate(values):
+        if np.isnan(value): continue
+        color = "0.15" if value > middle else "white"
+        ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
+    ax.set_xticks(np.arange(values.shape[1]) + 0.5, table.columns)
+    ax.set_yticks(np.arange(len(values)) + 0.5, table.index)
+    ax.invert_yaxis()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return mesh
+
+# %% ../../nbs/84_studies.layers.ipynb #e88e18b7
 def plot_heat(
     rows: pd.DataFrame, # from `probe_rows`
 ) -> plt.Figure:
     "Heat maps of mean scores × 100, model by layer, for each task; for questions exact match, F1, and F1 of those that have an answer."
     rows = headline(rows[rows["through"] == "layer"], _heat_metrics)
     if not len(rows): return nothing("no probe has finished")
-    parts = [(f"{task_title(t)}: {metric_title(m, s)}", profiles(g).assign(who=lambda x: x["encoder"] + ", " + x["model"] if rows["encoder"].nunique() > 1 else x["model"]))
-             for (t, s, m), g in rows.groupby(["task", "split", "metric"], sort=False)]
-    tables = [(title, 100 * p.pivot_table(index="who", columns="layer", values="mean", sort=False).sort_index(axis=1)) for title, p in parts]
-    size = [len(t) for _, t in tables]
-    fig, axes = plt.subplots(len(tables), 1, figsize=(2.6 + 0.55 * (1 + rows["layer"].max()), sum(size) * 0.36 + 0.95 * len(size)), layout="constrained", squeeze=False, height_ratios=size)
+    tables = _heat_tables(rows)
+    size = [len(table) for _, table in tables]
+    inches = (2.6 + 0.55 * (1 + rows["layer"].max()), sum(size) * 0.36 + 0.95 * len(size))
+    fig, axes = plt.subplots(len(tables), 1, figsize=inches, layout="constrained", squeeze=False, height_ratios=size)
     for ax, (title, table) in zip(axes.flat, tables):
-        sns.heatmap(table, annot=True, fmt=".1f", cmap="cividis", ax=ax, cbar=False, annot_kws={"fontsize": 8}, linewidths=0.5)
-        ax.set(ylabel="", xlabel="")
+        _draw_heat(ax, table)
         ax.set_title(title, fontsize=10, loc="left")
-        ax.tick_params(axis="y", rotation=0)
     axes.flat[-1].set_xlabel("layer (0 = embeddings)")
     plt.close(fig)
     return fig
 
 # %% ../../nbs/84_studies.layers.ipynb #b8a55523
+def _draw_difference(ax, group, name, color, shift):
+    "Draw the differences of one model: filled where they are better or worse, open where they are undecided, a cross where nothing is claimed."
+    x, y, verdict = group["layer"] + shift, 100 * group["difference"], group["verdict"]
+    ax.vlines(x, 100 * group["low"], 100 * group["high"], color=color, lw=1.5, label="95 % interval")
+    for words, face, marker in (((BETTER, WORSE), color, "s"), ((UNDECIDED,), "white", "s"), ((NO_CLAIM,), color, "x")):
+        mine = verdict.isin(words)
+        if mine.any(): ax.plot(x[mine], y[mine], marker, color=color, mfc=face, label=" or ".join(words) + name)
+
+
+def _count(group):
+    if (group["verdict"] == NO_CLAIM).all(): return NO_CLAIM
+    return f"{(group['verdict'] == BETTER).sum()} of {len(group)}"
+
+
 def plot_difference(
     study: Results,
     differences: pd.DataFrame | None = None, # from `layer_differences`, when they are at hand
 ) -> plt.Figure | None: # None when the study lacks a side
-    "Fine-tuned minus pretrained by layer: the broad bar is the interval over seeds, the thin one that over examples, a filled marker is beyond chance."
+    "Fine-tuned minus pretrained by layer with the 95 % interval; a filled marker is better or worse, an open one undecided."
     rows = layer_differences(study) if differences is None else differences
+    rows = rows[rows["difference"].notna()]
     if not len(rows): return None
-    panels = _panels(rows)
+    panels, colors = _panels(rows), [_COLORS[3], _COLORS[4], _COLORS[2]]
     fig, axes = _grid(len(panels))
     for ax, (title, group) in zip(axes, panels):
-        for i, (model, g) in enumerate(group.groupby("model", sort=False)):
-            x, color, sure = g["layer"] + 0.15 * i, [_COLORS[3], _COLORS[4], _COLORS[2]][i % 3], g["beyond"].astype(bool)
-            ax.vlines(x, 100 * g["low"], 100 * g["high"], color=color, alpha=0.3, lw=6, label="95 % over seeds")
-            ax.vlines(x, 100 * g["example_low"], 100 * g["example_high"], color=color, lw=1.2, label="95 % over examples")
-            name = f" ({model})" if group["model"].nunique() > 1 else ""
-            ax.plot(x[sure], 100 * g["difference"][sure], "s", color=color, label=f"beyond chance{name}")
-            ax.plot(x[~sure], 100 * g["difference"][~sure], "s", color=color, mfc="white", label=f"could be chance{name}")
+        several = group["model"].nunique() > 1
+        for i, (model, part) in enumerate(group.groupby("model", sort=False)):
+            _draw_difference(ax, part, f" ({model})" if several else "", colors[i % 3], 0.15 * i)
         ax.axhline(0, color="0.2", lw=1)
         ax.set_title(title, fontsize=10)
-    won = [(g["beyond"] & (g["difference"] > 0)).sum() for _, g in panels]
-    found = [f"{title.replace(chr(10), ', ')} at {n} of {len(g)}" for n, (title, g) in zip(won, panels)]
-    return _finish(fig, axes, _wrapped("Layers at which fine-tuning is ahead beyond chance. " + "; ".join(found)), "difference × 100")
+    found = [f"{title.replace(chr(10), ', ')}: {_count(group)}" for title, group in panels]
+    return _finish(fig, axes, _wrapped("Layers at which the fine-tuned encoder is better. " + "; ".join(found)), "difference × 100")
 
 # %% ../../nbs/84_studies.layers.ipynb #f12339bb
 def plot_training(
@@ -262,37 +299,63 @@ def _layers_text(layers):
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _side_text(above, several):
-    "Where one model is read best, and whether that is more than nothing."
-    first, best = above.iloc[0], above.loc[above["mean"].idxmax()] if above["mean"].notna().any() else None
-    name = first["model"] if several else first["side"]
-    who = f"the {name} encoder" if "," not in name and "(" not in name else f"the encoder {name}"
-    if best is None: return f"{who} has no defined score"
-    if above["beats"].any():
-        return f"{who} is read best at layer {best['layer']} ({number(best['mean'])}) and beats the trivial baseline ({number(best['baseline'])}) beyond chance at {above['beats'].sum()} of {len(above)} layers"
-    return f"no layer of {who} beats the trivial baseline ({number(best['baseline'])}) beyond chance (the best, layer {best['layer']}, has {number(best['mean'])})"
-
-
 def _where(part, held):
-    "The layers at which something holds: from one on, with those before it, or only at some."
+    "The layers at which something holds: at all, from one on with those before it, or at some."
     layers, start = list(part["layer"][held]), onset(held)
-    if not layers: return ""
     if len(layers) == len(part): return "at every layer"
-    if start is None or start == len(part) - 1: return f"only at layer{'s' if len(layers) > 1 else ''} {_layers_text(layers)}"
+    if start is None or start == len(part) - 1: return f"at layer{'s' if len(layers) > 1 else ''} {_layers_text(layers)}"
     on = part["layer"].iloc[start]
     before = [n for n in layers if n < on]
     return f"from layer {on} on" + (f" and at layer{'s' if len(before) > 1 else ''} {_layers_text(before)}" if before else "")
 
 
-def _gain_text(part):
-    "What fine-tuning adds, and from which layer on."
-    part = part.sort_values("layer").dropna(subset="difference")
+def _most(part):
+    "The largest difference of some layers of one verdict, with its interval where one is claimed."
+    part = part.dropna(subset="difference")
     if not len(part): return ""
-    most, ahead, behind = part.loc[part["difference"].idxmax()], part["beyond"] & (part["difference"] > 0), part["beyond"] & (part["difference"] < 0)
-    text = "fine-tuning adds nothing at any layer"
-    if most["difference"] > 0:
-        text = f"fine-tuning adds at most {number(most['difference'])} points (layer {most['layer']}), {'beyond chance ' + _where(part, ahead) if ahead.any() else 'nowhere beyond chance'}"
-    return text + (f", and takes away beyond chance {_where(part, behind)}" if behind.any() else "")
+    most = part.loc[part["difference"].abs().idxmax()]
+    if most["verdict"] not in (BETTER, WORSE):
+        return f" (most at layer {most['layer']}: {number(most['difference'], sign=True)} points)"
+    ends = (most["low"], most["high"]) if most["verdict"] == BETTER else (-most["high"], -most["low"])
+    size, interval = number(abs(most["difference"])), between(*ends)
+    if len(part) == 1: return f" by {size} points ({interval})"
+    return f", by up to {size} points ({interval}, layer {most['layer']})"
+
+# %% ../../nbs/84_studies.layers.ipynb #c21efafb
+def _claims_text(part, other):
+    "Say at which layers a model is better than another, worse, undecided or not to be compared."
+    part, found = part.sort_values("layer", ignore_index=True), []
+    for word, link in ((BETTER, "than"), (WORSE, "than"), (UNDECIDED, "against")):
+        held = part["verdict"] == word
+        if not held.any(): continue
+        name = "" if found else f" {link} {other}"
+        found.append(f"{word}{name} {_where(part, held)}{_most(part[held])}")
+    text = [f"is {', '.join(found)}"] if found else []
+    for reason, none in part[part["verdict"] == NO_CLAIM].groupby("reason", sort=False):
+        where = "at any layer" if len(none) == len(part) else _where(part, part.index.isin(none.index))
+        text.append(f"gets {NO_CLAIM} against {other} {where}: {reason}{_most(none)}")
+    fragile = [f"layer {r['layer']} ({number(r['difference'], sign=True)}) is {claim_words(r)}" for r in part.to_dict("records") if r["fragile"]]
+    return "; ".join(text + fragile)
+
+
+def _who(name): return f"the {name} encoder" if "," not in name and "(" not in name else f"the encoder {name}"
+
+
+def _side_text(above, several):
+    "Where one model is read best, and where that is more than the trivial predictor."
+    first = above.iloc[0]
+    who = _who(first["model"] if several else first["side"])
+    if not above["mean"].notna().any(): return f"{who} has no defined score"
+    best = above.loc[above["mean"].idxmax()]
+    other = f"the trivial predictor ({number(best['baseline'])})"
+    return f"{who} is read best at layer {best['layer']} ({number(best['mean'])}) and {_claims_text(above, other)}"
+
+
+def _gain_text(part):
+    "What fine-tuning adds, and at which layers."
+    if not len(part): return ""
+    first = part.iloc[0]
+    return f"{_who(first['model'])} {_claims_text(part, _who(first['against']).replace(' encoder', ' one'))}"
 
 # %% ../../nbs/84_studies.layers.ipynb #67ba2fb8
 def _floor_text(group):
@@ -330,15 +393,17 @@ def paragraph(
     study: Results,
     rows: pd.DataFrame | None = None, # from `probe_rows`, when they are at hand
     differences: pd.DataFrame | None = None, # from `layer_differences`
+    above: pd.DataFrame | None = None, # from `against_trivial`
 ) -> str: # one paragraph
     "What the numbers say: where each side is read best, what fine-tuning adds from where on, what the floors reach, what CKA says."
     rows = probe_rows(study) if rows is None else rows
     differences = layer_differences(study, rows) if differences is None else differences
     if not len(rows): return f"{tally(study)} No probe has finished."
-    above, cka, found = against_trivial(study, rows), similarity(study), [tally(study)]
+    above = against_trivial(study, rows) if above is None else above
+    cka, found = similarity(study), [tally(study)]
     mine = lambda table, key: table[(table["task"] == key[0]) & (table["encoder"] == key[1])] if len(table) else table
     for key, group in headline(final(rows)).groupby(["task", "encoder"], sort=False):
-        sides = [g for _, g in mine(above[above["side"] != "random"], key).groupby("model", sort=False)]
+        sides = [g for _, g in mine(above, key).groupby("model", sort=False)]
         first = group["metric"].iloc[0]
         gains = mine(differences, key)
         gains = [_gain_text(g) for _, g in gains[gains["metric"] == first].groupby("model", sort=False)] if len(gains) else []
@@ -374,23 +439,29 @@ def main_table(
 # %% ../../nbs/84_studies.layers.ipynb #eafce88f
 _MAIN = ("Scores × 100 of a probe on each state (0 = embeddings), mean ± standard deviation over seeds. Best layer: of the mean, in brackets of the single seeds. "
          "Expected layer: where a mix of the states up to a layer gains its score (Tenney et al. 2019), mean over seeds; "
-         "unclear: the gain is within its spread over seeds; no gain: the whole mix is no better than the embeddings. Trivial: always the commonest class, the mean, or no answer.")
+         "unclear: the gain is within its spread over seeds; no gain: the whole mix scores no higher than the embeddings. Trivial: always the commonest class, the mean, or no answer.")
 _FLOOR = ("Control task: labels that only the words decide (Hewitt and Liang 2019); selectivity: score minus that. "
           "Compression: bits of the labels at equal odds over bits of their online code (Voita and Titov 2020).")
-_CHANGE = ("Differences × 100 on the same examples and seeds. Over seeds: t-interval. Over examples: paired bootstrap, which p is of; Holm's correction counts the layers of a profile. "
-           "Beyond chance: both intervals on one side of zero and the corrected p below 0.05; with one seed, the interval over examples alone.")
+_CHANGE = "Differences × 100, fine-tuned minus pretrained, on the same examples and seeds."
+_ABOVE = "Scores and differences × 100; trivial: the predictor that always says the commonest class, the mean, or no answer."
 _PRINTED = ("Per cent, as printed; † is what answering nothing scores on those questions. Other questions than those above, one seed, no control task, "
             "one learning rate for all layers, which is low for pretrained states: to be read beside the scores above, not compared with them.")
 
 
-def _sections(study, rows, differences):
-    "[(heading, table, caption)] of what follows the main table."
-    parts = [("Above the control task", control_table(headline(final(rows))), _FLOOR),
-             ("Fine-tuned minus pretrained", difference_table(differences), _CHANGE),
+def report_tables(
+    study: Results,
+    rows: pd.DataFrame, # from `probe_rows`
+    differences: pd.DataFrame, # from `layer_differences`
+    above: pd.DataFrame, # from `against_trivial`
+) -> list: # (heading, table, caption) each; the main table comes first
+    "Make all tables of the report once, for both of its forms."
+    parts = [("Fine-tuned minus pretrained", difference_table(differences), f"{_CHANGE} {rule(differences)}"),
+             ("Above the trivial baseline", trivial_table(above), f"{_ABOVE} {rule(above)}"),
+             ("Above the control task", control_table(headline(final(rows))), _FLOOR),
              ("Published curves", published_table(rows), _PRINTED),
              ("All metrics", profile_table(rows), "All reported metrics, as in the first table."),
              ("Runs of an earlier code", accepted(study), EARLIER)]
-    return [p for p in parts if len(p[1])]
+    return [("Profiles", main_table(study, rows), captioned(study, _MAIN)), *(p for p in parts if len(p[1]))]
 
 
 def probe_notes(
@@ -398,55 +469,74 @@ def probe_notes(
     rows: pd.DataFrame, # from `probe_rows`
 ) -> list[str]:
     "How to read the report, and what the records want their readers to know."
-    found = ["Scores are multiplied by 100; `table.csv` holds fractions, one row a layer. Collapsed probes are counted in.",
-             "Beats the trivial baseline beyond chance: it lies below the interval over seeds and below a bootstrap interval over examples that is widened to count the layers."]
+    found = ["Scores are multiplied by 100; `table.csv` holds fractions, one row a layer. Collapsed probes are counted in."]
     found += [text for name, text in PROTOCOL_NOTES.items() if (rows["protocol"] == name).any()]
     tuned = sorted(rows[rows["side"] == "fine-tuned"]["epoch"].dropna().unique())
     if tuned: found.append(f"Fine-tuned for {' and '.join(f'{e:g}' for e in tuned)} epoch{'s' * (tuned != [1])}; tables and figures show the model that was kept as its run's best, where there is one.")
     return found + remarks(study)
 
-# %% ../../nbs/84_studies.layers.ipynb #b0758bda
-def to_markdown(
-    study: Results,
-    rows: pd.DataFrame, # from `probe_rows`
-    differences: pd.DataFrame, # from `layer_differences`
-    lead: str, # from `paragraph`
-) -> str:
-    "The report as Markdown: paragraph, main table, details, notes, faults, how to run it again."
-    parts = [f"# {study.title}", lead, markdown_table(main_table(study, rows)), captioned(study, _MAIN), DETAILS]
-    parts += markdown_sections(_sections(study, rows, differences))
-    return "\n\n".join([*parts, "## Notes", "\n".join(f"- {n}" for n in probe_notes(study, rows)), *markdown_end(study)]) + "\n"
-
-
-def to_html(
-    study: Results,
-    rows: pd.DataFrame, # from `probe_rows`
-    differences: pd.DataFrame, # from `layer_differences`
-    lead: str, # from `paragraph`
-    figures: dict, # title -> PNG file, in the order of the page
-) -> str:
-    "The report as one self-contained page."
-    table = main_table(study, rows)
-    off = set(table.index[len(table) - len(missing_rows(study)):])
-    parts = [heading("Profiles"), html_table(table, captioned(study, _MAIN), off=off), *(html_figure(*f) for f in figures.items())]
-    parts += [*html_sections(_sections(study, rows, differences)), heading("Notes"), html_list(probe_notes(study, rows), "notes"), *html_end(study)]
-    return html_page(study, lead, parts, [f"protocol {p}" for p in rows["protocol"].dropna().unique()])
-
-# %% ../../nbs/84_studies.layers.ipynb #8c31e6f3
+# %% ../../nbs/84_studies.layers.ipynb #12abef4a
 FIGURES = {"profiles": "What can be read from each layer", "mixes": "What a mix of the layers up to each one adds", "heat": "All layers in numbers", "difference": "Fine-tuned minus pretrained",
            "training": "The profile while fine-tuning", "similarity": "What fine-tuning has left as it was"}
 
 
-def write_probes_report(
-    folder, # outputs/<study>
-    differences: pd.DataFrame | None = None, # from `layer_differences`, when they are at hand
-) -> Path: # folder of the report: table.md, table.csv, report.html and figures
-    "Read a study of probes and write its report; raises DataError when the folder is no study and OutputError when it cannot be written."
-    study = read_study(folder)
-    rows, place = probe_rows(study), study.folder / "report"
-    if differences is None: differences = layer_differences(study, rows)
-    drawn = {"profiles": plot_profiles(rows), "mixes": plot_profiles(rows, "mix") if (rows["through"] == "mix").any() else None, "heat": plot_heat(rows),
+@dataclass
+class ProbesReport:
+    "Everything that the report of a study of probes shows."
+    study: Results
+    rows: pd.DataFrame        # from `probe_rows`
+    differences: pd.DataFrame # from `layer_differences`
+    above: pd.DataFrame       # from `against_trivial`
+    lead: str                 # from `paragraph`
+    tables: list              # from `report_tables`
+    figures: dict             # name -> Figure, those that there are
+
+    def table(self, heading: str) -> tuple: # (text cells, caption); an empty table when the report has none of that name
+        "Return a table of the report by its heading."
+        return next(((frame, caption) for name, frame, caption in self.tables if name == heading), (pd.DataFrame(), ""))
+
+
+def probes_report(
+    study: Results,
+) -> ProbesReport:
+    "Compute the report of a study of probes."
+    rows = probe_rows(study)
+    differences, above = layer_differences(study, rows), against_trivial(study, rows)
+    has_mixes = (rows["through"] == "mix").any()
+    drawn = {"profiles": plot_profiles(rows), "mixes": plot_profiles(rows, "mix") if has_mixes else None, "heat": plot_heat(rows),
              "difference": plot_difference(study, differences), "training": plot_training(rows), "similarity": plot_similarity(study)}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
-    lead = paragraph(study, rows, differences)
-    return write_files(place, profiles(rows), to_markdown(study, rows, differences, lead), to_html(study, rows, differences, lead, figures))
+    return ProbesReport(study, rows, differences, above, paragraph(study, rows, differences, above),
+                        report_tables(study, rows, differences, above), {name: fig for name, fig in drawn.items() if fig})
+
+# %% ../../nbs/84_studies.layers.ipynb #b0758bda
+def to_markdown(
+    report: ProbesReport,
+) -> str:
+    "The report as Markdown: paragraph, main table, details, notes, faults, how to run it again."
+    study, (_, main, caption), *rest = report.study, *report.tables
+    parts = [f"# {study.title}", report.lead, markdown_table(main), caption, DETAILS, *markdown_sections(rest), "## Notes"]
+    notes = "\n".join(f"- {n}" for n in probe_notes(study, report.rows))
+    return "\n\n".join([*parts, notes, *markdown_end(study)]) + "\n"
+
+
+def to_html(
+    report: ProbesReport,
+    figures: dict, # title -> PNG file, in the order of the page
+) -> str:
+    "The report as one self-contained page."
+    study, (title, main, caption), *rest = report.study, *report.tables
+    off = set(main.index[len(main) - len(missing_rows(study)):])
+    parts = [heading(title), html_table(main, caption, off=off), *(html_figure(*f) for f in figures.items())]
+    parts += [*html_sections(rest), heading("Notes"), html_list(probe_notes(study, report.rows), "notes"), *html_end(study)]
+    protocols = [f"protocol {p}" for p in report.rows["protocol"].dropna().unique()]
+    return html_page(study, report.lead, parts, protocols)
+
+# %% ../../nbs/84_studies.layers.ipynb #8c31e6f3
+def write_probes_report(
+    report, # from `probes_report`, or the folder outputs/<study>
+) -> Path: # folder of the report: table.md, table.csv, report.html and figures
+    "Write the report of a study of probes; raises DataError when the folder is no study and OutputError when it cannot be written."
+    if not isinstance(report, ProbesReport): report = probes_report(read_study(report))
+    place = report.study.folder / "report"
+    figures = save_figures(report.figures, place, FIGURES, encoder_remarks(report.study))
+    return write_files(place, profiles(report.rows), to_markdown(report), to_html(report, figures))

@@ -6,8 +6,8 @@
 __all__ = ['GLUE', 'TEXT_COLUMNS', 'DETAILS', 'PROTOCOL_NOTES', 'EARLIER', 'number', 'between', 'mean_sd', 'p_value',
            'metric_title', 'together', 'tally', 'encoder_remarks', 'captioned', 'remarks', 'ordered', 'recipes',
            'environment', 'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections',
-           'html_list', 'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'html_page',
-           'html_end', 'markdown_end', 'write_files', 'excerpt']
+           'html_list', 'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'written_picture',
+           'html_page', 'html_end', 'markdown_end', 'write_files', 'excerpt']
 
 # %% ../../nbs/83_studies.page.ipynb #fee1e5a9
 import base64
@@ -387,7 +387,12 @@ def _signed(fig: plt.Figure, remark: str):
     "A figure with a remark below it, for as long as it is written."
     lines = wrap(remark, max(40, int(16 * fig.get_size_inches()[0])))
     line = fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35") if lines else None
+    # a legend outside the panels keeps to the lower edge, which the remark moves down
+    height = 0.72 * fig.get_size_inches()[1] + 8 * 1.3 * len(lines) if lines else 0
+    pads = [(legend, legend.borderaxespad) for legend in fig.legends]
+    for legend, pad in pads: legend.borderaxespad = pad + height / legend.get_texts()[0].get_fontsize()
     yield
+    for legend, pad in pads: legend.borderaxespad = pad
     if line: line.remove()
 
 
@@ -402,10 +407,10 @@ def save_figures(
     for name, fig in drawn.items():
         found[titles[name]] = place / f"{name}.png"
         with replacing(found[titles[name]]) as tmp, _signed(fig, remark):
-            fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None}, pil_kwargs={"optimize": True})
+            fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     return found
 
-# %% ../../nbs/83_studies.page.ipynb #8c3ff24c
+# %% ../../nbs/83_studies.page.ipynb #9e8c2e57
 def picture(
     fig: plt.Figure | None,
 ): # IPython Image, or None for no figure
@@ -417,6 +422,19 @@ def picture(
     drawn, small = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, format="png", dpi=72, bbox_inches="tight")
     Pixels.open(drawn).convert("RGB").quantize(64, dither=Pixels.Dither.NONE).save(small, format="png", optimize=True)
+    return Image(small.getvalue())
+
+# %% ../../nbs/83_studies.page.ipynb #2d77a117
+def written_picture(
+    path, # PNG file, from `save_figures`
+): # IPython Image
+    "Show a figure that a report has written, in 64 colours."
+    from IPython.display import Image
+    from PIL import Image as Pixels
+
+    small = io.BytesIO()
+    with Pixels.open(path) as drawn:
+        drawn.convert("RGB").quantize(64, dither=Pixels.Dither.NONE).save(small, format="png", optimize=True)
     return Image(small.getvalue())
 
 # %% ../../nbs/83_studies.page.ipynb #3c63ae0c

@@ -171,11 +171,19 @@ def scored_columns(
         return question_scores(metric, rows)
     return rows["prediction"].to_numpy(), rows["label"].to_numpy()
 
+# %% ../../nbs/82_studies.results.ipynb #f29ad92e
+def _split_rows(rows, split):
+    "Rows of a split; a view where they follow each other, as runs write them."
+    mine = (rows["split"] == split).to_numpy(bool)
+    if not mine.any(): return rows.iloc[:0]
+    first, count = int(mine.argmax()), int(mine.sum())
+    return rows.iloc[first:first + count] if mine[first:first + count].all() else rows[mine]
+
 
 def _disagreement(record, rows):
     "Where a record's scores are not those of its predictions, or None."
     for split, found in record["metrics"].items():
-        part = rows[rows["split"] == split]
+        part = _split_rows(rows, split)
         names = [m for m in found if m in METRICS]
         if not names or not len(part): continue
         try: again = {n: score(n, *scored_columns(n, part))[n] for n in names}
@@ -209,17 +217,30 @@ def _doubts(record, rows):
     if why := _disagreement(record, rows): yield "contradiction", why
 
 # %% ../../nbs/82_studies.results.ipynb #2d6c1824
+def _rows_by_variant(rows):
+    "Variant -> its predictions; views where they follow each other."
+    if rows is None or "variant" not in rows: return {}
+    codes, names = pd.factorize(rows["variant"])
+    rows, found = rows.drop(columns="variant"), {}
+    for code, name in enumerate(names):
+        at = np.flatnonzero(codes == code)
+        found[name] = rows.iloc[at[0]:at[-1] + 1] if at[-1] - at[0] + 1 == len(at) else rows.iloc[at]
+    return found
+
+
 def _variants(run, record, rows):
     "A run as one entry a variant: (name, record, predictions); most runs have one, without a name."
     if not record.get("variants"):
         lora = record["parameters"].get("lora")
         return [(run, record | {"variant": f"LoRA, rank {lora}" if lora else ""}, rows)]
+    by_variant = _rows_by_variant(rows)
     found, several = [], len({v.get("seed", record["seed"]) for v in record["variants"]}) > 1
     for v in record["variants"]:
         seed, mine = v.get("seed", record["seed"]), None
         name = f"{run}/{v['variant']}" + (f".s{seed}" if several else "")
         if rows is not None and "variant" in rows:
-            mine = rows[(rows["variant"] == v["variant"]) & ((rows["seed"] == seed) if "seed" in rows else True)].drop(columns="variant")
+            mine = by_variant.get(v["variant"], rows.iloc[:0].drop(columns="variant"))
+            if "seed" in mine: mine = mine[mine["seed"] == seed]
         about = {"of": run, "variant": v["variant"], "seed": seed, "metrics": v["metrics"], "collapsed": v.get("collapsed"), "variants": None, "history": None,
                  "parameters_count": {"trainable": v.get("parameters")}, "tried": v.get("tried"), "layer_shares": v.get("layer_shares"), "probe": v.get("probe"),
                  "upstream_seconds": v.get("upstream_seconds", record.get("upstream_seconds"))}
@@ -247,7 +268,7 @@ def collapse_today(
     "Return why a run must be called collapsed, from its predictions."
     split = split or next((s for s in record["metrics"] if s != "selection"), "")
     metrics = [m for m in record["metrics"].get(split) or {} if m in METRICS]
-    part = rows[rows["split"] == split] if rows is not None and metrics else ()
+    part = _split_rows(rows, split) if rows is not None and metrics else ()
     if not len(part): return recorded
     try: found = _collapse_of(part, metrics, _losses(record))
     except DataError: return recorded  # named as a contradiction
@@ -348,8 +369,15 @@ def _asked(rows) -> dict: # reported split -> (examples, hash of their ids and l
     return {split: (len(part), int(part.sum())) for split, part in hashes}
 
 
-def _alike(a: dict, b: dict) -> bool:
+def _equal_rows(a, b) -> bool:
+    names = ["split", "example_id", "label"]
+    return len(a) == len(b) and all(a[name].reset_index(drop=True).equals(b[name].reset_index(drop=True)) for name in names)
+
+
+def _alike(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     "Whether two runs answered the same examples, in the splits that both have: one may have been refused a split."
+    if _equal_rows(a, b): return True
+    a, b = _asked(a), _asked(b)
     return all(a[split] == b[split] for split in a.keys() & b.keys())
 
 # %% ../../nbs/82_studies.results.ipynb #466069da
@@ -384,7 +412,7 @@ def _apart(runs, group, of, state, words):
     why = lambda run: words.format(ours=marks[run], first=first, theirs=marks[first])
     return [{"run": run, "state": state, "why": why(run)} for run in marks if marks[run] != marks[first]]
 
-
+# %% ../../nbs/82_studies.results.ipynb #87e8037d
 def _mixed(runs, predictions, home):
     "Faults of the runs that do not belong with those they are averaged with."
     faults = []
@@ -392,9 +420,9 @@ def _mixed(runs, predictions, home):
         faults += _other_code(runs, group, home)
         words = "its data or encoder files are not those of {first}: averaged with it"
         faults += _apart(runs, group, _inputs_of, "different inputs", words)
-        whole = {run: _asked(predictions[run]) for run in group if run in predictions}
+        whole = [run for run in group if run in predictions]
         first = next(iter(whole), None)
-        for run in (run for run, asked in whole.items() if not _alike(asked, whole[first])):
+        for run in (run for run in whole if not _alike(predictions[run], predictions[first])):
             why = f"its examples or labels are not those of {first}: averaged with it, but no interval over examples"
             faults.append({"run": run, "state": "different examples", "why": why})
     return faults
