@@ -22,7 +22,8 @@ from ..data.recall import ONE_END
 from ..data.toy import generate
 from ..metrics import METRICS
 from ..published import ATTENTION_FLAGS, published_attention
-from ..statistics import holm
+from ..comparisons import BETTER, WORSE, rule
+from .claims import claim_words, decide_claims
 from .methods import against
 from .tasks import facts_of_rows
 from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
@@ -111,9 +112,9 @@ def attention_rows(
 def against_full(
     study: Results,
     rows: pd.DataFrame, # from `attention_rows`
-) -> pd.DataFrame: # as `methods.against`, with Holm's correction over all rows
-    "Each attention minus full attention."
-    if not len(rows): return pd.DataFrame(columns=["task", "encoder", "method", "baseline", "difference", "low", "high", "p", "p_holm"])
+) -> pd.DataFrame: # as `methods.against`, one family of all rows
+    "Compare each attention with full attention."
+    if not len(rows): return against(study, rows.assign(status=[], method=[], task=[], metric=[], split=[]))
     parts, plain = [], rows[rows["swap"] == ""]
     for encoder in dict.fromkeys(rows.loc[rows["swap"] != "", "encoder"]):
         base = plain[plain["encoder"] == encoder]
@@ -124,7 +125,7 @@ def against_full(
         if len(full): parts.append(against(study, part[~part["encoder"].isin(own - {full["encoder"].iloc[0]})], full["method"].iloc[0], across=True))
     parts = [p for p in parts if len(p)]
     out = pd.concat(parts, ignore_index=True) if parts else against(study, rows[:0])
-    return out.assign(p_holm=holm(out["p"].to_numpy(float)) if len(out) else [])
+    return decide_claims(out.drop(columns=["p_holm", "verdict", "fragile"]))
 
 # %% ../../nbs/84_studies.attention.ipynb #f876a097
 def attention_table(
@@ -136,7 +137,7 @@ def attention_table(
     out = []
     for r in rows.to_dict("records"):
         d = found.get((r["task"], r["encoder"], r["method"]))
-        mark = "" if d is None or d["p_holm"] >= 0.05 else " ▲" if d["difference"] > 0 else " ▼"
+        mark = {BETTER: " ▲", WORSE: " ▼"}.get(d["verdict"], "") if d else ""
         out.append({"Task": task_title(r["task"]), "Method": r["method"], "Mode that ran": r["mode"], "Tokens": f"{r['tokens']:,.0f}", "Computed": f"{r['computed']:,.0f}", "Compared": f"{r['compared']:,.0f}",
                     METRICS[r["metric"]].title: mean_sd(r["mean"], r["sd"]) + mark, "Trivial": number(r["baseline"]), "− full": number(d["difference"], sign=True) if d else "",
                     "Loss": f"{r['loss']:.3f}", "Training, s": f"{r['train_seconds']:,.0f}", "Evaluation, s": f"{r['eval_seconds']:,.1f}",
@@ -318,11 +319,9 @@ def paragraph(
     for task, g in rows.groupby("task", sort=False) if len(rows) else ():
         best = g.loc[g["mean"].idxmax()]
         mine, named = differences[differences["task"] == task], lambda part: ", ".join(f"{r.method} ({number(r.difference, sign=True)})" for r in part.itertuples())
-        sure = mine["p_holm"] < 0.05
         said = [f"best {best['method']} with {number(best['mean'])} (trivial {number(best['baseline'])})"]
-        parts = {"above": mine[sure & (mine["difference"] > 0)], "below": mine[sure & (mine["difference"] < 0)]}
-        said += [f"{side} full attention beyond chance: {named(part)}" for side, part in parts.items() if len(part)]
-        if not sure.all(): said.append(f"no difference beyond chance: {named(mine[~sure])}")
+        for words, part in mine.assign(words=[claim_words(r) for r in mine.to_dict("records")]).groupby("words", sort=False):
+            said.append(f"{words}{' than full attention' if words in (BETTER, WORSE) else ''}: {named(part)}")
         found.append(f"{task_title(task)}: {'; '.join(said)}.")
     table = cost_table(costs)
     for precision, g in table[(table["Attention"] != _SHOWN["full"]) & (table["Full / this"] != "")].groupby("Precision", sort=False) if len(table) else ():
@@ -349,10 +348,11 @@ def attention_notes(
 
 # %% ../../nbs/84_studies.attention.ipynb #fd58eb5b
 def _sections(study, rows, differences, costs):
-    told = differences.assign(d=[number(x, sign=True) for x in differences["difference"]], i=[f"{number(a)} … {number(b)}" for a, b in zip(differences["low"], differences["high"])],
+    told = differences.assign(v=[claim_words(r) for r in differences.to_dict("records")], d=[number(x, sign=True) for x in differences["difference"]], i=[f"{number(a)} … {number(b)}" for a, b in zip(differences["low"], differences["high"])],
                               q=[p_value(p) for p in differences["p_holm"]], t=[task_title(t) for t in differences["task"]])
-    told = told[["t", "method", "baseline", "d", "i", "q"]].rename(columns=dict(t="Task", method="Method", baseline="Against", d="Difference", i="95 % over texts", q="p (Holm)"))
-    parts = [("Against full attention", told, "Score × 100, on the same texts and seeds."), ("What a block costs", cost_table(costs), "One text, one block with its feed-forward layer; medians of turns."),
+    titles = {"t": "Task", "method": "Method", "baseline": "Against", "d": "Difference", "i": "95 %", "q": "p (Holm)", "v": "Verdict"}
+    told = told[list(titles)].rename(columns=titles)
+    parts = [("Against full attention", told, "Score × 100, on the same texts and seeds. " + rule(differences)), ("What a block costs", cost_table(costs), "One text, one block with its feed-forward layer; medians of turns."),
              ("Published numbers", published_table(rows), "As printed; † is flagged, and the remark says why."), ("Runs of an earlier code", accepted(study), EARLIER)]
     return [p for p in parts if len(p[1])]
 

@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from ..core import ParameterError, named_path, replacing, write_text
-from ..statistics import holm, summarise
-from .methods import finer_test, headline_rows, seeds_of, side_by_side
+from ..comparisons import rule
+from ..statistics import summarise
+from .claims import CLAIM_COLUMNS, claim, claim_words, decide_claims
+from .methods import headline_rows, runs_by_method, seeds_of
 from .page import between, markdown_table, mean_sd, metric_title, number, p_value, task_title
 from .results import KEYS, Results, method_title, scores
 
@@ -43,33 +45,19 @@ def _mean(tidy: pd.DataFrame, row: dict, runs: list) -> tuple: # mean and sd of 
     return (told.mean, told.sd) if told else (np.nan, np.nan)
 
 
-def _why_not(a: dict, b: dict, both: list, kept: list, split: str) -> str: # reason that there is no test; a, b: seed -> predictions
-    if not both: return "no seed in common"
-    if not kept: return "predictions missing"
-    sizes = [len(x[x["split"] == split]) for x in (a[kept[0]], b[kept[0]])]
-    if sizes[0] != sizes[1]: return f"different examples, {sizes[0]:,} and {sizes[1]:,}"
-    x, y = (p[p["split"] == split].sort_values("example_id", ignore_index=True) for p in (a[kept[0]], b[kept[0]]))
-    return "different examples" if not x["example_id"].equals(y["example_id"]) else "different labels"
-
-
 def _pair(sides: tuple, rows: tuple) -> dict: # sides: (study, tidy) of A and B
-    "Everything of one comparison but its test."
-    runs = [seeds_of(tidy, row) for (_, tidy), row in zip(sides, rows)]
-    said = [{s: study.predictions[r] for s, r in own.items() if r in study.predictions} for (study, _), own in zip(sides, runs)]
+    "Compare a method of A with one of B."
+    runs = [seeds_of(runs_by_method(tidy), row) for (_, tidy), row in zip(sides, rows)]
     both = sorted(set(runs[0]) & set(runs[1]))
-    kept = [s for s in both if s in said[0] and s in said[1]]
-    found = {"task": rows[0]["task"], "split": rows[0]["split"], "metric": rows[0]["metric"], "seeds": " ".join(map(str, kept or both)), "examples": 0}
+    found = {k: rows[0][k] for k in ("task", "split", "metric")} | {"common": " ".join(map(str, both))}
     for name, row, (study, tidy), own in zip("ab", rows, sides, runs):
         found[f"method_{name}"], found[f"encoder_{name}"] = method_title(study, row["step"], row["variant"], row["settings"]), row["encoder"]
-        found[f"mean_{name}"], found[f"sd_{name}"] = _mean(tidy, row, [own[s] for s in kept or both] or list(own.values()))
-    tables = side_by_side(*({s: own[s] for s in kept} for own in said), rows[0]["split"], rows[0]["metric"])
-    remarks = [_why_not(*said, both, kept, rows[0]["split"])] if tables is None else []
-    if others := sorted(set(runs[0]) ^ set(runs[1])): remarks.append(f"seeds of one side alone: {' '.join(map(str, others))}")
-    if tables is not None and len(kept) < len(both): remarks.append(f"predictions missing of seeds {' '.join(str(s) for s in both if s not in kept)}")
-    return found | {"tables": tables, "examples": 0 if tables is None else len(tables[2]), "remark": "; ".join(remarks)}
+        found[f"mean_{name}"], found[f"sd_{name}"] = _mean(tidy, row, [own[s] for s in both] or list(own.values()))
+    return found | claim(sides[0][0], *runs, rows[0]["split"], rows[0]["metric"], other=sides[1][0])
 
 # %% ../../nbs/86_studies.compare.ipynb #82c80ad4
-_COLUMNS = ["task", "split", "metric", "method_a", "encoder_a", "method_b", "encoder_b", "seeds", "examples", "mean_a", "sd_a", "mean_b", "sd_b", "difference", "low", "high", "p", "p_holm", "remark"]
+_COLUMNS = ["task", "split", "metric", "method_a", "encoder_a", "method_b", "encoder_b", "common", "seeds", "examples", "mean_a", "sd_a",
+            "mean_b", "sd_b", *CLAIM_COLUMNS[:4], *CLAIM_COLUMNS[6:]]
 
 
 @dataclass
@@ -100,16 +88,12 @@ def compare_studies(
     sides = [(s, scores(s)) for s in (a, b)]
     tables = [headline_rows(tidy[[*KEYS, "split", "metric"]].drop_duplicates().assign(status="done")).to_dict("records") for _, tidy in sides]
     pairs, *left = pair_methods(*tables)
-    found = [_pair(sides, pair) for pair in pairs]
-    tests = sum(f["tables"] is not None for f in found)
-    for f in found:
-        sides_of = f.pop("tables")
-        d = finer_test(f["metric"], *sides_of, tests) if sides_of is not None else None
-        f |= {"difference": d.value if d else f["mean_a"] - f["mean_b"], "low": d.low if d else np.nan, "high": d.high if d else np.nan, "p": d.p if d else np.nan}
-    table = pd.DataFrame(found, columns=[c for c in _COLUMNS if c != "p_holm"])
-    table = table.assign(p_holm=holm(table["p"].to_numpy(float)) if len(table) else [])[_COLUMNS]
-    notes = [f"not tested: {task_title(r['task'])}, {r['method_a']} and {r['method_b']}: {r['remark']}" if pd.isna(r["p"]) else f"{task_title(r['task'])}, {r['method_a']}: {r['remark']}"
-             for r in table.to_dict("records") if r["remark"]]
+    table = decide_claims(pd.DataFrame([_pair(sides, pair) for pair in pairs], columns=_COLUMNS))
+    notes = []
+    for r in table.to_dict("records"):
+        name = f"{task_title(r['task'])}, {r['method_a']}"
+        if pd.isna(r["p"]): notes.append(f"no claim: {name} and {r['method_b']}: {r['note'] or r['reason']}")
+        elif r["note"]: notes.append(f"{name}: {r['note']}")
     notes += _left(left[0], a, "A", "B", tables[1]) + _left(left[1], b, "B", "A", tables[0])
     notes += [f"{name}: {f['run']} is {f['state']}: {f['why']}" for name, s in zip("AB", (a, b)) for f in s.faults]
     return Comparison(a.name, b.name, table, notes)
@@ -118,9 +102,9 @@ def compare_studies(
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
     same = (table["method_a"] == table["method_b"]).all() and (table["encoder_a"] == table["encoder_b"]).all()
     who = lambda r, x: f"{r[f'method_{x}']}, {r[f'encoder_{x}']}"
-    rows = [{"Task": f"{task_title(r['task'])} {metric_title(r['metric'])}", **({"Method": who(r, "a")} if same else {"Method of A": who(r, "a"), "Method of B": who(r, "b")}), "Seeds": r["seeds"] or "none",
+    rows = [{"Task": f"{task_title(r['task'])} {metric_title(r['metric'])}", **({"Method": who(r, "a")} if same else {"Method of A": who(r, "a"), "Method of B": who(r, "b")}), "Seeds": r["common"] or "none",
              "A": mean_sd(r["mean_a"], r["sd_a"]), "B": mean_sd(r["mean_b"], r["sd_b"]), "A − B": number(r["difference"], sign=True),
-             "95 %": between(r["low"], r["high"]), "p": p_value(r["p"]), "p, Holm": p_value(r["p_holm"])} for r in table.to_dict("records")]
+             "95 %": between(r["low"], r["high"]), "p": p_value(r["p"]), "p, Holm": p_value(r["p_holm"]), "A is": claim_words(r)} for r in table.to_dict("records")]
     return pd.DataFrame(rows)
 
 
@@ -129,7 +113,7 @@ def comparison_text(
 ) -> str: # Markdown
     "The table, what was done, and what could not be paired."
     lines = [f"# A: {found.a}, B: {found.b}", "", markdown_table(_shown(found.table)) if len(found.table) else "No method of A could be paired with one of B.", "",
-             "Headline scores × 100, mean ± standard deviation over the common seeds; differences with a paired bootstrap over examples, p-values two-sided, corrected by Holm over this table.", ""]
+             f"Headline scores × 100, mean ± standard deviation over the common seeds. {rule(found.table)}", ""]
     return "\n".join(lines + [f"- {note}" for note in found.notes]).rstrip() + "\n"
 
 

@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from ..comparisons import rule
 from ..core import write_json
 from ..metrics import METRICS, score
 from .methods import against, verdict, wide
 from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
                                      markdown_sections, markdown_table, number, panel_grid, remarks, save_figures, tally, task_title, write_files)
-from .report import differences
+from .report import TESTED, differences
 from .tasks import facts_of_record
 from .results import Results, glue_table, read_study, run_titles, score_value, settings_of
 
@@ -188,8 +189,6 @@ def paragraph(
 FIGURES = {"learning": "Learning from plain text", "transfer": "What a task gains"}
 _MAIN = "Headline scores × 100, mean ± standard deviation over seeds."
 _ONE = " All rows have one architecture, one vocabulary and, seed for seed, the same first weights."
-_TESTED = "Differences × 100 on the same examples and seeds; interval and p from a bootstrap over examples, Holm over all rows."
-
 
 def _caption(study, rows):
     "What all rows share is said where it is so."
@@ -201,7 +200,7 @@ def _caption(study, rows):
 
 def _sections(study, rows, compared):
     nothing = len(rows) and rows["steps"].min() == 0 and not any(r["parameters"].get("encoder") for r in study.runs.values() if r["experiment"] == "pretrain")
-    parts = [("Against what was not pre-trained" if nothing else "Against the fewest steps of pre-training", differences(compared), _TESTED),
+    parts = [("Against what was not pre-trained" if nothing else "Against the fewest steps of pre-training", differences(compared), f"{TESTED} {rule(compared)}"),
              ("Pre-training", learning_table(study), "What was left at the end; pseudo-perplexity of held-out sentences, a word hidden at a time."),
              ("Runs of an earlier code", accepted(study), EARLIER)]
     return [p for p in parts if len(p[1])]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'BERT_BASE', 'COLUMNS', 'example_study', 'Results', 'scored_columns', 'collapse_today', 'code_of',
-           'settings_of', 'method_title', 'run_titles', 'read_study', 'score_value', 'scores', 'fallen_text',
-           'glue_table']
+           'settings_of', 'method_title', 'run_titles', 'read_study', 'score_value', 'scores', 'rows_of', 'answered',
+           'fallen_text', 'glue_table']
 
 # %% ../../nbs/82_studies.results.ipynb #be562db4
 import json
@@ -502,6 +502,48 @@ def scores(
 _SCORE_COLUMNS = ["task", "encoder", "step", "variant", "settings", "protocol", "parameters", "fine_tuned", "split", "metric", "run", "seed", "value", "undefined", "baseline",
                   "collapsed", "examples_per_second", "seconds", "peak_memory_bytes"]
 
+# %% ../../nbs/82_studies.results.ipynb #4c1b1e28
+def rows_of(
+    study: Results,
+    run: str,
+    split: str,
+) -> pd.DataFrame:
+    "Return the predictions of a run on a split, in the order of their ids. Raises DataError if there are none."
+    rows = study.predictions.get(run)
+    if rows is None:
+        raise DataError("predictions missing")
+    if "split" in rows:
+        rows = rows[rows["split"] == split]
+    if not len(rows):
+        raise DataError(f"no predictions of {split}")
+    return rows.sort_values("example_id", ignore_index=True)
+
+
+def _contributions_of(study: Results, run: str, split: str, metric: str): # (ids, labels, contributions)
+    rows = rows_of(study, run, split)
+    said, labels = scored_columns(metric, rows)
+    return rows["example_id"].to_numpy(), rows["label"].to_numpy(), contributions(metric, said, labels)
+
+
+def answered(
+    study: Results,
+    run: str,
+    split: str,
+    metric: str, # a key of METRICS
+) -> tuple: # example ids, labels, contributions, (N,) each
+    "Return what each example contributes to the score of a run. Raises DataError if its predictions cannot be scored."
+    if metric not in METRICS:
+        raise DataError(f"{metric} is not computed from predictions")
+    key = ("answered", run, split, metric)
+    if key not in study.cache:
+        try:
+            study.cache[key] = _contributions_of(study, run, split, metric)
+        except DataError as e:
+            study.cache[key] = e
+    if isinstance(study.cache[key], DataError):
+        raise study.cache[key]
+    return study.cache[key]
+
 # %% ../../nbs/82_studies.results.ipynb #40d0b6cd
 KEYS = ["task", "encoder", "step", "variant", "settings", "protocol"]
 BERT_BASE = "bert-base-uncased"
@@ -509,14 +551,12 @@ BERT_BASE = "bert-base-uncased"
 
 def _over_examples(study, runs, split, metric):
     "Interval of the mean score of some runs over the examples, nan where they cannot be put side by side."
-    if metric not in METRICS or any(run not in study.predictions for run in runs): return np.nan, np.nan
-    parts = [p[p["split"] == split].sort_values("example_id", ignore_index=True) for p in (study.predictions[run] for run in runs)]
-    if not len(parts[0]) or any(_asked(p) != _asked(parts[0]) for p in parts): return np.nan, np.nan
-    try:
-        columns = [scored_columns(metric, p) for p in parts]
-        found = bootstrap(metric, np.stack([said for said, _ in columns]), columns[0][1], n=1000)
+    try: parts = [answered(study, run, split, metric) for run in runs]
     except DataError: return np.nan, np.nan
-    return found.low, found.high
+    if any(not np.array_equal(a, b) for part in parts for a, b in zip(part[:2], parts[0])): return np.nan, np.nan
+    each = np.mean([x for _, _, x in parts], axis=0)
+    half = 1.96 * each.std() / np.sqrt(len(each))
+    return _possible(each.mean() - half, metric), _possible(each.mean() + half, metric)
 
 
 def _model(variant, fine_tuned):
