@@ -24,7 +24,7 @@ from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES,
                                      task_title, write_files)
 from .results import Results, read_study
 from .subsets import (ARMS, HANS_LABELS, HEURISTICS, STRATEGIES, above_trivial, against_random, budget_title, difference_text,
-                                        freeze_title, hans_rows, hans_table, in_order, margin, overlap_rows, reported, selection_rows,
+                                        fragile_note, freeze_title, hans_rows, hans_table, in_order, margin, overlap_rows, reported, selection_rows,
                                         selection_table, subset_means, subset_rows, subset_table, trivial_text)
 
 # %% ../../nbs/84_studies.budgets.ipynb #8e34e1ad
@@ -426,7 +426,7 @@ def _counts(rows):
     "How many comparisons are better, worse, undecided and without a claim, as words."
     number_of = rows["verdict"].value_counts()
     words = [f"{number_of[v]} {'without a claim' if v == NO_CLAIM else v}" for v in (BETTER, WORSE, UNDECIDED, NO_CLAIM) if v in number_of]
-    return f"of {len(rows)} comparisons at equal size {_all(words)}"
+    return f"{len(rows)} comparison{'s' * (len(rows) > 1)} at equal size: {_all(words)}"
 
 
 def _answer(differences):
@@ -439,12 +439,12 @@ def _answer(differences):
     told = made[made["verdict"] == BETTER]
     told = told if len(told) else made[made["verdict"] == WORSE]
     if not len(told):
-        return f"No strategy is better or worse than a random choice: {_counts(differences)}; {_largest(made)}."
+        return f"No strategy is better or worse than a random choice. {_counts(differences)}; {_largest(made)}."
     r = told.loc[told["difference"].abs().idxmax()].to_dict()
-    where = f"than a random choice by {margin(r)} with {r['budget']} of {task_title(r['task'])}"
+    by = f"{margin(r)} with {r['budget']} of {task_title(r['task'])}"
     if r["verdict"] == BETTER:
-        return f"{r['strategy']} is better {where}; {_counts(differences)}."
-    return f"No strategy is better than a random choice, and {r['strategy']} is worse {where}; {_counts(differences)}."
+        return f"{r['strategy']} is better than a random choice by {by}; {_counts(differences)}."
+    return f"No strategy is better than a random choice, and {r['strategy']} is worse by {by}; {_counts(differences)}."
 
 
 def _largest(made):
@@ -609,9 +609,9 @@ def report_sections(
     "Return what follows the main table; tables that have nothing to say are left out."
     above = above_trivial(study, rows) if above is None else above
     of_hans = against_random(study, rows, "hans")
-    parts = [("Against random", difference_text(differences), f"{_CHANGE} {rule(differences)}"),
-             ("Against the trivial predictor", trivial_text(above), f"{_ABOVE} {rule(above)}"), ("HANS", hans_table(hans), _HANS),
-             ("HANS against random", difference_text(of_hans), f"{_CHANGE} Accuracy of all HANS examples together. {rule(of_hans)}"),
+    parts = [("Against random", difference_text(differences), f"{_CHANGE} {rule(differences)}{fragile_note(differences)}"),
+             ("Against the trivial predictor", trivial_text(above), f"{_ABOVE} {rule(above)}{fragile_note(above)}"), ("HANS", hans_table(hans), _HANS),
+             ("HANS against random", difference_text(of_hans), f"{_CHANGE} Accuracy of all HANS examples together. {rule(of_hans)}{fragile_note(of_hans)}"),
              ("HANS by subcase", subcase_table(study, rows), "Accuracy × 100, mean over seeds. The first letter is the heuristic, the second says entailed or not."),
              ("What was chosen", selection_table(selection_rows(study)), _CHOSEN),
              ("The largest clusters", cluster_table(study), "Of the first seed; words that are more frequent in the cluster than in the rest of the pool."),
@@ -663,7 +663,9 @@ def marks_rule(
     differences: pd.DataFrame, # from `against_random`
 ) -> str: # "" without a comparison
     "Say under the main table what its marks mean."
-    return rule(differences, "the table “Against random”") if len(differences) else ""
+    if not len(differences):
+        return ""
+    return rule(differences, "the table “Against random”") + fragile_note(differences)
 
 
 def _main_caption(study, meaning): return captioned(study, " ".join(filter(None, (_MAIN, meaning))))

@@ -6,8 +6,8 @@
 __all__ = ['HEURISTICS', 'HANS_LABELS', 'STRATEGIES', 'GROUP', 'COLUMNS', 'HANS_COLUMNS', 'CLAIM', 'DIFFERENCES', 'ARMS',
            'example_subsets', 'freeze_title', 'budget_title', 'in_order', 'subset_rows', 'reported', 'subset_means',
            'hans_rows', 'selection_rows', 'overlap_rows', 'against_random', 'above_trivial', 'missing_subsets',
-           'subset_table', 'margin', 'claim_cells', 'without_idle_columns', 'difference_text', 'trivial_text',
-           'hans_table', 'selection_table']
+           'subset_table', 'margin', 'claim_cells', 'fragile_note', 'without_idle_columns', 'difference_text',
+           'trivial_text', 'hans_table', 'selection_table']
 
 # %% ../../nbs/83_studies.subsets.ipynb #0e79e4f4
 import re
@@ -485,6 +485,13 @@ def claim_cells(
             "p": p_value(row["p"]), "p (Holm)": p_value(row["p_holm"]), "Verdict": claim_words(row),
             "Ahead": f"{row['ahead']} of {row['seeds']} seeds" if row["seeds"] else "",
             "Scored examples": f"{row['examples']:,}" if row["examples"] else "", "Remark": f"left out: {row['note']}" if row["note"] else ""}
+
+
+def fragile_note(
+    rows: pd.DataFrame, # of `decide_claims`
+) -> str: # "" where no claim is fragile
+    "Say under a table what fragile means."
+    return " Fragile: the claim falls when the collapsed seeds are left out." if len(rows) and rows["fragile"].any() else ""
 
 
 def without_idle_columns(
