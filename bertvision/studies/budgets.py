@@ -705,18 +705,24 @@ FIGURES = {"budgets": f"Accuracy against budget ({_BAND})", "hans": "HANS by heu
            "map": "The pool and its clusters", "overlap": "What two strategies have in common"}
 
 
+def _drawn(study, rows, differences, hans): # name -> Figure, or None
+    return {"budgets": plot_budgets(rows, differences), "hans": plot_hans(hans), "epochs": plot_epochs(study, rows),
+            "freezing": plot_freezing(rows), "seconds": plot_seconds(rows), "map": plot_map(study), "overlap": plot_overlap(study)}
+
+
 def write_subsets_report(
-    folder, # outputs/<study>
+    study, # outputs/<study>, or the Results that were read from it
     differences: pd.DataFrame | None = None, # from `against_random`, when they are at hand
 ) -> Path: # folder of the report: table.md, table.csv, report.html and figures
-    "Read a study of subsets and write its report; raises DataError when the folder is no study and OutputError when it cannot be written."
-    study = read_study(folder)
+    "Write the report of a study of subsets. Raises DataError if the folder is no study, OutputError if it cannot be written."
+    study = study if isinstance(study, Results) else read_study(study)
     rows, hans, place = subset_rows(study), hans_rows(study), study.folder / "report"
-    if differences is None: differences = against_random(study, rows)
-    drawn = {"budgets": plot_budgets(rows, differences), "hans": plot_hans(hans), "epochs": plot_epochs(study, rows), "freezing": plot_freezing(rows),
-             "seconds": plot_seconds(rows), "map": plot_map(study), "overlap": plot_overlap(study)}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
+    differences = against_random(study, rows) if differences is None else differences
     above = above_trivial(study, rows)
+    drawn = {name: fig for name, fig in _drawn(study, rows, differences, hans).items() if fig}
+    for name in FIGURES.keys() - drawn.keys():
+        (place / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
+    figures = save_figures(drawn, place, FIGURES, encoder_remarks(study))
     told = (study, subset_table(study, rows, differences), report_sections(study, rows, differences, hans, above), subset_notes(study, rows, hans),
             paragraph(study, rows, differences, hans, above), marks_rule(differences))
     return write_files(place, subset_means(rows), to_markdown(*told), to_html(*told, figures))

@@ -327,10 +327,10 @@ def language_notes(
 
 # %% ../../nbs/84_studies.languages.ipynb #a466dc4e
 def write_languages_report(
-    folder, # outputs/<study>
+    study, # outputs/<study>, or the Results that were read from it
 ) -> Path: # folder of the report: table.md, table.csv, report.html and a figure
-    "Read a study of languages and write its report. Raises DataError if the folder is no study, OutputError if it cannot be written."
-    study = read_study(folder)
+    "Write the report of a study of languages. Raises DataError if the folder is no study, OutputError if it cannot be written."
+    study = study if isinstance(study, Results) else read_study(study)
     rows, place = language_rows(study), study.folder / "report"
     means = language_means(study, rows)
     table, lead, notes = language_table(study, rows, means), paragraph(study, means), language_notes(study, rows)
@@ -339,6 +339,8 @@ def write_languages_report(
     parts = [("Against the trivial predictor", detail_table(means), f"{_CHANGE} {meaning}"),
              ("Published numbers", published_table(means), "As printed."), ("Runs of an earlier code", accepted(study), EARLIER)]
     sections, drawn = [p for p in parts if len(p[1])], {"languages": plot_languages(means)}
+    if not drawn["languages"]:
+        (place / "languages.png").unlink(missing_ok=True)  # of an earlier report
     figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
     told = "\n".join(f"- {n}" for n in notes)
     shown = [markdown_table(table), caption] if len(table) else []

@@ -402,21 +402,31 @@ def save_figures(
     for name, fig in drawn.items():
         found[titles[name]] = place / f"{name}.png"
         with replacing(found[titles[name]]) as tmp, _signed(fig, remark):
-            fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None}, pil_kwargs={"optimize": True})
+            fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     return found
 
 
-def picture(
-    fig: plt.Figure | None,
-): # IPython Image, or None for no figure
-    "A figure for a notebook that is committed: 72 dots per inch and 64 colours, which takes a third of the bytes."
-    if fig is None: return None
-    from IPython.display import Image
+def _pixels(fig): # of a Figure, or of a PNG file of `save_figures`, at 72 dots per inch
     from PIL import Image as Pixels
 
-    drawn, small = io.BytesIO(), io.BytesIO()
+    if isinstance(fig, Path):
+        whole = Pixels.open(fig).convert("RGB")
+        return whole.resize((round(0.72 * whole.width), round(0.72 * whole.height)), Pixels.Resampling.LANCZOS)
+    drawn = io.BytesIO()
     fig.savefig(drawn, format="png", dpi=72, bbox_inches="tight")
-    Pixels.open(drawn).convert("RGB").quantize(64, dither=Pixels.Dither.NONE).save(small, format="png", optimize=True)
+    return Pixels.open(drawn).convert("RGB")
+
+
+def picture(
+    fig: plt.Figure | Path | None, # a PNG file of `save_figures` need not be drawn again
+): # IPython Image, or None for no figure
+    "A figure for a notebook that is committed: 72 dots per inch and 64 colours, which takes a third of the bytes."
+    if fig is None or isinstance(fig, Path) and not fig.exists():
+        return None
+    from IPython.display import Image
+
+    small = io.BytesIO()
+    _pixels(fig).quantize(64, dither=0).save(small, format="png", optimize=True)
     return Image(small.getvalue())
 
 # %% ../../nbs/83_studies.page.ipynb #3c63ae0c
