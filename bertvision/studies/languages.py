@@ -189,7 +189,7 @@ def language_table(
         by = g.groupby("language")[["unknown", "tokens"]].mean()
         for title, column, digits, scale in (("[UNK] %", "unknown", 1, 100.0), ("Tokens a pair", "tokens", 0, 1.0)):
             out.append({"Method": title, "Encoder": encoder} | {code: number(by.loc[code, column], digits, scale) for code in codes if code in by.index})
-    shown = pd.DataFrame(out, columns=["Method", "Encoder", "Tuned task", *codes, "mean of languages", "Seeds"]).fillna("")
+    shown = pd.DataFrame(out, columns=["Method", "Encoder", "Tuned task", *codes, "mean of languages", "Seeds"]).astype(object).fillna("")
     return shown.loc[:, (shown != "").any()] if len(shown) else shown
 
 # %% ../../nbs/84_studies.languages.ipynb #14329eb5

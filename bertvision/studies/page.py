@@ -385,10 +385,22 @@ def nothing(
 @contextmanager
 def _signed(fig: plt.Figure, remark: str):
     "A figure with a remark below it, for as long as it is written."
+    if not remark:
+        yield
+        return
+    engine = fig.get_layout_engine()
+    if engine:
+        engine.execute(fig)
+    fig.set_layout_engine("none")  # a legend outside would move down to the remark
+    for legend in fig.legends:
+        legend.set_bbox_to_anchor((0, 0, 1, 1), fig.transFigure)
     lines = wrap(remark, max(40, int(16 * fig.get_size_inches()[0])))
-    line = fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35") if lines else None
+    text = fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35")
     yield
-    if line: line.remove()
+    text.remove()
+    for legend in fig.legends:
+        legend.set_bbox_to_anchor(None)
+    fig.set_layout_engine(engine)
 
 
 def save_figures(
@@ -411,7 +423,7 @@ def _pixels(fig): # of a Figure, or of a PNG file of `save_figures`, at 72 dots 
 
     if isinstance(fig, Path):
         whole = Pixels.open(fig).convert("RGB")
-        return whole.resize((round(0.72 * whole.width), round(0.72 * whole.height)), Pixels.Resampling.LANCZOS)
+        return whole.resize((round(0.72 * whole.width), round(0.72 * whole.height)), Pixels.Resampling.BOX)  # the fewest bytes
     drawn = io.BytesIO()
     fig.savefig(drawn, format="png", dpi=72, bbox_inches="tight")
     return Pixels.open(drawn).convert("RGB")
