@@ -381,7 +381,7 @@ def nothing(
     plt.close(fig)
     return fig
 
-
+# %% ../../nbs/83_studies.page.ipynb #2406b62a
 @contextmanager
 def _signed(fig: plt.Figure, remark: str):
     "A figure with a remark below it, for as long as it is written."
@@ -402,7 +402,7 @@ def _signed(fig: plt.Figure, remark: str):
         legend.set_bbox_to_anchor(None)
     fig.set_layout_engine(engine)
 
-
+# %% ../../nbs/83_studies.page.ipynb #affea8c7
 def save_figures(
     drawn: dict, # name -> Figure
     place: Path, # the report's folder
@@ -417,7 +417,7 @@ def save_figures(
             fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     return found
 
-
+# %% ../../nbs/83_studies.page.ipynb #cec21760
 def _pixels(fig): # of a Figure, or of a PNG file of `save_figures`, at 72 dots per inch
     from PIL import Image as Pixels
 
