@@ -5,13 +5,15 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
+from bertvision.comparisons import rule
 from bertvision.core import DataError
-from bertvision.studies.budgets import (cluster_table, paragraph, plot_budgets, plot_epochs, plot_freezing, plot_hans, plot_map, plot_overlap, plot_seconds,
+from bertvision.studies.budgets import (cluster_table, marks_rule, paragraph, plot_budgets, plot_epochs, plot_freezing, plot_hans, plot_map, plot_overlap, plot_seconds,
                                         published_budgets, report_sections, subcase_table, subset_notes, to_markdown, write_subsets_report)
 from bertvision.studies.page import number
 from bertvision.studies.results import read_study
-from bertvision.studies.subsets import (above_trivial, against_random, example_subsets, hans_rows, hans_table, missing_subsets, overlap_rows, reported,
+from bertvision.studies.subsets import (above_trivial, against_random, difference_text, example_subsets, hans_rows, hans_table, missing_subsets, overlap_rows, reported,
                                         selection_rows, subset_means, subset_rows, subset_table)
 from study_lab import change, keep, replan
 
@@ -48,7 +50,9 @@ def text(folder, figures=False):
         plot_hans(hans), plot_epochs(study, rows), plot_freezing(rows), plot_seconds(rows), plot_map(study), plot_overlap(study)
     lead = paragraph(study, rows, differences, hans)
     assert "\n" not in lead and "nan" not in lead
-    said = to_markdown(study, subset_table(study, rows, differences), report_sections(study, rows, differences, hans), subset_notes(study, rows, hans), lead)
+    sections, notes = report_sections(study, rows, differences, hans), subset_notes(study, rows, hans)
+    said = to_markdown(study, subset_table(study, rows, differences), sections, notes, lead, marks_rule(differences))
+    assert "beyond chance" not in said
     assert " nan" not in said and "|nan" not in said
     return said
 
@@ -146,12 +150,83 @@ def test_signs_of_the_differences(example):
     mean = reported(rows).query("arm == 'epochs' and freeze == 0").pivot_table(index=["strategy", "fraction"], columns="seed", values="accuracy")
     for r in d.to_dict("records"):
         each = (mean.loc[(r["strategy"], r["fraction"])] - mean.loc[("random", r["fraction"])]).dropna()
-        assert r["difference"] == pytest.approx(each.mean()) and r["seeds"] == len(each) and r["ahead"] == (each > 0).sum()
-        assert r["example_low"] <= r["difference"] <= r["example_high"] and r["low"] <= r["difference"] + 1e-12
-        if r["beyond"]: assert min(r["low"], r["example_low"]) > 0 or max(r["high"], r["example_high"]) < 0
+        assert r["difference"] == pytest.approx(each.mean()) and r["seeds"] == len(each) and r["ahead"] == (each > 1e-12).sum()
+        assert r["low"] <= r["difference"] <= r["high"]
     best = d[(d["strategy"] == "diverse") & (d["fraction"] == 0.05)].iloc[0]
-    assert best["beyond"] and best["difference"] > 0 and set(d["strategy"]) == {"clusters", "centroids", "diverse"} and set(d["arm"]) == {"epochs"}
-    assert plain(subset_table(study, rows, d)).loc["diverse", "5 %"].endswith("▲")
+    assert best["verdict"] == "better" and set(d["strategy"]) == {"clusters", "centroids", "diverse"} and set(d["arm"]) == {"epochs"}
+    shown = plain(subset_table(study, rows, d))
+    assert shown.loc["diverse", "5 %"].endswith("▲") and shown.loc["clusters", "5 %"].endswith("▼")
+
+
+def test_no_claim_has_a_seed_interval_that_contains_zero(example):
+    study = read_study(example)
+    rows = subset_rows(study)
+    claimed = 0
+    for r in pd.concat([against_random(study, rows), against_random(study, rows, "hans")]).to_dict("records"):
+        if r["verdict"] not in ("better", "worse"): continue
+        ours, random = (rows[(rows["strategy"] == s) & (rows["fraction"] == r["fraction"]) & (rows["arm"] == r["arm"])
+                             & (rows["freeze"] == r["freeze"]) & (rows["split"] == r["split"])].set_index("seed")["accuracy"]
+                        for s in (r["strategy"], "random"))
+        each = (ours - random).dropna().to_numpy()
+        half = stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each))
+        assert abs(each.mean()) > half and (r["low"] > 0 or r["high"] < 0) and r["p"] <= r["p_holm"] < 0.05
+        claimed += 1
+    assert claimed >= 3
+
+
+def predictions_of(folder, run, split):
+    rows = pd.read_parquet(folder / "runs" / run / "predictions.parquet")
+    return rows[rows["split"] == split].sort_values("example_id")
+
+
+def crossed_test(d):
+    "(difference, low, high, p) of (seeds, examples) differences: both factors random, and a t-test over seeds; plain numpy."
+    n, count = d.shape
+    mean, by_seed, by_example = d.mean(), d.mean(axis=1), d.mean(axis=0)
+    v_seed = ((by_seed - mean) ** 2).sum() / (n - 1) / n
+    v_example = ((by_example - mean) ** 2).sum() / (count - 1) / count
+    residual = sum((d[k, i] - by_seed[k] - by_example[i] + mean) ** 2 for k in range(n) for i in range(count))
+    variance = max(v_seed + v_example - residual / ((n - 1) * (count - 1)) / (n * count), v_seed, v_example)
+    freedom = variance / (v_seed / (n - 1) + v_example / (count - 1))
+    found = []
+    for v, df in ((variance, freedom), (v_seed, n - 1)):
+        half = stats.t.ppf(0.975, df) * np.sqrt(v)
+        found.append((mean - half, mean + half, 2 * stats.t.sf(abs(mean) / np.sqrt(v), df)))
+    low, high = max((f[:2] for f in found), key=lambda ends: ends[1] - ends[0])
+    return mean, low, high, max(f[2] for f in found)
+
+
+def test_a_row_of_the_table_from_its_files(example):
+    right = lambda run: predictions_of(example, run, "validation_matched").eval("label == prediction").to_numpy(float)
+    runs = lambda strategy: [f"train.{E}.{strategy}.data_pct-0.05.s{seed}" for seed in range(3)]
+    ours, random = (np.stack([right(run) for run in runs(strategy)]) for strategy in ("diverse", "random"))
+    study = read_study(example)
+    d = against_random(study).query("strategy == 'diverse' and fraction == 0.05").iloc[0]
+    assert tuple(d[["difference", "low", "high", "p"]]) == pytest.approx(crossed_test(ours - random), abs=1e-12)
+    labels = predictions_of(example, runs("random")[0], "validation_matched")["label"]
+    commonest = (labels == labels.value_counts().index[0]).to_numpy(float)
+    above = above_trivial(study, subset_rows(study)).query("strategy == 'random' and fraction == 0.05 and arm == 'epochs' and freeze == 0").iloc[0]
+    assert tuple(above[["difference", "low", "high", "p"]]) == pytest.approx(crossed_test(random - commonest), abs=1e-12)
+    shown = f"{number(d['difference'], sign=True)} | {number(d['low'])}\u00a0…\u00a0{number(d['high'])} |"
+    assert f"| diverse | 5 % | {shown}" in text(example)
+
+
+def test_a_claim_that_falls_without_collapsed_seeds_is_fragile(example):
+    run = f"train.{E}.diverse.data_pct-0.05.s2"
+    path = example / "runs" / run / "predictions.parquet"
+    rows = pd.read_parquet(path)
+    rows.loc[rows["split"] == "validation_matched", "prediction"] = 0
+    rows.to_parquet(path, index=False)
+    change(example, run, lambda r: r["metrics"]["validation_matched"].update(accuracy=float((rows.query("split == 'validation_matched'")["label"] == 0).mean())))
+    study = read_study(example)
+    assert study.runs[run]["collapsed"]
+    d = against_random(study).query("strategy == 'diverse' and fraction == 0.05").iloc[0]
+    assert d["collapsed"] == 1 and d["difference_without"] > 0.05 > d["difference"] and d["verdict"] == "undecided" and not d["fragile"]
+    fragile = against_random(study).assign(fragile=lambda t: t["verdict"] == "better", difference_without=0.01)
+    table = plain(subset_table(study, subset_rows(study), fragile))
+    assert table.loc["diverse", "10 %"].endswith("▲ fragile") and "Fragile: the claim falls" in marks_rule(fragile)
+    assert "better, fragile: without collapsed seeds +1.0" in set(difference_text(fragile)["Verdict"])
+    assert "fragile: without collapsed seeds +1.0) at 10 %" in paragraph(study, differences=fragile)
 
 
 def test_what_random_is_better_at_is_marked_as_such(example):
@@ -161,7 +236,8 @@ def test_what_random_is_better_at_is_marked_as_such(example):
     study = read_study(example)
     rows = subset_rows(study)
     assert plain(subset_table(study, rows, against_random(study, rows))).loc["diverse", "5 %"].endswith("▼")
-    assert "diverse is ahead of random beyond chance at 10 %" in text(example) and "and behind random beyond chance at 5 %" in text(example)
+    said = text(example)
+    assert "diverse is better than random by " in said and "worse than random by 9.0 points (5.5\u00a0…\u00a012.5) at 5 %" in said
 
 
 def test_one_seed(example):
@@ -169,9 +245,18 @@ def test_one_seed(example):
     study = read_study(example)
     rows = subset_rows(study)
     d = against_random(study, rows)
-    assert subset_means(rows)["sd"].isna().all() and (d["seeds"] == 1).all() and d["low"].isna().all() and d["beyond"].any()
-    assert "±" not in subset_table(study, rows, d).to_string() and above_trivial(study, rows)["beats"].any()
-    text(example, figures=True)
+    above = above_trivial(study, rows)
+    assert subset_means(rows)["sd"].isna().all()
+    for claims in (d, above, against_random(study, rows, "hans")):
+        assert set(claims["verdict"]) == {"no claim"} and set(claims["reason"]) == {"one seed"}
+        assert (claims["seeds"] == 1).all() and claims[["low", "high", "p", "p_holm"]].isna().all(axis=None)
+        assert rule(claims).startswith("No difference is claimed")
+    shown = subset_table(study, rows, d).to_string()
+    assert not any(mark in shown for mark in "±▲▼")
+    said = text(example, figures=True)
+    assert said.partition("\n\n")[2].startswith("No strategy can be told from a random choice: no claim (one seed).")
+    assert "no claim: one seed" in said and "No difference is claimed: a claim needs at least two seeds" in said
+    assert "is better than" not in said and "worse than random" not in said
 
 
 def test_one_seed_one_strategy_and_nothing_else(example):
@@ -193,11 +278,32 @@ def test_without_random_there_is_nothing_to_compare_with(example):
     assert "there is no random choice to compare with" in text(example, figures=True)
 
 
-def test_lost_predictions_leave_differences_over_seeds(example):
+def test_lost_predictions_leave_no_claim(example):
     for seed in range(3): (example / "runs" / f"train.{E}.diverse.data_pct-0.1.s{seed}" / "predictions.parquet").unlink()
-    d = against_random(read_study(example)).query("strategy == 'diverse'").set_index("fraction")
-    assert np.isnan(d.loc[0.1, "p"]) and d.loc[0.1, "low"] < d.loc[0.1, "difference"] and not d.loc[0.1, "beyond"] and d.loc[0.05, "beyond"]
-    assert "unchecked" in text(example)
+    (example / "runs" / f"train.{E}.diverse.data_pct-0.05.s0" / "predictions.parquet").unlink()
+    study = read_study(example)
+    d = against_random(study).query("strategy == 'diverse'").set_index("fraction")
+    assert np.isnan(d.loc[0.1, "p"]) and (d.loc[0.1, "verdict"], d.loc[0.1, "reason"]) == ("no claim", "predictions missing")
+    means = subset_means(reported(subset_rows(study))).query("fraction == 0.1 and arm == 'epochs'").set_index("strategy")["mean"]
+    assert d.loc[0.1, "difference"] == pytest.approx(means["diverse"] - means["random"])
+    assert (d.loc[0.05, "seeds"], d.loc[0.05, "note"]) == (2, "predictions missing (seed 0)")
+    said = text(example)
+    assert "unchecked" in said and "no claim: predictions missing" in said and "left out: predictions missing (seed 0)" in said
+    assert "diverse is " in said and "without a claim at 10 % (predictions missing)" in said
+
+
+def test_other_seeds_than_those_of_random_are_named(example):
+    for seed in (0, 1): shutil.rmtree(example / "runs" / f"train.{E}.centroids.data_pct-0.2.s{seed}")
+    shutil.rmtree(example / "runs" / f"train.{E}.random.data_pct-0.2.s2")
+    d = against_random(read_study(example)).query("strategy == 'centroids'").set_index("fraction").loc[0.2]
+    assert (d["verdict"], d["reason"], d["seeds"]) == ("no claim", "no seed in common", 0)
+    assert "no claim: no seed in common" in text(example)
+
+
+def test_two_protocols_are_not_compared_with_each_other(example):
+    for seed in range(3): change(example, f"train.{E}.diverse.data_pct-0.05.s{seed}", lambda r: r.update(protocol="original"))
+    d = against_random(read_study(example))
+    assert d.query("strategy == 'diverse' and fraction == 0.05").empty and len(d) == 11
 
 
 def test_counts_are_budgets_of_their_own(example):

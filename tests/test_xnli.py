@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from study_lab import change, run_small
 
 from bertvision.core import DataError, ParameterError, StudyError, read_json, write_json
@@ -14,7 +15,7 @@ from bertvision.data.splits import part_of, split
 from bertvision.data.tasks import XNLI_LANGUAGES, get_task, input_files
 from bertvision.languages import load_languages, score_languages, toy_languages, unknown_share
 from bertvision.models.encoders import load_encoder
-from bertvision.studies.languages import (example_languages, language_means, language_notes, language_rows, language_table, paragraph, plot_languages, write_languages_report)
+from bertvision.studies.languages import (comparison_rule, example_languages, language_means, language_notes, language_rows, language_table, paragraph, plot_languages, write_languages_report)
 from bertvision.studies.page import number
 from bertvision.studies.plan import forecast, job_state, load_study, plan
 from bertvision.studies.report import readable
@@ -252,12 +253,53 @@ def test_less_than_a_whole_study(tmp_path):
     rows = language_rows(results)
     means = language_means(results, rows)
     one = means.set_index(["encoder", "language"])
-    assert means["sd"].isna().all() and not one.loc[("example-chinese", "zh"), "beats"], "no predictions, no interval over pairs"
-    assert one.loc[("example-multilingual", "en"), "beats"], "one seed: the interval over pairs decides"
-    assert plot_languages(means).axes and "nan" not in paragraph(results, means)
+    assert means["sd"].isna().all() and set(means["verdict"]) == {"no claim"} and means[["low", "high", "p"]].isna().all(axis=None)
+    assert one.loc[("example-chinese", "zh"), "reason"] == "predictions missing" and one.loc[("example-multilingual", "en"), "reason"] == "one seed"
+    text = paragraph(results, means)
+    assert plot_languages(means).axes and "nan" not in text and "No claim (predictions missing): Chinese" in text
+    assert "in 0 of 15 languages. No claim (one seed): English" in text and "No difference is claimed" in comparison_rule(means)
     table = language_table(results, rows, means)
     assert table.set_index("Encoder").loc["example-english", "Tuned task"].iloc[0] == "" and "MNLI: test is reported on 300 of 5,010 pairs (1 run)" in language_notes(results, rows)
-    assert not table.map(lambda x: "nan" in str(x)).any(axis=None)
+    assert not table.map(lambda x: "nan" in str(x) or "▲" in str(x) or "▼" in str(x)).any(axis=None)
+
+
+def test_a_cell_of_the_table_from_its_files(tmp_path):
+    study = example_languages(tmp_path)
+    rows = [pd.read_parquet(study / "runs" / f"zero-shot.mnli.example-multilingual.s{seed}" / "predictions.parquet") for seed in range(3)]
+    rows = [r[r["split"] == "test/zh"].sort_values("example_id") for r in rows]
+    d = np.stack([(r["prediction"] == r["label"]).to_numpy(float) for r in rows]) - (rows[0]["label"] == 0).to_numpy(float)
+    n, count = d.shape
+    v_seed, v_pair = d.mean(1).var(ddof=1) / n, d.mean(0).var(ddof=1) / count
+    apart = d - d.mean(1, keepdims=True) - d.mean(0) + d.mean()
+    variance = max(v_seed + v_pair - (apart**2).sum() / ((n - 1) * (count - 1) * n * count), v_seed, v_pair)
+    freedom = variance / (v_seed / (n - 1) + v_pair / (count - 1))
+    halves = [stats.t.ppf(0.975, df) * v**0.5 for v, df in ((variance, freedom), (v_seed, n - 1))]
+    p = max(2 * stats.t.sf(abs(d.mean()) / v**0.5, df) for v, df in ((variance, freedom), (v_seed, n - 1)))
+    means = language_means(read_study(study))
+    one = means.set_index(["encoder", "language"]).loc[("example-multilingual", "zh")]
+    expected = (d.mean(), d.mean() - max(halves), d.mean() + max(halves), p)
+    assert tuple(one[["difference", "low", "high", "p"]]) == pytest.approx(expected, abs=1e-12)
+    order = np.sort(means["p"].to_numpy())
+    assert one["p_holm"] <= 1 and np.isclose(means["p_holm"].min(), len(means) * order[0]), "one family: all cells of the table"
+    claimed = means[means["verdict"] != "undecided"]
+    assert len(claimed) and ((claimed["low"] > 0) | (claimed["high"] < 0)).all()
+
+
+def test_a_collapse_counts_in_its_language_alone(tmp_path):
+    study = example_languages(tmp_path)
+    run = "zero-shot.mnli.example-multilingual.s1"
+    path = study / "runs" / run / "predictions.parquet"
+    rows = pd.read_parquet(path)
+    rows.loc[rows["language"] == "zh", "prediction"] = 0  # the first language, which the whole run's collapse is read from
+    rows.to_parquet(path, index=False)
+    change(study, run, lambda r: r["metrics"]["test/zh"].update(accuracy=1 / 3))
+    results = read_study(study)
+    assert results.runs[run]["collapsed"]
+    one = language_means(results).set_index(["encoder", "language"]).loc["example-multilingual"]
+    assert one.loc["zh", "collapsed"] == one.loc["zh", "collapsed_runs"] == 1 and one.loc["zh", "difference_without"] > one.loc["zh", "difference"]
+    assert one.loc["en", "collapsed"] == 0 and not one["fragile"].any()
+    table = language_table(results, language_rows(results), language_means(results)).set_index("Encoder")
+    assert "(1 of 3 collapsed)" in table.loc["example-multilingual", "zh"].iloc[0] and "collapsed" not in table.loc["example-multilingual", "en"].iloc[0]
 
 
 def test_planned_methods_without_a_run_have_their_rows(tmp_path):

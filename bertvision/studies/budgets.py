@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURES', 'published_budgets', 'published_text', 'published_hans', 'plot_budgets', 'plot_hans', 'epoch_rows',
            'plot_epochs', 'freezing', 'plot_freezing', 'plot_seconds', 'plot_map', 'plot_overlap', 'paragraph',
-           'subcase_table', 'cluster_table', 'report_sections', 'subset_notes', 'to_markdown', 'to_html',
+           'subcase_table', 'cluster_table', 'report_sections', 'subset_notes', 'marks_rule', 'to_markdown', 'to_html',
            'write_subsets_report']
 
 # %% ../../nbs/84_studies.budgets.ipynb #640480d2
@@ -17,14 +17,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
+from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
 from ..published import SUBSET_FLAGS, published_subsets
 from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections,
                                      html_table, markdown_end, markdown_sections, markdown_table, nothing, number, panel_grid, remarks, save_figures, tally,
                                      task_title, write_files)
 from .results import Results, read_study
 from .subsets import (ARMS, HANS_LABELS, HEURISTICS, STRATEGIES, above_trivial, against_random, budget_title, difference_text,
-                                        freeze_title, hans_rows, hans_table, in_order, overlap_rows, reported, selection_rows,
-                                        selection_table, subset_means, subset_rows, subset_table)
+                                        fragile_note, freeze_title, hans_rows, hans_table, in_order, margin, overlap_rows, reported, selection_rows,
+                                        selection_table, subset_means, subset_rows, subset_table, trivial_text)
 
 # %% ../../nbs/84_studies.budgets.ipynb #8e34e1ad
 _DAGGER = ("ok", "one_seed", "heading")
@@ -124,23 +125,34 @@ def _draw_published(ax, rows):
 def _all(words): return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _won(differences, signed=False):
-    "Strategy -> where it is ahead of random, and behind it, beyond chance."
+def _by_verdict(differences):
+    "Strategy -> verdict -> its comparisons, as dictionaries."
     found = {}
-    for s, g in in_order(differences).groupby("strategy", sort=False):
-        sure = g[g["beyond"].astype(bool)]
-        say = lambda part: [r["budget"] + (f" ({number(r['difference'], sign=True)})" if signed else "") for r in part.to_dict("records")]
-        found[s] = say(sure[sure["difference"] > 0]), say(sure[sure["difference"] < 0]), len(g)
+    for strategy, group in in_order(differences).groupby("strategy", sort=False):
+        found[strategy] = {verdict: part.to_dict("records") for verdict, part in group.groupby("verdict", sort=False)}
     return found
 
 
-def _ahead_title(differences):
-    "Which strategies beat random, as a title."
+def _budgets_of(compared): return _all(list(dict.fromkeys(r["budget"] for r in compared)))
+
+
+def _reasons(compared): return "; ".join(dict.fromkeys(r["reason"] for r in compared))
+
+# %% ../../nbs/84_studies.budgets.ipynb #847d15e4
+def _verdict_title(differences):
+    "Name the strategies that are better or worse than random, as a title."
     part = differences[(differences["arm"] == "epochs") & (differences["freeze"] == 0)] if len(differences) else differences
-    if not len(part): return "Accuracy against budget"
-    won = [f"{s} at {_all(list(dict.fromkeys(a)))}" for s, (a, _, _) in _won(part).items() if a]
-    lost = [f"{s} at {_all(list(dict.fromkeys(b)))}" for s, (_, b, _) in _won(part).items() if b]
-    return ("Ahead of random beyond chance: " + ("; ".join(won) or "none")) + (f"\nBehind it: {'; '.join(lost)}" if lost else "")
+    if not len(part):
+        return "Accuracy against budget"
+    if (part["verdict"] == NO_CLAIM).all():
+        return f"Accuracy against budget (no claim: {_reasons(part.to_dict('records'))})"
+    lines = []
+    for word, verdict in (("Better than random", BETTER), ("Worse", WORSE)):
+        where = [f"{strategy} at {_budgets_of(of[verdict])}" for strategy, of in _by_verdict(part).items() if verdict in of]
+        if where or verdict == BETTER:
+            lines.append(f"{word}: {'; '.join(where) or 'none'}")
+    undecided = (part["verdict"] == UNDECIDED).sum()
+    return "\n".join(lines) + (f"\nUndecided: {undecided} of {len(part)}" if undecided else "")
 
 # %% ../../nbs/84_studies.budgets.ipynb #dfeed059
 def plot_budgets(
@@ -163,7 +175,7 @@ def plot_budgets(
             ax.set_title(f"{task_title(task)}: {'a fixed number of epochs' if arm == 'epochs' else 'a fixed number of steps'}", fontsize=10)
             ax.set_xlabel("training examples, per cent of the pool")
         line[0].set_ylabel("accuracy × 100")
-    return finish(fig, _ahead_title(differences), 3 if len(arms) > 1 else 2)
+    return finish(fig, _verdict_title(differences), 3 if len(arms) > 1 else 2)
 
 # %% ../../nbs/84_studies.budgets.ipynb #cc79fa77
 def _plain(rows): return rows[(rows["arm"] == "epochs") & (rows["freeze"] == 0)]
@@ -410,28 +422,74 @@ def plot_overlap(
     return fig
 
 # %% ../../nbs/84_studies.budgets.ipynb #a916473c
+def _counts(rows):
+    "How many comparisons are better, worse, undecided and without a claim, as words."
+    number_of = rows["verdict"].value_counts()
+    words = [f"{number_of[v]} {'without a claim' if v == NO_CLAIM else v}" for v in (BETTER, WORSE, UNDECIDED, NO_CLAIM) if v in number_of]
+    return f"{len(rows)} comparison{'s' * (len(rows) > 1)} at equal size: {_all(words)}"
+
+
+def _answer(differences):
+    "Return the sentence that answers which examples are worth having; '' without a comparison."
+    if not len(differences):
+        return ""
+    made = differences[differences["verdict"] != NO_CLAIM]
+    if not len(made):
+        return f"No strategy can be told from a random choice: no claim ({_reasons(differences.to_dict('records'))})."
+    told = made[made["verdict"] == BETTER]
+    told = told if len(told) else made[made["verdict"] == WORSE]
+    if not len(told):
+        return f"No strategy is better or worse than a random choice. {_counts(differences)}; {_largest(made)}."
+    r = told.loc[told["difference"].abs().idxmax()].to_dict()
+    by = f"{margin(r)} with {r['budget']} of {task_title(r['task'])}"
+    if r["verdict"] == BETTER:
+        return f"{r['strategy']} is better than a random choice by {by}; {_counts(differences)}."
+    return f"No strategy is better than a random choice, and {r['strategy']} is worse by {by}; {_counts(differences)}."
+
+
+def _largest(made):
+    "The largest of the undecided differences, as words."
+    r = made.loc[made["difference"].abs().idxmax()].to_dict()
+    way = "above" if r["difference"] > 0 else "below"
+    return f"the largest is {r['strategy']} with {r['budget']}, {margin(r)} {way}"
+
+# %% ../../nbs/84_studies.budgets.ipynb #5f8933d7
+def _models(above): return ", ".join(f"{s} with {b}" for s, b in zip(above["strategy"], above["budget"]))
+
+
 def _reached_text(means, above):
-    "What random reaches at each budget, and where that is no more than the trivial baseline."
+    "What random reaches at each budget, and which models are not better than the trivial predictor."
     part = means[means["strategy"] == "random"]
     if not len(part): return "there is no random choice to compare with"
     part = part[part["settings"] == part["settings"].iloc[0]]
-    text = "random reaches " + ", ".join(f"{number(r['mean'])} with {r['budget']}"
-                                         for r in part.to_dict("records")) + f" (trivial: {number(part['baseline'].mean())})"
-    low = above[~above["beats"]] if len(above) else above
-    return text + (f"; not told from the trivial baseline: {', '.join(f'{s} with {b}' for s, b in zip(low['strategy'], low['budget']))}"
-                   if len(low) else "")
+    reached = ", ".join(f"{number(r['mean'])} with {r['budget']}" for r in part.to_dict("records"))
+    text = f"random reaches {reached} (trivial: {number(part['baseline'].mean())})"
+    text += f"; {(above['verdict'] == BETTER).sum()} of {len(above)} models are better than the trivial predictor"
+    for verdict in (UNDECIDED, WORSE, NO_CLAIM):
+        rest = above[above["verdict"] == verdict]
+        why = f" ({_reasons(rest.to_dict('records'))})" if verdict == NO_CLAIM else ""
+        text += f", {verdict}{why}: {_models(rest)}" if len(rest) else ""
+    fragile = above[above["fragile"].astype(bool)]
+    names = [f"{r['strategy']} with {r['budget']} by {margin(r)}" for r in fragile.to_dict("records")]
+    return text + (f"; fragile: {', '.join(names)}" if names else "")
 
-
+# %% ../../nbs/84_studies.budgets.ipynb #5215fc9d
 def _against_text(differences):
-    "Which strategies are ahead of random, and which are behind."
+    "Which strategies are better than random and which worse, by how much."
     found = []
-    for s, (ahead, behind, n) in _won(differences, signed=True).items():
-        parts = [f"{word} random beyond chance at {_all(list(dict.fromkeys(where)))}"
-                 for word, where in (("ahead of", ahead), ("behind", behind)) if where]
-        found.append(f"{s} is {' and '.join(parts)}" if parts else f"{s} is nowhere told from random ({n} budget{'s' * (n > 1)})")
+    for strategy, of in _by_verdict(differences).items():
+        parts = []
+        for verdict in (BETTER, WORSE):
+            by = [f"by {margin(r)} at {r['budget']}" for r in of.get(verdict, [])]
+            parts += [f"{verdict} than random {_all(by)}"] if by else []
+        if UNDECIDED in of:
+            parts.append(f"undecided at {_budgets_of(of[UNDECIDED])}")
+        if NO_CLAIM in of:
+            parts.append(f"without a claim at {_budgets_of(of[NO_CLAIM])} ({_reasons(of[NO_CLAIM])})")
+        found.append(f"{strategy} is {', '.join(parts)}")
     return "; ".join(found)
 
-
+# %% ../../nbs/84_studies.budgets.ipynb #39a62751
 def _hans_text(rows):
     "Ranges over strategies and budgets of the mean over heuristics, with the direction in words."
     refused, rows = int((rows["refused"] != "").sum()), rows[rows["refused"] == ""]
@@ -478,18 +536,22 @@ def paragraph(
     rows: pd.DataFrame | None = None, # from `subset_rows`, when they are at hand
     differences: pd.DataFrame | None = None, # from `against_random`
     hans: pd.DataFrame | None = None, # from `hans_rows`
+    above: pd.DataFrame | None = None, # from `above_trivial`
 ) -> str: # one paragraph
-    "What the numbers say: what random reaches, which strategies beat it where, HANS, data against length of training, and the cost of choosing."
+    "Answer the question of the study, then say what random reaches, where each strategy is better or worse, HANS and the costs."
     rows = subset_rows(study) if rows is None else rows
-    differences, hans = against_random(study, rows) if differences is None else differences, hans_rows(study) if hans is None else hans
     if not len(rows): return f"{tally(study)} No subset has been trained."
-    means, above, found = subset_means(reported(rows)), above_trivial(study, _plain(rows)), [tally(study)]
+    differences = against_random(study, rows) if differences is None else differences
+    hans = hans_rows(study) if hans is None else hans
+    above = above_trivial(study, rows) if above is None else above
+    means = subset_means(reported(rows))
+    found = [_answer(_plain(differences)), tally(study)]
     mine = lambda table, key: table[(table["task"] == key[0]) & (table["encoder"] == key[1])]
     for key, group in means.groupby(["task", "encoder"], sort=False):
-        parts = [_reached_text(_plain(group), mine(above, key)), _against_text(_plain(mine(differences, key))), _steps_text(group),
-                 _hans_text(_plain(mine(hans, key))), _cost_text(_plain(group))]
+        parts = [_reached_text(_plain(group), _plain(mine(above, key))), _against_text(_plain(mine(differences, key))),
+                 _steps_text(group), _hans_text(_plain(mine(hans, key))), _cost_text(_plain(group))]
         found.append(f"{task_title(key[0])} ({key[1]}): {'; '.join(p for p in parts if p)}.")
-    return " ".join(found)
+    return " ".join(filter(None, found))
 
 # %% ../../nbs/84_studies.budgets.ipynb #df42fab1
 def subcase_table(
@@ -523,10 +585,10 @@ def cluster_table(
 
 # %% ../../nbs/84_studies.budgets.ipynb #54873b11
 _MAIN = ("Accuracy × 100, mean ± standard deviation over seeds, by share of the pool (the training examples without the selection part). "
-         "▲ ▼: above or below random with the same budget and training, beyond chance. In brackets: how many of the planned seeds have finished. "
+         "▲ better than random with the same budget and training, ▼ worse. In brackets: how many of the planned seeds have finished. "
          "With all of the pool every strategy is the same. Trivial: always the commonest class of the training set.")
-_CHANGE = ("Difference × 100 from random on the same test examples and seeds, with the same budget and training. Over seeds: t-interval. Over examples: paired bootstrap, which p is of; "
-           "Holm's correction counts the rows. Beyond chance: both intervals on one side of zero and the corrected p below 0.05; with one seed, the interval over examples alone.")
+_CHANGE = "Difference × 100 from random on the same test examples and seeds, with the same budget and training."
+_ABOVE = "Difference × 100 from the predictor that always says the same, on the same test examples."
 _HANS = "Accuracy × 100 by heuristic and right answer, mean ± standard deviation over seeds. Contradiction and neutral count as non-entailment. Refused runs are left out."
 _CHOSEN = ("Mean over seeds. Clusters reached: share of the clusters of which an example was chosen. Distance: mean distance of the pool's examples to the nearest chosen one, "
            "less is better covered. Seconds: of the choice for the largest budget, with the embedding and the clusters that it builds on and, where it asked a training, that training.")
@@ -542,10 +604,14 @@ def report_sections(
     rows: pd.DataFrame, # from `subset_rows`
     differences: pd.DataFrame, # from `against_random`
     hans: pd.DataFrame, # from `hans_rows`
+    above: pd.DataFrame | None = None, # from `above_trivial`, when it is at hand
 ) -> list: # (heading, table, caption) each
-    "What follows the main table; tables that have nothing to say are left out."
-    parts = [("Against random", difference_text(differences), _CHANGE), ("HANS", hans_table(hans), _HANS),
-             ("HANS against random", difference_text(against_random(study, rows, "hans")), _CHANGE + " Accuracy of all HANS examples together."),
+    "Return what follows the main table; tables that have nothing to say are left out."
+    above = above_trivial(study, rows) if above is None else above
+    of_hans = against_random(study, rows, "hans")
+    parts = [("Against random", difference_text(differences), f"{_CHANGE} {rule(differences)}{fragile_note(differences)}"),
+             ("Against the trivial predictor", trivial_text(above), f"{_ABOVE} {rule(above)}{fragile_note(above)}"), ("HANS", hans_table(hans), _HANS),
+             ("HANS against random", difference_text(of_hans), f"{_CHANGE} Accuracy of all HANS examples together. {rule(of_hans)}{fragile_note(of_hans)}"),
              ("HANS by subcase", subcase_table(study, rows), "Accuracy × 100, mean over seeds. The first letter is the heuristic, the second says entailed or not."),
              ("What was chosen", selection_table(selection_rows(study)), _CHOSEN),
              ("The largest clusters", cluster_table(study), "Of the first seed; words that are more frequent in the cluster than in the rest of the pool."),
@@ -593,15 +659,29 @@ def subset_notes(
     return found + remarks(study)
 
 # %% ../../nbs/84_studies.budgets.ipynb #8ccb0e15
+def marks_rule(
+    differences: pd.DataFrame, # from `against_random`
+) -> str: # "" without a comparison
+    "Say under the main table what its marks mean."
+    if not len(differences):
+        return ""
+    return rule(differences, "the table “Against random”") + fragile_note(differences)
+
+
+def _main_caption(study, meaning): return captioned(study, " ".join(filter(None, (_MAIN, meaning))))
+
+
 def to_markdown(
     study: Results,
     table: pd.DataFrame, # from `subset_table`
     sections: list, # from `report_sections`
     notes: list[str], # from `subset_notes`
     lead: str, # from `paragraph`
+    meaning: str = "", # from `marks_rule`
 ) -> str:
     "The report as Markdown: paragraph, main table, details, notes, faults, how to run it again."
-    parts = [f"# {study.title}", lead, *([markdown_table(table), captioned(study, _MAIN)] if len(table) else []), DETAILS, *markdown_sections(sections)]
+    shown = [markdown_table(table), _main_caption(study, meaning)] if len(table) else []
+    parts = [f"# {study.title}", lead, *shown, DETAILS, *markdown_sections(sections)]
     return "\n\n".join([*parts, "## Notes", "\n".join(f"- {n}" for n in notes), *markdown_end(study)]) + "\n"
 
 
@@ -611,10 +691,11 @@ def to_html(
     sections: list, # from `report_sections`
     notes: list[str], # from `subset_notes`
     lead: str, # from `paragraph`
+    meaning: str, # from `marks_rule`
     figures: dict, # title -> PNG file, in the order of the page
 ) -> str:
     "The report as one self-contained page."
-    parts = [heading("Accuracy by budget"), html_table(table, captioned(study, _MAIN))] if len(table) else []
+    parts = [heading("Accuracy by budget"), html_table(table, _main_caption(study, meaning))] if len(table) else []
     parts += [*(html_figure(*f) for f in figures.items()), *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)]
     return html_page(study, lead, parts, [f"protocol {p}" for p in dict.fromkeys(r["protocol"] for r in study.runs.values())])
 
@@ -624,16 +705,24 @@ FIGURES = {"budgets": f"Accuracy against budget ({_BAND})", "hans": "HANS by heu
            "map": "The pool and its clusters", "overlap": "What two strategies have in common"}
 
 
+def _drawn(study, rows, differences, hans): # name -> Figure, or None
+    return {"budgets": plot_budgets(rows, differences), "hans": plot_hans(hans), "epochs": plot_epochs(study, rows),
+            "freezing": plot_freezing(rows), "seconds": plot_seconds(rows), "map": plot_map(study), "overlap": plot_overlap(study)}
+
+
 def write_subsets_report(
-    folder, # outputs/<study>
+    study, # outputs/<study>, or the Results that were read from it
     differences: pd.DataFrame | None = None, # from `against_random`, when they are at hand
 ) -> Path: # folder of the report: table.md, table.csv, report.html and figures
-    "Read a study of subsets and write its report; raises DataError when the folder is no study and OutputError when it cannot be written."
-    study = read_study(folder)
+    "Write the report of a study of subsets. Raises DataError if the folder is no study, OutputError if it cannot be written."
+    study = study if isinstance(study, Results) else read_study(study)
     rows, hans, place = subset_rows(study), hans_rows(study), study.folder / "report"
-    if differences is None: differences = against_random(study, rows)
-    drawn = {"budgets": plot_budgets(rows, differences), "hans": plot_hans(hans), "epochs": plot_epochs(study, rows), "freezing": plot_freezing(rows),
-             "seconds": plot_seconds(rows), "map": plot_map(study), "overlap": plot_overlap(study)}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
-    told = study, subset_table(study, rows, differences), report_sections(study, rows, differences, hans), subset_notes(study, rows, hans), paragraph(study, rows, differences, hans)
+    differences = against_random(study, rows) if differences is None else differences
+    above = above_trivial(study, rows)
+    drawn = {name: fig for name, fig in _drawn(study, rows, differences, hans).items() if fig}
+    for name in FIGURES.keys() - drawn.keys():
+        (place / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
+    figures = save_figures(drawn, place, FIGURES, encoder_remarks(study))
+    told = (study, subset_table(study, rows, differences), report_sections(study, rows, differences, hans, above), subset_notes(study, rows, hans),
+            paragraph(study, rows, differences, hans, above), marks_rule(differences))
     return write_files(place, subset_means(rows), to_markdown(*told), to_html(*told, figures))

@@ -6,8 +6,8 @@
 __all__ = ['GLUE', 'TEXT_COLUMNS', 'DETAILS', 'PROTOCOL_NOTES', 'EARLIER', 'number', 'between', 'mean_sd', 'p_value',
            'metric_title', 'together', 'tally', 'encoder_remarks', 'captioned', 'remarks', 'ordered', 'recipes',
            'environment', 'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections',
-           'html_list', 'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'written_picture',
-           'html_page', 'html_end', 'markdown_end', 'write_files', 'excerpt']
+           'html_list', 'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'html_page',
+           'html_end', 'markdown_end', 'write_files', 'excerpt']
 
 # %% ../../nbs/83_studies.page.ipynb #fee1e5a9
 import base64
@@ -381,21 +381,28 @@ def nothing(
     plt.close(fig)
     return fig
 
-
+# %% ../../nbs/83_studies.page.ipynb #2406b62a
 @contextmanager
 def _signed(fig: plt.Figure, remark: str):
     "A figure with a remark below it, for as long as it is written."
+    if not remark:
+        yield
+        return
+    engine = fig.get_layout_engine()
+    if engine:
+        engine.execute(fig)
+    fig.set_layout_engine("none")  # a legend outside would move down to the remark
+    for legend in fig.legends:
+        legend.set_bbox_to_anchor((0, 0, 1, 1), fig.transFigure)
     lines = wrap(remark, max(40, int(16 * fig.get_size_inches()[0])))
-    line = fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35") if lines else None
-    # a legend outside the panels keeps to the lower edge, which the remark moves down
-    height = 0.72 * fig.get_size_inches()[1] + 8 * 1.3 * len(lines) if lines else 0
-    pads = [(legend, legend.borderaxespad) for legend in fig.legends]
-    for legend, pad in pads: legend.borderaxespad = pad + height / legend.get_texts()[0].get_fontsize()
+    text = fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35")
     yield
-    for legend, pad in pads: legend.borderaxespad = pad
-    if line: line.remove()
+    text.remove()
+    for legend in fig.legends:
+        legend.set_bbox_to_anchor(None)
+    fig.set_layout_engine(engine)
 
-
+# %% ../../nbs/83_studies.page.ipynb #affea8c7
 def save_figures(
     drawn: dict, # name -> Figure
     place: Path, # the report's folder
@@ -410,31 +417,28 @@ def save_figures(
             fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     return found
 
-# %% ../../nbs/83_studies.page.ipynb #9e8c2e57
+# %% ../../nbs/83_studies.page.ipynb #cec21760
+def _pixels(fig): # of a Figure, or of a PNG file of `save_figures`, at 72 dots per inch
+    from PIL import Image as Pixels
+
+    if isinstance(fig, Path):
+        whole = Pixels.open(fig).convert("RGB")
+        return whole.resize((round(0.72 * whole.width), round(0.72 * whole.height)), Pixels.Resampling.BOX)  # the fewest bytes
+    drawn = io.BytesIO()
+    fig.savefig(drawn, format="png", dpi=72, bbox_inches="tight")
+    return Pixels.open(drawn).convert("RGB")
+
+
 def picture(
-    fig: plt.Figure | None,
+    fig: plt.Figure | Path | None, # a PNG file of `save_figures` need not be drawn again
 ): # IPython Image, or None for no figure
     "A figure for a notebook that is committed: 72 dots per inch and 64 colours, which takes a third of the bytes."
-    if fig is None: return None
+    if fig is None or isinstance(fig, Path) and not fig.exists():
+        return None
     from IPython.display import Image
-    from PIL import Image as Pixels
-
-    drawn, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(drawn, format="png", dpi=72, bbox_inches="tight")
-    Pixels.open(drawn).convert("RGB").quantize(64, dither=Pixels.Dither.NONE).save(small, format="png", optimize=True)
-    return Image(small.getvalue())
-
-# %% ../../nbs/83_studies.page.ipynb #2d77a117
-def written_picture(
-    path, # PNG file, from `save_figures`
-): # IPython Image
-    "Show a figure that a report has written, in 64 colours."
-    from IPython.display import Image
-    from PIL import Image as Pixels
 
     small = io.BytesIO()
-    with Pixels.open(path) as drawn:
-        drawn.convert("RGB").quantize(64, dither=Pixels.Dither.NONE).save(small, format="png", optimize=True)
+    _pixels(fig).quantize(64, dither=0).save(small, format="png", optimize=True)
     return Image(small.getvalue())
 
 # %% ../../nbs/83_studies.page.ipynb #3c63ae0c

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..comparisons import contributions
 from ..core import DataError, listed, read_json, write_json
 from ..data.tasks import get_task
 from ..metrics import METRICS, baseline, score
 from ..published import published_value
 from ..qa.scoring import question_scores
 from ..runs import foreign_record, locked, read_rows, run_identity, seconds_of
-from ..statistics import answers_collapse, bootstrap, collapse, summarise
+from ..statistics import answers_collapse, collapse, summarise
 from .plan import RUNNER_LOCK, read_plan
 from .tasks import facts_of_record, known_task, task_places
 from .upstream import Lineage, encoder_title, own_settings
