@@ -135,16 +135,20 @@ def _t_interval(mean, variance, df, level):
     return mean - half, mean + half, 2 * stats.t.sf(abs(mean) / error, df)
 
 
-def _crossed(d): # (n, N) -> (variance of the mean, degrees of freedom)
+def _variances(d): # (n, N) -> of the mean: over seeds, over examples, of the rest
     n, count = d.shape
     over_examples, over_seeds, mean = d.mean(1), d.mean(0), d.mean()
-    v_seeds, v_examples = over_examples.var(ddof=1) / n, over_seeds.var(ddof=1) / count
     rest = ((d - over_examples[:, None] - over_seeds + mean) ** 2).sum() / ((n - 1) * (count - 1)) / (n * count)
+    rounding = 1 / (12 * n * count**2)
+    return max(over_examples.var(ddof=1) / n, rounding), over_seeds.var(ddof=1) / count, rest
+
+
+def _crossed(v_seeds, v_examples, rest, n, count): # -> (variance of the mean, degrees of freedom)
     variance = max(v_seeds + v_examples - rest, v_seeds, v_examples)
     bottom = v_seeds / (n - 1) + v_examples / (count - 1)
     return variance, (variance / bottom if bottom > 0 else 1.0)
 
-
+# %% ../nbs/04_comparisons.ipynb #bfe3d40f
 def compare_contributions(
     d,                   # (n, N): contribution of each example to A minus B, a row a seed
     level: float = 0.95, # coverage of the interval, 0 < level < 1
@@ -157,8 +161,9 @@ def compare_contributions(
     about = {"value": mean, "seeds": len(d), "examples": d.shape[1], "ahead": int((each > 1e-12).sum())}
     if min(d.shape) == 1:
         return Comparison(low=np.nan, high=np.nan, p=np.nan, reason="one seed" if len(d) == 1 else "one example", **about)
-    crossed = _t_interval(mean, *_crossed(d), level)
-    seeds = _t_interval(mean, each.var(ddof=1) / len(d), len(d) - 1, level)
+    parts = _variances(d)
+    crossed = _t_interval(mean, *_crossed(*parts, *d.shape), level)
+    seeds = _t_interval(mean, parts[0], len(d) - 1, level)
     wider = max(crossed, seeds, key=lambda interval: interval[1] - interval[0])
     return Comparison(low=float(wider[0]), high=float(wider[1]), p=float(max(crossed[2], seeds[2])), **about)
 

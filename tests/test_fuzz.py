@@ -213,13 +213,10 @@ def test_plain_text(layout, place):
 
 
 @pytest.fixture
-def finished(place, monkeypatch):
-    """A small study that has been run, as far as its files tell; ten resamples are as good for this as a thousand."""
-    from bertvision.statistics import bootstrap
-    from bertvision.studies import results
+def finished(place):
+    """A small study that has been run, as far as its files tell."""
     from bertvision.studies.results import example_study
 
-    monkeypatch.setattr(results, "bootstrap", lambda *args, n, **more: bootstrap(*args, n=10, **more))
     study = example_study(Path(tempfile.mkdtemp(dir=place)))
     for run in (study / "runs").iterdir():
         if run.name not in ("finetune.rte.s0", "finetune.rte.s1"): shutil.rmtree(run)

@@ -22,12 +22,12 @@ from ..core import write_json
 from ..data.tasks import XNLI_LANGUAGES
 from ..published import published
 from ..statistics import collapse
-from .claims import claim_over_trivial, decide_claims
+from .claims import DECIDED_COLUMNS, claim_over_trivial, decide_claims
 from .page import (DETAILS, EARLIER, accepted, captioned, encoder_remarks, finish, heading, html_end, html_figure, html_list,
                                      html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, mean_sd,
                                      metric_title, number, panel_grid, remarks, save_figures, tally, task_title, together, write_files)
 from .results import Results, encoder_title, method_title, read_study, settings_of
-from .subsets import CLAIM, claim_cells, fragile_note, margin, without_idle_columns
+from .subsets import claim_cells, fragile_note, margin, without_idle_columns
 
 # %% ../../nbs/84_studies.languages.ipynb #c6d36ec0
 _UNKNOWN = {"zh": 0.63, "th": 0.55, "hi": 0.04}  # of the invented English encoder
@@ -118,7 +118,7 @@ def language_rows(
 
 # %% ../../nbs/84_studies.languages.ipynb #78fcfd8d
 _READ = ("baseline", "unknown", "tokens", "cut", "pairs")
-MEANS = [*GROUP, "runs", "seed_list", "mean", "sd", *_READ, "collapsed_runs", *CLAIM]
+MEANS = [*GROUP, "runs", "seed_list", "mean", "sd", *_READ, "collapsed_runs", *DECIDED_COLUMNS]
 
 
 def _in_language(study, rows):

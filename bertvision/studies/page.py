@@ -6,13 +6,12 @@
 __all__ = ['GLUE', 'TEXT_COLUMNS', 'DETAILS', 'PROTOCOL_NOTES', 'EARLIER', 'number', 'between', 'mean_sd', 'p_value',
            'metric_title', 'together', 'tally', 'encoder_remarks', 'captioned', 'remarks', 'ordered', 'recipes',
            'environment', 'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections',
-           'html_list', 'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'picture', 'html_page',
-           'html_end', 'markdown_end', 'write_files', 'excerpt']
+           'html_list', 'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'html_page', 'html_end',
+           'markdown_end', 'write_files', 'excerpt']
 
 # %% ../../nbs/83_studies.page.ipynb #fee1e5a9
 import base64
 import html
-import io
 import re
 from collections import Counter
 from contextlib import contextmanager
@@ -416,30 +415,6 @@ def save_figures(
         with replacing(found[titles[name]]) as tmp, _signed(fig, remark):
             fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     return found
-
-# %% ../../nbs/83_studies.page.ipynb #cec21760
-def _pixels(fig): # of a Figure, or of a PNG file of `save_figures`, at 72 dots per inch
-    from PIL import Image as Pixels
-
-    if isinstance(fig, Path):
-        whole = Pixels.open(fig).convert("RGB")
-        return whole.resize((round(0.72 * whole.width), round(0.72 * whole.height)), Pixels.Resampling.BOX)  # the fewest bytes
-    drawn = io.BytesIO()
-    fig.savefig(drawn, format="png", dpi=72, bbox_inches="tight")
-    return Pixels.open(drawn).convert("RGB")
-
-
-def picture(
-    fig: plt.Figure | Path | None, # a PNG file of `save_figures` need not be drawn again
-): # IPython Image, or None for no figure
-    "A figure for a notebook that is committed: 72 dots per inch and 64 colours, which takes a third of the bytes."
-    if fig is None or isinstance(fig, Path) and not fig.exists():
-        return None
-    from IPython.display import Image
-
-    small = io.BytesIO()
-    _pixels(fig).quantize(64, dither=0).save(small, format="png", optimize=True)
-    return Image(small.getvalue())
 
 # %% ../../nbs/83_studies.page.ipynb #3c63ae0c
 _STYLE = """

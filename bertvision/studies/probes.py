@@ -22,7 +22,7 @@ from ..metrics import METRICS, score
 from ..probing.profile import expected_layer, peak
 from ..qa.scoring import question_scores
 from ..statistics import summarise
-from .claims import claim, claim_over_trivial, claim_words, decide_claims
+from .claims import CLAIM_COLUMNS, DECIDED_COLUMNS, claim, claim_over_trivial, claim_words, decide_claims
 from .tasks import facts_of_rows, known_task, task_places
 from .page import between, mean_sd, metric_title, number, p_value, task_title
 from .results import Results, read_study, scored_columns, scores, settings_of
@@ -310,9 +310,8 @@ def control_table(
     return _cells(pd.DataFrame(out), _layers(rows))
 
 # %% ../../nbs/83_studies.probes.ipynb #a596a4a4
-_CLAIM = ["difference", "low", "high", "p", "seeds", "examples", "ahead", "reason", "note", "collapsed", "difference_without", "p_without"]
 _PAIR = ["task", "encoder", "model", "against", "split", "metric", "layer"]
-DIFFERENCES = [*_PAIR, *_CLAIM, "p_holm", "verdict", "fragile"]
+DIFFERENCES = [*_PAIR, *DECIDED_COLUMNS]
 
 
 def _runs(rows: pd.DataFrame) -> dict: # seed -> run
@@ -344,7 +343,7 @@ def layer_differences(
     rows = headline(final(probe_rows(study) if rows is None else rows))
     found = [about | claim(study, ours, theirs, about["split"], about["metric"])
              for about, ours, theirs in _pairs(rows[rows["through"] == "layer"])]
-    return decide_claims(pd.DataFrame(found, columns=[*_PAIR, *_CLAIM]))
+    return decide_claims(pd.DataFrame(found, columns=[*_PAIR, *CLAIM_COLUMNS]))
 
 # %% ../../nbs/83_studies.probes.ipynb #96aae8d9
 def _claim_cells(row: dict) -> dict: # of `decide_claims` -> text cells
@@ -368,7 +367,7 @@ def difference_table(
 
 # %% ../../nbs/83_studies.probes.ipynb #95004f49
 _PROBED = ["task", "encoder", "side", "model", "split", "metric"]
-TRIVIAL = [*_PROBED, "layer", "mean", "baseline", *_CLAIM, "p_holm", "verdict", "fragile"]
+TRIVIAL = [*_PROBED, "layer", "mean", "baseline", *DECIDED_COLUMNS]
 
 
 def against_trivial(
