@@ -77,7 +77,7 @@ def _influence_spearman(p, y):
     value = (both - 0.25) / spread
     return of_both / spread - value / 2 * (of_f / (own_f - 0.25) + of_g / (own_g - 0.25))
 
-
+# %% ../nbs/04_comparisons.ipynb #7c955e18
 def _influence_mean(p, counted): # of the questions that count
     if not (counted > 0).any():
         return np.zeros(len(p))

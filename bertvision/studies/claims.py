@@ -110,7 +110,7 @@ def _compared(d: dict, collapsed: set) -> dict: # seed -> (N,) differences
 def _collapsed(sides: list) -> set: # seeds
     return {seed for study, runs in sides for seed, run in runs.items() if study.runs[run].get("collapsed")}
 
-
+# %% ../../nbs/83_studies.claims.ipynb #f01f514a
 def claim(
     study: Results,
     a: dict, # seed -> run of the method

@@ -311,7 +311,7 @@ def _other_code(runs, group, home):
     found = {run: _why_other_code(runs[run], runs[first], first, home) for run in group if first and run != first}
     return [{"run": run, "state": "different code", "why": why} for run, why in found.items() if why]
 
-
+# %% ../../nbs/82_studies.results.ipynb #8f152602
 def _inputs_of(record): return (record.get("fingerprints") or {}).get("inputs")
 
 
