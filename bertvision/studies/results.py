@@ -9,7 +9,7 @@ __all__ = ['KEYS', 'BERT_BASE', 'COLUMNS', 'example_study', 'Results', 'scored_c
 # %% ../../nbs/82_studies.results.ipynb #be562db4
 import json
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,6 @@ class Results:
     titles: dict       # step -> what the tables call it
     highlights: dict   # step -> those of its variants that the first table and figure show
     published: str = "" # source whose published numbers are preferred
-    cache: dict = field(default_factory=dict, repr=False, compare=False) # what reports compute once
 
     def finished(self) -> set:
         "Names of the finished runs; one that trained several heads counts once."
