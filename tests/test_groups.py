@@ -138,7 +138,8 @@ def test_marks_of_runs_upstream_tell_what_was_replaced(planned):
     assert faults(folder) == {}
     mark_accepted(folder / "runs" / f"finetune.{GRID}.s0", {"job": "newer"}, "a comment")
     assert faults(folder) == {} and rows_of(folder) == {"Heads": "0 1 2"}
-    change(folder, f"finetune.{GRID}.s1", lambda r: r.update(executed="another list"))
+    other = keep_executed({"another": {"source": "", "file": "gone.py", "names": [], "executed": {}, "statements": {}}}, folder)
+    change(folder, f"finetune.{GRID}.s1", lambda r: r.update(executed=other))
     assert set(faults(folder)) == {f"extract.{GRID}.s1", f"heads.{GRID}.s1"} and rows_of(folder) == {"Heads": "0 2"}
 
 
