@@ -131,7 +131,7 @@ def test_what_cannot_be_paired_is_said(study, tmp_path):
     for seed in (0, 1, 2): shutil.rmtree(other / "runs" / f"finetune.rte.s{seed}")
     found = compare_studies(read_study(study), read_study(other))
     notes = "\n".join(found.notes)
-    for words in ("not tested: CoLA, finetune and finetune: no seed in common", "not tested: MRPC, finetune and finetune: predictions missing", "only in A: RTE, finetune, example-encoder: B has no finished run of that task"):
+    for words in ("no claim: CoLA, finetune and finetune: no seed in common", "no claim: MRPC, finetune and finetune: predictions missing", "only in A: RTE, finetune, example-encoder: B has no finished run of that task"):
         assert words in notes, notes
     assert found.table.set_index("task").loc["sts-b", "p"] == 1
 

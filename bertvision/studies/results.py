@@ -525,7 +525,7 @@ def _contributions_of(study: Results, run: str, split: str, metric: str): # (ids
     said, labels = scored_columns(metric, rows)
     return rows["example_id"].to_numpy(), rows["label"].to_numpy(), contributions(metric, said, labels)
 
-
+# %% ../../nbs/82_studies.results.ipynb #1f89bd3c
 def answered(
     study: Results,
     run: str,
