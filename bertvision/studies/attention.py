@@ -329,7 +329,7 @@ def paragraph(
     return " ".join(found)
 
 # %% ../../nbs/84_studies.attention.ipynb #aaff3098
-_MAIN = ("Score × 100, mean ± standard deviation over seeds; ▲ ▼: above or below full attention beyond chance (paired over seeds and texts, Holm over all rows). Mode: what ran, by the share of texts. "
+_MAIN = ("Score × 100, mean ± standard deviation over seeds; ▲ ▼: better or worse than full attention (paired over seeds and texts, Holm over all rows). Mode: what ran, by the share of texts. "
          "Tokens: of the texts, cut; computed: with the padding that the encoder adds; compared: keys, features or mixtures a token is compared with. Loss: the last of training.")
 FIGURES = {"costs": "What a block costs", "time": "Accuracy against time", "recall": "By distance", "errors": "Approximation before any training"}
 
