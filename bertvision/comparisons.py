@@ -119,11 +119,6 @@ class Comparison(NamedTuple):
     ahead: int        # pairs in which A scores higher
     reason: str = ""  # why there is no p-value
 
-    @property
-    def standard_errors(self) -> float:
-        "Return half the width of the interval; nan without one."
-        return (self.high - self.low) / 2
-
 # %% ../nbs/04_comparisons.ipynb #aba882ba
 def _t_interval(mean, variance, df, level):
     from scipy import stats
@@ -190,16 +185,15 @@ def trivial_contributions(
 ) -> np.ndarray: # (N,) of float, whose mean is the score
     """Return what each example contributes to the score of the predictor that always says the same.
 
-    Where no class has that share (a predictor of another kind), every example contributes the score.
+    Raises DataError if no constant answer has that score on these labels: a constant would pass for it too easily.
     """
     y = np.asarray(labels)
-    if metric == "accuracy":
-        for c in np.unique(y):
-            if abs((y == c).mean() - value) < 1e-9:
-                return (y == c).astype(float)
-    if metric == "f1" and value > 0:
-        return contributions("f1", np.ones(len(y), int), y)
-    return np.full(len(y), 0.0 if np.isnan(value) else float(value))
+    guesses = np.unique(y) if get_metric(metric).kind == "classification" else [float(y.mean())]
+    for guess in guesses:
+        each = contributions(metric, np.full(len(y), guess), y)
+        if abs(each.mean() - (0.0 if np.isnan(value) else value)) < 1e-9:
+            return each
+    raise DataError(f"no constant answer has the trivial predictor's {metric} of {value:.4f} on these examples")
 
 
 def against_trivial(

@@ -30,6 +30,15 @@ def run(lab, engine="local", **given):
     return run_on_cluster(plan, 1, "local", live=False)
 
 
+def with_helper(lab, monkeypatch, text):
+    """A module of the user's own, and an experiment whose score is what it returns."""
+    helper = lab.root / "my_helper.py"
+    helper.write_text(text)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(lab.root), os.environ.get("PYTHONPATH")])))
+    lab.experiment(START, 'import my_helper\nrun.finish({"validation": {"accuracy": my_helper.value()}})')
+    return helper
+
+
 def scores(lab):
     return {p.parent.name: read_json(p)["metrics"]["validation"]["accuracy"] for p in lab.out.glob("small/runs/*/record.json") if read_json(p)["status"] == "done"}
 
@@ -124,10 +133,7 @@ def test_a_shell_line_among_the_imports_hides_no_code(lab, clone):
 
 
 def test_a_helper_module_of_ones_own_counts(lab, monkeypatch):
-    helper = lab.root / "my_helper.py"
-    helper.write_text("def value(): return 0.25\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(lab.root), os.environ.get("PYTHONPATH")])))
-    lab.experiment(START, 'import my_helper\nrun.finish({"validation": {"accuracy": my_helper.value()}})')
+    helper = with_helper(lab, monkeypatch, "def value(): return 0.25\n")
     assert run(lab).ok and set(scores(lab).values()) == {0.25}
     helper.write_text("def value(): return 0.75\n")
     assert {s.why for s in study_states(lab.plan()).values()} == {"my_helper.value changed"}
@@ -172,10 +178,7 @@ def test_another_default_dtype_is_refused(lab):
 
 
 def test_a_run_knows_which_attempt_of_its_upstream_it_was_made_from(lab, monkeypatch):
-    helper = lab.root / "my_helper.py"
-    helper.write_text("def value(): return 0.25\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(lab.root), os.environ.get("PYTHONPATH")])))
-    lab.experiment(START, 'import my_helper\nrun.finish({"validation": {"accuracy": my_helper.value()}})')
+    helper = with_helper(lab, monkeypatch, "def value(): return 0.25\n")
     lab.experiment(START.replace('"learn"', '"use"'), FINISH, name="use")
     lab.study(TWO_STEPS)
     assert run(lab, seeds=[0]).ok
@@ -250,10 +253,7 @@ def test_a_list_that_was_changed_by_hand_counts_for_nothing(lab):
 def test_an_accepted_run_counts_with_the_digests_of_today(lab, monkeypatch):
     from bertvision.studies.accept import accept
 
-    helper = lab.root / "my_helper.py"
-    helper.write_text("def value(): return 0.25\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(lab.root), os.environ.get("PYTHONPATH")])))
-    lab.experiment(START, 'import my_helper\nrun.finish({"validation": {"accuracy": my_helper.value()}})')
+    helper = with_helper(lab, monkeypatch, "def value(): return 0.25\n")
     assert run(lab, seeds=[0]).ok
     helper.write_text("def value(): return 0.250\n\n\ndef value(): return 0.25 + 0\n")
     assert job_state(lab.plan(seeds=[0]).jobs[0]).name == "changed"
@@ -328,10 +328,7 @@ def test_a_run_whose_upstream_is_gone_is_executed(tmp_path):
 def test_runs_are_averaged_when_what_both_executed_is_the_same(lab, monkeypatch):
     from bertvision.studies.results import read_study
 
-    helper = lab.root / "my_helper.py"
-    helper.write_text("def value(): return 0.25\n\n\ndef other(): return 1\n")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(lab.root), os.environ.get("PYTHONPATH")])))
-    lab.experiment(START, 'import my_helper\nrun.finish({"validation": {"accuracy": my_helper.value()}})')
+    helper = with_helper(lab, monkeypatch, "def value(): return 0.25\n\n\ndef other(): return 1\n")
     assert run(lab, seeds=[0]).ok
 
     def different(text, seed):

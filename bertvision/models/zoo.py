@@ -34,6 +34,7 @@ class Zoo:
     licence: str = "Apache-2.0"  # as its model card says; "not stated" when it says nothing, "-" when it is built here
     note: str = ""
     seen: tuple = ()      # tasks whose training texts these weights were tuned on, by their own card
+    behind: str = ""      # the weights that a short name stands for, where they are more than pretrained
 
     @property
     def source(self) -> str:
@@ -71,6 +72,7 @@ register_encoder(Zoo(
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", layers=6, width=384,
     parameters=22_713_216, note="a real BERT, tuned for sentence similarity; weights from the extra [offline]",
     seen=("mnli", "xnli-en", "qqp", "qnli", "squad1", "squad2", "squad1-articles", "squad2-articles"),
+    behind="all-MiniLM-L6-v2, a MiniLM tuned for sentence similarity on more than a billion pairs",
 ))
 register_encoder(_built(
     "small-bert", layers=4, width=256, parameters=11_170_560,
@@ -241,14 +243,12 @@ def seen_before(
     return [f"the published weights of {name} were tuned on training texts of {task.title}: not an encoder that has never seen the task"] if known else []
 
 # %% ../../nbs/19_models.zoo.ipynb #021a08b4
-_BEHIND = {"minilm-l6": "all-MiniLM-L6-v2, a MiniLM tuned for sentence similarity on more than a billion pairs"}
-
-
 def encoder_remark(
     name: str, # of an encoder
 ) -> str: # a sentence; "" where the name hides nothing
     "Tell which weights an encoder's short name stands for, where they are more than pretrained."
-    return f"{name} is {_BEHIND[name]}: “pretrained” means these weights." if name in _BEHIND else ""
+    behind = ENCODERS[name].behind if name in ENCODERS else ""
+    return f"{name} is {behind}: “pretrained” means these weights." if behind else ""
 
 # %% ../../nbs/19_models.zoo.ipynb #11c8eff3
 @dataclass(frozen=True)

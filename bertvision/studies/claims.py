@@ -112,7 +112,9 @@ def _trivial(study: Results, run: str, split: str, metric: str) -> np.ndarray:
     said, labels = scored_columns(metric, rows)
     if METRICS[metric].kind == "span":  # it never answers
         silent = contributions(metric, 1.0 - rows["label"].to_numpy(bool), labels)
-        return silent if abs(silent.mean() - value) < 1e-9 else np.full(len(rows), float(value))
+        if abs(silent.mean() - value) < 1e-9:
+            return silent
+        raise DataError(f"never to answer does not have the trivial predictor's {metric} of {value:.4f} on these questions")
     return trivial_contributions(metric, value, labels)
 
 

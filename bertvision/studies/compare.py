@@ -45,19 +45,18 @@ def _mean(tidy: pd.DataFrame, row: dict, runs: list) -> tuple: # mean and sd of 
     return (told.mean, told.sd) if told else (np.nan, np.nan)
 
 
-def _pair(sides: tuple, rows: tuple) -> dict: # sides: (study, tidy) of A and B
+def _pair(sides: tuple, rows: tuple) -> dict: # sides: (study, tidy, `runs_by_method`) of A and B
     "Compare a method of A with one of B."
-    runs = [seeds_of(runs_by_method(tidy), row) for (_, tidy), row in zip(sides, rows)]
+    runs = [seeds_of(by_method, row) for (_, _, by_method), row in zip(sides, rows)]
     both = sorted(set(runs[0]) & set(runs[1]))
     found = {k: rows[0][k] for k in ("task", "split", "metric")} | {"common": " ".join(map(str, both))}
-    for name, row, (study, tidy), own in zip("ab", rows, sides, runs):
+    for name, row, (study, tidy, _), own in zip("ab", rows, sides, runs):
         found[f"method_{name}"], found[f"encoder_{name}"] = method_title(study, row["step"], row["variant"], row["settings"]), row["encoder"]
         found[f"mean_{name}"], found[f"sd_{name}"] = _mean(tidy, row, [own[s] for s in both] or list(own.values()))
     return found | claim(sides[0][0], *runs, rows[0]["split"], rows[0]["metric"], other=sides[1][0])
 
 # %% ../../nbs/86_studies.compare.ipynb #82c80ad4
-_COLUMNS = ["task", "split", "metric", "method_a", "encoder_a", "method_b", "encoder_b", "common", "seeds", "examples", "mean_a", "sd_a",
-            "mean_b", "sd_b", *CLAIM_COLUMNS[:4], *CLAIM_COLUMNS[6:]]
+_COLUMNS = ["task", "split", "metric", "method_a", "encoder_a", "method_b", "encoder_b", "common", "mean_a", "sd_a", "mean_b", "sd_b", *CLAIM_COLUMNS]
 
 
 @dataclass
@@ -85,8 +84,8 @@ def compare_studies(
     b: Results,
 ) -> Comparison:
     "Pair the methods of two studies and test each pair, on the headline score of each task."
-    sides = [(s, scores(s)) for s in (a, b)]
-    tables = [headline_rows(tidy[[*KEYS, "split", "metric"]].drop_duplicates().assign(status="done")).to_dict("records") for _, tidy in sides]
+    sides = [(s, tidy, runs_by_method(tidy)) for s in (a, b) for tidy in [scores(s)]]
+    tables = [headline_rows(tidy[[*KEYS, "split", "metric"]].drop_duplicates().assign(status="done")).to_dict("records") for _, tidy, _ in sides]
     pairs, *left = pair_methods(*tables)
     table = decide_claims(pd.DataFrame([_pair(sides, pair) for pair in pairs], columns=_COLUMNS))
     notes = []

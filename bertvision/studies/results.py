@@ -102,7 +102,7 @@ class Results:
     titles: dict       # step -> what the tables call it
     highlights: dict   # step -> those of its variants that the first table and figure show
     published: str = "" # source whose published numbers are preferred
-    cache: dict = field(default_factory=dict, repr=False, compare=False) # what reports compute once
+    cache: dict = field(default_factory=dict, init=False, repr=False, compare=False) # what reports compute once; `replace` begins a new one
 
     def finished(self) -> set:
         "Names of the finished runs; one that trained several heads counts once."

@@ -20,7 +20,7 @@ from ..metrics import baseline, score
 from ..qa.decoding import Decoded, answers, decode_spans
 from ..qa.scoring import best_threshold, exact, score_answers, silence
 from ..qa.windows import Windows
-from ..statistics import collapse
+from ..statistics import answers_collapse, collapse
 
 # %% ../../nbs/39_training.grading.ipynb #ce026921
 @dataclass(frozen=True)
@@ -109,7 +109,4 @@ def fallen(
 ) -> str | None: # as `statistics.collapse`; for spans nan loss | no answer | wrong everywhere
     "Why a run must be called collapsed, or None."
     if task.kind != "span": return collapse(table["prediction"].to_numpy(), table["label"].to_numpy(), losses, task.kind)
-    if losses is not None and len(losses) and not np.isfinite(float(losses[-1])): return "nan loss"
-    has = table["label"].to_numpy(bool)
-    if has.mean() > 0.01 and (table["prediction"] == 0).mean() >= 0.99: return "no answer"
-    return "wrong everywhere" if has.any() and table.loc[has, "answer_f1"].max() == 0 else None
+    return answers_collapse(table["prediction"], table["label"], table["answer_f1"], losses)
