@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'METRICS', 'METHODS', 'SEEDS', 'COLUMNS', 'EXAMPLES', 'SCATTERS', 'draw_study', 'variance_parts',
-           'rule_p_values', 'rule_claims', 'simulate', 'cells', 'main']
+           'rule_p_values', 'rule_claims', 'simulate', 'cells', 'main', 'split_seeds']
 
 # %% ../nbs/05_levels.ipynb #5d5d51f1
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .comparisons import LEVEL
+from .comparisons import LEVEL, compare_contributions
 from .core import ParameterError, replacing
 from .statistics import holm
 
@@ -257,3 +257,18 @@ def main(argv=None):
 #| eval: false
 if __name__ == "__main__":
     main()
+
+# %% ../nbs/05_levels.ipynb #93d47e63
+def split_seeds(
+    each,          # (S, N): what each example contributes to the score of a run, a row a run of the same recipe
+    size: int,     # runs on a side; twice as many must be there
+    splits: int = 1000,
+    seed: int = 0, # of the drawing
+) -> float: # share of the splits that the rule calls different, 0 to 1
+    "Split runs of one recipe at random into two sides and compare these as if they were two methods. Raises ParameterError if runs are too few."
+    each = np.asarray(each, dtype=float)
+    if size < 2 or 2 * size > len(each):
+        raise ParameterError(f"{len(each)} runs and sides of {size}: expected at least two on a side, and runs for both")
+    rng = np.random.default_rng(seed)
+    drawn = (rng.permutation(len(each))[:2 * size] for _ in range(splits))
+    return float(np.mean([compare_contributions(each[s[:size]] - each[s[size:]]).p < LEVEL for s in drawn]))
