@@ -6,7 +6,7 @@
 __all__ = ['FOUND', 'MOST_SEEDS', 'Scatter', 'scatter_variances', 'typical_scatter', 'power', 'detectable', 'seeds_needed',
            'seeds_text']
 
-# %% ../nbs/06_power.ipynb #399e3dc2
+# %% ../nbs/06_power.ipynb #0051b8e5
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from .comparisons import LEVEL, difference_variances, rule_half_width
 from .core import ParameterError
 
-# %% ../nbs/06_power.ipynb #2272c598
+# %% ../nbs/06_power.ipynb #0e6377e2
 class Scatter(NamedTuple):
     "Standard deviations of the difference of two methods, in points (score × 100)."
     seeds: float    # between seeds, of all examples together
@@ -23,15 +23,19 @@ class Scatter(NamedTuple):
     rest: float     # of a single example with a single seed
 
 
+def _mean_square(u, df): # quantile of chi-squared / df; scipy.stats would take a second to import
+    from scipy.special import gammaincinv
+
+    return 2 * gammaincinv(df / 2, u) / df
+
+
 def scatter_variances(
     d: np.ndarray, # (n, N), a row a seed: contribution of each example to A minus B; n and N at least 2
 ) -> np.ndarray: # (3,): variances as in `Scatter`, in squared points; one may come out below 0
     "Estimate the scatter of one pair of methods, so that half of all estimates lie below the truth."
-    from scipy import stats
-
     n, count = d.shape
     v_seeds, v_examples, rest = difference_variances(d)
-    share = stats.chi2.median(n - 1) / (n - 1)
+    share = float(_mean_square(0.5, n - 1))
     return 1e4 * np.array([n * v_seeds / share - n * rest, count * (v_examples - rest), n * count * rest])
 
 
@@ -41,23 +45,21 @@ def typical_scatter(
     "Return the median scatter of several pairs of methods."
     return Scatter(*np.sqrt(np.maximum(0, np.median(np.asarray(variances, dtype=float), axis=0))).tolist())
 
-# %% ../nbs/06_power.ipynb #7197e31f
+# %% ../nbs/06_power.ipynb #61cbbe30
 @lru_cache(maxsize=None)
 def _uniform() -> np.ndarray: # (3, 1024), the same at each call
-    from scipy.stats import qmc
-
-    return qmc.Sobol(3, seed=0).random_base2(10).T
+    golden = 1.2207440846057596  # x**4 = x + 1
+    return (0.5 + np.arange(1, 1025) * golden ** -np.arange(1.0, 4.0)[:, None]) % 1
 
 
 @lru_cache(maxsize=4096)
 def _studies(scatter: Scatter, seeds: int, examples: int, comparisons: int) -> tuple:
     "Return (half widths of many studies, standard error of the mean difference), in points."
-    from scipy import stats
-
     of_seeds, of_examples, rest = (s**2 for s in scatter)
-    expected = of_seeds / seeds + rest / (seeds * examples), of_examples / examples + rest / (seeds * examples), rest / (seeds * examples)
+    rest = rest / (seeds * examples)
+    expected = of_seeds / seeds + rest, of_examples / examples + rest, rest
     freedom = seeds - 1, examples - 1, (seeds - 1) * (examples - 1)
-    parts = [value * stats.chi2.ppf(u, df) / df / 1e4 for value, u, df in zip(expected, _uniform(), freedom)]
+    parts = [value * _mean_square(u, df) / 1e4 for value, u, df in zip(expected, _uniform(), freedom)]
     error = np.sqrt(expected[0] + expected[1] - expected[2])
     return 100 * rule_half_width(parts, seeds, examples, 1 - LEVEL / comparisons), max(float(error), 1e-9)
 
@@ -65,9 +67,10 @@ def _studies(scatter: Scatter, seeds: int, examples: int, comparisons: int) -> t
 def _check(seeds: int, examples: int, comparisons: int):
     for name, value, least in (("seeds", seeds, 2), ("examples", examples, 2), ("comparisons", comparisons, 1)):
         if value < least:
-            raise ParameterError(f"{name} = {value}: expected at least {least}" + "; one seed allows no claim" * (name == "seeds" and value == 1))
+            why = "; one seed allows no claim" if (name, value) == ("seeds", 1) else ""
+            raise ParameterError(f"{name} = {value}: expected at least {least}{why}")
 
-# %% ../nbs/06_power.ipynb #cae7aeff
+# %% ../nbs/06_power.ipynb #e6e668ea
 def power(
     scatter: Scatter,
     difference: float,    # true difference of the two methods, points
@@ -76,11 +79,11 @@ def power(
     comparisons: int = 1, # that the report's table makes
 ) -> float: # share of studies, 0 … 1
     "Return how often the rule would claim a difference. Raises ParameterError for fewer than two seeds or examples."
-    from scipy import stats
+    from scipy.special import ndtr
 
     _check(seeds, examples, comparisons)
     half, error = _studies(scatter, seeds, examples, comparisons)
-    return float((stats.norm.cdf((difference - half) / error) + stats.norm.cdf((-difference - half) / error)).mean())
+    return float((ndtr((difference - half) / error) + ndtr((-difference - half) / error)).mean())
 
 
 FOUND = 0.8  # share of studies that find a detectable difference
@@ -100,7 +103,7 @@ def detectable(
     most = float(half.max() + 10 * error)
     return float(brentq(lambda x: power(scatter, x, seeds, examples, comparisons) - FOUND, 0, most, xtol=1e-4))
 
-# %% ../nbs/06_power.ipynb #b2edfdc7
+# %% ../nbs/06_power.ipynb #204bc2de
 MOST_SEEDS = 50   # that are looked at
 _ANY_NUMBER = 1000 # of seeds: what is not found with these is not found with more
 
