@@ -7,7 +7,7 @@ __all__ = ['MOST_RUNS', 'MOST_PAIRS', 'PRIOR', 'DIFFERENCES', 'ONE_SEED', 'Metho
            'pair_differences', 'prior_scatter', 'Basis', 'scatter_of', 'methods_planned', 'family_size', 'Forecast',
            'power_forecast', 'power_text']
 
-# %% ../../nbs/83_studies.power.ipynb #e05c0398
+# %% ../../nbs/83_studies.power.ipynb #b6651158
 import re
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -27,7 +27,7 @@ from .plan import Plan, finished_runs, split_rows, text_table
 from .results import collapse_today, run_entries, scored_columns
 from .upstream import encoder_title, own_settings
 
-# %% ../../nbs/83_studies.power.ipynb #a6b02f56
+# %% ../../nbs/83_studies.power.ipynb #1b06f1a6
 @dataclass
 class Method:
     "An earlier method on one task."
@@ -64,7 +64,7 @@ def _scored(entry: dict, rows, wanted: Wanted):
     order = np.argsort(ids, kind="stable")
     return ids[order], rows["label"].to_numpy()[order], each[order]
 
-# %% ../../nbs/83_studies.power.ipynb #2fafa19e
+# %% ../../nbs/83_studies.power.ipynb #a95ed52d
 MOST_RUNS = 60 # of a task and encoder that are read
 
 
@@ -86,7 +86,7 @@ def _add(earlier: Earlier, folder: Path, record: dict, wanted: Wanted, methods: 
         about = folder.parents[1].name, encoder_title(record.get("encoder") or ""), entry["variant"]
         methods.setdefault(key, Method(*about)).runs.setdefault(entry["seed"], (folder, *scored))
 
-
+# %% ../../nbs/83_studies.power.ipynb #f88dcf42
 def earlier_methods(
     runs: list, # (folder, record), from `finished_runs`
     wanted: Wanted,
@@ -103,7 +103,7 @@ def earlier_methods(
     earlier.methods = list(methods.values())
     return earlier
 
-# %% ../../nbs/83_studies.power.ipynb #31160c29
+# %% ../../nbs/83_studies.power.ipynb #a6c9b814
 MOST_PAIRS = 200 # that are compared
 
 
@@ -137,7 +137,7 @@ def pair_differences(
             return found
     return []
 
-# %% ../../nbs/83_studies.power.ipynb #68171471
+# %% ../../nbs/83_studies.power.ipynb #eb61dc50
 PRIOR = { # points: between seeds, between examples, the rest
     "accuracy": Scatter(1.8, 20.0, 41.3),    # six: MRPC, RTE, SST-2 (two encoders), IMDb, MNLI; 386 pairs
     "f1": Scatter(1.4, 12.7, 21.7),          # MRPC; 93 pairs
@@ -156,7 +156,7 @@ def prior_scatter(
     "Return what is assumed of a task without earlier runs: the median of the committed studies."
     return PRIOR.get(metric) or PRIOR[_OF_KIND[METRICS[metric].kind]]
 
-# %% ../../nbs/83_studies.power.ipynb #a9759159
+# %% ../../nbs/83_studies.power.ipynb #1fb20037
 class Basis(NamedTuple):
     "A scatter and where it is from."
     scatter: Scatter
@@ -179,7 +179,7 @@ def scatter_of(
             return Basis(scatter, f"{len(found)} pair{'s' * (len(found) > 1)} {words}", examples)
     return Basis(prior_scatter(metric), "prior")
 
-# %% ../../nbs/83_studies.power.ipynb #ad6f72a3
+# %% ../../nbs/83_studies.power.ipynb #4b0109d2
 def _scores(experiment: Path) -> bool:
     "Whether the runs of a notebook end in scores: it hands metrics or variants to `run.finish`."
     source = "\n".join(c["source"] for c in notebook_cells(experiment))
@@ -198,7 +198,7 @@ def _compared_steps(plan: Plan) -> list: # of Step
     steps = [step for step in plan.study.steps.values() if _scores(step.experiment)]
     return [s for s in steps if s.experiment.stem == _PROBES] if report == "probes" else steps
 
-# %% ../../nbs/83_studies.power.ipynb #bb985a20
+# %% ../../nbs/83_studies.power.ipynb #1a9675d1
 def _variants(job, records: dict) -> int:
     "How many methods a run scores: as its earlier record says, else one a head or layer."
     record, p = records.get(job.folder), job.parameters
@@ -224,7 +224,7 @@ def methods_planned(
         methods[job.step, swept] = max(methods.get((job.step, swept), 0), _variants(job, records))
     return found
 
-# %% ../../nbs/83_studies.power.ipynb #60344958
+# %% ../../nbs/83_studies.power.ipynb #6f955df2
 def family_size(
     plan: Plan,
     methods: dict, # from `methods_planned`
@@ -242,7 +242,7 @@ def family_size(
         groups[group] = groups.get(group, 0) + sum(of.values())
     return sum(count - 1 for count in groups.values())
 
-# %% ../../nbs/83_studies.power.ipynb #ce5e1ca8
+# %% ../../nbs/83_studies.power.ipynb #4cc3e3f0
 class Forecast(NamedTuple):
     "What a study could establish on one task."
     task: str
@@ -261,7 +261,7 @@ def _examples(plan: Plan, task: str, encoder: str, split: str, basis: Basis) -> 
     rows = split_rows(jobs[0], split) or basis.examples
     return min(rows, most) if rows and most else rows or most or None
 
-
+# %% ../../nbs/83_studies.power.ipynb #4ca0d98d
 def power_forecast(
     plan: Plan,
 ) -> tuple: # ([Forecast], notes)
@@ -281,7 +281,7 @@ def power_forecast(
         rows.append(Forecast(name, encoder_title(encoder), metric, examples, len(plan.study.seeds), family, basis))
     return rows, _prior_notes(rows) + _left_out_notes(broken if rows else {}, read.values())
 
-
+# %% ../../nbs/83_studies.power.ipynb #ee8d76e4
 def _prior_notes(rows: list) -> list: # of text
     metrics = dict.fromkeys(f.metric for f in rows if f.basis.text == "prior")
     words = [f"{METRICS[m].title} {' / '.join(f'{x:g}' for x in prior_scatter(m))}" for m in metrics]
@@ -304,7 +304,7 @@ def _left_out_notes(broken: dict, read) -> list: # of text
         found.append(f"{runs} collapsed, left out here: a study in which runs collapse finds less")
     return found
 
-# %% ../../nbs/83_studies.power.ipynb #8e3f751a
+# %% ../../nbs/83_studies.power.ipynb #02bc09d0
 DIFFERENCES = (5, 2, 1) # points whose seeds are printed
 
 
@@ -333,7 +333,7 @@ def _power_row(f: Forecast, several: bool) -> list:
         return [*about, *["?"] * (1 + len(DIFFERENCES)), "the size of the reported split is not known"]
     return [*about, _found_text(f), *(_needed_text(f, points) for points in DIFFERENCES), f.basis.text]
 
-
+# %% ../../nbs/83_studies.power.ipynb #a8f76b64
 ONE_SEED = ("One seed: no difference can be claimed, since nothing tells a method from the luck of its run; "
             "a claim needs at least two seeds.\n")
 
