@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .comparisons import LEVEL, compare_contributions
+from .comparisons import LEVEL, compare_contributions, rule_p_value
 from .core import ParameterError, replacing
 from .statistics import holm
 
@@ -150,12 +150,9 @@ def rule_p_values(
     shrunk, df = _moderated(v_seeds, seeds - 1)
     wider = np.maximum(shrunk + v_examples - rest, np.maximum(shrunk, v_examples))
     pooled = _p(mean, wider, wider**2 / (shrunk**2 / df + v_examples**2 / (examples - 1)))
-    floored = np.maximum(v_seeds, 1 / (12 * seeds * examples**2))  # scores come in steps
-    both = np.maximum(floored + v_examples - rest, np.maximum(floored, v_examples))
-    shares = floored / (seeds - 1) + v_examples / (examples - 1)
     return {"examples": _p(mean, v_examples, np.inf), "seeds": over_seeds, "crossed, Satterthwaite": crossed,
             "both, Satterthwaite": np.maximum(over_seeds, crossed),
-            "both": np.maximum(_p(mean, floored, seeds - 1), _p(mean, both, both / shares)),
+            "both": rule_p_value(mean, (v_seeds, v_examples, rest), seeds, examples),
             "moderated": np.maximum(_p(mean, shrunk, df), pooled)}
 
 # %% ../nbs/05_levels.ipynb #6c40b00d
