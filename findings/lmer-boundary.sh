@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Seeds x examples in three new mixed-model libraries: when the seeds show no spread, the degrees of freedom part ways.
 #
-# Versions: mixedlm 1.3.0, interlace-lme 0.3.2, lme-python 0.2.7 (numpy 2.4.6, scipy 1.17.1, pandas 3.1.1, polars 1.42.1).
+# Versions: mixedlm 1.3.0, interlace-lme 0.3.2, lme-python 0.2.7; numpy 2.4.6, scipy 1.17.1, pandas 3.1.1, polars 2.1.0,
+# statsmodels 0.15.0.
 #
 # The design is the usual one: two methods, three seeds each, every run scored on the same 40 examples, and the model
 # score ~ method + (1 | seed) + (1 | item). It is balanced, so the answer is known in closed form: the t test of six run
@@ -10,31 +11,54 @@
 # Guess before the run: all three give the ANOVA's numbers; where its seed component is negative all three report zero,
 # with about 199 degrees of freedom by Satterthwaite and about 4 by Kenward-Roger.
 #
-# Behaviour.
-#  - mixedlm finds the ANOVA's optimum in every set. lme-python and interlace stop at a seed variance of zero in some
-#    sets whose optimum is inside, lme-python with converged=True; the standard error is then too small. In set 6 the
-#    method "wins" with p = 0.041 where the exact test gives 0.126.
-#  - Kenward-Roger at zero: one library says 1 degree of freedom, one about 200, one 4. For one and the same t value.
-#    mixedlm falls to 1 also for variances that are small but not zero (set 29), where it agrees with the exact test
-#    in all else. Satterthwaite at zero: 199 in two libraries, but in interlace 1214 from 240 scores.
-#  - where the seeds do spread (set 3), all six numbers are 4.
+# Behaviour, in the six sets below (the two methods are equally good in all).
+#  - mixedlm finds the ANOVA's optimum in each. lme-python (sets 6, 21, 29) and interlace (21, 43) stop where the seeds'
+#    variance is zero although the optimum is inside, lme-python with converged=True. The standard error is then too
+#    small and the degrees of freedom too many: in set 6 a method "wins" with p = 0.041, the exact test gives 0.126.
+#  - Kenward-Roger at zero (set 0): 1 in mixedlm, about 200 in interlace, 4 in lme-python, with one and the same
+#    standard error. In mixedlm it is 1 also for a variance that is small but not zero (set 29), where all else is right.
+#  - Satterthwaite at zero: 199 in two libraries, but 1214 in interlace, out of 240 scores.
+#  - where the seeds do spread (set 3), all six are 4: a test on clean data sees none of this.
 #
-# Output seen (variance of the seeds x 1e6, standard error; then degrees of freedom, Satterthwaite | Kenward-Roger):
+# Output seen (variance of the seeds x 1e6, standard error; degrees of freedom by Satterthwaite | by Kenward-Roger; p by
+# Satterthwaite):
 #   set 3: exact 281 0.01857, df 4, p 0.854
-#     mixedlm      281 0.01857   4 | 4      p 0.854
-#     interlace    281 0.01857   4 | 4      p 0.853
-#     lme-python   281 0.01856   4 | 4      p 0.854
-#   set 6: exact 33 0.01330, df 4, p 0.126
-#     mixedlm       33 0.01330   4 | 4      p 0.126
-#     interlace     33 0.01330   4 | 4      p 0.125
-#     lme-python     0 0.01245   199 | 4    p 0.041
-#   ...
+#     mixedlm     281 0.01857       4 | 4     p 0.854
+#     interlace   281 0.01857       4 | 4     p 0.853
+#     lme-python  281 0.01856       4 | 4     p 0.854
+#   set 6: exact 33 0.01329, df 4, p 0.126
+#     mixedlm      33 0.01329       4 | 4     p 0.126
+#     interlace    33 0.01330       4 | 4     p 0.125
+#     lme-python    0 0.01245     199 | 4     p 0.041
+#   set 21: exact 189 0.01570, df 4, p 0.482
+#     mixedlm     189 0.01570       4 | 4     p 0.482
+#     interlace     0 0.01109   ~1214 | ~200  p 0.273
+#     lme-python    0 0.01109     199 | 4     p 0.274
+#   set 29: exact 28 0.01415, df 4, p 0.195
+#     mixedlm      28 0.01415       4 | 1     p 0.195
+#     interlace    28 0.01415       4 | 4     p 0.194
+#     lme-python    0 0.01348     199 | 4     p 0.104
+#   set 43: exact 385 0.02055, df 4, p 0.469
+#     mixedlm     385 0.02055       4 | 4     p 0.469
+#     interlace     0 0.01308   ~1214 | ~200  p 0.209
+#     lme-python  385 0.02055       4 | 4     p 0.469
+#   set 0: exact -206 0.00727, df 4, p 0.098
+#     mixedlm       0 0.01369     199 | 1     p 0.255
+#     interlace     0 0.01369   ~1214 | ~200  p 0.254
+#     lme-python    0 0.01369     199 | 4     p 0.255
+#   the ANOVA's seed component is negative in 45 of 100 sets
+#
+# Why it matters in an encoder lab: three seeds and one shared development set is the typical table, and with so few
+# seeds their estimated variance is often zero (here in 45 of 100 sets). A claim then rests on the optimizer's last step
+# and on a number of degrees of freedom between 1 and 1214. For a balanced table take the t test of run means; with
+# missing runs, fit with two libraries and distrust a p whose degrees of freedom exceed the number of runs.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install -q -q --disable-pip-version-check \
-    mixedlm==1.3.0 interlace-lme==0.3.2 lme-python==0.2.7 numpy==2.4.6 scipy==1.17.1 pandas==3.1.1
+"$work/venv/bin/python" -m pip install -q -q --disable-pip-version-check --no-compile \
+    mixedlm==1.3.0 interlace-lme==0.3.2 lme-python==0.2.7 numpy==2.4.6 scipy==1.17.1 pandas==3.1.1 \
+    polars==2.1.0 statsmodels==0.15.0
 
 cat > "$work/crossed.py" <<'PY'
 import sys
@@ -111,20 +135,53 @@ LIBRARIES = {"mixedlm": by_mixedlm, "interlace": by_interlace, "lme-python": by_
 
 def band(degrees):
     """Name the degrees of freedom so roughly that another processor gives the same word."""
-    for name, low, high in [("1", 0.9, 1.1), ("4", 3.3, 4.3), ("199", 198.5, 199.5), ("~200", 150, 250), ("~1214", 1200, 1230)]:
+    bands = [("1", 0.9, 1.1), ("4", 3.8, 4.2), ("199", 198.95, 199.05), ("~200", 150, 250), ("~1214", 1200, 1230)]
+    for name, low, high in bands:
         if low <= degrees <= high:
             return name
     return f"{degrees:.1f}"
 
 
-EXPECTED = {}
+# Seed variance x 1e6, standard error, degrees of freedom by Satterthwaite and Kenward-Roger, p by Satterthwaite.
+EXACT = {3: (281, 0.01857, 0.854), 6: (33, 0.01329, 0.126), 21: (189, 0.01570, 0.482), 29: (28, 0.01415, 0.195),
+         43: (385, 0.02055, 0.469), 0: (-206, 0.00727, 0.098)}
+EXPECTED = {
+    3: [(281, 0.01857, "4", "4", 0.854), (281, 0.01857, "4", "4", 0.853), (281, 0.01856, "4", "4", 0.854)],
+    6: [(33, 0.01329, "4", "4", 0.126), (33, 0.01330, "4", "4", 0.125), (0, 0.01245, "199", "4", 0.041)],
+    21: [(189, 0.01570, "4", "4", 0.482), (0, 0.01109, "~1214", "~200", 0.273), (0, 0.01109, "199", "4", 0.274)],
+    29: [(28, 0.01415, "4", "1", 0.195), (28, 0.01415, "4", "4", 0.194), (0, 0.01348, "199", "4", 0.104)],
+    43: [(385, 0.02055, "4", "4", 0.469), (0, 0.01308, "~1214", "~200", 0.209), (385, 0.02055, "4", "4", 0.469)],
+    0: [(0, 0.01369, "199", "1", 0.255), (0, 0.01369, "~1214", "~200", 0.254), (0, 0.01369, "199", "4", 0.255)],
+}
+
+
+def near(seen, wanted):
+    """Compare words exactly, numbers up to what another processor may change."""
+    for value, target in zip(seen, wanted):
+        if isinstance(target, str) and value != target:
+            return False
+        if not isinstance(target, str) and abs(value - target) > 0.03 * abs(target):
+            return False
+    return True
+
+
 changed = 0
-for number in (3, 6, 21, 29, 43, 0):
+for number, wanted in EXPECTED.items():
     frame = scores_of(number)
     variance, error, p = exact(frame)
     print(f"set {number}: exact {variance * 1e6:.0f} {error:.5f}, df 4, p {p:.3f}")
-    for name, fitted in LIBRARIES.items():
-        v, e, satterthwaite, kenward, p = fitted(frame)
-        print(f"  {name:10} {v * 1e6:4.0f} {e:.5f}   {band(satterthwaite):>5} | {band(kenward):5} p {p:.3f}")
+    if not near((round(variance * 1e6), error, round(p, 3)), EXACT[number]):
+        changed += 1
+        print("  changed: the data are not those of the finding")
+    for (name, fitted), row in zip(LIBRARIES.items(), wanted):
+        value, error, satterthwaite, kenward, p = fitted(frame)
+        seen = (round(value * 1e6), error, band(satterthwaite), band(kenward), round(p, 3))
+        print("  {:10} {:4.0f} {:.5f} {:>7} | {:5} p {:.3f}".format(name, *seen))
+        if not near(seen, row):
+            changed += 1
+            print(f"  changed: expected {row}")
+negative = sum(int(exact(scores_of(number))[0] < 0) for number in range(100))
+print(f"the ANOVA's seed component is negative in {negative} of 100 sets")
+sys.exit(bool(changed) or negative != 45)
 PY
 OMP_NUM_THREADS=1 "$work/venv/bin/python" "$work/crossed.py"
