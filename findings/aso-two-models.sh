@@ -4,16 +4,17 @@
 # Versions: deepsig 1.2.8, numpy 2.4.6, scipy 1.17.1, pandas 3.1.1, joblib 1.6.0. Almost stochastic order: aso gives
 # eps_min, and a value below 0.5 (its documentation advises 0.2) is read as "the first model is better".
 #
-# Guess before the run: for two models multi_aso gives what aso gives; more comparisons give a larger eps_min, that of
-# confidence level 1 - 0.05 / count; with equal methods and 3 seeds about 7 % of eps_min fall below 0.2, 10 % below 0.5.
+# Guess from the documentation, before the run: for two models multi_aso gives what aso gives; more comparisons give a larger
+# eps_min, that of confidence level 1 - 0.05 / count; with equal methods and 3 seeds about 7 % of eps_min fall below 0.2
+# and 10 % below 0.5.
 #
 # Behaviour.
 #  - The step adds (1 - level) / count to the level, so that 0.95 becomes 0.975 for two comparisons (right), but 0.967
 #    for three and 0.951 for 45, where Bonferroni means 0.983 and 0.999. The strictest value is that of two comparisons.
 #  - aso leaves the level alone for one comparison; multi_aso does not: for two models the level becomes 1, its quantile
-#    is infinite, and eps_min is 1 in both directions, whatever the scores. Where every score of one model lies above
-#    every score of the other the result is NaN (no variance times infinity), and NaN < 0.2 is False too. A third model,
-#    even a hopeless one, brings the claim back. No warning names any of this.
+#    is infinite, and eps_min is 1 in both directions. Where every score of one model lies above every score of the
+#    other it is NaN (no variance times infinity), and NaN < 0.2 is False too; numpy's warning about a multiplication is
+#    the only sign. A third model, even a hopeless one, brings the claim back.
 #  - 3 seeds: two equal methods separate wholly, in one given direction, with probability 1/20, and then eps_min is 0 at
 #    every level: no correction can take that claim away. With the overlaps counted in, one direction alone claims in
 #    about one comparison of seven at 0.2 and one of four at 0.5.

@@ -16,7 +16,7 @@
 #    variance is zero although the optimum is inside, lme-python with converged=True. The standard error is then too
 #    small and the degrees of freedom too many: in set 6 a method "wins" with p = 0.041, the exact test gives 0.126.
 #  - Kenward-Roger at zero (set 0): 1 in mixedlm, about 200 in interlace, 4 in lme-python, with one and the same
-#    standard error. In mixedlm it is 1 also for a variance that is small but not zero (set 29), where all else is right.
+#    standard error. mixedlm says 1 also for a variance that is small but not zero (set 29), all else being right.
 #  - Satterthwaite at zero: 199 in two libraries, but 1214 in interlace, out of 240 scores.
 #  - where the seeds do spread (set 3), all six are 4: a test on clean data sees none of this.
 #

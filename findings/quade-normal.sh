@@ -18,7 +18,7 @@
 #    variance comes from the table: 17 % with three tasks, 7.5 % still with ten. Holm on the same test: 7 and 3.5 %.
 #  - Nemenyi's test and Quade's t form keep what they promise down to three tasks.
 #
-# Output seen:
+# Output seen (the exact variance is this script's own: the normal form with the variance under equal orders):
 #   first against last, quade t: 0.256
 #   first against last, quade normal: 0.037
 #   first against last, exact variance: 0.215
@@ -29,10 +29,10 @@
 #   5 methods, 10 tasks (divisor 0.64 of the right one): 2.0% 36.5% 2.0% 3.5% 7.5% 3.5%
 #   10 methods, 10 tasks (divisor 0.68 of the right one): 2.0% 43.5% 1.5% 3.0% 7.5% 4.0%
 #
-# Why it matters in an encoder lab: fine-tuning methods are compared over a handful of tasks, and Quade's test is the one
-# textbooks advise when tasks are few. Choosing the normal form, as one would from a paper that quotes z, turns noise
-# into a claim in two of five comparisons, and no correction for the number of pairs saves it. Take the t form, or count
-# all orders: for five tasks they are few.
+# Why it matters in an encoder lab: fine-tuning methods are compared over a handful of tasks, and a test that weighs the
+# tasks by how far the methods lie apart on them is tempting there. Its normal form, one parameter away, turns noise into
+# a claim in two of five comparisons, and no correction for the number of pairs saves it. Take the t form, or count all
+# orders: for five tasks and three methods they are few.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
