@@ -4,9 +4,9 @@
 # Versions: deepsig 1.2.8, numpy 2.4.6, scipy 1.17.1, pandas 3.1.1, joblib 1.6.0. Almost stochastic order: aso gives
 # eps_min, and a value below 0.5 (its documentation advises 0.2) is read as "the first model is better".
 #
-# Guess from the documentation, before the run: for two models multi_aso gives what aso gives; more comparisons give a larger
-# eps_min, that of confidence level 1 - 0.05 / count; with equal methods and 3 seeds about 7 % of eps_min fall below 0.2
-# and 10 % below 0.5.
+# Guess from the documentation, before the run: for two models multi_aso gives what aso gives; more comparisons give a
+# larger eps_min, that of confidence level 1 - 0.05 / count; with equal methods and 3 seeds about 7 % of eps_min fall
+# below 0.2 and 10 % below 0.5.
 #
 # Behaviour.
 #  - The step adds (1 - level) / count to the level, so that 0.95 becomes 0.975 for two comparisons (right), but 0.967

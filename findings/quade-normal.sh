@@ -30,9 +30,9 @@
 #   10 methods, 10 tasks (divisor 0.68 of the right one): 2.0% 43.5% 1.5% 3.0% 7.5% 4.0%
 #
 # Why it matters in an encoder lab: fine-tuning methods are compared over a handful of tasks, and a test that weighs the
-# tasks by how far the methods lie apart on them is tempting there. Its normal form, one parameter away, turns noise into
-# a claim in two of five comparisons, and no correction for the number of pairs saves it. Take the t form, or count all
-# orders: for five tasks and three methods they are few.
+# tasks by how far the methods lie apart on them is tempting there. Its normal form, one parameter away, turns noise
+# into a claim in two of five comparisons, and no correction for the number of pairs saves it. Take the t form, or count
+# all orders: for five tasks and three methods they are few.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
