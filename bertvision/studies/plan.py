@@ -55,6 +55,7 @@ class Step:
     needs: dict = field(default_factory=dict)        # parameter without its `_dir` -> Needs: the steps whose runs it is given
     tasks: tuple = ()                                # of the study's, those that the step is for; () = all
     encoders: tuple = ()                             # likewise
+    seeds: tuple = ()                                # likewise: the rows of a question may have more of them
     over: tuple = ("task", "encoder", "seed")        # of these, what the step has a run for each of
     sweep: dict = field(default_factory=dict)        # parameter -> its values; the step has a run for each combination
     parameters: dict = field(default_factory=dict)   # for every run
@@ -82,7 +83,7 @@ class Study:
 # %% ../../nbs/80_studies.plan.ipynb #0a086f40
 GRID = {"task": "--tasks", "encoder": "--encoders", "seed": "--seeds", "data": "--data", "out_dir": "--out"}
 _STUDY_KEYS = ("title", "tasks", "encoders", "seeds", "steps", "report", "published")
-_STEP_KEYS = ("title", "experiment", "needs", "tasks", "encoders", "over", "sweep", "parameters", "per_task", "recipe", "highlights")
+_STEP_KEYS = ("title", "experiment", "needs", "tasks", "encoders", "seeds", "over", "sweep", "parameters", "per_task", "recipe", "highlights")
 
 
 def _mapping(raw, where: str, allowed=None) -> dict:
@@ -119,8 +120,8 @@ def _step(name: str, raw, places: list, where: str) -> Step:
     per_task = _mapping(raw.get("per_task") or {}, f"{where}: per_task")
     return Step(name, _notebook(raw.get("experiment", name), "experiments", places, where),
                 _needs(raw.get("needs") or {}, f"{where}: needs"), _tasks(raw.get("tasks"), f"{where}: tasks"),
-                tuple(_encoder_name(e) for e in _list(raw["encoders"], str, f"{where}: encoders")) if "encoders" in raw else (), tuple(over),
-                _sweep(raw.get("sweep") or {}, f"{where}: sweep"), dict(_mapping(raw.get("parameters") or {}, f"{where}: parameters")),
+                tuple(_encoder_name(e) for e in _list(raw["encoders"], str, f"{where}: encoders")) if "encoders" in raw else (),
+                tuple(_list(raw["seeds"], int, f"{where}: seeds")) if "seeds" in raw else (), tuple(over), _sweep(raw.get("sweep") or {}, f"{where}: sweep"), dict(_mapping(raw.get("parameters") or {}, f"{where}: parameters")),
                 {get_task(t).name: _mapping(p, f"{where}: per_task: {t}") for t, p in per_task.items()}, str(recipe),
                 _recipe_file(recipe, places[0] / "studies", where) if recipe and recipe != "published" else {},
                 title=str(raw.get("title") or ""),
@@ -549,12 +550,20 @@ def _settings(step: Step, names: tuple, grid: dict, where: str) -> dict:
     return recipe | step.parameters | {k: v for k, v in own.items() if v} | step.per_task.get(grid.get("task"), {}) | step.overrides | grid
 
 
+def _nowhere(jobs: list, point: dict) -> str:
+    "Return which run is missing among those of a needed step, and what to do."
+    seeds = sorted({j.grid["seed"] for j in jobs if "seed" in j.grid and j.grid.get("task") == point.get("task")})
+    if seeds and point.get("seed") not in (None, *seeds):
+        return f"with seed {point['seed']}, and that step is for {', '.join(f'seed {s}' for s in seeds)} alone; give both steps the same seeds"
+    return f"of task {point.get('task', '')}, which the study has no run of; name that task among its tasks, or see which encoders and seeds that step is for"
+
+
 def _needed(step: Step, grid: dict, made: dict, where: str) -> dict[str, list]:
     "For each need the jobs of its steps that share this point of the grid, its task apart where the need names another."
     def jobs(need: Need) -> list:
         point = grid | ({"task": need.task} if need.task else {})
         found = [j for j in made[need.step] if all(j.grid[d] == point[d] for d in j.grid.keys() & point.keys())]
-        if not found: raise StudyError(f"{where}: needs {need.step} of task {point.get('task', '')}, which the study has no run of; name that task among its tasks")
+        if not found: raise StudyError(f"{where}: needs {need.step} {_nowhere(made[need.step], point)}")
         return found
     return {key: [j for need in needs for j in jobs(need)] for key, needs in step.needs.items()}
 
@@ -651,7 +660,8 @@ def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
     "The points of the grid, over those of task, encoder and seed that the notebook has and the step is over, and over what it sweeps."
     points, tasks = [{}], [t for t in study.tasks if not step.tasks or t in step.tasks]
     encoders = [e for e in study.encoders if not step.encoders or e in step.encoders]
-    for name, values in (("task", tasks), ("encoder", encoders), ("seed", study.seeds)):
+    seeds = [s for s in study.seeds if not step.seeds or s in step.seeds]
+    for name, values in (("task", tasks), ("encoder", encoders), ("seed", seeds)):
         if name in names and name in step.over: points = [p | {name: v} for p in points for v in values]
     for name, values in step.sweep.items(): points = [p | {name: v} for p in points for v in values]
     return points
@@ -667,10 +677,16 @@ def _needs_hub(encoder: str) -> bool:
     return bool(row.hub and not row.package) if row else check_encoder(encoder) == "hub"
 
 
+def _alone(step: Step) -> str:
+    "Return what a step is for, in words."
+    seeds = tuple(f"seed {s}" for s in step.seeds)
+    return " and ".join(", ".join(own) for own in (step.tasks, step.encoders, seeds) if own)
+
+
 def _notes(study: Study, data: str) -> list[str]:
-    "What will come from the hub, and the steps that none of the tasks or encoders is for."
-    idle = [f"step {s.name}: no run, it is for {' and '.join(', '.join(own) for own in (s.tasks, s.encoders) if own)} alone" for s in study.steps.values()
-            if (s.tasks and not {*s.tasks} & {*study.tasks}) or (s.encoders and not {*s.encoders} & {*study.encoders})]
+    "What will come from the hub, and the steps that none of the tasks, encoders or seeds is for."
+    idle = [f"step {s.name}: no run, it is for {_alone(s)} alone" for s in study.steps.values()
+            if any(own and not {*own} & {*given} for own, given in ((s.tasks, study.tasks), (s.encoders, study.encoders), (s.seeds, study.seeds)))]
     hub = [] if data else [t for t in study.tasks if not get_task(t).at_hand]
     notes = [f"{', '.join(hub)}: from the hub, at the commit that the Task table pins (give --data DIR to read files)"] if hub else []
     online = [e for e in study.encoders if _needs_hub(e)]

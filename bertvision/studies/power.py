@@ -249,9 +249,19 @@ class Forecast(NamedTuple):
     encoder: str
     metric: str
     examples: int | None # of the reported split; None = nobody knows
-    seeds: int
+    seeds: int           # that the compared methods share, at most
     family: int          # comparisons of the report's table
     basis: Basis
+
+
+def _most_seeds(plan: Plan, task: str, encoder: str) -> int: # a study may give more of them to the steps of its question
+    "Return the largest number of seeds that two of the compared steps share, or that a step alone has."
+    compared, of = {step.name for step in _compared_steps(plan)}, {}
+    for job in plan.jobs:
+        if job.step in compared and "seed" in job.grid and (job.grid.get("task"), job.grid.get("encoder", "")) == (task, encoder):
+            of.setdefault(job.step, set()).add(job.grid["seed"])
+    shared = [len(a & b) for a, b in combinations(of.values(), 2)] or [len(seeds) for seeds in of.values()]
+    return max(shared, default=0) or len(plan.study.seeds)
 
 
 def _examples(plan: Plan, task: str, encoder: str, split: str, basis: Basis) -> int | None:
@@ -276,9 +286,9 @@ def power_forecast(
         metric, split = task.metrics[0], task.report[0]
         if name not in read:
             read[name] = earlier_methods(runs, Wanted(name, metric, split, experiments))
-        basis = scatter_of(read[name], encoder_title(encoder), metric)
+        basis, seeds = scatter_of(read[name], encoder_title(encoder), metric), _most_seeds(plan, name, encoder)
         examples = _examples(plan, name, encoder, split, basis)
-        rows.append(Forecast(name, encoder_title(encoder), metric, examples, len(plan.study.seeds), family, basis))
+        rows.append(Forecast(name, encoder_title(encoder), metric, examples, seeds, family, basis))
     return rows, _prior_notes(rows) + _left_out_notes(broken if rows else {}, read.values())
 
 # %% ../../nbs/83_studies.power.ipynb #ee8d76e4
