@@ -24,7 +24,7 @@ TASKS = {
     "toy-word": ("Toy word", "accuracy", "validation"), "toy-shift": ("Toy shift", "accuracy", "validation"),
     "toy-number": ("Toy number", "accuracy", "validation"), "toy-depth": ("Toy depth", "accuracy", "validation"),
 }
-METRICS = {"Matthews": "matthews", "Accuracy": "accuracy", "Pearson": "pearson", "F1": "answer_f1", "Exact match": "exact_match",
+METRICS = {"Matthews": "matthews", "Accuracy": "accuracy", "Pearson": "pearson", "Spearman": "spearman", "F1": "answer_f1", "Exact match": "exact_match",
            "HasAns F1": "has_answer_f1", "Accuracy (matched)": "accuracy", "HANS accuracy": "accuracy"}
 KINDS = {"train_heads": "heads", "ensemble": "ensembles", "finetune": "more fine-tuning"}
 
@@ -69,11 +69,24 @@ def _counted(own, counts):
 def _right(said, label): return (said == label).astype(float)[:, None], lambda m: m[0]
 
 
-FORMULAS = {"accuracy": _right, "f1": _f1, "matthews": _matthews, "pearson": _pearson}
+def _spearman(said, label):
+    """Correlation of ranks. An example that weighs more moves the ranks of those above it, too."""
+    below = [(x[:, None] > x) + 0.5 * (x[:, None] == x) for x in (said, label)]  # (N, N): how far row is above column
+    f, g = (b.mean(1) for b in below)
+    moved_f, moved_g = (b.mean(0) - b.mean() for b in below)
+    cross = below[0].T @ g / len(f) - (f * g).mean() + below[1].T @ f / len(f) - (f * g).mean()
+    square_f, square_g = (2 * (b.T @ x / len(x) - (x * x).mean()) for b, x in zip(below, (f, g)))
+    moments = np.stack([f + moved_f, g + moved_g, f * f + square_f, g * g + square_g, f * g + cross], 1)
+    return moments, lambda m: (m[4] - m[0] * m[1]) / np.sqrt((m[2] - m[0] ** 2) * (m[3] - m[1] ** 2))
+
+
+FORMULAS = {"accuracy": _right, "f1": _f1, "matthews": _matthews, "pearson": _pearson, "spearman": _spearman}
+SPANS = re.compile(r"(has_answer_|no_answer_)?(answer_f1|f1|exact_match)")  # of questions: means of what each has scored
 
 
 def contributions(metric, said, label):
     """Score of all plus the influence of each: the derivative of the score where an example weighs a little more."""
+    if metric not in FORMULAS and not SPANS.fullmatch(metric): raise LookupError(f"no formula for {metric}")
     moments, value = FORMULAS.get(metric, _counted)(said, label)
     mean = moments.mean(0)
     step = 1e-5
@@ -83,7 +96,7 @@ def contributions(metric, said, label):
 
 def defined(metric, said, label):
     """Whether a score moves at all when an example does: not for a constant answer."""
-    if metric == "pearson": return np.ptp(said) > 0 and np.ptp(label) > 0
+    if metric in ("pearson", "spearman"): return np.ptp(said) > 0 and np.ptp(label) > 0
     if metric == "matthews": return len(np.unique(said)) > 1 and len(np.unique(label)) > 1
     return True
 
@@ -105,6 +118,7 @@ class Claim:
     without: float = np.nan          # the difference without collapsed seeds
     p_without: float = np.nan
     mean: float = np.nan             # score of the first side
+    spread: float = np.nan           # its standard deviation over seeds
     baseline: float = np.nan         # of the trivial predictor
     why: str = ""                    # there is no p
     holm: float = np.nan
@@ -281,7 +295,7 @@ class Study:
         """Contributions of the constant answer that the record's trivial score is of, found among the constants themselves."""
         said, label = self.scored(m, split, metric)
         if metric not in FORMULAS: return (1 - self.rows(m, split)["label"]).astype(float) * (label > 0)
-        if metric in ("pearson", "matthews"): return np.zeros(len(label))
+        if metric in ("pearson", "spearman", "matthews"): return np.zeros(len(label))
         score = m.record["baselines"][split][metric]
         near = min(np.unique(label), key=lambda c: abs((label == c).mean() - score)) if metric == "accuracy" else None
         if near is None or abs((label == near).mean() - score) > 1e-9: raise LookupError(f"{m.folder.name}: no constant scores {score}")
@@ -322,7 +336,8 @@ class Study:
             base = self.trivial(ours[seed], split, metric) if theirs is None else self.contributions(theirs[seed], split, metric)
             d[seed] = self.contributions(ours[seed], split, metric) - base
         sides = [ours] if theirs is None else [ours, theirs]
-        claim.mean = np.mean([self.contributions(m, split, metric).mean() for m in ours.values()])
+        scores = [self.contributions(m, split, metric).mean() for m in ours.values()]
+        claim.mean, claim.spread = np.mean(scores), np.std(scores, ddof=1) if len(scores) > 1 else np.nan
         if theirs is None: claim.baseline = np.mean([self.trivial(m, split, metric).mean() for m in ours.values()])
         if not d:
             claim.why = "no seed in common"

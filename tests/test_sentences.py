@@ -1,0 +1,146 @@
+"""Every sentence and cell of the committed reports that claims a difference, computed again from the predictions.
+
+The checking code (claims_by_hand, claims_in_pages) imports nothing of the package; it reads the pages as readers do.
+"""
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from claims_by_hand import Study, contributions, minus
+from claims_in_pages import NUMBER, READERS, Reader, claims_of, clean, read_markdown
+from scipy import stats
+
+ROOT = Path(__file__).parent.parent
+STUDIES = ("glue-small", "squad-small", "probes-small", "probes-toy", "subsets-small", "xnli-small", "long-attention-small", "pretrain-small")
+_known = {}
+
+
+def checked(study, page=None):
+    """Read a report's Markdown, or another text in its place; comparisons are computed once a study."""
+    known, cache = _known.setdefault(study, (Study(ROOT / "outputs" / study), {}))
+    page = page or ROOT / "outputs" / study / "report" / "table.md"
+    return Reader(known, read_markdown(page.read_text(encoding="utf-8")), cache).read()
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_claim_of_a_report_is_what_its_predictions_say(study):
+    found = checked(study)
+    assert not found.faults, "\n".join(found.faults)
+    assert len(found.checked) >= len(claims_of(found.parts)) > 15
+    assert found.checked and any("|" not in text for text in found.checked)  # rows and sentences
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_first_sentence_has_a_word_a_number_and_an_interval(study):
+    text = next(p for p in checked(study).parts if isinstance(p, str))
+    first = re.split(r"(?<=\.) (?=\S)", text)[0]
+    assert re.search(r"\b(better|worse|undecided|no claim)\b", first, re.I), first
+    assert re.search(rf"{NUMBER} points \({NUMBER} … {NUMBER}", first), first
+    assert first in checked(study).checked
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("name", ["report.html", "notebook.ipynb"])
+def test_the_page_and_the_notebook_claim_what_the_checked_text_claims(study, name):
+    place = ROOT / "outputs" / study / "report"
+    ours = claims_of(checked(study).parts)
+    theirs = claims_of(READERS[Path(name).suffix]((place / name).read_text(encoding="utf-8")))
+    assert theirs and not set(theirs) - set(ours)
+    if name.endswith(".html"): assert sorted(theirs) == sorted(ours)
+
+
+def test_the_readme_claims_what_the_report_of_its_study_claims():
+    text = claims_of(read_markdown((ROOT / "README.md").read_text(encoding="utf-8")))
+    assert len(text) > 5 and not set(text) - set(claims_of(checked("glue-small").parts))
+
+
+# changes by hand
+
+def lines_that_claim(text):
+    """The lead and the last row of a table of comparisons: (number of the line, which of the two)."""
+    lines = text.splitlines()
+    lead = next(i for i, line in enumerate(lines) if line.strip() and not line.startswith("#"))
+    row = max(i for i, line in enumerate(lines) if re.search(r"\| (better|worse|undecided)[^|]*\|", line))
+    return {"lead": lead, "row": row}
+
+
+def changed(line, pattern, new):
+    """The line with the first match of a pattern changed; the match is its first group."""
+    found = re.search(pattern, line)
+    return line[:found.start(1)] + new(found[1]) + line[found.end(1):]
+
+
+def other_number(text):
+    """A tenth of a point more, written as the page writes numbers."""
+    value = minus(text) + 0.1
+    return (f"{value:+.1f}" if text[0] in "+−" else f"{value:.1f}").replace("-", "−")
+
+
+OTHER = {"better": "worse", "worse": "better", "undecided": "better"}
+CHANGES = {
+    "word in the lead": ("lead", r"\b(better|worse|undecided)\b", OTHER.get),
+    "number in the lead": ("lead", rf"({NUMBER}) points \(", other_number),
+    "lower end in the lead": ("lead", rf"points \(({NUMBER})\s…", other_number),
+    "upper end in the lead": ("lead", rf"points \({NUMBER}\s…\s({NUMBER})", other_number),
+    "count in the lead": ("lead", r"(\d+) (?:of \d+ |comparisons|worse|undecided|seeds)", lambda n: str(int(n) + 1)),
+    "word in a row": ("row", r"\| (better|worse|undecided)\b", OTHER.get),
+    "number in a row": ("row", r"\| ([+−]\d+\.\d) \|", other_number),
+    "upper end in a row": ("row", rf"\| {NUMBER}\s…\s({NUMBER}) \|", other_number),
+    "p in a row": ("row", r"\| (\d\.\d{3}) \|", lambda p: f"{abs(float(p) - 0.002):.3f}"),
+}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_sentence_that_is_changed_by_hand_is_found(study, change, tmp_path):
+    where, pattern, new = CHANGES[change]
+    text = (ROOT / "outputs" / study / "report" / "table.md").read_text(encoding="utf-8")
+    lines, at = text.splitlines(), lines_that_claim(text)[where]
+    old, lines[at] = lines[at], changed(lines[at], pattern, new)
+    assert lines[at] != old
+    (tmp_path / "table.md").write_text("\n".join(lines), encoding="utf-8")
+    found = checked(study, tmp_path / "table.md")
+    assert found.faults and all(fault.startswith(f"{study}: ") for fault in found.faults)
+    assert any(text in clean(lines[at]) for text in found.wrong), found.faults
+
+
+@pytest.mark.parametrize("text", [
+    "Heads are better than BERT, 1 epoch on CoLA.", "Longer training beats a head.", "No difference beyond chance.",
+    "BERT, 9 epochs: undecided against BERT, 1 epoch on CoLA (+1.0)."])
+def test_a_claim_that_nothing_can_attribute_is_a_fault(text, tmp_path):
+    page = (ROOT / "outputs" / "glue-small" / "report" / "table.md").read_text(encoding="utf-8")
+    (tmp_path / "table.md").write_text(page.replace("\n\n<!-- details -->", f"\n\n{text}\n\n<!-- details -->", 1), encoding="utf-8")
+    (fault,) = checked("glue-small", tmp_path / "table.md").faults
+    assert fault.startswith("glue-small: ") and fault.endswith(text)
+
+
+# the checking code itself
+
+def test_the_checking_code_shares_nothing_with_the_package():
+    for name in ("claims_by_hand.py", "claims_in_pages.py"):
+        tree = ast.parse((Path(__file__).parent / name).read_text(encoding="utf-8"))
+        names = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+        names += [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+        assert names and not {n for n in names if n.split(".")[0] in ("bertvision", "pandas")}
+
+
+def score(metric, p, y):
+    """Scores as textbooks have them."""
+    if metric == "accuracy": return (p == y).mean()
+    if metric == "f1": return 2 * (p & y).sum() / (p.sum() + y.sum())
+    if metric == "matthews": return np.corrcoef(p, y)[0, 1]
+    return getattr(stats, f"{metric}r")(p, y).statistic
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews", "pearson", "spearman"])
+def test_the_contributions_are_those_of_the_jackknife(metric):
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=400) if metric in ("pearson", "spearman") else rng.integers(0, 2, 400)
+    p = np.round(y + rng.normal(size=400), 1) if metric in ("pearson", "spearman") else np.where(rng.random(400) < 0.7, y, 1 - y)
+    each, n = contributions(metric, p, y), len(y)
+    left_out = np.array([score(metric, np.delete(p, i), np.delete(y, i)) for i in range(n)])
+    jackknife = n * score(metric, p, y) - (n - 1) * left_out
+    assert np.isclose(each.mean(), score(metric, p, y))
+    assert np.corrcoef(each, jackknife)[0, 1] > 0.999 and np.isclose(each.std(), jackknife.std(), rtol=0.02)
