@@ -1,7 +1,8 @@
 """Every sentence and cell of the committed reports that claims a difference, computed again from the predictions.
 
-The checking code (claims_by_hand, claims_in_pages) imports nothing of the package; it reads the pages as readers do.
+The checking code (claims_*.py) imports nothing of the package; it reads the pages as readers do.
 """
+
 import ast
 import re
 from pathlib import Path
@@ -9,11 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from claims_by_hand import Study, contributions, minus
-from claims_in_pages import NUMBER, READERS, Reader, claims_of, clean, read_markdown
+from claims_in_pages import NUMBER, READERS, clean, read_markdown
+from claims_reader import Reader, claims_of
 from scipy import stats
 
 ROOT = Path(__file__).parent.parent
-STUDIES = ("glue-small", "squad-small", "probes-small", "probes-toy", "subsets-small", "xnli-small", "long-attention-small", "pretrain-small")
+STUDIES = (
+    "glue-small",
+    "squad-small",
+    "probes-small",
+    "probes-toy",
+    "subsets-small",
+    "xnli-small",
+    "long-attention-small",
+    "pretrain-small",
+)
 _known = {}
 
 
@@ -48,7 +59,8 @@ def test_the_page_and_the_notebook_claim_what_the_checked_text_claims(study, nam
     ours = claims_of(checked(study).parts)
     theirs = claims_of(READERS[Path(name).suffix]((place / name).read_text(encoding="utf-8")))
     assert theirs and not set(theirs) - set(ours)
-    if name.endswith(".html"): assert sorted(theirs) == sorted(ours)
+    if name.endswith(".html"):
+        assert sorted(theirs) == sorted(ours)
 
 
 def test_the_readme_claims_what_the_report_of_its_study_claims():
@@ -57,6 +69,7 @@ def test_the_readme_claims_what_the_report_of_its_study_claims():
 
 
 # changes by hand
+
 
 def lines_that_claim(text):
     """The lead and the last row of a table of comparisons: (number of the line, which of the two)."""
@@ -69,7 +82,7 @@ def lines_that_claim(text):
 def changed(line, pattern, new):
     """The line with the first match of a pattern changed; the match is its first group."""
     found = re.search(pattern, line)
-    return line[:found.start(1)] + new(found[1]) + line[found.end(1):]
+    return line[: found.start(1)] + new(found[1]) + line[found.end(1) :]
 
 
 def other_number(text):
@@ -106,21 +119,30 @@ def test_a_sentence_that_is_changed_by_hand_is_found(study, change, tmp_path):
     assert any(text in clean(lines[at]) for text in found.wrong), found.faults
 
 
-@pytest.mark.parametrize("text", [
-    "Heads are better than BERT, 1 epoch on CoLA.", "Longer training beats a head.", "No difference beyond chance.",
-    "BERT, 9 epochs: undecided against BERT, 1 epoch on CoLA (+1.0)."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Heads are better than BERT, 1 epoch on CoLA.",
+        "Longer training beats a head.",
+        "No difference beyond chance.",
+        "BERT, 9 epochs: undecided against BERT, 1 epoch on CoLA (+1.0).",
+    ],
+)
 def test_a_claim_that_nothing_can_attribute_is_a_fault(text, tmp_path):
     page = (ROOT / "outputs" / "glue-small" / "report" / "table.md").read_text(encoding="utf-8")
-    (tmp_path / "table.md").write_text(page.replace("\n\n<!-- details -->", f"\n\n{text}\n\n<!-- details -->", 1), encoding="utf-8")
+    (tmp_path / "table.md").write_text(
+        page.replace("\n\n<!-- details -->", f"\n\n{text}\n\n<!-- details -->", 1), encoding="utf-8"
+    )
     (fault,) = checked("glue-small", tmp_path / "table.md").faults
     assert fault.startswith("glue-small: ") and fault.endswith(text)
 
 
 # the checking code itself
 
+
 def test_the_checking_code_shares_nothing_with_the_package():
-    for name in ("claims_by_hand.py", "claims_in_pages.py"):
-        tree = ast.parse((Path(__file__).parent / name).read_text(encoding="utf-8"))
+    for path in Path(__file__).parent.glob("claims_*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         names = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
         names += [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
         assert names and not {n for n in names if n.split(".")[0] in ("bertvision", "pandas")}
@@ -128,9 +150,12 @@ def test_the_checking_code_shares_nothing_with_the_package():
 
 def score(metric, p, y):
     """Scores as textbooks have them."""
-    if metric == "accuracy": return (p == y).mean()
-    if metric == "f1": return 2 * (p & y).sum() / (p.sum() + y.sum())
-    if metric == "matthews": return np.corrcoef(p, y)[0, 1]
+    if metric == "accuracy":
+        return (p == y).mean()
+    if metric == "f1":
+        return 2 * (p & y).sum() / (p.sum() + y.sum())
+    if metric == "matthews":
+        return np.corrcoef(p, y)[0, 1]
     return getattr(stats, f"{metric}r")(p, y).statistic
 
 
@@ -138,7 +163,11 @@ def score(metric, p, y):
 def test_the_contributions_are_those_of_the_jackknife(metric):
     rng = np.random.default_rng(3)
     y = rng.normal(size=400) if metric in ("pearson", "spearman") else rng.integers(0, 2, 400)
-    p = np.round(y + rng.normal(size=400), 1) if metric in ("pearson", "spearman") else np.where(rng.random(400) < 0.7, y, 1 - y)
+    p = (
+        np.round(y + rng.normal(size=400), 1)
+        if metric in ("pearson", "spearman")
+        else np.where(rng.random(400) < 0.7, y, 1 - y)
+    )
     each, n = contributions(metric, p, y), len(y)
     left_out = np.array([score(metric, np.delete(p, i), np.delete(y, i)) for i in range(n)])
     jackknife = n * score(metric, p, y) - (n - 1) * left_out

@@ -315,18 +315,19 @@ def _size(row): return points(row, task_title(row["task"]))
 def answer(
     differences: pd.DataFrame, # from `against_full`
 ) -> str: # a sentence
-    "Answer whether another attention is better or worse than full attention, with the largest difference and its interval."
+    "Answer whether another attention is better or worse than full attention, with the largest difference."
     if not len(differences): return "There is no full attention to compare with."
     made = differences[differences["verdict"] != NO_CLAIM]
     if not len(made):
-        return f"No claim can be made on the difference of any attention from full attention ({reasons_text(differences)})."
+        return f"No claim can be made on any attention beside full attention ({reasons_text(differences)})."
     row, counts = leading(made), verdict_counts(differences)
     if row["verdict"] == BETTER:
         return f"{row['method']} is better than full attention by {_size(row)}; {counts}."
     if row["verdict"] == WORSE:
         return f"No attention is better than full attention, and {row['method']} is worse by {_size(row)}; {counts}."
     row = made.loc[made["difference"].abs().idxmax()].to_dict()
-    return f"It is undecided with {seeds_text(made)} whether any attention differs from full attention: {row['method']} does most, by {_size(row)}; {counts}."
+    text = f"It is undecided with {seeds_text(made)} whether any attention differs from full attention"
+    return f"{text}: {row['method']} does most, by {_size(row)}; {counts}."
 
 # %% ../../nbs/84_studies.attention.ipynb #6fb59b4a
 def paragraph(
@@ -335,7 +336,7 @@ def paragraph(
     differences: pd.DataFrame, # from `against_full`
     costs: pd.DataFrame, # from `cost_rows`
 ) -> str: # one paragraph
-    "Answer whether another attention keeps up with full attention, then say what each task shows and what is saved at the longest text."
+    "Answer whether another attention keeps up with full attention, then name each task's best and the costs."
     found = [answer(differences), tally(study)]
     for task, g in rows.groupby("task", sort=False) if len(rows) else ():
         best = g.loc[g["mean"].idxmax()]

@@ -417,7 +417,7 @@ def _lead_text(rows, word):
 def answer(
     above: pd.DataFrame, # from `against_trivial`
 ) -> str: # a sentence; "" without a comparison
-    "Answer which layer knows what: in how many tasks a layer is better than the trivial predictor, at which layers, and by how much."
+    "Answer in how many tasks a layer is better than the trivial predictor, at which layer and by how much."
     if not len(above): return ""
     if (above["verdict"] == NO_CLAIM).all():
         return f"No claim can be made on any layer ({reasons_text(above)})."
@@ -427,7 +427,8 @@ def answer(
     if better:
         return f"A layer is better than the trivial predictor in {len(better)} of {tasks} {what}: most in {text}."
     _, text = _lead_text(above, UNDECIDED)
-    return f"No layer is better than the trivial predictor in any of {tasks} {what}" + (f"; undecided, most in {text}." if text else ".")
+    rest = f"; undecided, most in {text}" if text else ""
+    return f"No layer is better than the trivial predictor in any of {tasks} {what}{rest}."
 
 # %% ../../nbs/84_studies.layers.ipynb #0c009276
 def gained(
@@ -438,7 +439,8 @@ def gained(
     if not len(made): return ""
     first = made.groupby(["task", "encoder"])["metric"].transform("first") == made["metric"]
     row, counts = leading(made[first]), verdict_counts(made)
-    return f"Fine-tuned against pretrained, {counts}; {row['verdict']} most on {_layer_text(row, made['encoder'].nunique() > 1)}."
+    lead = _layer_text(row, made["encoder"].nunique() > 1)
+    return f"Fine-tuned against pretrained, {counts}; {row['verdict']} most on {lead}."
 
 # %% ../../nbs/84_studies.layers.ipynb #ec5f539e
 def paragraph(
@@ -447,7 +449,7 @@ def paragraph(
     differences: pd.DataFrame | None = None, # from `layer_differences`
     above: pd.DataFrame | None = None, # from `against_trivial`
 ) -> str: # one paragraph
-    "Answer which layer knows what, then say where each side is read best, what fine-tuning adds, what the floors reach and what CKA says."
+    "Answer which layer knows what, then say where each side is read best, what fine-tuning adds and what the floors reach."
     rows = probe_rows(study) if rows is None else rows
     differences = layer_differences(study, rows) if differences is None else differences
     if not len(rows): return f"{tally(study)} No probe has finished."

@@ -189,9 +189,11 @@ def answer(
     method, base = mine[["method", "baseline"]].iloc[0]
     made = mine[mine["verdict"] != NO_CLAIM]
     if not len(made):
-        return f"No claim can be made ({reasons_text(mine)}) on whether {method} is better than {base}: the difference is {_each(mine)}."
+        why = f"No claim can be made ({reasons_text(mine)})"
+        return f"{why} on whether {method} is better than {base}: the difference is {_each(mine)}."
     if (made["verdict"] == UNDECIDED).all():
-        text = f"It is undecided with {seeds_text(made)} whether {method} is better than {base}: the difference is {_each(made)}"
+        seeds = f"It is undecided with {seeds_text(made)}"
+        text = f"{seeds} whether {method} is better than {base}: the difference is {_each(made)}"
     else:
         text = f"{method} is {_decided(made, base)}, with {seeds_text(made)}"
     return f"{text}; {verdict_counts(compared)}."

@@ -19,7 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from ..comparisons import BETTER, NO_CLAIM, WORSE, rule
 from ..metrics import METRICS
 from .claims import CLAIM_COLUMNS, claim_over_trivial, claim_words, decide_claims
-from .methods import against, headline_rows, highlighted, plot_cost, plot_growth, plot_shares, printed_tables, runs_by_method, seeds_of, several_methods, verdict, wide
+from .methods import (against, headline_rows, highlighted, plot_cost, plot_growth, plot_shares, printed_tables,
+                                       runs_by_method, seeds_of, several_methods, verdict, wide)
 from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, between, environment, excerpt, heading, html_end, html_figure, html_list, html_page, html_sections,
                                      html_table, markdown_end, markdown_sections, markdown_table, mean_sd, metric_title, nothing, number, ordered, p_value, recipes, remarks,
                                      save_figures, tally, task_title, write_files)
@@ -109,8 +110,8 @@ def _listing(rows):
 
 def _margins(rows):
     "Differences that are not better, with their intervals where there are some."
-    each = [(task_title(r["task"]), number(r["margin"], sign=True), between(r["low"], r["high"])) for r in rows.to_dict("records")]
-    return ", ".join(f"{task} ({', '.join(filter(None, told))})" for task, *told in each)
+    told = lambda r: ", ".join(filter(None, (number(r["margin"], sign=True), between(r["low"], r["high"]))))
+    return ", ".join(f"{task_title(r['task'])} ({told(r)})" for r in rows.to_dict("records"))
 
 
 def _gaps(rows, column):
@@ -162,6 +163,7 @@ def _kind(study, row, base): # rows of `glue_table`
 # %% ../../nbs/83_studies.report.ipynb #4b60c8f9
 def _kinds(study, table, compared):
     "Group the comparisons of the highlighted methods by kind, in the order of the table."
+    if not len(compared): return {}
     heads = highlighted(study, headline_rows(table))
     names, found = list(dict.fromkeys(heads["method"])), {}
     rows = {m: heads[heads["method"] == m].iloc[0] for m in names}
@@ -185,8 +187,8 @@ def _decided(kind, rows, base):
     for word in (BETTER, WORSE):
         part = rows[rows["verdict"] == word]
         if not len(part): continue
-        row = leading(part)
-        parts.append(f"{word}{base} on {part['task'].nunique()} of {tasks} tasks, by up to {points(row, *_where(row, kind))}")
+        row, count = leading(part), part["task"].nunique()
+        parts.append(f"{word}{base} on {count} of {tasks} tasks, by up to {points(row, *_where(row, kind))}")
         base = ""
     return f"{_is(kind)} {' and '.join(parts)}"
 
@@ -207,7 +209,7 @@ def answer(
     table: pd.DataFrame, # from `glue_table`
     compared: pd.DataFrame, # from `methods.against`
 ) -> str: # a sentence; "" for a study without a second method
-    "Answer whether the other methods are better than the first: kind by kind, with the largest difference and its interval."
+    "Answer whether the other methods are better than the first, kind by kind, with the largest difference."
     kinds = _kinds(study, table, compared)
     if not kinds: return ""
     rows = pd.concat(kinds.values())
@@ -215,11 +217,13 @@ def answer(
     decided = {kind: part for kind, part in kinds.items() if part["verdict"].isin((BETTER, WORSE)).any()}
     rest = {kind: part for kind, part in kinds.items() if kind not in decided}
     if (rows["verdict"] == NO_CLAIM).all():
-        return f"No claim can be made ({reasons_text(rows)}) on {_whether(kinds, base)}: the largest differences are {_open(rest)}."
+        text = f"No claim can be made ({reasons_text(rows)}) on {_whether(kinds, base)}"
+        return f"{text}: the largest differences are {_open(rest)}."
     seeds = seeds_text(rows[rows["verdict"] != NO_CLAIM])
     if not decided:
         return f"It is undecided with {seeds} {_whether(kinds, base)}: the largest differences are {_open(rest)}."
-    text = "; ".join(_decided(kind, part, f" than {base}" if not i else "") for i, (kind, part) in enumerate(decided.items()))
+    than = [f" than {base}", *[""] * len(decided)]  # named once
+    text = "; ".join(_decided(kind, part, named) for (kind, part), named in zip(decided.items(), than))
     text = text[0].upper() + text[1:] + f", with {seeds}"
     return text + (f"; undecided: {_open(rest)}." if rest else ".")
 
@@ -227,8 +231,8 @@ def answer(
 def _apart(study, table, compared):
     "Name the highlighted methods that no comparison is of."
     if not len(compared): return ""
-    base = compared["baseline"].iloc[0]
-    others = [m for m in highlighted(study, headline_rows(table))["method"].unique() if m not in {base, *compared["method"]}]
+    base, shown = compared["baseline"].iloc[0], highlighted(study, headline_rows(table))
+    others = [m for m in shown["method"].unique() if m not in {base, *compared["method"]}]
     return f"Not compared with {base}: {joined(others)}, of another task or encoder." if others else ""
 
 
@@ -239,10 +243,11 @@ def summary(
 ) -> str: # a paragraph
     "Answer the question of the study, then say what the first method reaches and what became of the runs."
     compared = against(study, table) if compared is None else compared
-    first = table[table["method"] == table["method"].iloc[0]] if len(table) else table  # the others are compared with it
-    heads = _headlines(study, first)
+    first = table[table["method"] == table["method"].iloc[0]] if len(table) else table
+    heads = _headlines(study, first)  # the others are compared with it
     words = [_verdict(_who(rows.iloc[0]), rows) for _, rows in heads.groupby(["encoder", "settings"], sort=False)]
-    return " ".join(filter(None, [answer(study, table, compared), _apart(study, table, compared), *words, tally(study)]))
+    found = [answer(study, table, compared), _apart(study, table, compared), *words, tally(study)]
+    return " ".join(filter(None, found))
 
 # %% ../../nbs/83_studies.report.ipynb #8842a51e
 _LEGEND = "Scores × 100, mean ± standard deviation over seeds. Trivial: always the commonest class, or the mean. Examples/s: in training."
@@ -304,7 +309,7 @@ def notes(
     "How to read the details, and what to know of protocol and published numbers."
     found = ["Scores are multiplied by 100; `table.csv` holds fractions. Collapsed runs are counted in.",
              "Over seeds: t-interval of the mean, cut at the metric's range. Over examples: bootstrap of the reported split.",
-             "Better than the trivial baseline: by the same rule as all comparisons; those of the first paragraph are one family.",
+             "Better than the trivial baseline: by the rule of all comparisons; those of the first paragraph are one family.",
              "Seconds: a whole run, mean. Peak GiB: largest memory of the device (of the process, on a CPU).",
              "Trivial: the commonest class, or the mean, is that of the training part; correlations count as 0."]
     found += [text for name, text in PROTOCOL_NOTES.items() if (table["protocol"] == name).any()]
