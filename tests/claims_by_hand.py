@@ -24,6 +24,8 @@ TASKS = {
     "sst-2": ("SST-2", "accuracy", "validation"),
     "mnli": ("MNLI", "accuracy", "validation_matched"),
     "imdb": ("IMDB", "accuracy", "test"),
+    "squad1": ("SQuAD 1.1", "answer_f1", "validation"),
+    "squad2": ("SQuAD 2.0", "answer_f1", "validation"),
     "squad1-articles": ("SQuAD 1.1, articles", "answer_f1", "test"),
     "squad2-articles": ("SQuAD 2.0, articles", "answer_f1", "test"),
     "toy-recall": ("Toy recall", "accuracy", "validation"),
@@ -231,7 +233,10 @@ class Study:
     def models(self):
         found = []
         for path in sorted(self.folder.glob("runs/*/record.json")):
-            record = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:  # a page names it as broken
+                continue
             if record["status"] != "done" or not record.get("task"):
                 continue
             found += self._of(path.parent, record)

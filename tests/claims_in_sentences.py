@@ -193,6 +193,8 @@ def glue_decided(r, text, seeds, items):
 
 def against_trivial(r, method):
     """The first method against the trivial predictor: one family of all its tasks and encoders."""
+    step = r.study.plan["jobs"][0]["step"]
+    method = method or r.study.plan.get("titles", {}).get(step, step)  # a study of one method does not name it
     key = f"trivial {method}"
     if key not in r.cache:
         pairs = {(m.record["task"], r.study._encoder(m)): None for m in r.study.models if m.title == method}
@@ -210,7 +212,7 @@ def against_trivial(r, method):
 def glue_trivial(r, text):
     first, *rest = clauses(text)
     encoder, method, k, n, items = re.fullmatch(
-        r"(\S+) \((.+?)\) is better than the trivial baseline on (\d+) of (\d+) tasks(?: \((.*)\))?", first
+        r"(\S+)(?: \((.+?)\))? is better than the trivial baseline on (\d+) of (\d+) tasks(?: \((.*)\))?", first
     ).groups()
     mine = [c for c in against_trivial(r, method) if c.about["encoder"] == encoder]
     by_task = {c.about["task"]: c for c in mine}
@@ -237,10 +239,11 @@ def glue_trivial(r, text):
 def published(r, name, k, n, low, high):
     column = "Published BERT-base" if name.startswith("Published") else "Published"
     table = next(t for t in r.parts if isinstance(t, Table) and {"Score", column} <= set(t.columns))
-    first, gaps = table.rows[0]["Method"], []
+    step = r.study.plan["jobs"][0]["step"]
+    first, gaps = table.rows[0].get("Method", r.study.plan.get("titles", {}).get(step, step)), []
     for row in table.rows:
         metric, split = HEADLINE[row["Task"]]
-        if row["Method"] != first or METRICS[row["Metric"]] != metric or not row[column]:
+        if row.get("Method", first) != first or METRICS[row["Metric"]] != metric or not row[column]:
             continue
         runs = r.seeds(split, task=row["Task"], method=first)
         mean = np.mean([r.study.contributions(m, split, metric).mean() for m in runs.values()])
@@ -625,7 +628,7 @@ def refused(r, run, accuracy, examples, constant, way):
 
 
 def languages_answer(r, method, encoder, trivial, k, n, items, more):
-    mine = r.some(method=method, encoder=encoder)
+    mine = r.told = r.some(method=method, encoder=encoder)
     better = sorted(by_verdict(mine, "better"), key=lambda c: -c.value)
     equal((int(k), int(n)), (len(better), len(mine)), "the numbers of languages")
     equal(int(more or 0), max(0, len(better) - 3), "the number of others")
@@ -638,7 +641,7 @@ def languages_answer(r, method, encoder, trivial, k, n, items, more):
 
 def languages_list(r, verdict, items):
     read = whole(rf"(\w+) ({NUMBER})(?:, |$)", items)
-    mine = {c.about["language"]: c for c in by_verdict(r.claims, verdict.lower())}
+    mine = {c.about["language"]: c for c in by_verdict(r.told, verdict.lower())}
     equal(sorted(language for language, _ in read), sorted(mine), f"the languages that are {verdict.lower()}")
     for language, score in read:
         same(score, mine[language].mean, f"{language}: the score")
@@ -646,7 +649,7 @@ def languages_list(r, verdict, items):
 
 def languages_worse(r, items):
     read = whole(rf"(\w+) by {MARGIN}(?:, |$)", items)
-    mine = {c.about["language"]: c for c in by_verdict(r.claims, "worse")}
+    mine = {c.about["language"]: c for c in by_verdict(r.told, "worse")}
     equal(sorted(language for language, *_ in read), sorted(mine), "the languages that are worse")
     for language, *size in read:
         same_size(mine[language], *size)
@@ -687,7 +690,7 @@ SENTENCES = [
         r"(?:; undecided: (.+))?\.",
         glue_decided,
     ),
-    (r"(\S+ \(.+?\) is better than the trivial baseline on .+)\.", glue_trivial),
+    (r"(\S+(?: \(.+?\))? is better than the trivial baseline on .+)\.", glue_trivial),
     (
         rf"(Published BERT-base|The published value of the same encoder) is higher on (\d+) of (\d+) "
         rf"\(ours differs by ({NUMBER}) to ({NUMBER}) points\)\.",

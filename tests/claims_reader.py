@@ -119,6 +119,8 @@ class Reader:
         metric, split = HEADLINE[row.get("Task", "MNLI")]
         if "Language" in row:
             split = f"test/{CODES[row['Language']]}"
+            models = self.study.runs(**ours).values()
+            split = split if any(split in m.metrics for m in models) else "test"  # tuned on that language alone
         if row.get("Metric") == "HANS accuracy":
             split = "hans"
         metric = METRICS.get(row["Metric"]) if "Metric" in row else metric

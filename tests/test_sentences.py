@@ -8,11 +8,18 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from claims_by_hand import Study, contributions, minus
 from claims_in_pages import NUMBER, READERS, clean, read_markdown
 from claims_reader import Reader, claims_of
 from scipy import stats
+
+from bertvision.comparisons import rule
+from bertvision.core import write_json
+from bertvision.studies import budgets, languages, layers, pretraining, probes, report, subsets
+from bertvision.studies.page import markdown_sections
+from bertvision.studies.results import glue_table, read_study
 
 ROOT = Path(__file__).parent.parent
 STUDIES = (
@@ -135,6 +142,135 @@ def test_a_claim_that_nothing_can_attribute_is_a_fault(text, tmp_path):
     )
     (fault,) = checked("glue-small", tmp_path / "table.md").faults
     assert fault.startswith("glue-small: ") and fault.endswith(text)
+
+
+# forms that the committed reports do not show, from invented studies
+
+
+def read_text(folder, text):
+    return Reader(Study(Path(folder)), read_markdown(text), {}).read()
+
+
+def with_tables(lead, sections):
+    return "\n\n".join(["# Invented", lead, *markdown_sections(sections)])
+
+
+def invented(name):
+    """Folder and Markdown of an invented study."""
+    if name == "probes":
+        folder = probes.example_probes()
+        study = read_study(folder)
+        rows = probes.probe_rows(study)
+        found = layers.layer_differences(study, rows), layers.against_trivial(study, rows)
+        return folder, with_tables(layers.paragraph(study, rows, *found), layers.report_tables(study, rows, *found))
+    if name == "languages":
+        folder = languages.example_languages()
+        study = read_study(folder)
+        means = languages.language_means(study)
+        table = ("Against the trivial predictor", languages.detail_table(means), languages.comparison_rule(means))
+        return folder, with_tables(languages.paragraph(study, means), [table])
+    if name == "subsets":
+        folder = subsets.example_subsets()
+        study = read_study(folder)
+        rows = subsets.subset_rows(study)
+        found = subsets.against_random(study, rows), subsets.hans_rows(study), subsets.above_trivial(study, rows)
+        lead, sections = budgets.paragraph(study, rows, *found), budgets.report_sections(study, rows, *found)
+        return folder, with_tables(lead, sections)
+    folder = pretraining.example_pretraining()
+    study = read_study(folder)
+    rows, table = pretraining.transfer_rows(study), glue_table(study)
+    compared = pretraining.against_untrained(study, rows, table)
+    table = ("Against what was not pre-trained", report.differences(compared), rule(compared))
+    return folder, with_tables(pretraining.paragraph(study, rows, compared), [table])
+
+
+@pytest.mark.parametrize("name", ["probes", "languages", "subsets", "pretraining"])
+def test_the_sentences_of_invented_studies_are_read_too(name):
+    folder, text = invented(name)
+    found = read_text(folder, text)
+    assert not found.faults and found.checked, "\n".join(found.faults)
+    assert re.search(r"\bbetter\b", found.checked[-1] + "".join(found.checked))
+    assert read_text(folder, text.replace(" is better than ", " is worse than ", 1)).faults
+
+
+STEPS = {  # step: (title, experiment, variant, how often its answers are right)
+    "tuned": ("BERT, 1 epoch", "finetune", "", 0.6),
+    "longer": ("BERT, 3 epochs", "finetune", "", 0.8),
+    "heads": ("Heads", "train_heads", "last:mean", 0.62),
+    "spoilt": ("Spoilt", "train_spoilt", "", 0.4),
+}
+
+
+def write_methods(folder, seeds, steps=STEPS, n=400):
+    """A study of several methods on RTE, whose answers are drawn."""
+    labels = np.arange(n) % 2
+    ids = [f"validation/{i}" for i in range(n)]
+    for step, (_, experiment, variant, right) in steps.items():
+        for seed in range(seeds):
+            rng = np.random.default_rng([seed, list(STEPS).index(step)])
+            said = np.where(rng.random(n) < right, labels, 1 - labels)
+            place = folder / "runs" / f"{step}.rte.bert.s{seed}"
+            place.mkdir(parents=True)
+            rows = pd.DataFrame({"split": "validation", "example_id": ids, "label": labels, "prediction": said})
+            (rows.assign(variant=variant) if variant else rows).to_parquet(place / "predictions.parquet", index=False)
+            metrics = {"validation": {"accuracy": float((said == labels).mean())}}
+            variants = [{"variant": variant, "seed": seed, "metrics": metrics, "parameters": 9}] if variant else None
+            record = {
+                "schema": 1,
+                "status": "done",
+                "experiment": experiment,
+                "step": step,
+                "task": "rte",
+                "encoder": "bert",
+            }
+            record |= {"seed": seed, "protocol": "carved", "parameters": {"epochs": 1.0 if step == "tuned" else 3.0}}
+            record |= {"metrics": metrics, "baselines": {"validation": {"accuracy": 0.5}}, "variants": variants}
+            record |= {"examples": {"train": 900, "validation": n}, "history": [], "seconds": {"total": 9.0}}
+            write_json(place / "record.json", record | {"versions": {}, "device": {}, "code_version": "none"})
+    jobs = [{"run": p.name, "step": p.name.split(".")[0], "task": "rte"} for p in sorted(folder.glob("runs/*"))]
+    jobs = [j | {"encoder": "bert", "seed": int(j["run"][-1])} for s in steps for j in jobs if j["step"] == s]
+    titles = {step: title for step, (title, *_) in steps.items()}
+    write_json(folder / "plan.json", {"study": "methods", "title": "Heads or more?", "jobs": jobs, "titles": titles})
+    return read_study(folder)
+
+
+def methods_text(study):
+    table = glue_table(study)
+    return report.to_markdown(study, table, report.against(study, table))
+
+
+def test_a_study_of_methods_says_what_is_better_worse_and_undecided(tmp_path):
+    text = methods_text(write_methods(tmp_path / "methods", 5))
+    first = clean(text.split("\n\n")[1])
+    assert re.match(r"More fine-tuning is better than BERT, 1 epoch on 1 of 1 tasks, by up to [\d.]+ points \(", first)
+    assert (
+        "; Spoilt is worse on 1 of 1 tasks, by up to" in first and "; undecided: +" in first and " for heads." in first
+    )
+    found = read_text(tmp_path / "methods", text)
+    assert not found.faults and len(found.checked) > 6, "\n".join(found.faults)
+    for old, new in (
+        ("Spoilt is worse", "Spoilt is better"),
+        ("1 of 1 tasks, by", "1 of 2 tasks, by"),
+        ("5 seeds", "6 seeds"),
+    ):
+        assert old in text and read_text(tmp_path / "methods", text.replace(old, new, 1)).faults
+
+
+def test_one_seed_is_no_claim_in_the_first_sentence(tmp_path):
+    study = write_methods(tmp_path / "methods", 1)
+    first = report.answer(study, glue_table(study), report.against(study, glue_table(study)))
+    assert first.startswith(
+        "No claim can be made (one seed) on whether more fine-tuning, heads or Spoilt are better than"
+    )
+
+
+def test_one_method_is_compared_with_the_trivial_predictor(tmp_path):
+    study = write_methods(tmp_path / "methods", 3, {"tuned": STEPS["tuned"]})
+    text = methods_text(study)
+    assert re.match(
+        r"bert \(BERT, 1 epoch\) is better than the trivial baseline on \d of 1 tasks", text.split("\n\n")[1]
+    )
+    assert not read_text(tmp_path / "methods", text).faults
 
 
 # the checking code itself
