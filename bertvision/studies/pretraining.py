@@ -21,10 +21,10 @@ from ..metrics import METRICS, score
 from .methods import against, verdict, wide
 from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
                                      markdown_sections, markdown_table, number, panel_grid, remarks, save_figures, tally, task_title, write_files)
-from .phrases import joined, points, reasons_text, seeds_text, verdict_counts
 from .report import TESTED, differences
 from .tasks import facts_of_record
 from .results import Results, glue_table, read_study, run_titles, score_value, settings_of
+from .phrases import joined, points, reasons_text, seeds_text, verdict_counts
 
 # %% ../../nbs/84_studies.pretraining.ipynb #bab69174
 _STEPS = {"untrained": "steps/0", "begun": "steps/100", "pretrained": "model"}

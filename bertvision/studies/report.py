@@ -24,10 +24,10 @@ from .methods import (against, headline_rows, highlighted, plot_cost, plot_growt
 from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, between, environment, excerpt, heading, html_end, html_figure, html_list, html_page, html_sections,
                                      html_table, markdown_end, markdown_sections, markdown_table, mean_sd, metric_title, nothing, number, ordered, p_value, recipes, remarks,
                                      save_figures, tally, task_title, write_files)
-from .phrases import joined, leading, points, reasons_text, seeds_text
 from .questions import error_table, plot_lengths, published_answers, question_rows
 from .tasks import facts_of_rows
 from .results import KEYS, Results, encoder_title, fallen_text, glue_table, read_study, run_titles, scores
+from .phrases import joined, leading, points, reasons_text, seeds_text
 
 # %% ../../nbs/83_studies.report.ipynb #4d6d4b02
 def _count(x): return "" if x is None or pd.isna(x) else f"{x:,.0f}"
