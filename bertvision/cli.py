@@ -87,10 +87,19 @@ def _carry_out(plan, args):
     return run_study(plan, args.jobs or 1)
 
 
+def _say_power(plan):
+    "Print what a study could establish; nothing for one that compares no methods."
+    from bertvision.studies.power import power_text
+
+    if text := power_text(plan):
+        print(f"\n{text}\n", flush=True)
+
+
 def run(args) -> int:
     "bertvision run"
     plan = _plan(args)
     if args.dry_run: return _dry_run(plan)
+    _say_power(plan)
     return _tell(plan, _carry_out(plan, args))
 
 # %% ../nbs/99_cli.ipynb #cd14ce73
@@ -117,6 +126,7 @@ def plan(args) -> int:
     print(f"{len(p.jobs)} runs, {len(p.jobs) - len(left)} done, {len(left)} left; outputs in {os.path.relpath(p.folder)}")
     print(f"on {here['name'] or here['device']} with {here['cores']} cores, one run at a time; "
           "measured = from finished runs on a machine like this, estimate = a rule of thumb that may be wrong by a factor of three")
+    _say_power(p)
     for note in p.notes: print(f"note: {note}")
     return 0
 
@@ -598,7 +608,7 @@ def probes(args) -> int:
 _COMMANDS = {
     run: "execute a study: what is done is skipped, what was cut off goes on",
     search: "find a recipe for a head or an encoder by hyperopt, on the part of train that selects; goes on where it was cut off",
-    plan: "forecast runs, examples, minutes, memory and disk of a study",
+    plan: "forecast runs, minutes, memory and disk of a study, and the differences that it would find",
     status: "list the runs of a study by state",
     accept: "let finished runs count for newer code that changes none of their numbers, for a reason that the report prints",
     verify: "replay one small run of each setting with the code of its record and with today's; equal bits let the runs count for today's code",

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'METRICS', 'METHODS', 'SEEDS', 'COLUMNS', 'EXAMPLES', 'SCATTERS', 'draw_study', 'variance_parts',
-           'rule_p_values', 'rule_claims', 'simulate', 'cells', 'main']
+           'rule_p_values', 'rule_claims', 'simulate', 'cells', 'main', 'split_seeds']
 
 # %% ../nbs/05_levels.ipynb #5d5d51f1
 import argparse
 import time
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .comparisons import LEVEL
+from .comparisons import LEVEL, compare_contributions, rule_p_value
 from .core import ParameterError, replacing
 from .statistics import holm
 
@@ -48,12 +49,15 @@ def _of_matthews(right: np.ndarray, rng) -> np.ndarray: # as `contributions`, fo
     spread_said, spread_true = 2 * share * (1 - share), 2 * true * (1 - true)
     bottom = np.sqrt(spread_said * spread_true)
     value = (right.mean(-1, keepdims=True) - chance) / bottom
-    true_of_said, true_of_true = np.where(said, true, 1 - true), np.where(positive, true, 1 - true)
-    said_of_true, said_of_said = np.where(positive, share, 1 - share), np.where(said, share, 1 - share)
-    of_top = right - right.mean(-1, keepdims=True) - true_of_said - said_of_true + 2 * chance
-    of_said, of_true = 2 * (1 - spread_said - said_of_said), 2 * (1 - spread_true - true_of_true)
-    found = value + of_top / bottom - value / 2 * (of_said / spread_said + of_true / spread_true)
-    return found.astype(np.float32)
+
+    def of(says: bool, is_so: bool): # (methods, seeds, 1): what an example with this answer and this label contributes
+        true_of_said, said_of_true = (true if says else 1 - true), (share if is_so else 1 - share)
+        true_of_true, said_of_said = (true if is_so else 1 - true), (share if says else 1 - share)
+        of_top = (says == is_so) - right.mean(-1, keepdims=True) - true_of_said - said_of_true + 2 * chance
+        of_said, of_true = 2 * (1 - spread_said - said_of_said), 2 * (1 - spread_true - true_of_true)
+        return (value + of_top / bottom - value / 2 * (of_said / spread_said + of_true / spread_true)).astype(np.float32)
+
+    return np.where(positive, np.where(said, of(True, True), of(False, True)), np.where(said, of(True, False), of(False, False)))
 
 
 def _of_pearson(examples: int, kind: str, sd: float, effect: float, rng) -> np.ndarray:
@@ -146,12 +150,9 @@ def rule_p_values(
     shrunk, df = _moderated(v_seeds, seeds - 1)
     wider = np.maximum(shrunk + v_examples - rest, np.maximum(shrunk, v_examples))
     pooled = _p(mean, wider, wider**2 / (shrunk**2 / df + v_examples**2 / (examples - 1)))
-    floored = np.maximum(v_seeds, 1 / (12 * seeds * examples**2))  # scores come in steps
-    both = np.maximum(floored + v_examples - rest, np.maximum(floored, v_examples))
-    shares = floored / (seeds - 1) + v_examples / (examples - 1)
     return {"examples": _p(mean, v_examples, np.inf), "seeds": over_seeds, "crossed, Satterthwaite": crossed,
             "both, Satterthwaite": np.maximum(over_seeds, crossed),
-            "both": np.maximum(_p(mean, floored, seeds - 1), _p(mean, both, both / shares)),
+            "both": rule_p_value(mean, (v_seeds, v_examples, rest), seeds, examples),
             "moderated": np.maximum(_p(mean, shrunk, df), pooled)}
 
 # %% ../nbs/05_levels.ipynb #6c40b00d
@@ -206,14 +207,14 @@ def simulate(
 
 # %% ../nbs/05_levels.ipynb #9f6f2576
 EXAMPLES, SCATTERS = (277, 1043, 9815), (0.0, 2.0, 4.5)
+_KIND = ("metric", "examples", "kind", "sd", "effect")
 
 
 def cells(
     effects: tuple = (0.0,), # points
 ) -> list: # of dicts, as `simulate` takes them
     "Return all kinds of study of the table."
-    names = ("metric", "examples", "kind", "sd", "effect")
-    found = [dict(zip(names, values)) for values in product(METRICS, EXAMPLES, KINDS, SCATTERS, effects)]
+    found = [dict(zip(_KIND, values)) for values in product(METRICS, EXAMPLES, KINDS, SCATTERS, effects)]
     return [c for c in found if c["kind"] != "unequal" or c["sd"] > 0]  # nobody scatters: the same as alike
 
 
@@ -222,10 +223,17 @@ def _simulated(cell, studies):
     return simulate(**cell, studies=studies), cell, time.monotonic() - start
 
 
+def _still_missing(path: Path, studies: int, power: int) -> tuple: # (the table so far, [(kind of study, how many of it)])
+    "Read what an earlier call has finished."
+    done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+    known = {tuple(row) for row in done[[*_KIND, "studies"]].itertuples(index=False)}
+    wanted = [(cell, count) for effects, count in (((0.0,), studies), ((2.0, 5.0), power)) if count for cell in cells(effects)]
+    return done, [(cell, count) for cell, count in wanted if (*cell.values(), count) not in known]
+
+# %% ../nbs/05_levels.ipynb #1397704f
 def main(argv=None):
-    "Make the long table: `python -m bertvision.levels --studies 5000 --jobs 2 --out levels.csv`."
-    from concurrent.futures import ProcessPoolExecutor
-    from functools import partial
+    "Make the long table: `python -m bertvision.levels --studies 5000 --jobs 2 --out levels.csv`. Called again, it goes on where it was cut off."
+    from concurrent.futures import ProcessPoolExecutor, as_completed
 
     parser = argparse.ArgumentParser(prog="python -m bertvision.levels", description=main.__doc__)
     parser.add_argument("--studies", type=int, default=5000, help="that are drawn of each kind without a difference")
@@ -233,16 +241,31 @@ def main(argv=None):
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--out", default="levels.csv")
     args = parser.parse_args(argv)
-    found = []
+    done, missing = _still_missing(Path(args.out), args.studies, args.power)
     with ProcessPoolExecutor(args.jobs) as pool:
-        for effects, studies in (((0.0,), args.studies), ((2.0, 5.0), args.power)):
-            for table, cell, seconds in pool.map(partial(_simulated, studies=studies), cells(effects) if studies else []):
-                found.append(table)
-                print(*cell.values(), f"{seconds:.0f} s", flush=True)
-    with replacing(args.out) as tmp:
-        pd.concat(found).to_csv(tmp, index=False, float_format="%.5f")
+        for simulated in as_completed([pool.submit(_simulated, cell, count) for cell, count in missing]):
+            table, cell, seconds = simulated.result()
+            done = table if done.empty else pd.concat([done, table])
+            with replacing(args.out) as tmp:
+                done.sort_values([*_KIND, "seeds", "comparisons"], kind="stable").to_csv(tmp, index=False, float_format="%.5f")
+            print(*cell.values(), f"{seconds:.0f} s", flush=True)
 
 # %% ../nbs/05_levels.ipynb #c0acfd07
 #| eval: false
 if __name__ == "__main__":
     main()
+
+# %% ../nbs/05_levels.ipynb #93d47e63
+def split_seeds(
+    each,          # (S, N): what each example contributes to the score of a run, a row a run of the same recipe
+    size: int,     # runs on a side; twice as many must be there
+    splits: int = 1000,
+    seed: int = 0, # of the drawing
+) -> float: # share of the splits that the rule calls different, 0 to 1
+    "Split runs of one recipe at random into two sides and compare these as if they were two methods. Raises ParameterError if runs are too few."
+    each = np.asarray(each, dtype=float)
+    if size < 2 or 2 * size > len(each):
+        raise ParameterError(f"{len(each)} runs and sides of {size}: expected at least two on a side, and runs for both")
+    rng = np.random.default_rng(seed)
+    drawn = (rng.permutation(len(each))[:2 * size] for _ in range(splits))
+    return float(np.mean([compare_contributions(each[s[:size]] - each[s[size:]]).p < LEVEL for s in drawn]))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'Need', 'Step', 'Study', 'parse_overrides', 'all_studies', 'load_study',
            'notebook_code', 'code_closure', 'notebook_fingerprint', 'Job', 'Plan', 'plan', 'State', 'study_states',
-           'job_state', 'read_plan', 'data_forgotten', 'commit_of', 'this_machine', 'Forecast', 'forecast',
-           'text_table', 'disk_needed', 'forecast_table', 'plan_table']
+           'job_state', 'read_plan', 'data_forgotten', 'commit_of', 'this_machine', 'Forecast', 'split_rows',
+           'finished_runs', 'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
 
 # %% ../../nbs/80_studies.plan.ipynb #77def21c
 import ast
@@ -894,13 +894,16 @@ _CARVED_AT_MOST = 2000  # as `data.splits.split` has it, which is too heavy to b
 def _lines(path: Path, size: int) -> int: return sum(1 for _ in read_lines(path))
 
 
-def _train_rows(job: Job) -> int | None:
-    "Rows of the training file at hand, which may be a part of the official one; else the official number."
+def split_rows(
+    job: Job,
+    split: str = "train",
+) -> int | None: # None when nobody knows
+    "Count the rows of a split's file at hand, which may be a part of the official one; else return the official number."
     if "task" not in job.grid: return None
     task, data = get_task(job.grid["task"]), job.parameters.get("data")
-    home, file = (task_folder(task, Path(data or "")), task.folder.files.get("train")) if task.folder and (data or task.file) else (None, None)
+    home, file = (task_folder(task, Path(data or "")), task.folder.files.get(split)) if task.folder and (data or task.file) else (None, None)
     path = find_file(home, (file := choose_layout(home, file)).name) if isinstance(file, File) else None
-    if path is None or not path.is_file() or path.stat().st_size > 2**28: return task.rows.get("train")
+    if path is None or not path.is_file() or path.stat().st_size > 2**28: return task.rows.get(split)
     return _lines(path, path.stat().st_size) - (not file.width)
 
 # %% ../../nbs/80_studies.plan.ipynb #fd92d2af
@@ -908,7 +911,7 @@ def _processed(job: Job) -> int | None:
     "Training examples times epochs; what is carved for model selection does not train. Of a run that only asks in several languages, the pairs."
     p = job.parameters
     if codes := _languages(job): return len(codes) * (p["report_examples"] or get_task(f"xnli-{codes[0]}").rows["test"])
-    rows = _train_rows(job)
+    rows = split_rows(job)
     if wanted := p.get("train_examples"): rows = min(wanted, rows or wanted)
     if not rows: return None
     if p.get("protocol") == "carved": rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
@@ -967,19 +970,38 @@ def _estimate(job: Job) -> Forecast:
     return Forecast(count, 8 + work / _speed(this_machine()), 1e9 + 16 * weights + activations, disk, _transient(job), "estimate")
 
 # %% ../../nbs/80_studies.plan.ipynb #4d4b5950
+@lru_cache(maxsize=None)
+def _record_of(folder: Path, stamp: tuple) -> dict:
+    "Record of a run, remembered until its file changes."
+    return read_record(folder)
+
+
+def finished_runs(
+    out: Path, # folder of all studies
+) -> tuple: # ([(folder, record)], {folder: why its record cannot be read})
+    "Return the finished runs of all studies, without copies."
+    found, broken, seen = [], {}, set()
+    for path in sorted(out.glob("*/runs/*/record.json")):
+        try:
+            stat = path.stat()
+            record = _record_of(path.parent, (stat.st_mtime_ns, stat.st_size))
+        except (DataError, OSError) as e:
+            broken[path.parent] = str(e)
+            continue
+        one = run_identity(record)
+        if record["status"] != "done" or foreign_record(path.parent, record) or one and one in seen:
+            continue
+        seen.add(one)
+        found.append((path.parent, record))
+    return found, broken
+
+# %% ../../nbs/80_studies.plan.ipynb #783d1ec2
 def _finished(out: Path) -> list[dict]:
     "Records of all finished runs of all studies on a machine like this one: the same GPU, or as many cores."
-    here, found, seen = this_machine(), [], set()
+    here = this_machine()
     same = "name" if here["device"] == "cuda" else "cores"
-    for path in sorted(out.glob("*/runs/*/record.json")):
-        try: record = read_record(path.parent)
-        except DataError: continue
-        if foreign_record(path.parent, record) or (one := run_identity(record)) and one in seen: continue
-        seen.add(one)
-        device = record.get("device") or {}
-        alike = all(device.get(k) == here[k] for k in ("device", same))
-        if record["status"] == "done" and alike and record["seconds"].get("total"): found.append(record)
-    return found
+    alike = lambda record: all((record.get("device") or {}).get(k) == here[k] for k in ("device", same))
+    return [record for _, record in finished_runs(out)[0] if alike(record) and record["seconds"].get("total")]
 
 
 def _asks(task) -> bool:
