@@ -184,7 +184,10 @@ def invented(name):
     return folder, with_tables(pretraining.paragraph(study, rows, compared), [table])
 
 
-@pytest.mark.parametrize("name", ["probes", "languages", "subsets", "pretraining"])
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("probes", "subsets")]  # several seconds each
+
+
+@pytest.mark.parametrize("name", [*LONG, "languages", "pretraining"])
 def test_the_sentences_of_invented_studies_are_read_too(name):
     folder, text = invented(name)
     found = read_text(folder, text)
