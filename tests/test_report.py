@@ -182,7 +182,7 @@ def test_a_margin_must_survive_both_intervals(example):
     study = read_study(example)
     table = glue_table(study)
     assert cell(table, "cola", "low") > 0.5 > cell(table, "cola", "example_low")
-    assert "is better than the trivial baseline on 0 of 1 tasks; undecided on CoLA (+16.7)" in summary(study, table)
+    assert "is better than the trivial baseline on 0 of 1 tasks; undecided on CoLA (+16.7, " in summary(study, table)
 
 
 def test_an_undefined_correlation_counts_as_zero(example):
@@ -284,7 +284,7 @@ def test_what_a_readme_shows(example):
     place = write_report(example)
     text, whole = excerpt(place), (place / "table.md").read_text()
     assert whole.startswith("# Generated example") and whole.count(DETAILS) == 1
-    assert "#" not in text and DETAILS not in text and text.startswith("10 of 15 runs finished")
+    assert "#" not in text and DETAILS not in text and "10 of 15 runs finished" in text
     head = next(line for line in text.splitlines() if line.startswith("| Task"))
     assert head == "| Task | Metric | Encoder | Score | Trivial | Published BERT-base | Seeds | Examples/s |"
     with pytest.raises(DataError, match="table.md cannot be read"): excerpt(example)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURES', 'example_attention', 'mode_title', 'attention_rows', 'against_full', 'attention_table', 'recall_rows',
            'plot_recall', 'cost_rows', 'shown', 'plot_costs', 'cost_table', 'error_rows', 'plot_errors', 'plot_time',
-           'published_table', 'paragraph', 'attention_notes', 'write_attention_report']
+           'published_table', 'answer', 'paragraph', 'attention_notes', 'write_attention_report']
 
 # %% ../../nbs/84_studies.attention.ipynb #9ef631b9
 import tempfile
@@ -22,8 +22,9 @@ from ..data.recall import ONE_END
 from ..data.toy import generate
 from ..metrics import METRICS
 from ..published import ATTENTION_FLAGS, published_attention
-from ..comparisons import BETTER, WORSE, rule
+from ..comparisons import BETTER, NO_CLAIM, WORSE, rule
 from .claims import claim_words, decide_claims
+from .phrases import leading, points, reasons_text, seeds_text, verdict_counts
 from .methods import against
 from .tasks import facts_of_rows
 from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
@@ -307,6 +308,27 @@ def published_table(
     frame = pd.DataFrame(out).fillna("")
     return frame[[c for c in frame if c != "Remark"] + ["Remark"]] if len(frame) else frame
 
+# %% ../../nbs/84_studies.attention.ipynb #652d19a1
+def _size(row): return points(row, task_title(row["task"]))
+
+
+def answer(
+    differences: pd.DataFrame, # from `against_full`
+) -> str: # a sentence
+    "Answer whether another attention is better or worse than full attention, with the largest difference."
+    if not len(differences): return "There is no full attention to compare with."
+    made = differences[differences["verdict"] != NO_CLAIM]
+    if not len(made):
+        return f"No claim can be made on any attention beside full attention ({reasons_text(differences)})."
+    row, counts = leading(made), verdict_counts(differences)
+    if row["verdict"] == BETTER:
+        return f"{row['method']} is better than full attention by {_size(row)}; {counts}."
+    if row["verdict"] == WORSE:
+        return f"No attention is better than full attention, and {row['method']} is worse by {_size(row)}; {counts}."
+    row = made.loc[made["difference"].abs().idxmax()].to_dict()
+    text = f"It is undecided with {seeds_text(made)} whether any attention differs from full attention"
+    return f"{text}: {row['method']} does most, by {_size(row)}; {counts}."
+
 # %% ../../nbs/84_studies.attention.ipynb #6fb59b4a
 def paragraph(
     study: Results,
@@ -314,8 +336,8 @@ def paragraph(
     differences: pd.DataFrame, # from `against_full`
     costs: pd.DataFrame, # from `cost_rows`
 ) -> str: # one paragraph
-    "What the numbers say: who keeps up with full attention, and what is saved at the longest text."
-    found = [tally(study)]
+    "Answer whether another attention keeps up with full attention, then name each task's best and the costs."
+    found = [answer(differences), tally(study)]
     for task, g in rows.groupby("task", sort=False) if len(rows) else ():
         best = g.loc[g["mean"].idxmax()]
         mine, named = differences[differences["task"] == task], lambda part: ", ".join(f"{r.method} ({number(r.difference, sign=True)})" for r in part.itertuples())

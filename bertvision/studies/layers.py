@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'published_curves', 'published_table', 'plot_profiles', 'plot_heat', 'plot_difference', 'plot_training',
-           'similarity', 'plot_similarity', 'paragraph', 'missing_rows', 'main_table', 'report_tables', 'probe_notes',
-           'ProbesReport', 'probes_report', 'to_markdown', 'to_html', 'write_probes_report']
+           'similarity', 'plot_similarity', 'answer', 'gained', 'paragraph', 'missing_rows', 'main_table',
+           'report_tables', 'probe_notes', 'ProbesReport', 'probes_report', 'to_markdown', 'to_html',
+           'write_probes_report']
 
 # %% ../../nbs/84_studies.layers.ipynb #6e869aad
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES,
                                      save_figures, tally, task_title, write_files)
 from .probes import (against_trivial, control_table, difference_table, final, headline, layer_differences, probe_rows,
                                        profile_table, profiles, shown_metrics, trivial_table)
+from .phrases import joined, leading, points, reasons_text, verdict_counts
 from .tasks import known_task
 from .results import Results, encoder_title, read_study, run_titles
 
@@ -388,6 +390,58 @@ def _changed_text(cka):
 
 def _sentence(parts): return "; ".join(p for p in parts if p) + "."
 
+# %% ../../nbs/84_studies.layers.ipynb #865ca85f
+_NAMED = 3  # tasks that a first sentence names
+
+
+def _layer_text(row, several): # several: whether there are several encoders
+    "Name the layer of a comparison with its size."
+    about = [row["model"], row["encoder"]] if several else [row["model"]]
+    return f"{task_title(row['task'])} at layer {row['layer']} by {points(row, *about)}"
+
+
+def _led(rows): # of `decide_claims`
+    "Return the leading comparison of each task and encoder, the largest first."
+    lead = [leading(part) for _, part in rows.groupby(["task", "encoder"], sort=False)]
+    return sorted(lead, key=lambda r: -np.nan_to_num(r["difference"]))
+
+# %% ../../nbs/84_studies.layers.ipynb #10e387d0
+def _lead_text(rows, word):
+    "Name the leading layers of one verdict, at most three of them."
+    several = rows["encoder"].nunique() > 1
+    lead = [r for r in _led(rows) if r["verdict"] == word]
+    more = [f"{len(lead) - _NAMED} more"] if len(lead) > _NAMED else []
+    return lead, joined([_layer_text(r, several) for r in lead[:_NAMED]] + more) if lead else ""
+
+
+def answer(
+    above: pd.DataFrame, # from `against_trivial`
+) -> str: # a sentence; "" without a comparison
+    "Answer in how many tasks a layer is better than the trivial predictor, at which layer and by how much."
+    if not len(above): return ""
+    if (above["verdict"] == NO_CLAIM).all():
+        return f"No claim can be made on any layer ({reasons_text(above)})."
+    tasks = above.groupby(["task", "encoder"], sort=False).ngroups
+    what = "tasks" if above["encoder"].nunique() == 1 else "pairs of task and encoder"
+    better, text = _lead_text(above, BETTER)
+    if better:
+        return f"A layer is better than the trivial predictor in {len(better)} of {tasks} {what}: most in {text}."
+    _, text = _lead_text(above, UNDECIDED)
+    rest = f"; undecided, most in {text}" if text else ""
+    return f"No layer is better than the trivial predictor in any of {tasks} {what}{rest}."
+
+# %% ../../nbs/84_studies.layers.ipynb #0c009276
+def gained(
+    differences: pd.DataFrame, # from `layer_differences`
+) -> str: # a sentence; "" for a study that lacks a side
+    "Answer at how many layers the fine-tuned encoder is better than the pretrained one, and where most."
+    made = differences[differences["verdict"] != NO_CLAIM]
+    if not len(made): return ""
+    first = made.groupby(["task", "encoder"])["metric"].transform("first") == made["metric"]
+    row, counts = leading(made[first]), verdict_counts(made)
+    lead = _layer_text(row, made["encoder"].nunique() > 1)
+    return f"Fine-tuned against pretrained, {counts}; {row['verdict']} most on {lead}."
+
 # %% ../../nbs/84_studies.layers.ipynb #ec5f539e
 def paragraph(
     study: Results,
@@ -395,12 +449,12 @@ def paragraph(
     differences: pd.DataFrame | None = None, # from `layer_differences`
     above: pd.DataFrame | None = None, # from `against_trivial`
 ) -> str: # one paragraph
-    "What the numbers say: where each side is read best, what fine-tuning adds from where on, what the floors reach, what CKA says."
+    "Answer which layer knows what, then say where each side is read best, what fine-tuning adds and what the floors reach."
     rows = probe_rows(study) if rows is None else rows
     differences = layer_differences(study, rows) if differences is None else differences
     if not len(rows): return f"{tally(study)} No probe has finished."
     above = against_trivial(study, rows) if above is None else above
-    cka, found = similarity(study), [tally(study)]
+    cka, found = similarity(study), [answer(above), gained(differences), tally(study)]
     mine = lambda table, key: table[(table["task"] == key[0]) & (table["encoder"] == key[1])] if len(table) else table
     for key, group in headline(final(rows)).groupby(["task", "encoder"], sort=False):
         sides = [g for _, g in mine(above, key).groupby("model", sort=False)]
@@ -411,7 +465,7 @@ def paragraph(
         title = f"{task_title(key[0])} ({metric_title(first)}, {key[1]}): "
         found.append(title + _sentence([*(_side_text(g, several) for g in sides), *gains, _answered_text(group),
                                         _floor_text(group[group["metric"] == first]), _changed_text(mine(cka, key))]))
-    return " ".join(found)
+    return " ".join(filter(None, found))
 
 # %% ../../nbs/84_studies.layers.ipynb #678d8860
 def missing_rows(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'example_pretraining', 'learning_rows', 'plot_learning', 'learning_table', 'transfer_rows', 'plot_transfer',
-           'against_untrained', 'paragraph', 'main_table', 'write_pretraining_report']
+           'answer', 'against_untrained', 'paragraph', 'main_table', 'write_pretraining_report']
 
 # %% ../../nbs/84_studies.pretraining.ipynb #15e50ce7
 import tempfile
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from ..comparisons import rule
+from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
 from ..core import write_json
 from ..metrics import METRICS, score
 from .methods import against, verdict, wide
@@ -24,6 +24,7 @@ from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finis
 from .report import TESTED, differences
 from .tasks import facts_of_record
 from .results import Results, glue_table, read_study, run_titles, score_value, settings_of
+from .phrases import joined, points, reasons_text, seeds_text, verdict_counts
 
 # %% ../../nbs/84_studies.pretraining.ipynb #bab69174
 _STEPS = {"untrained": "steps/0", "begun": "steps/100", "pretrained": "model"}
@@ -160,6 +161,43 @@ def plot_transfer(
         ax.set(title=task_title(name), xlabel="steps of pre-training", ylabel=f"{METRICS[rows.loc[rows['task'] == name, 'metric'].iloc[0]].title} × 100", xticks=range(len(shown)), xticklabels=[f"{s:,}" for s in shown])
     return finish(fig, "What fine-tuning gains by reading plain text before")
 
+# %% ../../nbs/84_studies.pretraining.ipynb #0becd323
+def _longest(rows): # from `transfer_rows`
+    "Return the method with the most steps of pre-training; of several the one that the study names first."
+    return rows[rows["steps"] == rows["steps"].max()]["method"].iloc[0]
+
+
+def _each(rows): return joined([f"{points(r)} on {task_title(r['task'])}" for r in rows.to_dict("records")])
+
+
+def _decided(rows, base):
+    "Say on which tasks a method is better than another, worse or undecided."
+    parts = []
+    for word, link in ((BETTER, "than"), (WORSE, "than"), (UNDECIDED, "against")):
+        part = rows[rows["verdict"] == word]
+        if len(part): parts.append(f"{word}{f' {link} {base}' if not parts else ''} by {_each(part)}")
+    return ", ".join(parts)
+
+
+def answer(
+    rows: pd.DataFrame, # from `transfer_rows`
+    compared: pd.DataFrame, # from `against_untrained`
+) -> str: # a sentence
+    "Answer whether the longest pre-training is better than the shortest, task by task."
+    mine = compared[compared["method"] == _longest(rows)] if len(rows) else compared[:0]
+    if not len(mine): return "There is no second start to compare with."
+    method, base = mine[["method", "baseline"]].iloc[0]
+    made = mine[mine["verdict"] != NO_CLAIM]
+    if not len(made):
+        why = f"No claim can be made ({reasons_text(mine)})"
+        return f"{why} on whether {method} is better than {base}: the difference is {_each(mine)}."
+    if (made["verdict"] == UNDECIDED).all():
+        seeds = f"It is undecided with {seeds_text(made)}"
+        text = f"{seeds} whether {method} is better than {base}: the difference is {_each(made)}"
+    else:
+        text = f"{method} is {_decided(made, base)}, with {seeds_text(made)}"
+    return f"{text}; {verdict_counts(compared)}."
+
 # %% ../../nbs/84_studies.pretraining.ipynb #8903597e
 def against_untrained(
     study: Results,
@@ -176,7 +214,7 @@ def paragraph(
     compared: pd.DataFrame, # from `against_untrained`
 ) -> str: # one paragraph
     "What the numbers say, in words made from the numbers."
-    found, groups, mean = [tally(study)], {}, lambda values: float(np.mean(list(values)))
+    found, groups, mean = [answer(rows, compared), tally(study)], {}, lambda values: float(np.mean(list(values)))
     settings = settings_of(study.runs)
     for run, r in study.runs.items():
         if r["experiment"] == "pretrain": groups.setdefault((r["step"], settings[run], _known(r)[1]), []).append(r)
