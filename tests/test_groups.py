@@ -235,6 +235,19 @@ def test_a_copied_folder_is_no_further_seed(example, by):
     assert f"{copy} is misplaced" in comparison_text(compare_studies(study, study))
 
 
+def test_a_second_run_of_a_method_and_seed_is_left_out_and_named(example):
+    named(example)
+    before = mean_of(read_study(example))
+    again, first = example / "runs" / "finetune.cola.s1-again", "finetune.cola.s1"
+    shutil.copytree(example / "runs" / first, again)
+    change(example, again.name, lambda r: r.update(job=again.name, seconds={"total": 99.0}, finished="2100-01-01T00:00:00+00:00",
+                                                   metrics={"validation": {"matthews": 0.9, "accuracy": 0.9}}))
+    study = read_study(example)
+    assert faults(example)[first] == ("same seed", f"{again.name} is the same method with seed 1 and finished later: left out, for a seed counts once")
+    assert first not in study.runs and first not in study.predictions and again.name in study.runs
+    assert (mean_of(study)["runs"], mean_of(study)["seeds"]) == (before["runs"], before["seeds"]) and mean_of(study)["mean"] != before["mean"]
+
+
 def test_a_renamed_folder_is_not_the_run_that_it_is_called(example):
     named(example)
     (example / "runs" / "finetune.cola.s2").rename(example / "runs" / "finetune.qnli.s2")

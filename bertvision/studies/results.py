@@ -418,6 +418,23 @@ def _apart(runs, group, of, state, words):
     return [{"run": run, "state": state, "why": why(run)} for run in marks if marks[run] != marks[first]]
 
 # %% ../../nbs/82_studies.results.ipynb #87e8037d
+def _once_a_seed(runs, predictions): # -> the two without them, faults
+    "Leave out the runs of a method whose seed has a later run, and name them: a seed counts once."
+    faults = []
+    for group in _averaged(runs):
+        latest = {}
+        for run in sorted(group, key=lambda run: str(runs[run].get("finished") or "")):
+            latest[runs[run]["seed"]] = run
+        for run in group:
+            kept = latest[runs[run]["seed"]]
+            if run != kept:
+                why = f"{kept} is the same method with seed {runs[run]['seed']} and finished later: left out, for a seed counts once"
+                faults.append({"run": run, "state": "same seed", "why": why})
+    out = {fault["run"] for fault in faults}
+    keep = lambda entries: {run: x for run, x in entries.items() if run not in out}
+    return keep(runs), keep(predictions), faults
+
+
 def _mixed(runs, predictions, home):
     "Faults of the runs that do not belong with those they are averaged with."
     faults = []
@@ -469,7 +486,8 @@ def read_study(
             runs[entry] = _of_today(r, rows)
             if rows is not None: predictions[entry] = rows
             faults += [{"run": entry, "state": state, "why": why} for state, why in _doubts(r, rows)]
-    faults += _mixed(runs, predictions, folder)
+    runs, predictions, twice = _once_a_seed(runs, predictions)
+    faults += twice + _mixed(runs, predictions, folder)
     name = plan.get("study") or folder.name
     return Results(folder, name, plan.get("title") or name, plan.get("jobs") or [], runs, predictions, faults,
                    plan.get("command") or f"bertvision run {name}", plan.get("titles") or {}, plan.get("highlights") or {},
