@@ -258,7 +258,7 @@ def method_verdict(r, method, text):
     mine = r.some(method=method)
     by_task, base = {c.about["task"]: c for c in mine}, mine[0].about["base"]
     item = (
-        rf"({options(by_task)}) \(({NUMBER})(?:, {ENDS})?(?:, fragile: ({NUMBER}) without collapsed seeds)?\)(?:, |$)"
+        rf"({options(by_task)}) \(({NUMBER})(?:, {ENDS})?(?:, fragile: ({NUMBER}|nothing left) without collapsed seeds)?\)(?:, |$)"
     )
     told = []
     for i, clause in enumerate(clauses(text)):

@@ -1,15 +1,20 @@
 """The one rule of comparisons: what it claims, what it never claims, and the same numbers from plain numpy."""
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from study_lab import FINISH, START, Lab, change, pretend_done
 
 from bertvision.comparisons import compare, compare_contributions, contributions, rule
-from bertvision.core import DataError, ParameterError
+from bertvision.core import DataError, ParameterError, write_json
 from bertvision.levels import simulate
 from bertvision.metrics import score
 from bertvision.studies.claims import CLAIM_COLUMNS, claim, decide_claims
-from bertvision.studies.results import example_study, read_study
+from bertvision.studies.methods import against
+from bertvision.studies.report import write_report
+from bertvision.studies.results import example_study, glue_table, read_study
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +112,105 @@ def test_a_family_of_nothing_has_its_columns():
 def test_the_rule_is_seldom_wrong_where_todays_rules_often_were(metric):
     found = simulate(metric, 277, "alike", 4.5, studies=150).set_index(["rule", "comparisons", "seeds"])["any_claim"]
     assert found["both"].max() < 0.12 and found["examples"].xs(12, level="comparisons").min() > 0.3
+
+
+# What a report does with runs that cannot be compared: each is named, none is averaged in silence.
+
+STEPS = """
+    tasks: [toy-sentiment]
+    encoders: [tiny-random]
+    seeds: [0, 1, 2, 3]
+    steps: {learn: {}, other: {experiment: learn}}
+"""
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A study of two methods, `other` clearly the better, and what its report says of them after a change."""
+    lab = Lab(tmp_path)
+    lab.experiment(START, FINISH)
+    lab.study(STEPS)
+    plan, labels = lab.plan(), np.arange(200) % 2
+    for job in plan.jobs:
+        rng = np.random.default_rng([job.grid["seed"], job.step == "other"])
+        said = np.where(rng.random(200) < (0.9 if job.step == "other" else 0.6), labels, 1 - labels)
+        save(job.folder, said, labels, lambda found, job=job: pretend_done(job, metrics={"validation": {"accuracy": found}}))
+    jobs = [{"run": j.id, "step": j.step, **j.grid} for j in plan.jobs]
+    write_json(plan.folder / "plan.json", {"study": "small", "title": "Mine", "jobs": jobs, "titles": {"learn": "Plain", "other": "Other"}})
+    return plan.folder
+
+
+def save(folder, said, labels, with_score):
+    with_score(float(np.mean(said == labels)))
+    ids = [f"dev/{i}" for i in range(len(labels))]
+    pd.DataFrame({"split": "validation", "example_id": ids, "label": labels, "prediction": said}).to_parquet(folder / "predictions.parquet", index=False)
+
+
+def told(folder):
+    """(what the study's comparison says, the page)."""
+    study = read_study(folder)
+    return against(study, glue_table(study)).iloc[0].to_dict(), (write_report(folder) / "table.md").read_text()
+
+
+def run_of(folder, step, seed):
+    return folder / "runs" / f"{step}.toy-sentiment.tiny-random.s{seed}"
+
+
+def rescored(folder, step, seed, said):
+    """Give a run other predictions, and the record the score that they have."""
+    run, labels = run_of(folder, step, seed), np.arange(200) % 2
+    save(run, said, labels, lambda found: change(folder, run.name, lambda r: r.update(metrics={"validation": {"accuracy": found}})))
+
+
+def test_all_seeds_are_compared_where_nothing_is_wrong(pair):
+    row, page = told(pair)
+    assert (row["verdict"], row["seeds"], row["note"]) == ("better", 4, "") and "Other is better" in page
+
+
+def test_a_run_without_predictions_is_left_out_of_the_comparison_and_named(pair):
+    (run_of(pair, "other", 1) / "predictions.parquet").unlink()
+    row, page = told(pair)
+    assert row["seeds"] == 3 and "predictions missing (seed 1)" in row["note"] and "predictions missing (seed 1)" in page
+
+
+def test_seeds_of_one_side_alone_are_named(pair):
+    shutil.rmtree(run_of(pair, "learn", 0))
+    shutil.rmtree(run_of(pair, "other", 3))
+    row, page = told(pair)
+    assert row["seeds"] == 2 and "of one side alone (seeds 0, 3)" in row["note"] and "of one side alone (seeds 0, 3)" in page
+
+
+def test_no_seed_in_common_is_no_claim(pair):
+    for seed in (0, 1): shutil.rmtree(run_of(pair, "learn", seed))
+    for seed in (2, 3): shutil.rmtree(run_of(pair, "other", seed))
+    row, page = told(pair)
+    assert row["verdict"] == "no claim" and "no seed in common" in row["reason"] and "no seed in common" in page
+
+
+def test_predictions_that_are_no_number_are_left_out_and_named(pair):
+    said = (np.arange(200) % 2).astype(float)
+    said[7] = np.nan
+    labels, run = np.arange(200) % 2, run_of(pair, "other", 2)
+    save(run, said, labels, lambda found: None)
+    row, page = told(pair)
+    assert row["seeds"] == 3 and "is nan" in row["note"] + page and "seed 2" in row["note"] and run.name in page
+
+
+@pytest.mark.parametrize("value", [np.nan, None])
+def test_a_score_that_is_no_number_is_no_part_of_a_mean(pair, value):
+    change(pair, run_of(pair, "other", 2).name, lambda r: r.update(metrics={"validation": {"accuracy": value}}))
+    _, page = told(pair)
+    assert run_of(pair, "other", 2).name in page and ("undefined" in page or "contradicts" in page)
+
+
+def test_one_seed_is_no_claim_and_the_page_says_why(pair):
+    for seed in (1, 2, 3):
+        for step in ("learn", "other"): shutil.rmtree(run_of(pair, step, seed))
+    row, page = told(pair)
+    assert (row["verdict"], row["reason"]) == ("no claim", "one seed") and "No claim can be made (one seed)" in page
+
+
+def test_a_method_with_only_collapsed_runs_is_named_as_such(pair):
+    for seed in range(4): rescored(pair, "learn", seed, np.ones(200, int))
+    row, page = told(pair)
+    assert row["collapsed"] == 4 and row["fragile"] and "fragile: nothing left without collapsed seeds" in page and "all 4 collapsed" in page and "+nan" not in page

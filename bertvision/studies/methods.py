@@ -161,7 +161,8 @@ def _listed(rows: pd.DataFrame) -> str:
     found = []
     for r in rows.to_dict("records"):
         interval = f", {_points(r['low'])} … {_points(r['high'])}" if r["verdict"] in (BETTER, WORSE) else ""
-        fragile = f", fragile: {_points(r['difference_without'])} without collapsed seeds" if r["fragile"] else ""
+        left = _points(r["difference_without"]) if np.isfinite(r["difference_without"]) else "nothing left"
+        fragile = f", fragile: {left} without collapsed seeds" if r["fragile"] else ""
         found.append(f"{task_title(r['task'])} ({_points(r['difference'])}{interval}{fragile})")
     return ", ".join(found)
 

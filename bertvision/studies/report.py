@@ -111,7 +111,7 @@ def _listing(rows):
 def _margins(rows):
     "Differences that are not better, with their intervals where there are some."
     told = lambda r: ", ".join(filter(None, (number(r["margin"], sign=True), between(r["low"], r["high"]))))
-    return ", ".join(f"{task_title(r['task'])} ({told(r)})" for r in rows.to_dict("records"))
+    return ", ".join(task_title(r["task"]) + (f" ({told(r)})" if told(r) else "") for r in rows.to_dict("records"))
 
 
 def _gaps(rows, column):
