@@ -121,13 +121,13 @@ class Comparison(NamedTuple):
 
 # %% ../nbs/04_comparisons.ipynb #aba882ba
 def _t_interval(mean, variance, df, level):
-    from scipy import stats
+    from scipy.special import stdtr, stdtrit  # what scipy.stats calls for t, without its import
 
     if variance <= 0:
         return mean, mean, float(mean == 0)
     error = np.sqrt(variance)
-    half = stats.t.ppf((1 + level) / 2, df) * error
-    return mean - half, mean + half, 2 * stats.t.sf(abs(mean) / error, df)
+    half = stdtrit(df, (1 + level) / 2) * error
+    return mean - half, mean + half, 2 * stdtr(df, -abs(mean) / error)
 
 
 def _variances(d): # (n, N) -> of the mean: over seeds, over examples, of the rest

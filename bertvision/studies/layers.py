@@ -9,7 +9,7 @@ __all__ = ['FIGURES', 'published_curves', 'published_table', 'plot_profiles', 'p
 
 # %% ../../nbs/84_studies.layers.ipynb #6e869aad
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -471,9 +471,17 @@ class ProbesReport:
     rows: pd.DataFrame        # from `probe_rows`
     differences: pd.DataFrame # from `layer_differences`
     above: pd.DataFrame       # from `against_trivial`
-    lead: str                 # from `paragraph`
-    tables: list              # from `report_tables`
     figures: dict             # name -> function that draws it, or returns None
+
+    @cached_property
+    def lead(self) -> str:
+        "Return the paragraph at the top."
+        return paragraph(self.study, self.rows, self.differences, self.above)
+
+    @cached_property
+    def tables(self) -> list: # (heading, table, caption) each
+        "Return all tables; the main one comes first."
+        return report_tables(self.study, self.rows, self.differences, self.above)
 
     def table(self, heading: str) -> tuple: # (text cells, caption); an empty table when the report has none of that name
         "Return a table of the report by its heading."
@@ -490,8 +498,7 @@ def probes_report(
     drawn = {"profiles": partial(plot_profiles, rows), "heat": partial(plot_heat, rows), "difference": partial(plot_difference, study, differences),
              "training": partial(plot_training, rows), "similarity": partial(plot_similarity, study)}
     drawn |= {"mixes": partial(plot_profiles, rows, "mix")} if has_mixes else {}
-    return ProbesReport(study, rows, differences, above, paragraph(study, rows, differences, above), report_tables(study, rows, differences, above),
-                        {name: drawn[name] for name in FIGURES if name in drawn})
+    return ProbesReport(study, rows, differences, above, {name: drawn[name] for name in FIGURES if name in drawn})
 
 # %% ../../nbs/84_studies.layers.ipynb #b0758bda
 def to_markdown(

@@ -444,7 +444,7 @@ def _settled(fig: plt.Figure, remark: str):
     engine = fig.get_layout_engine()
     if engine:
         engine.execute(fig)
-    fig.set_layout_engine("none")  # a legend outside would move down to the remark
+    fig.set_layout_engine(None)  # a legend outside would move down to the remark
     for legend in fig.legends:
         legend.set_bbox_to_anchor((0, 0, 1, 1), fig.transFigure)
     lines = wrap(remark, max(40, int(16 * fig.get_size_inches()[0])))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEYS', 'BERT_BASE', 'COLUMNS', 'example_study', 'Results', 'scored_columns', 'collapse_today', 'code_of',
            'settings_of', 'method_title', 'run_titles', 'read_study', 'score_value', 'scores', 'answered',
-           'fallen_text', 'glue_table']
+           'fallen_text', 'known_mean', 'glue_table']
 
 # %% ../../nbs/82_studies.results.ipynb #be562db4
 import json
@@ -616,7 +616,10 @@ def _answered(study, run, split):
     except DataError: return False
 
 
-def _mean(values): # of what is known, nan for nothing
+def known_mean(
+    values, # numbers, None and nan for what is not known
+) -> float: # nan when nothing is known
+    "Return the mean of what is known."
     known = np.array(values, float)
     known = known[~np.isnan(known)]
     return known.sum() / len(known) if len(known) else np.nan
@@ -635,11 +638,11 @@ def _row(study, key, group, planned): # group: column -> values
     return dict(zip(KEYS + ["split", "metric"], key)) | {
         "status": "done", "model": model, "runs": found.n, "planned": found.n if settings else max(planned, found.n),
         "seeds": " ".join(str(s) for s in sorted(group["seed"])), "mean": found.mean, "sd": found.sd, "low": low, "high": high,
-        "example_low": example_low, "example_high": example_high, "baseline": _mean(group["baseline"]),
+        "example_low": example_low, "example_high": example_high, "baseline": known_mean(group["baseline"]),
         **shown, "difference": found.mean - shown["published"] if comparable else None,
         "collapsed": len(collapsed), "collapsed_reasons": ", ".join(sorted(set(collapsed))),
         "undefined": int(sum(group["undefined"])), "unchecked": sum(not _answered(study, run, split) for run in group["run"]),
-        "parameters": _mean(group["parameters"]), "examples_per_second": _mean(group["examples_per_second"]), "seconds": _mean(group["seconds"]),
+        "parameters": known_mean(group["parameters"]), "examples_per_second": known_mean(group["examples_per_second"]), "seconds": known_mean(group["seconds"]),
         "peak_memory_bytes": float(max(memory)) if memory else np.nan}
 
 # %% ../../nbs/82_studies.results.ipynb #05d39a3d
