@@ -212,9 +212,9 @@ def plot_hans(
         for name, look, g in _lines(means): _curve(ax, name, look, g, end[end["encoder"] == g["encoder"].iloc[0]])
         if (part["task"] == "mnli").any(): _draw_reading(ax, h, label)
         ax.axhline(50, color="0.2", linestyle=":", lw=1.3, label="a coin")
-        _percents(ax, list(100 * rows["fraction"]))
-        ax.set_ylim(-4, 104)
         ax.set_title(f"{h.replace('_', ' ')}, {label}", fontsize=10)
+    _percents(axes[0, 0], list(100 * rows["fraction"]))  # the others share it
+    axes[0, 0].set_ylim(-4, 104)
     for ax in axes[-1]: ax.set_xlabel("per cent of the pool")
     for ax in axes[:, 0]: ax.set_ylabel("accuracy × 100")
     return finish(fig, _hans_title(rows, refused), 3)

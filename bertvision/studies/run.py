@@ -90,6 +90,23 @@ def _last_started(notebook: Path) -> str:
     started = [c for c in cells if c.get("metadata", {}).get("papermill", {}).get("start_time")]
     return "".join(started[-1]["source"]) if started else ""
 
+# %% ../../nbs/81_studies.run.ipynb #0e98ebf5
+_AT_THE_END = "bertvision-at-the-end"  # an engine of papermill's
+
+
+def _register_engine():
+    "Teach papermill to write a notebook at its end alone: to write it before and after each cell takes a short report longer than the cells."
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class AtTheEnd(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, manager, *given, **options):
+            manager.save = lambda **_: None
+            try: return super().execute_managed_notebook(manager, *given, **options)
+            finally: del manager.save  # its caller saves, also what has failed
+
+    papermill_engines.register(_AT_THE_END, AtTheEnd)
+
 # %% ../../nbs/81_studies.run.ipynb #8fa83bab
 _OUTPUT_PATIENCE = 3600  # seconds that a finished cell's outputs may take; a kernel that dies meanwhile is noticed at once
 
@@ -102,15 +119,16 @@ def _only_lost_outputs(record) -> bool:
     return record.levelname in ("ERROR", "CRITICAL")
 
 
-def _papermill(template: Path, target: Path, parameters: dict, manager: type):
+def _papermill(template: Path, target: Path, parameters: dict, manager: type, engine: str | None = None):
     "Execute a notebook in the present folder by this interpreter, whatever its metadata says."
     import logging
 
     from papermill import execute_notebook
 
+    if engine: _register_engine()
     logging.getLogger("papermill").addFilter(_only_lost_outputs)
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)  # it warns about every comment with a `;` in it
-    execute_notebook(os.path.relpath(template), target.name, parameters, cwd=".", progress_bar=False, start_timeout=180,
+    execute_notebook(os.path.relpath(template), target.name, parameters, engine_name=engine, cwd=".", progress_bar=False, start_timeout=180,
                      kernel_name=KERNEL, language="python", kernel_manager_class=manager,
                      iopub_timeout=_OUTPUT_PATIENCE, raise_on_iopub_timeout=False)
 
@@ -120,13 +138,13 @@ def _no_port(manager: type, target: Path) -> bool:
     return manager.exit_code == PORT_TAKEN and not _last_started(target)
 
 
-def _execute_once(template: Path, target: Path, parameters: dict, manager: type) -> dict | None:
+def _execute_once(template: Path, target: Path, parameters: dict, manager: type, engine: str | None = None) -> dict | None:
     "Execute a notebook; None, or its failure."
     load_papermill()
     from papermill import PapermillExecutionError
 
     kills = oom_kills()
-    try: _papermill(template, target, parameters, manager)
+    try: _papermill(template, target, parameters, manager, engine)
     except PapermillExecutionError as e:
         text = f"{e.ename}: {_plain(e.evalue)}"
         return {"reason": explain(text), "exception": text, **_cell(template, e.source),
@@ -137,12 +155,12 @@ def _execute_once(template: Path, target: Path, parameters: dict, manager: type)
                 **_cell(template, _last_started(target)), "traceback": [], "exit_code": manager.exit_code}
 
 
-def _execute(template: Path, target: Path, parameters: dict, attempts: int = 3) -> dict | None:
+def _execute(template: Path, target: Path, parameters: dict, attempts: int = 3, engine: str | None = None) -> dict | None:
     "Execute into a notebook in the present folder; None, or its failure."
     for _ in range(attempts):
         with kernel_room() as room:
             manager = kernel_manager(room, warm_provisioner())
-            failure = _execute_once(template, target, parameters, manager)
+            failure = _execute_once(template, target, parameters, manager, engine)
         if not _no_port(manager, target): break
     return failure
 
@@ -260,7 +278,10 @@ def _carry_out(folder: Path) -> int:
         os.utime(folder / "record.json")
         return 0
     if job["record"] and not _can_resume(folder, job): _empty(folder)
-    failure = _share_out(folder, job["processes"]) if job.get("processes", 1) > 1 else _execute((folder / job["notebook"]).resolve(), folder / "notebook.ipynb", job["parameters"])
+    if job.get("processes", 1) > 1: failure = _share_out(folder, job["processes"])
+    else:
+        engine = None if job["record"] else _AT_THE_END
+        failure = _execute((folder / job["notebook"]).resolve(), folder / "notebook.ipynb", job["parameters"], engine=engine)
     if failure is None and job["record"] and not (_same_job(folder, job) and read_record(folder)["status"] == "done"):
         failure = {"reason": "the notebook ended without run.finish: its record does not say done", "exit_code": 0}
     if failure is None and job["record"]: failure = _notebook_fault(folder, job)

@@ -24,7 +24,7 @@ from ..runs import seconds_of
 from ..statistics import summarise
 from .claims import DECIDED_COLUMNS, claim, claim_over_trivial, claim_words, decide_claims
 from .page import between, mean_sd, metric_title, number, p_value, task_title
-from .results import Results, encoder_title, known_mean, read_study, scores, settings_of
+from .results import Results, encoder_title, known_mean, plain_groups, read_study, scores, settings_of
 from .tasks import known_task, task_places
 
 # %% ../../nbs/83_studies.subsets.ipynb #a2988072
@@ -269,8 +269,7 @@ def subset_means(
 ) -> pd.DataFrame: # a row a training, strategy, budget and split; fractions and seconds
     "Mean, spread and t-interval over seeds, with the trivial baseline and what it cost."
     found, costs = [], ("examples", "baseline", "selection_seconds", "training_seconds", "seconds")
-    for key, group in rows.groupby(GROUP, sort=False):
-        g = group.to_dict("list")
+    for key, g in plain_groups(rows, GROUP):
         s = summarise(g["accuracy"])
         found.append(dict(zip(GROUP, key)) | {"runs": s.n, "seeds": " ".join(str(n) for n in sorted(g["seed"])), "mean": s.mean, "sd": s.sd,
                                               "low": s.low, "high": s.high, **{name: known_mean(g[name]) for name in costs},
