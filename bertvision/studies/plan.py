@@ -339,10 +339,21 @@ def notebook_code(
     return found
 
 # %% ../../nbs/80_studies.plan.ipynb #1c17a99c
+def _statements(tree: ast.Module) -> list: # of nodes, the module first
+    "All statements of a source, without their expressions, which are many more."
+    found, waiting = [], [tree]
+    while waiting:
+        node = waiting.pop()
+        found.append(node)
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, name, ())
+    return found
+
+
 def _docstrings(source: str) -> list[ast.Expr]:
     "The docstrings of a source, last one first."
     kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
-    found = [node.body[0] for node in ast.walk(_tree(source)) if isinstance(node, kinds) and ast.get_docstring(node) is not None]
+    found = [node.body[0] for node in _statements(_tree(source)) if isinstance(node, kinds) and ast.get_docstring(node) is not None]
     return sorted(found, key=lambda node: node.lineno, reverse=True)
 
 
@@ -404,10 +415,14 @@ def _imports_of_text(text: str) -> set[str]:
     except SyntaxError: return named
 
 
+_BY_NAME = ("import_module", "__import__", *_MAGICS)  # calls that may name a module in a text
+
+
 def _imports(source: str, package: str = "bertvision") -> set[str]:
     "Modules of bertvision that Python names, also inside functions and through the package's lazy names. Raises SyntaxError."
-    nodes = list(ast.walk(_tree(source)))
+    nodes = _statements(_tree(source))
     aliases = {a.asname or "bertvision" for n in nodes if isinstance(n, ast.Import) for a in n.names if a.name.split(".")[0] == "bertvision"}
+    if aliases or any(name in source for name in _BY_NAME): nodes = list(ast.walk(_tree(source)))
     found = {name for n in nodes for name in _imported(n, package, aliases)}
     lazy = {f"bertvision.{name}": f"bertvision.{home}" for name, home in getattr(bertvision, "_HOME_OF", {}).items()}
     mine = {lazy.get(name, name) for name in found if name.split(".")[0] == "bertvision"}
