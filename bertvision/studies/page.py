@@ -476,7 +476,7 @@ def _draw(key: tuple) -> bool: # whether there was something to draw
     fig, path, remark = _drawing[key]
     fig = fig() if callable(fig) else fig
     if fig is None:
-        path.unlink(missing_ok=True)
+        if path.exists(): path.unlink()
         return False
     _save_figure(fig, path, remark)
     return True
@@ -509,7 +509,7 @@ def begin_figures(
 ): # -> function that waits for the end and returns title -> PNG file, in the same order
     "Begin to write PNGs for screens, the same bytes for the same figure. Those of an earlier report are removed. The end raises OutputError when they cannot be written."
     for name in titles.keys() - drawn.keys():
-        (place / f"{name}.png").unlink(missing_ok=True)
+        if (place / f"{name}.png").exists(): (place / f"{name}.png").unlink()
     work = {(id(drawn), name): (fig, place / f"{name}.png", remark) for name, fig in drawn.items()}
     _drawing.update(work)
     finish = _begin(list(work))
