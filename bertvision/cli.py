@@ -36,7 +36,8 @@ def _plan(args):
     from bertvision.studies.plan import load_study, plan
 
     study = load_study(args.study, args.set, tasks=_words(args.tasks), encoders=_words(args.encoders), seeds=_numbers(args.seeds))
-    return plan(study, args.data, args.out, inputs=args.command.__name__ in ("run", "search", "plan"))
+    command = args.command.__name__
+    return plan(study, args.data, args.out, inputs=command in ("run", "search", "plan"), code=command != "report")
 
 # %% ../nbs/99_cli.ipynb #74f0eb8c
 def _minutes(seconds: float) -> str:

@@ -76,6 +76,12 @@ def published_value(
     source: str = "", # the one that is preferred to all others, one of SOURCES; "" = none
 ) -> dict | None: # a row of the table, or None when nothing was published
     "The published cell to hold a result against."
+    found = _value(task, encoder, metric, split, model, source)
+    return None if found is None else dict(found)
+
+
+@cache
+def _value(task, encoder, metric, split, model, source):
     rows = _read()
     rows = rows[(rows[["task", "encoder", "metric", "model"]] == [task, encoder, metric, model]).all(axis=1)]
     if split: rows = rows[(rows["split"] == split) | (rows["flag"] == "test_file")]

@@ -29,14 +29,14 @@ def summarise(
     level: float = 0.95, # coverage of the t-interval, 0 < level < 1
 ) -> Summary:
     "Mean, standard deviation and t-interval; raises DataError when there is nothing to summarise."
-    from scipy import stats
+    from scipy.special import stdtrit  # scipy.stats, whose t.ppf calls it, takes half a second to import
 
     x = np.asarray(values, dtype=float).ravel()
     if not len(x): raise DataError("no values to summarise: expected at least one")
     n, mean = len(x), float(x.mean())
     if n == 1: return Summary(1, mean, np.nan, np.nan, np.nan)
     sd = float(x.std(ddof=1))
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * sd / np.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * sd / np.sqrt(n)
     return Summary(n, mean, sd, float(mean - half), float(mean + half))
 
 # %% ../nbs/03_statistics.ipynb #8eb6043e

@@ -9,18 +9,19 @@ __all__ = ['FIGURES', 'example_attention', 'mode_title', 'attention_rows', 'agai
 
 # %% ../../nbs/84_studies.attention.ipynb #9ef631b9
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ..core import write_json
 from ..data.recall import ONE_END
 from ..data.toy import generate
 from ..metrics import METRICS
+from ..pictures import colors
 from ..published import ATTENTION_FLAGS, published_attention
 from ..comparisons import BETTER, NO_CLAIM, WORSE, rule
 from .claims import claim_words, decide_claims
@@ -28,7 +29,7 @@ from .phrases import leading, points, reasons_text, seeds_text, verdict_counts
 from .methods import against
 from .tasks import facts_of_rows
 from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
-                                     markdown_sections, markdown_table, mean_sd, number, p_value, panel_grid, remarks, save_figures, tally, task_title, write_files)
+                                     markdown_sections, markdown_table, mean_sd, number, p_value, panel_grid, remarks, begin_figures, tally, task_title, write_files)
 from .results import KEYS, Results, encoder_title, glue_table, read_study, run_titles, settings_of
 
 # %% ../../nbs/84_studies.attention.ipynb #904e814e
@@ -166,7 +167,7 @@ def recall_rows(
 def _sized(options): return {**options, "sizes": {**options.get("sizes", {}), "train": 2, "test": 2}}
 
 # %% ../../nbs/84_studies.attention.ipynb #49cfc7a3
-def _colors(names): return dict(zip(names, sns.color_palette("colorblind", max(3, len(names)))))
+def _colors(names): return dict(zip(names, colors(len(names))))
 
 
 def _powers(ax, values):
@@ -224,10 +225,10 @@ def plot_costs(
     precisions = list(dict.fromkeys(rows["precision"]))
     fig, axes = panel_grid(1, len(precisions) + 1, 4.4)
     panels = [(p, "seconds", 1e3, f"milliseconds, {p}") for p in precisions] + [(precisions[0], "bytes", 2**-20, f"MiB at most, {precisions[0]}")]
-    colors = _colors(list(dict.fromkeys(zip(rows["attention"], rows["settings"]))))
+    shades = _colors(list(dict.fromkeys(zip(rows["attention"], rows["settings"]))))
     for ax, (precision, column, scale, label) in zip(axes.flat, panels):
         part = rows[rows["precision"] == precision]
-        for name, g in part.groupby(["attention", "settings"], sort=False): ax.plot(g["length"], scale * g[column], marker="o", ms=4, color=colors[name], label=shown(*name))
+        for name, g in part.groupby(["attention", "settings"], sort=False): ax.plot(g["length"], scale * g[column], marker="o", ms=4, color=shades[name], label=shown(*name))
         end = part[part["attention"] == "full"].nlargest(1, "length")
         if len(end): ax.plot(part["length"].unique(), scale * end[column].iloc[0] * (part["length"].unique() / end["length"].iloc[0]) ** 2, color="0.3", ls=":", label="quadratic")
         _powers(ax, part["length"])
@@ -265,10 +266,10 @@ def plot_errors(
     if not len(rows): return None
     names, lengths = list(dict.fromkeys(rows["attention"])), sorted(rows["length"].unique())
     fig, axes = panel_grid(1, len(names), 3.6, 3.3, sharey=True)
-    colors = dict(zip(lengths, sns.color_palette("viridis", len(lengths))))
+    shades = dict(zip(lengths, plt.colormaps["viridis"](np.linspace(0, 1, len(lengths) + 2)[1:-1])))
     for ax, name in zip(axes.flat, names):
         part = rows[rows["attention"] == name]
-        for n, g in part.groupby("length"): ax.plot(g.groupby("setting")["error"].mean(), marker="o", ms=4, color=colors[n], label=f"{n} tokens")
+        for n, g in part.groupby("length"): ax.plot(g.groupby("setting")["error"].mean(), marker="o", ms=4, color=shades[n], label=f"{n} tokens")
         _powers(ax, part["setting"])
         ax.set_yscale("log"); ax.set(title=name, xlabel={"performer": "features", "window": "tokens seen"}.get(name, "mixtures"))
     axes[0, 0].set_ylabel("relative error")
@@ -380,16 +381,17 @@ def _sections(study, rows, differences, costs):
 
 
 def write_attention_report(
-    folder, # outputs/<study>
+    study, # outputs/<study>, or the Results that were read from it
 ) -> Path: # folder of the report: table.md, table.csv, report.html and figures
-    "Read a study of attention and write its report; raises DataError when the folder is no study and OutputError when it cannot be written."
-    study = read_study(folder)
+    "Write the report of a study of attention. Raises DataError if the folder is no study, OutputError if it cannot be written."
+    study = study if isinstance(study, Results) else read_study(study)
     rows, costs, place = attention_rows(study), cost_rows(study), study.folder / "report"
     differences = against_full(study, rows)
+    drawn = {"costs": partial(plot_costs, costs), "time": partial(plot_time, rows), "recall": lambda: plot_recall(recall_rows(study)),
+             "errors": lambda: plot_errors(error_rows(study))}
+    figures = begin_figures(drawn, place, FIGURES, encoder_remarks(study))
     table, lead, notes, sections = attention_table(rows, differences), paragraph(study, rows, differences, costs), attention_notes(study, rows), _sections(study, rows, differences, costs)
-    drawn = {"costs": plot_costs(costs), "time": plot_time(rows), "recall": plot_recall(recall_rows(study)), "errors": plot_errors(error_rows(study))}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
     markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(table), captioned(study, _MAIN)] if len(table) else []), DETAILS, *markdown_sections(sections), "## Notes", "\n".join(f"- {n}" for n in notes), *markdown_end(study)]) + "\n"
-    parts = ([heading("Scores, modes and costs"), html_table(table, captioned(study, _MAIN))] if len(table) else []) + [html_figure(*f) for f in figures.items()]
+    parts = ([heading("Scores, modes and costs"), html_table(table, captioned(study, _MAIN))] if len(table) else []) + [html_figure(*f) for f in figures().items()]
     page = html_page(study, lead, [*parts, *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)])
     return write_files(place, rows, markdown, page)

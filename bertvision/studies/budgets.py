@@ -9,18 +9,19 @@ __all__ = ['FIGURES', 'published_budgets', 'published_text', 'published_hans', '
            'write_subsets_report']
 
 # %% ../../nbs/84_studies.budgets.ipynb #640480d2
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
+from ..pictures import COLORS
 from ..published import SUBSET_FLAGS, published_subsets
-from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections,
-                                     html_table, markdown_end, markdown_sections, markdown_table, nothing, number, panel_grid, remarks, save_figures, tally,
+from .page import (DETAILS, EARLIER, captioned, draw_heat, encoder_remarks, PROTOCOL_NOTES, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections,
+                                     html_table, markdown_end, markdown_sections, markdown_table, nothing, number, panel_grid, remarks, begin_figures, tally,
                                      task_title, write_files)
 from .results import Results, read_study
 from .subsets import (ARMS, HANS_LABELS, HEURISTICS, STRATEGIES, above_trivial, against_random, budget_title, difference_text,
@@ -75,8 +76,7 @@ def published_hans(
                          for label in HANS_LABELS for h in HEURISTICS])
 
 # %% ../../nbs/84_studies.budgets.ipynb #85b61314
-_COLORS = sns.color_palette("colorblind")
-_LOOKS = {"random": ("0.25", "o", "-"), "clusters": (_COLORS[1], "s", "-"), "centroids": (_COLORS[4], "^", "-"), "diverse": (_COLORS[0], "D", "-")}
+_LOOKS = {"random": ("0.25", "o", "-"), "clusters": (COLORS[1], "s", "-"), "centroids": (COLORS[4], "^", "-"), "diverse": (COLORS[0], "D", "-")}
 _MARKERS = {"albert-base-v1": "v", "albert-base-v2": "s", "bert-base-uncased": "o"}
 _BAND = "bands: ±1 standard deviation over seeds"
 
@@ -85,7 +85,7 @@ def _look(strategy, names):
     "Colour, marker and line of a strategy; of one that is not known, one of the others."
     if strategy in _LOOKS: return dict(zip(("color", "marker", "linestyle"), _LOOKS[strategy]))
     i = [n for n in names if n not in _LOOKS].index(strategy)
-    return {"color": [_COLORS[k] for k in (2, 3, 5, 8, 9)][i % 5], "marker": "vP*Xh"[i % 5], "linestyle": ["-", "--", "-."][i // 5 % 3]}
+    return {"color": [COLORS[k] for k in (2, 3, 5, 8, 9)][i % 5], "marker": "vP*Xh"[i % 5], "linestyle": ["-", "--", "-."][i // 5 % 3]}
 
 
 def _lines(rows):
@@ -212,9 +212,9 @@ def plot_hans(
         for name, look, g in _lines(means): _curve(ax, name, look, g, end[end["encoder"] == g["encoder"].iloc[0]])
         if (part["task"] == "mnli").any(): _draw_reading(ax, h, label)
         ax.axhline(50, color="0.2", linestyle=":", lw=1.3, label="a coin")
-        _percents(ax, list(100 * rows["fraction"]))
-        ax.set_ylim(-4, 104)
         ax.set_title(f"{h.replace('_', ' ')}, {label}", fontsize=10)
+    _percents(axes[0, 0], list(100 * rows["fraction"]))  # the others share it
+    axes[0, 0].set_ylim(-4, 104)
     for ax in axes[-1]: ax.set_xlabel("per cent of the pool")
     for ax in axes[:, 0]: ax.set_ylabel("accuracy × 100")
     return finish(fig, _hans_title(rows, refused), 3)
@@ -382,7 +382,7 @@ def plot_map(
         rest, words = ~points["cluster"].isin(largest), {c["cluster"]: c["words"] for c in (r.get("clusters") or {}).get("about", [])}
         ax.scatter(points["x"][rest], points["y"][rest], s=4, color="0.8", lw=0, label="others and noise" if rest.any() else None)
         for i, c in enumerate(largest):
-            p, color = points[points["cluster"] == c], _COLORS[(0, 1, 2, 4, 3, 9, 8, 5, 6, 7)[i % 10]]
+            p, color = points[points["cluster"] == c], COLORS[(0, 1, 2, 4, 3, 9, 8, 5, 6, 7)[i % 10]]
             ax.scatter(p["x"], p["y"], s=8, color=color, alpha=0.7, lw=0, label=f"{c}: {', '.join(words.get(c, [])[:4]) or 'no words'} ({len(p):,})")
             ax.text(p["x"].median(), p["y"].median(), str(c), fontsize=8, ha="center", va="center",
                     bbox={"facecolor": "white", "edgecolor": color, "linewidth": 1.5, "boxstyle": "circle,pad=0.2"})
@@ -409,11 +409,10 @@ def plot_overlap(
     mean = rows[np.isclose(rows["fraction"], fraction)].groupby(["a", "b"])["jaccard"].mean()
     if not len(mean): return None
     names = in_order(pd.DataFrame({"strategy": sorted({*mean.index.get_level_values(0), *mean.index.get_level_values(1)})}))["strategy"].tolist()
-    table = pd.DataFrame([[100 * mean.get((a, b), mean.get((b, a), np.nan)) if a != b else np.nan for b in names] for a in names], names, names)
+    cells = [[100 * mean.get((a, b), mean.get((b, a), np.nan)) if i > j else np.nan for j, b in enumerate(names)] for i, a in enumerate(names)]
+    table = pd.DataFrame(cells, names, names)
     fig, ax = plt.subplots(figsize=(2.6 + 0.85 * len(names), 1.6 + 0.55 * len(names)), layout="constrained")
-    sns.heatmap(table.iloc[1:, :-1], annot=True, fmt=".1f", cmap="cividis", vmin=0, ax=ax, cbar=False, linewidths=0.5,
-                mask=np.triu(np.ones((len(names) - 1,) * 2, bool), 1), annot_kws={"fontsize": 9})
-    ax.tick_params(axis="y", rotation=0)
+    draw_heat(ax, table.iloc[1:, :-1], lowest=0)
     most = mean.idxmax()
     whose = f"{', '.join(filter(None, (task_title(first['task']), first['encoder'], first['settings'])))}. " if several else ""
     title = f"{whose}Chosen by both, % of what either chose, at {budget_title(fraction)}:\nmost by {most[0]} and {most[1]}"
@@ -705,9 +704,10 @@ FIGURES = {"budgets": f"Accuracy against budget ({_BAND})", "hans": "HANS by heu
            "map": "The pool and its clusters", "overlap": "What two strategies have in common"}
 
 
-def _drawn(study, rows, differences, hans): # name -> Figure, or None
-    return {"budgets": plot_budgets(rows, differences), "hans": plot_hans(hans), "epochs": plot_epochs(study, rows),
-            "freezing": plot_freezing(rows), "seconds": plot_seconds(rows), "map": plot_map(study), "overlap": plot_overlap(study)}
+def _drawn(study, rows, differences, hans): # name -> function that draws it, or returns None
+    return {"budgets": partial(plot_budgets, rows, differences), "hans": partial(plot_hans, hans), "epochs": partial(plot_epochs, study, rows),
+            "freezing": partial(plot_freezing, rows), "seconds": partial(plot_seconds, rows), "map": partial(plot_map, study),
+            "overlap": partial(plot_overlap, study)}
 
 
 def write_subsets_report(
@@ -718,11 +718,8 @@ def write_subsets_report(
     study = study if isinstance(study, Results) else read_study(study)
     rows, hans, place = subset_rows(study), hans_rows(study), study.folder / "report"
     differences = against_random(study, rows) if differences is None else differences
+    figures = begin_figures(_drawn(study, rows, differences, hans), place, FIGURES, encoder_remarks(study))
     above = above_trivial(study, rows)
-    drawn = {name: fig for name, fig in _drawn(study, rows, differences, hans).items() if fig}
-    for name in FIGURES.keys() - drawn.keys():
-        (place / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
-    figures = save_figures(drawn, place, FIGURES, encoder_remarks(study))
     told = (study, subset_table(study, rows, differences), report_sections(study, rows, differences, hans, above), subset_notes(study, rows, hans),
             paragraph(study, rows, differences, hans, above), marks_rule(differences))
-    return write_files(place, subset_means(rows), to_markdown(*told), to_html(*told, figures))
+    return write_files(place, subset_means(rows), to_markdown(*told), to_html(*told, figures()))

@@ -14,7 +14,7 @@ from ..comparisons import (LEVEL, NO_CLAIM, Comparison, compare_contributions, c
 from ..core import DataError
 from ..metrics import METRICS
 from ..statistics import holm
-from .results import Results, answered, rows_of, scored_columns
+from .results import Results, answered, scored_columns
 
 # %% ../../nbs/83_studies.claims.ipynb #62b9fc41
 def _note(left_out: dict) -> str: # seed -> why
@@ -31,7 +31,7 @@ def _why_different(ours: tuple, theirs: tuple) -> str:
     "Return how the examples of two runs differ; '' when they are the same."
     if len(ours[0]) != len(theirs[0]):
         return f"different examples, {len(ours[0]):,} and {len(theirs[0]):,}"
-    if not np.array_equal(ours[0], theirs[0]):
+    if ours[0] is not theirs[0] and not np.array_equal(ours[0], theirs[0]):
         return "different examples"
     return "" if np.array_equal(ours[1], theirs[1]) else "different labels"
 
@@ -103,15 +103,20 @@ def claim(
     return _compared(d, _collapsed(sides)) | {"note": _note(left_out)}
 
 # %% ../../nbs/83_studies.claims.ipynb #0cc7c4d0
+def _silent(metric: str, labels: np.ndarray) -> np.ndarray: # labels: 1 = the question has an answer
+    "Return what each question contributes to the score of the predictor that never answers."
+    nothing = pd.DataFrame({"label": labels, "prediction": 0, "exact_match": 1.0 - labels, "answer_f1": 1.0 - labels})
+    return contributions(metric, *scored_columns(metric, nothing))
+
+
 def _trivial(study: Results, run: str, split: str, metric: str) -> np.ndarray:
     "Return what each example contributes to the score of the trivial predictor that a run's record knows."
     value = (study.runs[run].get("baselines") or {}).get(split, {}).get(metric)
     if value is None:
         raise DataError("its record knows no trivial predictor")
-    rows = rows_of(study, run, split)
-    said, labels = scored_columns(metric, rows)
+    _, labels, _ = answered(study, run, split, metric)
     if METRICS[metric].kind == "span":  # it never answers
-        silent = contributions(metric, 1.0 - rows["label"].to_numpy(bool), labels)
+        silent = _silent(metric, labels)
         if abs(silent.mean() - value) < 1e-9:
             return silent
         raise DataError(f"never to answer does not have the trivial predictor's {metric} of {value:.4f} on these questions")

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['ROOMS', 'PORT_TAKEN', 'KERNEL', 'KernelRoom', 'leave_rooms', 'kernel_room', 'kernel_environment', 'kernel_class',
-           'be_kernel', 'kernel', 'kernel_command', 'kernel_manager']
+           'be_kernel', 'kernel', 'load_papermill', 'kernel_command', 'kernel_manager']
 
 # %% ../../nbs/78_studies.kernel.ipynb #2ea04929
 import errno
+import importlib
 import os
 import shutil
 import socket
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +127,19 @@ def kernel():
 
 # %% ../../nbs/78_studies.kernel.ipynb #0cecd56e
 KERNEL = "python3"  # what papermill calls it, whatever the notebook's metadata says
+_GRAMMAR = "rfc3987_syntax"  # builds a grammar when it is imported, for a check of web addresses that nothing asks for
+
+
+def load_papermill():
+    "Import papermill as where an optional module is not installed, whose import takes four times as long as all the rest."
+    if "papermill" in sys.modules or _GRAMMAR in sys.modules:
+        return
+    sys.modules[_GRAMMAR] = None
+    try:
+        with suppress(ImportError):
+            importlib.import_module("papermill")
+    finally:
+        del sys.modules[_GRAMMAR]
 
 
 def kernel_command() -> list[str]:

@@ -10,16 +10,17 @@ __all__ = ['GROUP', 'COLUMNS', 'MEANS', 'MUCH', 'SPELLED', 'FIGURES', 'example_l
 # %% ../../nbs/84_studies.languages.ipynb #609855fa
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
 from ..core import write_json
 from ..data.tasks import XNLI_LANGUAGES
+from ..pictures import colors
 from ..published import published
 from ..statistics import collapse
 from .claims import DECIDED_COLUMNS, claim_over_trivial, decide_claims
@@ -202,12 +203,12 @@ def plot_languages(
     lead = means[(means[["method", "encoder", "settings"]] == list(max(who, key=lambda w: (means[["method", "encoder", "settings"]] == list(w)).all(axis=1).sum()))).all(axis=1)]
     order = [*lead.sort_values("mean", ascending=False)["language"], *(code for code in _codes(means) if code not in set(lead["language"]))]
     fig, axes = panel_grid(3, 1, 8.6, 2.0, sharex=True, height_ratios=[2, 1, 1])
-    colors, place = sns.color_palette("colorblind", max(3, len(who))), {code: i for i, code in enumerate(order)}
+    shades, place = colors(len(who)), {code: i for i, code in enumerate(order)}
     for k, (method, encoder, settings) in enumerate(who):
         g = means[(means[["method", "encoder", "settings"]] == [method, encoder, settings]).all(axis=1)]
         at, told = [place[c] + 0.16 * (k - (len(who) - 1) / 2) for c in g["language"]], ", ".join(filter(None, (method, encoder, settings)))
-        axes[0, 0].errorbar(at, 100 * g["mean"], yerr=100 * g["sd"].fillna(0), fmt="o", ms=5, color=colors[k], capsize=2, label=told)
-        for ax, column, scale in ((axes[1, 0], "unknown", 100), (axes[2, 0], "tokens", 1)): ax.plot(at, scale * g[column], "o", ms=5, color=colors[k])
+        axes[0, 0].errorbar(at, 100 * g["mean"], yerr=100 * g["sd"].fillna(0), fmt="o", ms=5, color=shades[k], capsize=2, label=told)
+        for ax, column, scale in ((axes[1, 0], "unknown", 100), (axes[2, 0], "tokens", 1)): ax.plot(at, scale * g[column], "o", ms=5, color=shades[k])
     axes[0, 0].axhline(100 * means["baseline"].mean(), color="0.3", ls=":", label="trivial predictor")
     for ax, label in zip(axes.flat, ("accuracy × 100", "[UNK], %", "tokens a pair")): ax.set_ylabel(label)
     for ax in axes.flat[1:]: ax.set_ylim(bottom=-2)
@@ -338,10 +339,8 @@ def write_languages_report(
     caption = captioned(study, f"{_MAIN} {meaning}".strip())
     parts = [("Against the trivial predictor", detail_table(means), f"{_CHANGE} {meaning}"),
              ("Published numbers", published_table(means), "As printed."), ("Runs of an earlier code", accepted(study), EARLIER)]
-    sections, drawn = [p for p in parts if len(p[1])], {"languages": plot_languages(means)}
-    if not drawn["languages"]:
-        (place / "languages.png").unlink(missing_ok=True)  # of an earlier report
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
+    sections = [p for p in parts if len(p[1])]
+    figures = save_figures({"languages": partial(plot_languages, means)}, place, FIGURES, encoder_remarks(study))
     told = "\n".join(f"- {n}" for n in notes)
     shown = [markdown_table(table), caption] if len(table) else []
     markdown = "\n\n".join([f"# {study.title}", lead, *shown, DETAILS, *markdown_sections(sections), "## Notes", told, *markdown_end(study)]) + "\n"

@@ -10,21 +10,22 @@ __all__ = ['FIGURES', 'published_curves', 'published_table', 'plot_profiles', 'p
 
 # %% ../../nbs/84_studies.layers.ipynb #6e869aad
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
 from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
+from ..pictures import COLORS, white_grid
 from ..probing.profile import onset, peak
 from ..published import published_probes
 from .claims import claim_words
-from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, between, heading, html_end, html_figure, html_list, html_page, html_sections,
+from .page import (DETAILS, EARLIER, captioned, draw_heat, encoder_remarks, PROTOCOL_NOTES, accepted, between, heading, html_end, html_figure, html_list, html_page, html_sections,
                                      html_table, markdown_end, markdown_sections, markdown_table, metric_title, nothing, number, remarks,
-                                     save_figures, tally, task_title, write_files)
+                                     begin_figures, tally, task_title, write_files)
 from .probes import (against_trivial, control_table, difference_table, final, headline, layer_differences, probe_rows,
                                        profile_table, profiles, shown_metrics, trivial_table)
 from .phrases import joined, leading, points, reasons_text, verdict_counts
@@ -55,10 +56,9 @@ def published_table(
     return frame.reindex(columns=[*(c for c in frame if c not in layers + last), *layers, *last]).fillna("")
 
 # %% ../../nbs/84_studies.layers.ipynb #f27c75bc
-_COLORS = sns.color_palette("colorblind")
-_STYLE = {"pretrained": {"color": _COLORS[0], "marker": "o", "linestyle": "-", "lw": 1.8, "ms": 5}, "fine-tuned": {"color": _COLORS[3], "marker": "s", "linestyle": "-", "lw": 1.8, "ms": 5},
+_STYLE = {"pretrained": {"color": COLORS[0], "marker": "o", "linestyle": "-", "lw": 1.8, "ms": 5}, "fine-tuned": {"color": COLORS[3], "marker": "s", "linestyle": "-", "lw": 1.8, "ms": 5},
           "random": {"color": "0.35", "marker": "^", "linestyle": "--", "lw": 0.8, "ms": 3.5}}
-_OTHER = {"color": _COLORS[4], "marker": "v", "linestyle": "-.", "lw": 1.2, "ms": 4}
+_OTHER = {"color": COLORS[4], "marker": "v", "linestyle": "-.", "lw": 1.2, "ms": 4}
 
 
 def _panels(rows):
@@ -70,7 +70,7 @@ def _panels(rows):
 def _grid(n, height=2.8):
     "A figure with room for n panels, and its axes."
     across = min(3, n) if n != 4 else 2
-    with sns.axes_style("whitegrid"):
+    with white_grid():
         fig, axes = plt.subplots(-(-n // across), across, figsize=(3.9 * across, height * -(-n // across) + 0.8), layout="constrained", squeeze=False)
     for ax in axes.flat[n:]: ax.axis("off")
     return fig, list(axes.flat[:n])
@@ -173,22 +173,6 @@ def _heat_tables(rows):
     return found
 
 
-def _draw_heat(ax, table):
-    "Draw cells with their numbers, light on dark and dark on light."
-    values = table.to_numpy()
-    mesh = ax.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", edgecolors="white", linewidth=0.5)
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
-    for (i, j), value in np.ndenumerate(values):
-        if np.isnan(value): continue
-        color = "0.15" if value > middle else "white"
-        ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
-    ax.set_xticks(np.arange(values.shape[1]) + 0.5, table.columns)
-    ax.set_yticks(np.arange(len(values)) + 0.5, table.index)
-    ax.invert_yaxis()
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    return mesh
-
 # %% ../../nbs/84_studies.layers.ipynb #e88e18b7
 def plot_heat(
     rows: pd.DataFrame, # from `probe_rows`
@@ -201,7 +185,7 @@ def plot_heat(
     inches = (2.6 + 0.55 * (1 + rows["layer"].max()), sum(size) * 0.36 + 0.95 * len(size))
     fig, axes = plt.subplots(len(tables), 1, figsize=inches, layout="constrained", squeeze=False, height_ratios=size)
     for ax, (title, table) in zip(axes.flat, tables):
-        _draw_heat(ax, table)
+        draw_heat(ax, table)
         ax.set_title(title, fontsize=10, loc="left")
     axes.flat[-1].set_xlabel("layer (0 = embeddings)")
     plt.close(fig)
@@ -230,7 +214,7 @@ def plot_difference(
     rows = layer_differences(study) if differences is None else differences
     rows = rows[rows["difference"].notna()]
     if not len(rows): return None
-    panels, colors = _panels(rows), [_COLORS[3], _COLORS[4], _COLORS[2]]
+    panels, colors = _panels(rows), [COLORS[3], COLORS[4], COLORS[2]]
     fig, axes = _grid(len(panels))
     for ax, (title, group) in zip(axes, panels):
         several = group["model"].nunique() > 1
@@ -253,7 +237,7 @@ def plot_training(
     if not len(rows): return None
     panels, epochs = _panels(rows), sorted(rows["epoch"].dropna().unique())
     fig, axes = _grid(len(panels))
-    colors = dict(zip(epochs, sns.color_palette("flare", len(epochs))))
+    colors = dict(zip(epochs, plt.colormaps["magma_r"](np.linspace(0.25, 0.75, len(epochs)))))
     for ax, (title, group) in zip(axes, panels):
         models = group.groupby("epoch")["model"].nunique()
         for (epoch, model), g in group.groupby(["epoch", "model"]):
@@ -290,7 +274,7 @@ def plot_similarity(
     for i, ((task, encoder, method), g) in enumerate(rows.groupby(["task", "encoder", "method"], sort=False)):
         mean = g.groupby("layer")["cka"].mean()
         name = task_title(task) + (f", {encoder}" if rows["encoder"].nunique() > 1 else "") + (f", {method}" if several else "")
-        ax.plot(mean.index, mean, marker="osD^vPX*"[i % 8], linestyle=["-", "--", "-.", ":"][i % 4], color=_COLORS[i % 10], label=name)
+        ax.plot(mean.index, mean, marker="osD^vPX*"[i % 8], linestyle=["-", "--", "-.", ":"][i % 4], color=COLORS[i % 10], label=name)
     ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
     return _finish(fig, [ax], "How much of each state\nfine-tuning has left as it was", "CKA with the pretrained state")
 
@@ -541,9 +525,17 @@ class ProbesReport:
     rows: pd.DataFrame        # from `probe_rows`
     differences: pd.DataFrame # from `layer_differences`
     above: pd.DataFrame       # from `against_trivial`
-    lead: str                 # from `paragraph`
-    tables: list              # from `report_tables`
-    figures: dict             # name -> Figure, those that there are
+    figures: dict             # name -> function that draws it, or returns None
+
+    @cached_property
+    def lead(self) -> str:
+        "Return the paragraph at the top."
+        return paragraph(self.study, self.rows, self.differences, self.above)
+
+    @cached_property
+    def tables(self) -> list: # (heading, table, caption) each
+        "Return all tables; the main one comes first."
+        return report_tables(self.study, self.rows, self.differences, self.above)
 
     def table(self, heading: str) -> tuple: # (text cells, caption); an empty table when the report has none of that name
         "Return a table of the report by its heading."
@@ -557,10 +549,10 @@ def probes_report(
     rows = probe_rows(study)
     differences, above = layer_differences(study, rows), against_trivial(study, rows)
     has_mixes = (rows["through"] == "mix").any()
-    drawn = {"profiles": plot_profiles(rows), "mixes": plot_profiles(rows, "mix") if has_mixes else None, "heat": plot_heat(rows),
-             "difference": plot_difference(study, differences), "training": plot_training(rows), "similarity": plot_similarity(study)}
-    return ProbesReport(study, rows, differences, above, paragraph(study, rows, differences, above),
-                        report_tables(study, rows, differences, above), {name: fig for name, fig in drawn.items() if fig})
+    drawn = {"profiles": partial(plot_profiles, rows), "heat": partial(plot_heat, rows), "difference": partial(plot_difference, study, differences),
+             "training": partial(plot_training, rows), "similarity": partial(plot_similarity, study)}
+    drawn |= {"mixes": partial(plot_profiles, rows, "mix")} if has_mixes else {}
+    return ProbesReport(study, rows, differences, above, {name: drawn[name] for name in FIGURES if name in drawn})
 
 # %% ../../nbs/84_studies.layers.ipynb #b0758bda
 def to_markdown(
@@ -592,5 +584,5 @@ def write_probes_report(
     "Write the report of a study of probes; raises DataError when the folder is no study and OutputError when it cannot be written."
     if not isinstance(report, ProbesReport): report = probes_report(read_study(report))
     place = report.study.folder / "report"
-    figures = save_figures(report.figures, place, FIGURES, encoder_remarks(report.study))
-    return write_files(place, profiles(report.rows), to_markdown(report), to_html(report, figures))
+    figures = begin_figures(report.figures, place, FIGURES, encoder_remarks(report.study))
+    return write_files(place, profiles(report.rows), to_markdown(report), to_html(report, figures()))

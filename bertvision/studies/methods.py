@@ -7,16 +7,20 @@ __all__ = ['headline_rows', 'several_methods', 'highlighted', 'wide', 'printed_t
            'verdict', 'plot_cost', 'shares', 'plot_shares', 'growth', 'plot_growth']
 
 # %% ../../nbs/83_studies.methods.ipynb #5a6b6dd9
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ..data.tasks import all_tasks
 from ..metrics import METRICS
+from ..pictures import MARKERS, colors
 from ..published import published, published_value
 from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE
+from .page import label_outer, panel_row
 from .claims import CLAIM_COLUMNS, claim, decide_claims
 from .tasks import facts_of_record, facts_of_rows, known_task, task_title
 from .results import KEYS, Results, encoder_title, fallen_text, method_title, run_titles, score_value, scores, settings_of
@@ -187,6 +191,32 @@ def verdict(
 _COSTS = {"parameters": "trainable parameters", "seconds": "seconds in all, with the runs it builds on"}
 
 
+def _looks(names) -> dict: # name -> colour
+    names = list(dict.fromkeys(names))
+    return dict(zip(names, colors(len(names))))
+
+
+def _cost_axes(axes: list, cost: str):
+    "Logarithmic costs, labelled in the lowest panel of each column."
+    across = axes[0].get_subplotspec().get_gridspec().ncols
+    for ax in axes:
+        ax.set_xscale("log")
+        if cost == "seconds": ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,.0f}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    for ax in axes[-across:]:
+        ax.set_xlabel(_COSTS[cost])
+        ax.tick_params(labelbottom=True)
+    for ax in axes[::across]: ax.set_ylabel("score × 100")
+
+
+def _cost_legend(fig: plt.Figure, shades: dict, shapes: dict):
+    "Colours for the methods, shapes for the variants."
+    dot = lambda label, **look: Line2D([], [], linestyle="", label=label, **look)
+    handles = [dot(method, marker="o", color=shade) for method, shade in shades.items()]
+    handles += [dot(variant, marker=shape, color="0.4") for variant, shape in shapes.items()]
+    fig.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8.5)
+
+
 def plot_cost(
     table: pd.DataFrame, # from `glue_table`
     cost: str = "parameters", # parameters | seconds
@@ -195,20 +225,20 @@ def plot_cost(
     rows = headline_rows(table).dropna(subset=[cost])
     if not len(rows): return None
     rows = rows.assign(score=100 * rows["mean"], panel=[f"{task_title(t)}: {METRICS[m].title}" for t, m in zip(rows["task"], rows["metric"])])
-    n = max(1, rows["panel"].nunique())
     rows["Method"] = [m.replace(f": {v}", "", 1) if v else m for m, v in zip(rows["method"], rows["variant"])]
     rows["Variant"] = rows["variant"].replace("", "all weights")
-    grid = sns.relplot(rows, x=cost, y="score", hue="Method", style="Variant", col="panel", col_wrap=min(2, n), height=3.4, aspect=1.2, s=50,
-                       facet_kws={"sharey": False, "sharex": True})
-    grid.set(xscale="log").set_titles("{col_name}").set_axis_labels(_COSTS[cost], "score × 100")
-    for ax in grid.axes.flat:
-        if cost == "seconds": ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,.0f}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    for ax, (_, part) in zip(grid.axes.flat, rows.groupby("panel", sort=False)):
+    shades, shapes = _looks(rows["Method"]), dict(zip(rows["Variant"].unique(), cycle(MARKERS)))
+    fig, axes = panel_row(rows["panel"].nunique(), 2, 4.1, 3.0, sharex=True)
+    for ax, (panel, part) in zip(axes, rows.groupby("panel", sort=False)):
         ax.axhline(100 * part["baseline"].mean(), color="0.6", linestyle=":", lw=1)
-        ax.errorbar(part[cost], part["score"], yerr=100 * part["sd"].fillna(0), fmt="none", ecolor="0.7", lw=1, zorder=0)
-    plt.close(grid.figure)
-    return grid.figure
+        ax.errorbar(part[cost], part["score"], yerr=100 * part["sd"].fillna(0), fmt="none", ecolor="0.7", lw=1, zorder=1.5)
+        for variant, mine in part.groupby("Variant", sort=False):
+            ax.scatter(mine[cost], mine["score"], s=36, c=[shades[m] for m in mine["Method"]], marker=shapes[variant], edgecolor="white", linewidth=0.6)
+        ax.set_title(panel, fontsize=10)
+    _cost_axes(axes, cost)
+    _cost_legend(fig, shades, shapes)
+    plt.close(fig)
+    return fig
 
 # %% ../../nbs/83_studies.methods.ipynb #be322cdb
 def shares(
@@ -229,12 +259,17 @@ def plot_shares(
     rows = shares(study)
     if not len(rows): return None
     rows, panels = rows.assign(task=[task_title(t) for t in rows["task"]]), rows["task"].nunique()
-    grid = sns.relplot(rows, x="layer", y="share", hue="method", col="task", col_wrap=min(4, panels), kind="line", errorbar="sd", marker="o",
-                       height=2.6, aspect=1.1)
-    for ax in grid.axes.flat: ax.axhline(1 / (1 + rows["layer"].max()), color="0.6", linestyle=":", lw=1)
-    grid.set_titles("{col_name}").set_axis_labels("layer (0 = embeddings)", "share of the mix")
-    plt.close(grid.figure)
-    return grid.figure
+    fig, axes = panel_row(panels, 4, 2.8, 2.4, sharex=True, sharey=True)
+    shades = _looks(rows["method"])
+    for ax, (task, part) in zip(axes, rows.groupby("task", sort=False)):
+        ax.axhline(1 / (1 + rows["layer"].max()), color="0.6", linestyle=":", lw=1)
+        for method, group in part.groupby("method", sort=False):
+            by = group.groupby("layer")["share"].agg(["mean", "std"])
+            ax.plot(by.index, by["mean"], color=shades[method], marker="o", ms=4, lw=1.4, label=method)
+            ax.fill_between(by.index, by["mean"] - by["std"], by["mean"] + by["std"], color=shades[method], alpha=0.2, lw=0)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.set_title(task, fontsize=10)
+    return label_outer(fig, axes, "layer (0 = embeddings)", "share of the mix")
 
 # %% ../../nbs/83_studies.methods.ipynb #0871c57c
 _ALONG = {"epochs": "epochs of fine-tuning", "examples": "training examples"}
@@ -298,8 +333,12 @@ def plot_growth(
     if not len(rows): return None
     rows = rows.assign(score=100 * rows["score"], task=[task_title(t) for t in rows["task"]])
     if rows["encoder"].nunique() > 1: rows["method"] = rows["encoder"] + ", " + rows["method"]
-    grid = sns.relplot(rows, x=along, y="score", hue="method", style="method", col="task", col_wrap=min(3, rows["task"].nunique()), kind="line", errorbar="sd",
-                       err_style="bars", markers=True, dashes=False, height=3, aspect=1.1, facet_kws={"sharey": False, "sharex": False})
-    grid.set_titles("{col_name}").set_axis_labels(_ALONG[along], "score × 100")
-    plt.close(grid.figure)
-    return grid.figure
+    fig, axes = panel_row(rows["task"].nunique(), 3, 3.3, 2.8)
+    shades, shapes = _looks(rows["method"]), dict(zip(rows["method"].unique(), cycle(MARKERS)))
+    for ax, (task, part) in zip(axes, rows.groupby("task", sort=False)):
+        for method, group in part.groupby("method", sort=False):
+            by = group.groupby(along)["score"].agg(["mean", "std"])
+            ax.errorbar(by.index, by["mean"], by["std"].fillna(0), color=shades[method], marker=shapes[method], ms=5, lw=1.4, elinewidth=1, label=method)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=rows[along].max() >= 2))
+        ax.set_title(task, fontsize=10)
+    return label_outer(fig, axes, _ALONG[along], "score × 100")

@@ -6,26 +6,32 @@
 __all__ = ['GLUE', 'TEXT_COLUMNS', 'DETAILS', 'PROTOCOL_NOTES', 'EARLIER', 'number', 'between', 'mean_sd', 'p_value',
            'metric_title', 'together', 'tally', 'encoder_remarks', 'captioned', 'remarks', 'ordered', 'recipes',
            'environment', 'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections',
-           'html_list', 'html_figure', 'panel_grid', 'finish', 'nothing', 'save_figures', 'html_page', 'html_end',
-           'markdown_end', 'write_files', 'excerpt']
+           'html_list', 'html_figure', 'panel_grid', 'finish', 'panel_row', 'draw_heat', 'label_outer', 'nothing',
+           'begin_figures', 'save_figures', 'html_page', 'html_end', 'markdown_end', 'write_files', 'excerpt']
 
 # %% ../../nbs/83_studies.page.ipynb #fee1e5a9
 import base64
 import html
+import os
 import re
+import sys
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from string import Template
 from textwrap import wrap
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from ..core import DataError, replacing, write_text
 from ..metrics import METRICS
 from ..models.zoo import encoder_remark, seen_before
+from ..pictures import white_grid
 from ..runs import seconds_of
 from .tasks import facts_of_record, known_task, task_places, task_title
 from .results import Results, code_of, encoder_title, settings_of
@@ -353,7 +359,7 @@ def panel_grid(
     **kwargs, # of plt.subplots
 ) -> tuple: # Figure, (down, across) array of Axes
     "An empty figure of panels with a white grid."
-    with sns.axes_style("whitegrid"):
+    with white_grid():
         return plt.subplots(down, across, figsize=(width * across, height * down + 0.9), layout="constrained", squeeze=False, **kwargs)
 
 
@@ -365,9 +371,60 @@ def finish(
     "One legend for all panels, and the finding as title."
     found = {text: h for ax in fig.axes for h, text in zip(*ax.get_legend_handles_labels())}
     if found: fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=ncols, frameon=False, fontsize=8.5)
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    if title: fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     plt.close(fig)
     return fig
+
+# %% ../../nbs/83_studies.page.ipynb #5a37cc58
+def panel_row(
+    count: int, # panels
+    across: int, # of them in a row
+    width: float = 3.9, height: float = 3.0, # inches of each
+    **kwargs, # of plt.subplots
+) -> tuple: # Figure, list of count Axes
+    "An empty figure with room for so many panels, without the places that are left over."
+    across = max(1, min(across, count))
+    fig, axes = panel_grid(-(-count // across), across, width, height, **kwargs)
+    for ax in axes.flat[count:]:
+        ax.remove()
+    return fig, list(axes.flat[:count])
+
+
+def draw_heat(
+    ax: plt.Axes,
+    table: pd.DataFrame, # numbers, nan for an empty cell
+    lowest: float | None = None, # value of the darkest colour; None = the smallest of the table
+):
+    "Draw cells with their numbers, light on dark and dark on light."
+    values = table.to_numpy(float)
+    lowest = np.nanmin(values) if lowest is None else lowest
+    ax.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=lowest, edgecolors="white", linewidth=0.5)
+    middle = (lowest + np.nanmax(values)) / 2
+    for (i, j), value in np.ndenumerate(values):
+        if np.isnan(value): continue
+        color = "0.15" if value > middle else "white"
+        ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
+    ax.set_xticks(np.arange(values.shape[1]) + 0.5, table.columns)
+    ax.set_yticks(np.arange(len(values)) + 0.5, table.index)
+    ax.invert_yaxis()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+# %% ../../nbs/83_studies.page.ipynb #8371a005
+def label_outer(
+    fig: plt.Figure, axes: list, # from `panel_row`
+    x: str, # what the horizontal axes show; "" = they say so already
+    y: str,
+    title: str = "", # the finding
+) -> plt.Figure: # the same, closed
+    "Label the lowest panel of each column and the first of each row; one legend for all panels."
+    across = axes[0].get_subplotspec().get_gridspec().ncols
+    for ax in axes[-across:]:
+        if x: ax.set_xlabel(x)
+        ax.tick_params(labelbottom=True)
+    for ax in axes[::across]:
+        ax.set_ylabel(y)
+    return finish(fig, title, 3)
 
 # %% ../../nbs/83_studies.page.ipynb #0f36425c
 def nothing(
@@ -382,39 +439,96 @@ def nothing(
 
 # %% ../../nbs/83_studies.page.ipynb #2406b62a
 @contextmanager
-def _signed(fig: plt.Figure, remark: str):
-    "A figure with a remark below it, for as long as it is written."
-    if not remark:
-        yield
-        return
+def _settled(fig: plt.Figure, remark: str):
+    "A figure whose layout is worked out once, with a remark below it, for as long as it is written."
     engine = fig.get_layout_engine()
     if engine:
         engine.execute(fig)
-    fig.set_layout_engine("none")  # a legend outside would move down to the remark
+    fig.set_layout_engine(None)  # a legend outside would move down to the remark
     for legend in fig.legends:
         legend.set_bbox_to_anchor((0, 0, 1, 1), fig.transFigure)
     lines = wrap(remark, max(40, int(16 * fig.get_size_inches()[0])))
-    text = fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35")
+    texts = [fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35")] if lines else []
     yield
-    text.remove()
+    for text in texts:
+        text.remove()
     for legend in fig.legends:
         legend.set_bbox_to_anchor(None)
     fig.set_layout_engine(engine)
 
+
+def _save_figure(fig: plt.Figure, path: Path, remark: str):
+    "Write a figure and all that stands out of it; `bbox_inches='tight'` would draw it twice."
+    fig.set_dpi(_DPI)
+    with replacing(path) as tmp, _settled(fig, remark):
+        box = fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+        fig.savefig(tmp, format="png", dpi=_DPI, bbox_inches=box, metadata={"Software": None})
+
+
+_DPI = 100
+
 # %% ../../nbs/83_studies.page.ipynb #affea8c7
-def save_figures(
-    drawn: dict, # name -> Figure
+_drawing = {}  # (report, name) -> (Figure or function, PNG file, remark): what is to be drawn, for this process and its forks
+
+
+def _draw(key: tuple) -> bool: # whether there was something to draw
+    "Draw and write one figure; without one, remove the file of an earlier report."
+    fig, path, remark = _drawing[key]
+    fig = fig() if callable(fig) else fig
+    if fig is None:
+        if path.exists(): path.unlink()
+        return False
+    _save_figure(fig, path, remark)
+    return True
+
+
+def _begin(keys: list): # -> function that waits for the end and returns a list of bool
+    "Draw in a fork for each core, where the system can fork; else when the result is asked for."
+    workers = min(len(os.sched_getaffinity(0)), len(keys), 4) if sys.platform == "linux" else 1
+    if workers < 2:
+        return lambda: [_draw(key) for key in keys]
+    pool = ProcessPoolExecutor(workers, get_context("fork"))
+    drawn = [pool.submit(_draw, key) for key in keys]
+
+    def finish():
+        try:
+            return [future.result() for future in drawn]
+        except BrokenProcessPool:  # a fork was killed, perhaps for its memory
+            return [_draw(key) for key in keys]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return finish
+
+
+def begin_figures(
+    drawn: dict, # name -> Figure, None, or a function that returns one of them
     place: Path, # the report's folder
     titles: dict, # name -> title
     remark: str = "", # a line below each, such as `encoder_remarks`
+): # -> function that waits for the end and returns title -> PNG file, in the same order
+    "Begin to write PNGs for screens, the same bytes for the same figure. Those of an earlier report are removed. The end raises OutputError when they cannot be written."
+    for name in titles.keys() - drawn.keys():
+        if (place / f"{name}.png").exists(): (place / f"{name}.png").unlink()
+    work = {(id(drawn), name): (fig, place / f"{name}.png", remark) for name, fig in drawn.items()}
+    _drawing.update(work)
+    finish = _begin(list(work))
+
+    def files() -> dict:
+        try:
+            made = finish()
+        finally:
+            for key in work: _drawing.pop(key, None)
+        return {titles[name]: place / f"{name}.png" for name, there in zip(drawn, made) if there}
+
+    return files
+
+
+def save_figures(
+    drawn: dict, place: Path, titles: dict, remark: str = "", # as for `begin_figures`
 ) -> dict: # title -> PNG file, in the same order
-    "PNGs for screens; the same bytes for the same figure. Raises OutputError when they cannot be written."
-    found = {}
-    for name, fig in drawn.items():
-        found[titles[name]] = place / f"{name}.png"
-        with replacing(found[titles[name]]) as tmp, _signed(fig, remark):
-            fig.savefig(tmp, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
-    return found
+    "Write PNGs for screens and wait until they are there."
+    return begin_figures(drawn, place, titles, remark)()
 
 # %% ../../nbs/83_studies.page.ipynb #3c63ae0c
 _STYLE = """

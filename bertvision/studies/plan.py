@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GRID', 'RUNNER_LOCK', 'SPEED', 'Need', 'Step', 'Study', 'parse_overrides', 'all_studies', 'load_study',
-           'notebook_code', 'code_closure', 'notebook_fingerprint', 'Job', 'Plan', 'plan', 'State', 'study_states',
-           'job_state', 'read_plan', 'data_forgotten', 'commit_of', 'this_machine', 'Forecast', 'split_rows',
-           'finished_runs', 'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
+           'notebook_code', 'named_modules', 'code_closure', 'notebook_fingerprint', 'Job', 'Plan', 'plan', 'State',
+           'study_states', 'job_state', 'read_plan', 'data_forgotten', 'commit_of', 'this_machine', 'Forecast',
+           'split_rows', 'finished_runs', 'forecast', 'text_table', 'disk_needed', 'forecast_table', 'plan_table']
 
 # %% ../../nbs/80_studies.plan.ipynb #77def21c
 import ast
@@ -340,10 +340,21 @@ def notebook_code(
     return found
 
 # %% ../../nbs/80_studies.plan.ipynb #1c17a99c
+def _statements(tree: ast.Module) -> list: # of nodes, the module first
+    "All statements of a source, without their expressions, which are many more."
+    found, waiting = [], [tree]
+    while waiting:
+        node = waiting.pop()
+        found.append(node)
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, name, ())
+    return found
+
+
 def _docstrings(source: str) -> list[ast.Expr]:
     "The docstrings of a source, last one first."
     kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
-    found = [node.body[0] for node in ast.walk(_tree(source)) if isinstance(node, kinds) and ast.get_docstring(node) is not None]
+    found = [node.body[0] for node in _statements(_tree(source)) if isinstance(node, kinds) and ast.get_docstring(node) is not None]
     return sorted(found, key=lambda node: node.lineno, reverse=True)
 
 
@@ -405,10 +416,14 @@ def _imports_of_text(text: str) -> set[str]:
     except SyntaxError: return named
 
 
+_BY_NAME = ("import_module", "__import__", *_MAGICS)  # calls that may name a module in a text
+
+
 def _imports(source: str, package: str = "bertvision") -> set[str]:
     "Modules of bertvision that Python names, also inside functions and through the package's lazy names. Raises SyntaxError."
-    nodes = list(ast.walk(_tree(source)))
+    nodes = _statements(_tree(source))
     aliases = {a.asname or "bertvision" for n in nodes if isinstance(n, ast.Import) for a in n.names if a.name.split(".")[0] == "bertvision"}
+    if aliases or any(name in source for name in _BY_NAME): nodes = list(ast.walk(_tree(source)))
     found = {name for n in nodes for name in _imported(n, package, aliases)}
     lazy = {f"bertvision.{name}": f"bertvision.{home}" for name, home in getattr(bertvision, "_HOME_OF", {}).items()}
     mine = {lazy.get(name, name) for name in found if name.split(".")[0] == "bertvision"}
@@ -422,6 +437,13 @@ def _module(path: Path, package: str, stamp: tuple) -> tuple[str, frozenset]:
     try: _tree(source)
     except _NOT_PYTHON as e: raise StudyError(f"{path}, line {getattr(e, 'lineno', 1)}: not Python ({getattr(e, 'msg', e)})") from e
     return fingerprint(_without_prose(source).encode()), frozenset(_imports(source, package))
+
+
+def named_modules(
+    sources, # texts of code cells, as `notebook_code` has them
+) -> list[str]: # such as bertvision.studies.page
+    "Return the modules of the package that the sources import, without what these import in turn."
+    return sorted(name for name in {n for s in sources for n in _imports(s)} if _package_file(name))
 
 
 def code_closure(
@@ -454,7 +476,8 @@ def notebook_fingerprint(
     return fingerprint([source for cell in notebook_code(path) if (source := _without_prose(cell))])
 
 
-def _template(path: Path) -> _Template:
+def _template(path: Path, code: bool = True) -> _Template:
+    if not code: return _Template(tuple(read_parameters(path)), "", "")
     cells = notebook_code(path)
     return _Template(tuple(read_parameters(path)), notebook_fingerprint(path), fingerprint(code_closure(cells)))
 
@@ -487,7 +510,8 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        "Of everything that could change the run's numbers."
+        "Of everything that could change the run's numbers. Raises StudyError if the plan was made without the code."
+        if not self.parts: raise StudyError(f"{self.id}: its plan was made without the code, so it has no fingerprint")
         return fingerprint(self.parts)
 
     @property
@@ -601,12 +625,13 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     if isinstance(corpus := given.get("corpus"), str) and corpus and named_path(corpus).exists(): places["corpus"] = str(named_path(corpus).resolve())  # each run works in a folder of its own
     full = check_parameters(step.experiment, given | places)
     _check_choices(full)
-    before = {j.id: j.fingerprint for jobs in needed.values() for j in jobs}
+    before = {j.id: j for jobs in needed.values() for j in jobs}
     job = Job(id, step.name, step.experiment, out / id, grid, full, tuple(places), tuple(before), {})
+    if not template.code: return job
     return replace(job, files=tuple((str(p), file_fingerprint(p)) for p in _files(job, data)), parts={
         "notebook": template.notebook, "code": template.code, "parameters": fingerprint(job.settings),
         "inputs": fingerprint(_inputs(grid.get("task"), grid.get("encoder") or step.parameters.get("encoder"), data, _given_model(job)) | _beside(job, data)),
-        "needs": fingerprint(sorted(before.values()))})
+        "needs": fingerprint(sorted(j.fingerprint for j in before.values()))})
 
 
 def _given_model(job: Job) -> Path | None:
@@ -710,6 +735,7 @@ def plan(
     data=None, # folder in GLUE's layout; None = BERTVISION_DATA, else the hub
     out="outputs", # folder of all studies
     inputs: bool = True, # look for the plain text, and for the weights that come with packages; a report of finished runs needs neither
+    code: bool = True, # fingerprint what the runs execute and read; a report of finished runs asks for no fingerprint
 ) -> Plan:
     "Turn a study into checked jobs; raises the first error that a run would meet. Writes nothing."
     root = data_root(data)
@@ -717,7 +743,7 @@ def plan(
     folder = named_path(out).resolve() / study.name
     made = {}
     for step in study.steps.values():
-        template, where = _template(step.experiment), f"study {study.name}, step {step.name}"
+        template, where = _template(step.experiment, code), f"study {study.name}, step {step.name}"
         made[step.name] = [_job(step, template, grid, made, folder / "runs", data, where) for grid in _grids(study, step, template.names)]
         ids = [j.id for j in made[step.name]]
         if long := next((id for id in ids if len(id.encode()) > 200), None): raise StudyError(f"{where}: the run {long:.60}… would need a folder's name of {len(long.encode())} bytes: expected at most 200; give shorter names to what is swept")

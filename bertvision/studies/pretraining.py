@@ -13,14 +13,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
 from ..core import write_json
 from ..metrics import METRICS, score
+from ..pictures import colors
 from .methods import against, verdict, wide
 from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
-                                     markdown_sections, markdown_table, number, panel_grid, remarks, save_figures, tally, task_title, write_files)
+                                     markdown_sections, markdown_table, number, panel_grid, remarks, begin_figures, tally, task_title, write_files)
 from .report import TESTED, differences
 from .tasks import facts_of_record
 from .results import Results, glue_table, read_study, run_titles, score_value, settings_of
@@ -89,11 +89,11 @@ def plot_learning(
     shown = [(what, f"{what}_{kind}", label) for kind, label in (("loss", "loss, nats"), ("accuracy", "accuracy")) for what in ("mlm", "nsp", "rtd") if f"{what}_{kind}" in rows]
     names = {"mlm": "hidden words", "nsp": "next sentences", "rtd": "replaced words"}
     fig, axes = panel_grid(1, len(shown), 3.7)
-    colors = dict(zip(rows["run"].unique(), sns.color_palette("colorblind", rows["run"].nunique())))
+    shades = dict(zip(rows["run"].unique(), colors(rows["run"].nunique())))
     for ax, (what, column, label) in zip(axes.flat, shown):
         for run, g in rows.groupby("run", sort=False):
-            ax.plot(g["tokens"] / 1e6, g[column], color=colors[run], lw=1.1, label=f"seed {g['seed'].iloc[0]}")
-            if (held := f"held_out_{column}") in g: ax.plot(g["tokens"] / 1e6, g[held], color=colors[run], ls="", marker="o", ms=4)
+            ax.plot(g["tokens"] / 1e6, g[column], color=shades[run], lw=1.1, label=f"seed {g['seed'].iloc[0]}")
+            if (held := f"held_out_{column}") in g: ax.plot(g["tokens"] / 1e6, g[held], color=shades[run], ls="", marker="o", ms=4)
         ax.set(xlabel="million tokens", ylabel=label, title=names[what])
     return finish(fig, "Learning from plain text; dots: text that was held out")
 
@@ -253,16 +253,16 @@ def main_table(
 
 
 def write_pretraining_report(
-    folder, # outputs/<study>
+    study, # outputs/<study>, or the Results that were read from it
 ) -> Path: # folder of the report: table.md, table.csv, report.html and figures
-    "Read a study of pre-training and write its report; raises DataError when the folder is no study and OutputError when it cannot be written."
-    study = read_study(folder)
+    "Write the report of a study of pre-training. Raises DataError if the folder is no study, OutputError if it cannot be written."
+    study = study if isinstance(study, Results) else read_study(study)
     rows, table, place = transfer_rows(study), glue_table(study), study.folder / "report"
     compared = against_untrained(study, rows, table)
+    drawn = {"learning": lambda: plot_learning(learning_rows(study)), "transfer": lambda: plot_transfer(rows)}
+    figures = begin_figures(drawn, place, FIGURES, encoder_remarks(study))
     main, lead, notes, sections = main_table(table), paragraph(study, rows, compared), remarks(study), _sections(study, rows, compared)
-    drawn = {"learning": plot_learning(learning_rows(study)), "transfer": plot_transfer(rows)}
-    figures = save_figures({name: fig for name, fig in drawn.items() if fig}, place, FIGURES, encoder_remarks(study))
     markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(main), _caption(study, rows)] if len(main) else []), DETAILS, *markdown_sections(sections), *(["## Notes", "\n".join(f"- {n}" for n in notes)] if notes else []), *markdown_end(study)]) + "\n"
-    parts = ([heading("Scores"), html_table(main, _caption(study, rows))] if len(main) else []) + [html_figure(*f) for f in figures.items()]
+    parts = ([heading("Scores"), html_table(main, _caption(study, rows))] if len(main) else []) + [html_figure(*f) for f in figures().items()]
     page = html_page(study, lead, [*parts, *html_sections(sections), *([heading("Notes"), html_list(notes, "notes")] if notes else []), *html_end(study)])
     return write_files(place, table, markdown, page)

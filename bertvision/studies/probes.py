@@ -221,13 +221,13 @@ def profiles(
     rows: pd.DataFrame, # from `probe_rows`
 ) -> pd.DataFrame: # a row a model, way, metric and layer; scores are fractions
     "Mean, spread and t-interval over seeds of each layer, with its floors; the mean is nan where a seed's score is."
-    from scipy import stats
+    from scipy.special import stdtrit
 
     groups = rows.groupby([*PROFILE, "layer"], sort=False, dropna=False)
     value, floors = groups["value"], groups[["baseline", "control", "selectivity", "bits", "compression"]].mean()
     runs, whole = groups.size(), groups.size() == value.count()
     out = pd.DataFrame({"runs": runs, "seeds": groups["seed"].agg(lambda x: " ".join(str(s) for s in sorted(x))), "mean": value.mean().where(whole), "sd": value.std().where(whole)})
-    half = stats.t.ppf(0.975, (runs - 1).where(runs > 1)) * out["sd"] / np.sqrt(runs)
+    half = stdtrit((runs - 1).where(runs > 1), 0.975) * out["sd"] / np.sqrt(runs)
     out = out.assign(low=out["mean"] - half, high=out["mean"] + half).join(floors)
     out = out.assign(selectivity_sd=groups["selectivity"].std(), compression_sd=groups["compression"].std(), collapsed=groups["collapsed"].count())
     return out.reset_index().sort_values([*PROFILE[:4], "through", "layer"], key=_rank, kind="stable", ignore_index=True)
@@ -237,7 +237,7 @@ def by_seed(
     rows: pd.DataFrame, # of one model, way and metric
 ) -> pd.DataFrame: # a row a seed, a column a layer 0 … highest; nan where a probe is missing
     "The single profiles behind a mean one."
-    found = rows.pivot_table(index="seed", columns="layer", values="value", aggfunc="mean")
+    found = rows.groupby(["seed", "layer"])["value"].mean().unstack()
     return found.reindex(columns=range(int(rows["layer"].max()) + 1)) if len(rows) else found
 
 # %% ../../nbs/83_studies.probes.ipynb #d8eebd7e

@@ -9,9 +9,10 @@ __all__ = ['question_rows', 'error_table', 'published_answers', 'by_length', 'pl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
+from ..pictures import colors
 from ..published import published
+from .page import finish, panel_grid
 from .tasks import facts_of_record, task_title
 from .results import Results, encoder_title, run_titles
 
@@ -91,6 +92,17 @@ def by_length(
     return rows.groupby(["task", "encoder", "method", "seed", "bin"], observed=True, sort=False)["answer_f1"].mean().reset_index().sort_values("bin", kind="stable", ignore_index=True)
 
 
+def _draw_lengths(ax, part, shades):
+    "A line a method, with its spread over seeds."
+    bins = list(part["bin"].unique())
+    for method, group in part.groupby("method", sort=False):
+        by = group.groupby("bin", sort=False)["score"].agg(["mean", "std"])
+        x, sd = [bins.index(name) for name in by.index], by["std"].fillna(0)
+        ax.plot(x, by["mean"], color=shades[method], marker="o", ms=4, lw=1.4, label=method)
+        ax.fill_between(x, by["mean"] - sd, by["mean"] + sd, color=shades[method], alpha=0.2, lw=0)
+    ax.set_xticks(range(len(bins)), bins)
+
+
 def plot_lengths(
     rows: pd.DataFrame, # from `question_rows`
 ) -> plt.Figure | None: # None without questions
@@ -100,9 +112,13 @@ def plot_lengths(
     table = pd.concat(parts, ignore_index=True).astype({"bin": str})
     if table["encoder"].nunique() > 1: table["method"] = table["encoder"] + ", " + table["method"]
     table = table.assign(score=100 * table["answer_f1"], task=[task_title(t) for t in table["task"]])
-    grid = sns.relplot(table, x="bin", y="score", hue="method", row="task", col="of", kind="line", errorbar="sd", marker="o", height=2.8, aspect=1.3,
-                       facet_kws={"sharex": "col"})
-    grid.set_titles("{row_name}").set_axis_labels("", "F1 × 100")
-    for ax, of in zip(grid.axes[-1], ("words of the answer", "words of the context")): ax.set_xlabel(of)
-    plt.close(grid.figure)
-    return grid.figure
+    tasks, methods = table["task"].unique(), table["method"].unique()
+    fig, axes = panel_grid(len(tasks), 2, 3.7, 2.6, sharey=True)
+    shades = dict(zip(methods, colors(len(methods))))
+    for line, task in zip(axes, tasks):
+        for ax, of in zip(line, table["of"].unique()):
+            _draw_lengths(ax, table[(table["task"] == task) & (table["of"] == of)], shades)
+            ax.set_title(task, fontsize=10)
+            ax.set_xlabel(of)
+        line[0].set_ylabel("F1 × 100")
+    return finish(fig, "", 3)

@@ -7,23 +7,24 @@ __all__ = ['TESTED', 'FIGURES', 'readable', 'compact', 'details', 'answer', 'sum
            'plot_loss', 'plot_selection', 'differences', 'findings', 'to_markdown', 'to_html', 'write_report']
 
 # %% ../../nbs/83_studies.report.ipynb #1daf7866
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..comparisons import BETTER, NO_CLAIM, WORSE, rule
 from ..metrics import METRICS
+from ..pictures import colors, white_grid
 from .claims import CLAIM_COLUMNS, claim_over_trivial, claim_words, decide_claims
 from .methods import (against, headline_rows, highlighted, plot_cost, plot_growth, plot_shares, printed_tables,
                                        runs_by_method, seeds_of, several_methods, verdict, wide)
 from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, between, environment, excerpt, heading, html_end, html_figure, html_list, html_page, html_sections,
-                                     html_table, markdown_end, markdown_sections, markdown_table, mean_sd, metric_title, nothing, number, ordered, p_value, recipes, remarks,
-                                     save_figures, tally, task_title, write_files)
+                                     html_table, markdown_end, markdown_sections, markdown_table, mean_sd, metric_title, nothing, number, ordered, p_value, label_outer, panel_row, recipes, remarks,
+                                     begin_figures, tally, task_title, write_files)
 from .questions import error_table, plot_lengths, published_answers, question_rows
 from .tasks import facts_of_rows
 from .results import KEYS, Results, encoder_title, fallen_text, glue_table, read_study, run_titles, scores
@@ -330,21 +331,24 @@ def _place(table):
     return rows.assign(label=label, who=who, height=height), names, groups
 
 
-def _draw_row(ax, row, values, color):
+def _draw_group(ax, rows, runs, color): # runs: of each row, from `scores`
+    "The rows of one method: interval, seeds, mean, trivial baseline and published score."
+    height = rows["height"]
+    ax.hlines(height, 100 * rows["low"], 100 * rows["high"], color=color, lw=1.6, zorder=2)
+    values = pd.concat([r.assign(height=h) for r, h in zip(runs, height)])
     fallen = values["collapsed"].notna()
-    ax.plot([100 * row["low"], 100 * row["high"]], [row["height"]] * 2, color=color, lw=1.6, zorder=2)
-    ax.scatter(100 * values["value"][~fallen], [row["height"]] * (~fallen).sum(), s=14, color=color, alpha=0.55, zorder=3)
-    ax.scatter(100 * values["value"][fallen], [row["height"]] * fallen.sum(), s=26, color=color, marker="x", zorder=3)
-    ax.scatter(100 * row["mean"], row["height"], s=52, color=color, edgecolor="white", linewidth=0.8, zorder=4)
-    ax.scatter(100 * row["baseline"], row["height"], marker="|", s=190, color="0.45", linewidth=2, zorder=1)
-    if row["published"] == row["published"] and row["published"] is not None:
-        ax.scatter(100 * row["published"], row["height"], marker="D", s=34, facecolor="white", edgecolor=color, linewidth=1.4, zorder=5)
+    sound, collapsed = values[~fallen], values[fallen]
+    ax.scatter(100 * sound["value"], sound["height"], s=14, color=color, alpha=0.55, zorder=3)
+    ax.scatter(100 * collapsed["value"], collapsed["height"], s=26, color=color, marker="x", zorder=3)
+    ax.scatter(100 * rows["mean"], height, s=52, color=color, edgecolor="white", linewidth=0.8, zorder=4)
+    ax.scatter(100 * rows["baseline"], height, marker="|", s=190, color="0.45", linewidth=2, zorder=1)
+    ax.scatter(100 * rows["published"].astype(float), height, marker="D", s=34, facecolor="white", edgecolor=color, linewidth=1.4, zorder=5)
 
 # %% ../../nbs/83_studies.report.ipynb #3635d833
-def _legend(groups, colors, table):
+def _legend(shades, table): # shades: name -> colour
     "Handles for what is in the figure."
     dot = lambda **k: Line2D([], [], linestyle="", **k)
-    found = [Line2D([], [], color=c, marker="o", label=g) for g, c in zip(groups, colors)]
+    found = [Line2D([], [], color=c, marker="o", label=g) for g, c in shades.items()]
     found += [dot(marker="o", markersize=4, color="0.5", alpha=0.6, label="one seed")]
     if table["collapsed"].sum(): found.append(dot(marker="x", markersize=6, color="0.4", label="collapsed seed"))
     found.append(dot(marker="|", markersize=11, markeredgewidth=2, color="0.45", label="trivial baseline"))
@@ -373,18 +377,18 @@ def plot_scores(
     if not (table["status"] == "done").any(): return nothing("no run has finished")
     table = highlighted(study, table)
     rows, names, groups = _place(table)
-    colors, tidy = sns.color_palette("colorblind" if len(groups) <= 10 else "husl", len(groups)), scores(study)
-    with sns.axes_style("whitegrid"):
+    shades, tidy = dict(zip(groups, colors(len(groups)))), scores(study)
+    with white_grid():
         fig, ax = plt.subplots(figsize=(7.5, 1.5 + 0.55 * len(names) + 0.12 * len(rows)), layout="constrained")
-    for row in rows.to_dict("records"):
-        same = (tidy[KEYS + ["split", "metric"]] == [row[k] for k in KEYS + ["split", "metric"]]).all(axis=1)
-        _draw_row(ax, row, tidy[same], colors[groups.index(row["who"])])
+    by_row = tidy.groupby([*KEYS, "split", "metric"], sort=False, dropna=False)
+    for who, mine in rows.groupby("who", sort=False):
+        _draw_group(ax, mine, [by_row.get_group(tuple(row)) for row in mine[by_row.keys].itertuples(index=False)], shades[who])
     base = rows[rows["published_bert_base"].notna()].drop_duplicates("label")
     ax.scatter(100 * base["published_bert_base"].astype(float), [names.index(n) for n in base["label"]], marker="D", s=34,
                facecolor="white", edgecolor="black", linewidth=1.2, zorder=5)
     _frame(ax, rows, names, tidy)
     ax.set_title(_finding(study, table), loc="left", fontsize=11)
-    fig.legend(handles=_legend(groups, colors, rows), loc="outside lower center", ncols=4 if len(groups) == 1 else 3, frameon=False, fontsize=9)
+    fig.legend(handles=_legend(shades, rows), loc="outside lower center", ncols=4 if len(groups) == 1 else 3, frameon=False, fontsize=9)
     plt.close(fig)
     return fig
 
@@ -397,7 +401,7 @@ def _frame(ax, rows, names, tidy):
     ax.set(xlim=(marks.min() - margin, marks.max() + margin), ylim=(len(names) - 0.5, -0.5), xlabel="score × 100")
     ax.set_yticks(range(len(names)), names)
     ax.grid(False, axis="y")
-    sns.despine(ax=ax, left=True)
+    ax.spines[["top", "right", "left"]].set_visible(False)
 
 # %% ../../nbs/83_studies.report.ipynb #f9868eca
 def curves(
@@ -421,21 +425,23 @@ def curves(
 _CURVES = ["run", "task", "encoder", "method", "seed", "metric", "step", "epoch", "loss", "score"]
 
 
+_GAP = pd.DataFrame({"epoch": [np.nan], "score": [np.nan], "loss": [np.nan]})
+
+
 def _lines(rows, y, label, title):
     "One panel a task, one line a run."
     several = next((c for c in ("method", "encoder") if rows[c].nunique() > 1), None)
-    style = {"hue": several, "hue_order": sorted(rows[several].unique()), "palette": "colorblind"} if several else {"color": sns.color_palette("colorblind")[0]}
-    marker = "o" if y == "score" else None
-    panels = rows["task"].nunique()
-    size = {"height": 2.3 if panels > 2 else 3.2, "aspect": 1.15}
-    with sns.axes_style("whitegrid"):
-        grid = sns.relplot(rows, x="epoch", y=y, col="task", col_wrap=min(4, panels), units="run", estimator=None, kind="line",
-                           lw=1.2, alpha=0.8, marker=marker, facet_kws={"sharey": False}, **size, **style)
-    grid.set_titles("{col_name}").set_axis_labels("epoch", label)
-    for ax in grid.axes.flat: ax.xaxis.set_major_locator(MaxNLocator(4, integer=rows["epoch"].max() >= 2))
-    grid.figure.suptitle(title, x=0.01, y=1.0, ha="left", va="bottom", fontsize=11)
-    plt.close(grid.figure)
-    return grid.figure
+    names = sorted(rows[several].unique()) if several else [""]
+    shades, marker, panels = dict(zip(names, colors(len(names)))), "o" if y == "score" else None, rows["task"].nunique()
+    fig, axes = panel_row(panels, 4, *((2.6, 2.2) if panels > 2 else (3.7, 3.0)), sharex=True)
+    for ax, (task, part) in zip(axes, rows.groupby("task", sort=False)):
+        for name, mine in part.groupby(several, sort=True) if several else [("", part)]:
+            ends = [pd.concat([run[["epoch", y]], _GAP]) for _, run in mine.groupby("run", sort=False)]  # all runs are one line with gaps
+            line = pd.concat(ends)
+            ax.plot(line["epoch"], line[y], color=shades[name], lw=1.2, alpha=0.8, marker=marker, ms=4, label=name)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=rows["epoch"].max() >= 2))
+        ax.set_title(task, fontsize=10)
+    return label_outer(fig, axes, "epoch", label, title)
 
 # %% ../../nbs/83_studies.report.ipynb #3825c0d4
 def _end(losses, side):
@@ -555,22 +561,23 @@ FIGURES = {"scores": "Scores at a glance", "parameters": "Score against trainabl
            "lengths": "F1 by the length of answers and contexts", "shares": "Layers that the scalar mixes take", "selection": "Selection score while training", "loss": "Training loss"}
 
 
-def _method_figures(study, table):
+def _method_figures(study, table): # name -> function that draws it, or returns None
     if not several_methods(table): return {}
-    drawn = {cost: plot_cost(table, cost) for cost in ("parameters", "seconds")}
-    drawn |= {along: plot_growth(study, along) for along in ("epochs", "examples")}
-    more = {"lengths": plot_lengths(question_rows(study, highlighted(study, table))), "shares": plot_shares(study)}
-    return {name: fig for name, fig in (drawn | more).items() if fig}
+    drawn = {cost: partial(plot_cost, table, cost) for cost in ("parameters", "seconds")}
+    drawn |= {along: partial(plot_growth, study, along) for along in ("epochs", "examples")}
+    return drawn | {"lengths": lambda: plot_lengths(question_rows(study, highlighted(study, table))), "shares": partial(plot_shares, study)}
 
 
 def write_report(
-    folder, # outputs/<study>
+    study, # outputs/<study>, or the Results that were read from it
     compared: pd.DataFrame | None = None, # from `methods.against`, when it is at hand
+    table: pd.DataFrame | None = None, # from `glue_table`, when it is at hand
 ) -> Path: # folder of the report: table.md, table.csv, report.html and figures
-    "Read a study and write its report; raises DataError when the folder is no study and OutputError when it cannot be written."
-    study = read_study(folder)
-    table, place = glue_table(study), study.folder / "report"
+    "Write the report of a study. Raises DataError if the folder is no study, OutputError if it cannot be written."
+    study = study if isinstance(study, Results) else read_study(study)
+    table, place = glue_table(study) if table is None else table, study.folder / "report"
     if compared is None: compared = against(study, table)
-    drawn = {"scores": plot_scores(study, table), **_method_figures(study, table), "selection": plot_selection(study), "loss": plot_loss(study)}
-    figures = save_figures(drawn, place, FIGURES, encoder_remarks(study))
-    return write_files(place, table, to_markdown(study, table, compared), to_html(study, table, compared, figures))
+    drawn = {"scores": partial(plot_scores, study, table), **_method_figures(study, table), "selection": partial(plot_selection, study),
+             "loss": partial(plot_loss, study)}
+    figures = begin_figures(drawn, place, FIGURES, encoder_remarks(study))
+    return write_files(place, table, to_markdown(study, table, compared), to_html(study, table, compared, figures()))

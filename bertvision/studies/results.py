@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'BERT_BASE', 'COLUMNS', 'example_study', 'Results', 'scored_columns', 'run_entries', 'collapse_today',
-           'code_of', 'settings_of', 'method_title', 'run_titles', 'read_study', 'score_value', 'scores', 'rows_of',
-           'answered', 'fallen_text', 'glue_table']
+           'code_of', 'settings_of', 'method_title', 'run_titles', 'read_study', 'score_value', 'scores', 'answered',
+           'fallen_text', 'plain_groups', 'known_mean', 'glue_table']
 
 # %% ../../nbs/82_studies.results.ipynb #be562db4
 import json
@@ -173,18 +173,20 @@ def scored_columns(
     return rows["prediction"].to_numpy(), rows["label"].to_numpy()
 
 # %% ../../nbs/82_studies.results.ipynb #f29ad92e
-def _split_rows(rows, split):
-    "Rows of a split; a view where they follow each other, as runs write them."
-    mine = (rows["split"] == split).to_numpy(bool)
-    if not mine.any(): return rows.iloc[:0]
-    first, count = int(mine.argmax()), int(mine.sum())
-    return rows.iloc[first:first + count] if mine[first:first + count].all() else rows[mine]
+def _parts(rows, values) -> dict: # value -> its rows; values: one for each row, such as its split
+    "Take a table apart; views where the rows of a value follow each other, as runs write them."
+    codes, names = pd.factorize(values)
+    found = {}
+    for code, name in enumerate(names):
+        at = np.flatnonzero(codes == code)
+        found[name] = rows.iloc[at[0]:at[-1] + 1] if at[-1] - at[0] + 1 == len(at) else rows.iloc[at]
+    return found
 
 
-def _disagreement(record, rows):
+def _disagreement(record, parts): # parts: split -> predictions
     "Where a record's scores are not those of its predictions, or None."
     for split, found in record["metrics"].items():
-        part = _split_rows(rows, split)
+        part = parts.get(split, ())
         names = [m for m in found if m in METRICS]
         if not names or not len(part): continue
         try: again = {n: score(n, *scored_columns(n, part))[n] for n in names}
@@ -209,24 +211,19 @@ def _undefined(record):
         yield f"{split} {' and '.join(names)} {'is' if len(names) == 1 else 'are'} undefined: {text}"
 
 
-def _doubts(record, rows):
+def _doubts(record, parts): # parts: split -> predictions, None without any
     "(state, why) of what makes the scores of a finished run doubtful."
     yield from (("undefined score", why) for why in _undefined(record))
-    if rows is None: return  # named already
-    silent = [s for s, found in record["metrics"].items() if s != "selection" and set(found) & set(METRICS) and not (rows["split"] == s).any()]
+    if parts is None: return  # named already
+    silent = [s for s, found in record["metrics"].items() if s != "selection" and set(found) & set(METRICS) and s not in parts]
     if silent: yield "unchecked", f"its predictions have no row of {' and '.join(silent)}: that score cannot be checked"
-    if why := _disagreement(record, rows): yield "contradiction", why
+    if why := _disagreement(record, parts): yield "contradiction", why
 
 # %% ../../nbs/82_studies.results.ipynb #2d6c1824
 def _rows_by_variant(rows):
     "Variant -> its predictions; views where they follow each other."
     if rows is None or "variant" not in rows: return {}
-    codes, names = pd.factorize(rows["variant"])
-    rows, found = rows.drop(columns="variant"), {}
-    for code, name in enumerate(names):
-        at = np.flatnonzero(codes == code)
-        found[name] = rows.iloc[at[0]:at[-1] + 1] if at[-1] - at[0] + 1 == len(at) else rows.iloc[at]
-    return found
+    return _parts(rows.drop(columns="variant"), rows["variant"])
 
 
 def run_entries(
@@ -266,27 +263,27 @@ def _collapse_of(rows, metrics, losses): # rows: predictions of one split
 
 def collapse_today(
     record: dict, # of a run, or of one of its variants
-    rows: pd.DataFrame | None, # its predictions; None when they cannot be read
+    parts: dict | None, # split -> its predictions; None when they cannot be read
     split: str = "", # "" = the first that is reported
     recorded: str | None = None, # what the record says, which stands where nothing can be computed
 ) -> str | None: # as `statistics.collapse`
     "Return why a run must be called collapsed, from its predictions."
     split = split or next((s for s in record["metrics"] if s != "selection"), "")
     metrics = [m for m in record["metrics"].get(split) or {} if m in METRICS]
-    part = _split_rows(rows, split) if rows is not None and metrics else ()
+    part = parts.get(split, ()) if parts is not None and metrics else ()
     if not len(part): return recorded
     try: found = _collapse_of(part, metrics, _losses(record))
     except DataError: return recorded  # named as a contradiction
     return recorded if recorded == "nan loss" and not _losses(record) else found
 
 # %% ../../nbs/82_studies.results.ipynb #dfea8ac0
-def _of_today(record, rows):
+def _of_today(record, parts): # parts: split -> predictions, None without any
     "A record with its collapse, and that of its languages, as today's rule sees it."
     recorded = record.get("collapsed")
-    now = collapse_today(record, rows, recorded=recorded)
+    now = collapse_today(record, parts, recorded=recorded)
     record = record | {"collapsed": now} | ({"recorded_collapse": recorded} if now != recorded else {})
     if not record.get("languages"): return record
-    told = {code: about | {"collapsed": collapse_today(record, rows, f"test/{code}", about.get("collapsed"))}
+    told = {code: about | {"collapsed": collapse_today(record, parts, f"test/{code}", about.get("collapsed"))}
             for code, about in record["languages"].items()}
     return record | {"languages": told}
 
@@ -478,20 +475,24 @@ def read_study(
     if not plan and not places:
         raise DataError(f"{folder} holds no study: expected runs/<run>/record.json or plan.json in it; run the study first")
     records, faults = _counted(places, plan.get("jobs") or [])
-    runs, predictions = {}, {}
+    runs, predictions, taken = {}, {}, {}
     for place, record in records.items():
         whole, missing = _read_predictions(place) if record["metrics"] or record.get("variants") else (None, None)
         if missing: faults.append({"run": place.name, "state": "unchecked", "why": missing})
         for entry, r, rows in run_entries(place.name, record, whole):
-            runs[entry] = _of_today(r, rows)
+            parts = None if rows is None else _parts(rows, rows["split"])
+            taken[entry] = rows, parts
+            runs[entry] = _of_today(r, parts)
             if rows is not None: predictions[entry] = rows
-            faults += [{"run": entry, "state": state, "why": why} for state, why in _doubts(r, rows)]
+            faults += [{"run": entry, "state": state, "why": why} for state, why in _doubts(r, parts)]
     runs, predictions, twice = _once_a_seed(runs, predictions)
     faults += twice + _mixed(runs, predictions, folder)
     name = plan.get("study") or folder.name
-    return Results(folder, name, plan.get("title") or name, plan.get("jobs") or [], runs, predictions, faults,
-                   plan.get("command") or f"bertvision run {name}", plan.get("titles") or {}, plan.get("highlights") or {},
-                   plan.get("published") or "")
+    study = Results(folder, name, plan.get("title") or name, plan.get("jobs") or [], runs, predictions, faults,
+                    plan.get("command") or f"bertvision run {name}", plan.get("titles") or {}, plan.get("highlights") or {},
+                    plan.get("published") or "")
+    study.cache |= {("parts", run): of for run, of in taken.items()}
+    return study
 
 # %% ../../nbs/82_studies.results.ipynb #2e998f93
 def score_value(
@@ -507,6 +508,11 @@ def scores(
     study: Results,
 ) -> pd.DataFrame: # one row a run, split and metric
     "All reported scores of the finished runs, tidy; the selection part is left out."
+    if "scores" not in study.cache: study.cache["scores"] = _scores(study)
+    return study.cache["scores"].copy()
+
+
+def _scores(study):
     rows, settings = [], settings_of(study.runs)
     for run, r in study.runs.items():
         about = {
@@ -526,26 +532,39 @@ _SCORE_COLUMNS = ["task", "encoder", "step", "variant", "settings", "protocol", 
                   "collapsed", "examples_per_second", "seconds", "peak_memory_bytes"]
 
 # %% ../../nbs/82_studies.results.ipynb #4c1b1e28
-def rows_of(
-    study: Results,
-    run: str,
-    split: str,
-) -> pd.DataFrame:
-    "Return the predictions of a run on a split, in the order of their ids. Raises DataError if there are none."
+def _part_of(study: Results, run: str, split: str) -> pd.DataFrame:
+    "Return the predictions of a run on a split, as they were written. Raises DataError if there are none."
     rows = study.predictions.get(run)
     if rows is None:
         raise DataError("predictions missing")
-    if "split" in rows:
-        rows = rows[rows["split"] == split]
-    if not len(rows):
+    if "split" not in rows:
+        return rows
+    key = ("parts", run)
+    if key not in study.cache or study.cache[key][0] is not rows:
+        study.cache[key] = rows, _parts(rows, rows["split"])
+    part = study.cache[key][1].get(split)
+    if part is None:
         raise DataError(f"no predictions of {split}")
-    return rows.sort_values("example_id", ignore_index=True)
+    return part
+
+
+def _ordered_ids(study: Results, ids: pd.Series) -> tuple: # (ids in their order, where each of them stands), (N,) each
+    "Sort the ids of some examples, once for all runs that answered them in this order."
+    known = study.cache.setdefault(("ids", len(ids)), [])
+    for before, found in known:
+        if before.equals(ids.array):
+            return found
+    order = ids.reset_index(drop=True).sort_values().index.to_numpy()
+    found = ids.to_numpy()[order], order
+    known.append((ids.array, found))
+    return found
 
 
 def _contributions_of(study: Results, run: str, split: str, metric: str): # (ids, labels, contributions)
-    rows = rows_of(study, run, split)
+    rows = _part_of(study, run, split)
+    ids, order = _ordered_ids(study, rows["example_id"])
     said, labels = scored_columns(metric, rows)
-    return rows["example_id"].to_numpy(), rows["label"].to_numpy(), contributions(metric, said, labels)
+    return ids, rows["label"].to_numpy()[order], contributions(metric, said[order], labels[order])
 
 # %% ../../nbs/82_studies.results.ipynb #1f89bd3c
 def answered(
@@ -576,7 +595,7 @@ def _over_examples(study, runs, split, metric):
     "Interval of the mean score of some runs over the examples, nan where they cannot be put side by side."
     try: parts = [answered(study, run, split, metric) for run in runs]
     except DataError: return np.nan, np.nan
-    if any(not np.array_equal(a, b) for part in parts for a, b in zip(part[:2], parts[0])): return np.nan, np.nan
+    if any(a is not b and not np.array_equal(a, b) for part in parts for a, b in zip(part[:2], parts[0])): return np.nan, np.nan
     each = np.mean([x for _, _, x in parts], axis=0)
     half = 1.96 * each.std() / np.sqrt(len(each))
     return _possible(each.mean() - half, metric), _possible(each.mean() + half, metric)
@@ -615,26 +634,54 @@ def _possible(x, metric):
 
 def _answered(study, run, split):
     "Whether a run's predictions hold a split, so that its score has been checked."
-    return run in study.predictions and bool((study.predictions[run]["split"] == split).any())
+    try: return bool(len(_part_of(study, run, split)))
+    except DataError: return False
 
 
-def _row(study, key, group, planned):
+def plain_groups(
+    rows: pd.DataFrame,
+    by: list, # columns
+    dropna: bool = True, # leave out rows without a value in one of them
+): # yields (values of the columns, column -> list)
+    "Group as `groupby(sort=False)` does, into plain lists: pandas takes a millisecond for each of many small groups."
+    numbers = rows.groupby(by, sort=False, dropna=dropna).ngroup().to_numpy()
+    columns = {name: rows[name].tolist() for name in rows}
+    members = {}
+    for place, number in enumerate(numbers):
+        if number >= 0: members.setdefault(number, []).append(place)
+    for places in members.values():
+        group = {name: [values[i] for i in places] for name, values in columns.items()}
+        yield tuple(group[name][0] for name in by), group
+
+
+def known_mean(
+    values, # numbers, None and nan for what is not known
+) -> float: # nan when nothing is known
+    "Return the mean of what is known."
+    known = np.array(values, float)
+    known = known[~np.isnan(known)]
+    return known.sum() / len(known) if len(known) else np.nan
+
+
+def _row(study, key, group, planned): # group: column -> values
     "One row of the table from the runs of one group."
     task, encoder, _, variant, settings, _, split, metric = key
-    model = _model(variant, group["fine_tuned"].all())
+    model = _model(variant, all(group["fine_tuned"]))
     found, shown = summarise(group["value"]), _published(task, encoder, metric, split, model, study.published)
     low, high = _possible(found.low, metric), _possible(found.high, metric)
-    example_low, example_high = _over_examples(study, list(group["run"]), split, metric)
-    collapsed = group["collapsed"].dropna()
+    example_low, example_high = _over_examples(study, group["run"], split, metric)
+    collapsed = [why for why in group["collapsed"] if isinstance(why, str)]
+    memory = [x for x in group["peak_memory_bytes"] if not pd.isna(x)]
     comparable = shown["published"] is not None and shown["published_flag"] != "test_file"
     return dict(zip(KEYS + ["split", "metric"], key)) | {
         "status": "done", "model": model, "runs": found.n, "planned": found.n if settings else max(planned, found.n),
         "seeds": " ".join(str(s) for s in sorted(group["seed"])), "mean": found.mean, "sd": found.sd, "low": low, "high": high,
-        "example_low": example_low, "example_high": example_high, "baseline": group["baseline"].astype(float).mean(),
+        "example_low": example_low, "example_high": example_high, "baseline": known_mean(group["baseline"]),
         **shown, "difference": found.mean - shown["published"] if comparable else None,
         "collapsed": len(collapsed), "collapsed_reasons": ", ".join(sorted(set(collapsed))),
-        "undefined": int(group["undefined"].sum()), "unchecked": sum(not _answered(study, run, split) for run in group["run"]), "parameters": group["parameters"].astype(float).mean(), "examples_per_second": group["examples_per_second"].astype(float).mean(),
-        "seconds": group["seconds"].astype(float).mean(), "peak_memory_bytes": group["peak_memory_bytes"].astype(float).max()}
+        "undefined": int(sum(group["undefined"])), "unchecked": sum(not _answered(study, run, split) for run in group["run"]),
+        "parameters": known_mean(group["parameters"]), "examples_per_second": known_mean(group["examples_per_second"]), "seconds": known_mean(group["seconds"]),
+        "peak_memory_bytes": float(max(memory)) if memory else np.nan}
 
 # %% ../../nbs/82_studies.results.ipynb #05d39a3d
 def _plan(study):
@@ -675,7 +722,7 @@ def glue_table(
 ) -> pd.DataFrame: # one row a task, metric, split, encoder and setting; scores are fractions
     "Mean, spread, intervals, trivial and published scores, collapse and cost."
     plan, tidy = _plan(study), scores(study)
-    groups = tidy.groupby(KEYS + ["split", "metric"], sort=False, dropna=False)
+    groups = plain_groups(tidy, KEYS + ["split", "metric"], dropna=False)
     rows = [_row(study, key, group, len(plan.get(key[:3], []))) for key, group in groups]
     done = {tuple(row[k] for k in KEYS[:3]) for row in rows}
     for key, names in plan.items():

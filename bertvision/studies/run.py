@@ -28,11 +28,11 @@ from ..processes import process_index
 from ..runs import has_locks, lock, mark_failed, notebook_cells, read_parameters, read_record
 from ..executed import told_changes
 from ..witness import TOLD, executed_changes, home_of, planned_code, stamps_of
-from .plan import (RUNNER_LOCK, Job, Plan, State, code_closure, data_forgotten, disk_needed, forecast, job_state,
+from .plan import (RUNNER_LOCK, Job, Plan, State, code_closure, data_forgotten, disk_needed, forecast, job_state, named_modules,
                                      notebook_code, notebook_fingerprint, read_plan, study_states, this_machine)
-from .kernel import KERNEL, PORT_TAKEN, ROOMS, kernel_manager, kernel_room, leave_rooms
+from .kernel import KERNEL, PORT_TAKEN, ROOMS, kernel_manager, kernel_room, leave_rooms, load_papermill
 from .tasks import facts_of_record
-from .warm import Nursery, warm_provisioner
+from .warm import REPORT_IMPORTS, Nursery, prepare_kernel, warm_provisioner
 
 # %% ../../nbs/81_studies.run.ipynb #e3c1a5e5
 _FULL_DISK = (r"(?i)No space left on device|\bENOSPC\b|database or disk is full|Disk quota exceeded|\bEDQUOT\b"
@@ -90,6 +90,23 @@ def _last_started(notebook: Path) -> str:
     started = [c for c in cells if c.get("metadata", {}).get("papermill", {}).get("start_time")]
     return "".join(started[-1]["source"]) if started else ""
 
+# %% ../../nbs/81_studies.run.ipynb #0e98ebf5
+_AT_THE_END = "bertvision-at-the-end"  # an engine of papermill's
+
+
+def _register_engine():
+    "Teach papermill to write a notebook at its end alone: to write it before and after each cell takes a short report longer than the cells."
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class AtTheEnd(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, manager, *given, **options):
+            manager.save = lambda **_: None
+            try: return super().execute_managed_notebook(manager, *given, **options)
+            finally: del manager.save  # its caller saves, also what has failed
+
+    papermill_engines.register(_AT_THE_END, AtTheEnd)
+
 # %% ../../nbs/81_studies.run.ipynb #8fa83bab
 _OUTPUT_PATIENCE = 3600  # seconds that a finished cell's outputs may take; a kernel that dies meanwhile is noticed at once
 
@@ -102,15 +119,16 @@ def _only_lost_outputs(record) -> bool:
     return record.levelname in ("ERROR", "CRITICAL")
 
 
-def _papermill(template: Path, target: Path, parameters: dict, manager: type):
+def _papermill(template: Path, target: Path, parameters: dict, manager: type, engine: str | None = None):
     "Execute a notebook in the present folder by this interpreter, whatever its metadata says."
     import logging
 
     from papermill import execute_notebook
 
+    if engine: _register_engine()
     logging.getLogger("papermill").addFilter(_only_lost_outputs)
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)  # it warns about every comment with a `;` in it
-    execute_notebook(os.path.relpath(template), target.name, parameters, cwd=".", progress_bar=False, start_timeout=180,
+    execute_notebook(os.path.relpath(template), target.name, parameters, engine_name=engine, cwd=".", progress_bar=False, start_timeout=180,
                      kernel_name=KERNEL, language="python", kernel_manager_class=manager,
                      iopub_timeout=_OUTPUT_PATIENCE, raise_on_iopub_timeout=False)
 
@@ -120,12 +138,13 @@ def _no_port(manager: type, target: Path) -> bool:
     return manager.exit_code == PORT_TAKEN and not _last_started(target)
 
 
-def _execute_once(template: Path, target: Path, parameters: dict, manager: type) -> dict | None:
+def _execute_once(template: Path, target: Path, parameters: dict, manager: type, engine: str | None = None) -> dict | None:
     "Execute a notebook; None, or its failure."
+    load_papermill()
     from papermill import PapermillExecutionError
 
     kills = oom_kills()
-    try: _papermill(template, target, parameters, manager)
+    try: _papermill(template, target, parameters, manager, engine)
     except PapermillExecutionError as e:
         text = f"{e.ename}: {_plain(e.evalue)}"
         return {"reason": explain(text), "exception": text, **_cell(template, e.source),
@@ -136,12 +155,12 @@ def _execute_once(template: Path, target: Path, parameters: dict, manager: type)
                 **_cell(template, _last_started(target)), "traceback": [], "exit_code": manager.exit_code}
 
 
-def _execute(template: Path, target: Path, parameters: dict, attempts: int = 3) -> dict | None:
+def _execute(template: Path, target: Path, parameters: dict, attempts: int = 3, engine: str | None = None) -> dict | None:
     "Execute into a notebook in the present folder; None, or its failure."
     for _ in range(attempts):
         with kernel_room() as room:
             manager = kernel_manager(room, warm_provisioner())
-            failure = _execute_once(template, target, parameters, manager)
+            failure = _execute_once(template, target, parameters, manager, engine)
         if not _no_port(manager, target): break
     return failure
 
@@ -259,7 +278,10 @@ def _carry_out(folder: Path) -> int:
         os.utime(folder / "record.json")
         return 0
     if job["record"] and not _can_resume(folder, job): _empty(folder)
-    failure = _share_out(folder, job["processes"]) if job.get("processes", 1) > 1 else _execute((folder / job["notebook"]).resolve(), folder / "notebook.ipynb", job["parameters"])
+    if job.get("processes", 1) > 1: failure = _share_out(folder, job["processes"])
+    else:
+        engine = None if job["record"] else _AT_THE_END
+        failure = _execute((folder / job["notebook"]).resolve(), folder / "notebook.ipynb", job["parameters"], engine=engine)
     if failure is None and job["record"] and not (_same_job(folder, job) and read_record(folder)["status"] == "done"):
         failure = {"reason": "the notebook ended without run.finish: its record does not say done", "exit_code": 0}
     if failure is None and job["record"]: failure = _notebook_fault(folder, job)
@@ -317,10 +339,17 @@ def be_child(
     return code
 
 
+def _import_meanwhile(folder: Path):
+    "Let a process import what a job names and wait to become its kernel, while this one imports papermill."
+    modules = read_json(folder / "job.json").get("imports")
+    if modules and sys.platform == "linux": prepare_kernel(modules)
+
+
 def child():
     "Entry of the child process: `python -c 'from bertvision.studies.run import child; child()' FOLDER RUNNER`."
-    runner = int(sys.argv[2])
-    sys.exit(be_child(Path(sys.argv[1]).resolve(), lambda: os.getppid() != runner))
+    folder, runner = Path(sys.argv[1]).resolve(), int(sys.argv[2])
+    _import_meanwhile(folder)
+    sys.exit(be_child(folder, lambda: os.getppid() != runner))
 
 # %% ../../nbs/81_studies.run.ipynb #2489f773
 def gpus() -> list[str]: # ids for CUDA_VISIBLE_DEVICES
@@ -756,12 +785,25 @@ def write_failures(
     return write_text(path, "\n".join(parts))
 
 # %% ../../nbs/81_studies.run.ipynb #4a6fddc8
+def _report_tables(plan: Plan) -> list[Path]:
+    "Files with published numbers beside the report notebook."
+    return sorted((plan.study.report.parents[1] / "published").glob("*.csv"))
+
+
 def _report_state(plan: Plan) -> str:
     "Fingerprint of all that the report is made from."
     runs = {p.parent.name: file_fingerprint(p) for p in sorted(plan.folder.glob("runs/*/record.json"))}
     cells = [c["source"] for c in notebook_cells(plan.study.report) if c["type"] == "code"]
-    tables = [file_fingerprint(p) for p in sorted((plan.study.report.parents[1] / "published").glob("*.csv"))]
+    tables = [file_fingerprint(p) for p in _report_tables(plan)]
     return fingerprint([runs, cells, code_closure(notebook_code(plan.study.report, parameters=True)), tables, file_fingerprint(plan.folder / "plan.json")])
+
+
+def _edited_since(plan: Plan, start: float) -> bool: # start: seconds, as time.time
+    "Whether something that the report is made from was written after it began, so that its fingerprint may be of another state."
+    modules = code_closure(notebook_code(plan.study.report, parameters=True))
+    paths = [plan.study.report, plan.folder / "plan.json", *plan.folder.glob("runs/*/record.json"), *_report_tables(plan),
+             *(Path(bertvision.__file__).parent / name for name in modules)]
+    return any(p.stat().st_mtime > start for p in paths if p.exists())
 
 
 def _report_parameters(notebook: Path) -> dict:
@@ -785,6 +827,13 @@ def _up_to_date(folder: Path, state: str) -> bool:
     return stamp.get("inputs") == state and bool(files) and isinstance(files, list) and all(isinstance(name, str) and os.path.isfile(folder / name) for name in files)
 
 # %% ../../nbs/81_studies.run.ipynb #cfe9fd05
+def _report_job(plan: Plan, folder: Path) -> dict:
+    "Return what the child of the report is asked for."
+    modules = named_modules(notebook_code(plan.study.report))
+    return {"notebook": relative(plan.study.report, folder), "record": False, "parameters": _report_parameters(plan.study.report),
+            "imports": [*modules, *REPORT_IMPORTS]}
+
+
 def make_report(
     plan: Plan,
     force: bool = False, # also when nothing has changed
@@ -792,19 +841,20 @@ def make_report(
 ) -> tuple: # (folder of the report or None, failure or None)
     "Execute the report notebook into outputs/<study>/report; does nothing when it is up to date."
     if plan.study.report is None: return None, None
-    folder, state = plan.folder / "report", _report_state(plan)
+    folder = plan.folder / "report"
     stamp = folder / "fingerprint.json"
-    if not force and _up_to_date(folder, state): return folder, None
+    if not force and _up_to_date(folder, _report_state(plan)): return folder, None
     stamp.unlink(missing_ok=True)
-    write_json(folder / "job.json", {"notebook": relative(plan.study.report, folder), "record": False,
-                                     "parameters": _report_parameters(plan.study.report)})
+    write_json(folder / "job.json", _report_job(plan, folder))
     (folder / "failure.json").unlink(missing_ok=True)
     if show: show.say(f"report  {plan.study.report.name}")
-    process = _start(folder, child_environment(1, 0))
-    try: code = process.wait()
+    start, process = time.time(), _start(folder, child_environment(1, 0))
+    try:
+        state = _report_state(plan)  # while the kernel starts
+        code = process.wait()
     finally: stop([process])
     if code == 0:
-        write_json(stamp, {"inputs": state, "files": _report_files(folder)})
+        if not _edited_since(plan, start): write_json(stamp, {"inputs": state, "files": _report_files(folder)})
         return folder, None
     failure = read_json(folder / "failure.json") if (folder / "failure.json").exists() else {"reason": explain("", code), "exit_code": code}
     return None, failure

@@ -24,7 +24,7 @@ from ..runs import seconds_of
 from ..statistics import summarise
 from .claims import DECIDED_COLUMNS, claim, claim_over_trivial, claim_words, decide_claims
 from .page import between, mean_sd, metric_title, number, p_value, task_title
-from .results import Results, encoder_title, read_study, scores, settings_of
+from .results import Results, encoder_title, known_mean, plain_groups, read_study, scores, settings_of
 from .tasks import known_task, task_places
 
 # %% ../../nbs/83_studies.subsets.ipynb #a2988072
@@ -239,6 +239,11 @@ def subset_rows(
     study: Results,
 ) -> pd.DataFrame: # a row a run and reported split (HANS is one); fractions and seconds
     "All models of a study that were trained on subsets, tidy; empty when there are none."
+    if "subset_rows" not in study.cache: study.cache["subset_rows"] = _subset_rows(study)
+    return study.cache["subset_rows"].copy()
+
+
+def _subset_rows(study):
     runs = {run: r for run, r in study.runs.items() if r.get("subset")}
     if not runs: return pd.DataFrame(columns=COLUMNS)
     tidy, settings = scores(replace(study, runs=runs)), _varied(runs)
@@ -263,13 +268,12 @@ def subset_means(
     rows: pd.DataFrame, # from `subset_rows`, or some of them
 ) -> pd.DataFrame: # a row a training, strategy, budget and split; fractions and seconds
     "Mean, spread and t-interval over seeds, with the trivial baseline and what it cost."
-    found = []
-    for key, g in rows.groupby(GROUP, sort=False):
+    found, costs = [], ("examples", "baseline", "selection_seconds", "training_seconds", "seconds")
+    for key, g in plain_groups(rows, GROUP):
         s = summarise(g["accuracy"])
-        mean = g[["examples", "baseline", "selection_seconds", "training_seconds", "seconds"]].astype(float).mean()
         found.append(dict(zip(GROUP, key)) | {"runs": s.n, "seeds": " ".join(str(n) for n in sorted(g["seed"])), "mean": s.mean, "sd": s.sd,
-                                              "low": s.low, "high": s.high, **mean,
-                                              "collapsed": int(g["collapsed"].count())})
+                                              "low": s.low, "high": s.high, **{name: known_mean(g[name]) for name in costs},
+                                              "collapsed": sum(isinstance(why, str) for why in g["collapsed"])})
     columns = GROUP + ["runs", "seeds", "mean", "sd", "low", "high", "examples", "baseline", "selection_seconds", "training_seconds",
                        "seconds", "collapsed"]
     return in_order(pd.DataFrame(found, columns=columns))
