@@ -21,15 +21,17 @@ from ..core import write_json
 from ..data.recall import ONE_END
 from ..data.toy import generate
 from ..metrics import METRICS
-from ..pictures import colors
+from ..pictures import colors, finish, panel_grid
 from ..published import ATTENTION_FLAGS, published_attention
 from ..comparisons import BETTER, NO_CLAIM, WORSE, rule
 from .claims import claim_words, decide_claims
 from .phrases import leading, points, reasons_text, seeds_text, verdict_counts
 from .methods import against
 from .tasks import facts_of_rows
-from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
-                                     markdown_sections, markdown_table, mean_sd, number, p_value, panel_grid, remarks, begin_figures, tally, task_title, write_files)
+from .page import (
+    DETAILS, EARLIER, captioned, encoder_remarks, accepted, heading, html_end, html_figure, html_list,
+    html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, mean_sd, number,
+    p_value, remarks, begin_figures, tally, task_title, write_files)
 from .results import KEYS, Results, encoder_title, glue_table, read_study, run_titles, settings_of
 
 # %% ../../nbs/84_studies.attention.ipynb #904e814e

@@ -18,11 +18,12 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
-from ..pictures import COLORS
+from ..pictures import COLORS, draw_heat, finish, nothing, panel_grid
 from ..published import SUBSET_FLAGS, published_subsets
-from .page import (DETAILS, EARLIER, captioned, draw_heat, encoder_remarks, PROTOCOL_NOTES, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections,
-                                     html_table, markdown_end, markdown_sections, markdown_table, nothing, number, panel_grid, remarks, begin_figures, tally,
-                                     task_title, write_files)
+from .page import (
+    DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, heading, html_end, html_figure,
+    html_list, html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, number,
+    remarks, begin_figures, tally, task_title, write_files)
 from .results import Results, read_study
 from .subsets import (ARMS, HANS_LABELS, HEURISTICS, STRATEGIES, above_trivial, against_random, budget_title, difference_text,
                                         fragile_note, freeze_title, hans_rows, hans_table, in_order, margin, overlap_rows, reported, selection_rows,

@@ -20,13 +20,14 @@ import pandas as pd
 from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
 from ..core import write_json
 from ..data.tasks import XNLI_LANGUAGES
-from ..pictures import colors
+from ..pictures import colors, finish, panel_grid
 from ..published import published
 from ..statistics import collapse
 from .claims import DECIDED_COLUMNS, claim_over_trivial, decide_claims
-from .page import (DETAILS, EARLIER, accepted, captioned, encoder_remarks, finish, heading, html_end, html_figure, html_list,
-                                     html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, mean_sd,
-                                     metric_title, number, panel_grid, remarks, save_figures, tally, task_title, together, write_files)
+from .page import (
+    DETAILS, EARLIER, accepted, captioned, encoder_remarks, heading, html_end, html_figure, html_list,
+    html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, mean_sd,
+    metric_title, number, remarks, save_figures, tally, task_title, together, write_files)
 from .results import Results, encoder_title, method_title, read_study, settings_of
 from .subsets import claim_cells, fragile_note, margin, without_idle_columns
 

@@ -19,13 +19,14 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
-from ..pictures import COLORS, white_grid
+from ..pictures import COLORS, draw_heat, nothing, white_grid
 from ..probing.profile import onset, peak
 from ..published import published_probes
 from .claims import claim_words
-from .page import (DETAILS, EARLIER, captioned, draw_heat, encoder_remarks, PROTOCOL_NOTES, accepted, between, heading, html_end, html_figure, html_list, html_page, html_sections,
-                                     html_table, markdown_end, markdown_sections, markdown_table, metric_title, nothing, number, remarks,
-                                     begin_figures, tally, task_title, write_files)
+from .page import (
+    DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, between, heading, html_end,
+    html_figure, html_list, html_page, html_sections, html_table, markdown_end, markdown_sections,
+    markdown_table, metric_title, number, remarks, begin_figures, tally, task_title, write_files)
 from .probes import (against_trivial, control_table, difference_table, final, headline, layer_differences, probe_rows,
                                        profile_table, profiles, shown_metrics, trivial_table)
 from .phrases import joined, leading, points, reasons_text, verdict_counts

@@ -17,10 +17,12 @@ import pandas as pd
 from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
 from ..core import write_json
 from ..metrics import METRICS, score
-from ..pictures import colors
+from ..pictures import colors, finish, panel_grid
 from .methods import against, verdict, wide
-from .page import (DETAILS, EARLIER, captioned, encoder_remarks, accepted, finish, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
-                                     markdown_sections, markdown_table, number, panel_grid, remarks, begin_figures, tally, task_title, write_files)
+from .page import (
+    DETAILS, EARLIER, captioned, encoder_remarks, accepted, heading, html_end, html_figure, html_list,
+    html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, number, remarks,
+    begin_figures, tally, task_title, write_files)
 from .report import TESTED, differences
 from .tasks import facts_of_record
 from .results import Results, glue_table, read_study, run_titles, score_value, settings_of

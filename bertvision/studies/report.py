@@ -18,13 +18,15 @@ from matplotlib.ticker import MaxNLocator
 
 from ..comparisons import BETTER, NO_CLAIM, WORSE, rule
 from ..metrics import METRICS
-from ..pictures import colors, white_grid
+from ..pictures import colors, label_outer, nothing, panel_row, white_grid
 from .claims import CLAIM_COLUMNS, claim_over_trivial, claim_words, decide_claims
 from .methods import (against, headline_rows, highlighted, plot_cost, plot_growth, plot_shares, printed_tables,
                                        runs_by_method, seeds_of, several_methods, verdict, wide)
-from .page import (DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, between, environment, excerpt, heading, html_end, html_figure, html_list, html_page, html_sections,
-                                     html_table, markdown_end, markdown_sections, markdown_table, mean_sd, metric_title, nothing, number, ordered, p_value, label_outer, panel_row, recipes, remarks,
-                                     begin_figures, tally, task_title, write_files)
+from .page import (
+    DETAILS, EARLIER, captioned, encoder_remarks, PROTOCOL_NOTES, accepted, between, environment, excerpt,
+    heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end,
+    markdown_sections, markdown_table, mean_sd, metric_title, number, ordered, p_value, recipes, remarks,
+    begin_figures, tally, task_title, write_files)
 from .questions import error_table, plot_lengths, published_answers, question_rows
 from .tasks import facts_of_rows
 from .results import KEYS, Results, encoder_title, fallen_text, glue_table, read_study, run_titles, scores

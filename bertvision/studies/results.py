@@ -637,7 +637,7 @@ def _answered(study, run, split):
     try: return bool(len(_part_of(study, run, split)))
     except DataError: return False
 
-
+# %% ../../nbs/82_studies.results.ipynb #caedb602
 def plain_groups(
     rows: pd.DataFrame,
     by: list, # columns
@@ -662,7 +662,7 @@ def known_mean(
     known = known[~np.isnan(known)]
     return known.sum() / len(known) if len(known) else np.nan
 
-
+# %% ../../nbs/82_studies.results.ipynb #86229cd8
 def _row(study, key, group, planned): # group: column -> values
     "One row of the table from the runs of one group."
     task, encoder, _, variant, settings, _, split, metric = key

@@ -797,7 +797,7 @@ def _report_state(plan: Plan) -> str:
     tables = [file_fingerprint(p) for p in _report_tables(plan)]
     return fingerprint([runs, cells, code_closure(notebook_code(plan.study.report, parameters=True)), tables, file_fingerprint(plan.folder / "plan.json")])
 
-
+# %% ../../nbs/81_studies.run.ipynb #e1a9c3ab
 def _edited_since(plan: Plan, start: float) -> bool: # start: seconds, as time.time
     "Whether something that the report is made from was written after it began, so that its fingerprint may be of another state."
     modules = code_closure(notebook_code(plan.study.report, parameters=True))

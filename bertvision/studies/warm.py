@@ -63,7 +63,7 @@ def _import_all(names):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
-
+# %% ../../nbs/79_studies.warm.ipynb #df0a9966
 _waiting = []  # the kernel that this process has ready: (Forked, end of a pipe)
 
 
@@ -169,7 +169,7 @@ def _fork(asked: dict, mail: Mail) -> int: # process number
         sys.stdout.flush(); sys.stderr.flush()
         os._exit(code)
 
-
+# %% ../../nbs/79_studies.warm.ipynb #e0aca994
 def nursery():
     "Entry of the nursery: `python -c 'from bertvision.studies.warm import nursery; nursery()' SOCKET RUNNER MODULES`."
     mail, runner, children = Mail(socket.socket(fileno=int(sys.argv[1]))), int(sys.argv[2]), set()
