@@ -122,7 +122,7 @@ def _trivial(study: Results, run: str, split: str, metric: str) -> np.ndarray:
         raise DataError(f"never to answer does not have the trivial predictor's {metric} of {value:.4f} on these questions")
     return trivial_contributions(metric, value, labels)
 
-
+# %% ../../nbs/83_studies.claims.ipynb #8a566baf
 def claim_over_trivial(
     study: Results,
     a: dict, # seed -> run of the method

@@ -141,7 +141,7 @@ def load_papermill():
     finally:
         del sys.modules[_GRAMMAR]
 
-
+# %% ../../nbs/78_studies.kernel.ipynb #e8c55709
 def kernel_command() -> list[str]:
     "Return the command of a cold kernel."
     return [sys.executable, "-c", "from bertvision.studies.kernel import kernel; kernel()", "-f", "{connection_file}"]

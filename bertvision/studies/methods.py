@@ -17,10 +17,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ..data.tasks import all_tasks
 from ..metrics import METRICS
-from ..pictures import MARKERS, colors
+from ..pictures import MARKERS, colors, label_outer, panel_row
 from ..published import published, published_value
 from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE
-from .page import label_outer, panel_row
 from .claims import CLAIM_COLUMNS, claim, decide_claims
 from .tasks import facts_of_record, facts_of_rows, known_task, task_title
 from .results import KEYS, Results, encoder_title, fallen_text, method_title, run_titles, score_value, scores, settings_of
@@ -215,7 +214,7 @@ def _cost_legend(fig: plt.Figure, shades: dict, shapes: dict):
     handles += [dot(variant, marker=shape, color="0.4") for variant, shape in shapes.items()]
     fig.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8.5)
 
-
+# %% ../../nbs/83_studies.methods.ipynb #a987c25b
 def plot_cost(
     table: pd.DataFrame, # from `glue_table`
     cost: str = "parameters", # parameters | seconds

@@ -6,8 +6,8 @@
 __all__ = ['GLUE', 'TEXT_COLUMNS', 'DETAILS', 'PROTOCOL_NOTES', 'EARLIER', 'number', 'between', 'mean_sd', 'p_value',
            'metric_title', 'together', 'tally', 'encoder_remarks', 'captioned', 'remarks', 'ordered', 'recipes',
            'environment', 'accepted', 'markdown_table', 'markdown_sections', 'html_table', 'heading', 'html_sections',
-           'html_list', 'html_figure', 'panel_grid', 'finish', 'panel_row', 'draw_heat', 'label_outer', 'nothing',
-           'begin_figures', 'save_figures', 'html_page', 'html_end', 'markdown_end', 'write_files', 'excerpt']
+           'html_list', 'html_figure', 'nothing', 'begin_figures', 'save_figures', 'html_page', 'html_end',
+           'markdown_end', 'write_files', 'excerpt']
 
 # %% ../../nbs/83_studies.page.ipynb #fee1e5a9
 import base64
@@ -31,7 +31,7 @@ import pandas as pd
 from ..core import DataError, replacing, write_text
 from ..metrics import METRICS
 from ..models.zoo import encoder_remark, seen_before
-from ..pictures import white_grid
+from ..pictures import draw_heat, finish, label_outer, panel_grid, panel_row
 from ..runs import seconds_of
 from .tasks import facts_of_record, known_task, task_places, task_title
 from .results import Results, code_of, encoder_title, settings_of
@@ -352,80 +352,6 @@ def html_figure(
     code = base64.b64encode(Path(path).read_bytes()).decode()
     return f'{heading(title)}<figure><img alt="{html.escape(title)}" src="data:image/png;base64,{code}"></figure>'
 
-# %% ../../nbs/83_studies.page.ipynb #ee794d6a
-def panel_grid(
-    down: int, across: int, # rows and columns of panels
-    width: float = 4.6, height: float = 3.2, # inches of each
-    **kwargs, # of plt.subplots
-) -> tuple: # Figure, (down, across) array of Axes
-    "An empty figure of panels with a white grid."
-    with white_grid():
-        return plt.subplots(down, across, figsize=(width * across, height * down + 0.9), layout="constrained", squeeze=False, **kwargs)
-
-
-def finish(
-    fig: plt.Figure, # from `panel_grid`
-    title: str, # the finding
-    ncols: int = 4, # of the legend
-) -> plt.Figure: # the same, closed
-    "One legend for all panels, and the finding as title."
-    found = {text: h for ax in fig.axes for h, text in zip(*ax.get_legend_handles_labels())}
-    if found: fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=ncols, frameon=False, fontsize=8.5)
-    if title: fig.suptitle(title, x=0.01, ha="left", fontsize=11)
-    plt.close(fig)
-    return fig
-
-# %% ../../nbs/83_studies.page.ipynb #5a37cc58
-def panel_row(
-    count: int, # panels
-    across: int, # of them in a row
-    width: float = 3.9, height: float = 3.0, # inches of each
-    **kwargs, # of plt.subplots
-) -> tuple: # Figure, list of count Axes
-    "An empty figure with room for so many panels, without the places that are left over."
-    across = max(1, min(across, count))
-    fig, axes = panel_grid(-(-count // across), across, width, height, **kwargs)
-    for ax in axes.flat[count:]:
-        ax.remove()
-    return fig, list(axes.flat[:count])
-
-
-def draw_heat(
-    ax: plt.Axes,
-    table: pd.DataFrame, # numbers, nan for an empty cell
-    lowest: float | None = None, # value of the darkest colour; None = the smallest of the table
-):
-    "Draw cells with their numbers, light on dark and dark on light."
-    values = table.to_numpy(float)
-    lowest = np.nanmin(values) if lowest is None else lowest
-    ax.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=lowest, edgecolors="white", linewidth=0.5)
-    middle = (lowest + np.nanmax(values)) / 2
-    for (i, j), value in np.ndenumerate(values):
-        if np.isnan(value): continue
-        color = "0.15" if value > middle else "white"
-        ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
-    ax.set_xticks(np.arange(values.shape[1]) + 0.5, table.columns)
-    ax.set_yticks(np.arange(len(values)) + 0.5, table.index)
-    ax.invert_yaxis()
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-
-# %% ../../nbs/83_studies.page.ipynb #8371a005
-def label_outer(
-    fig: plt.Figure, axes: list, # from `panel_row`
-    x: str, # what the horizontal axes show; "" = they say so already
-    y: str,
-    title: str = "", # the finding
-) -> plt.Figure: # the same, closed
-    "Label the lowest panel of each column and the first of each row; one legend for all panels."
-    across = axes[0].get_subplotspec().get_gridspec().ncols
-    for ax in axes[-across:]:
-        if x: ax.set_xlabel(x)
-        ax.tick_params(labelbottom=True)
-    for ax in axes[::across]:
-        ax.set_ylabel(y)
-    return finish(fig, title, 3)
-
 # %% ../../nbs/83_studies.page.ipynb #0f36425c
 def nothing(
     why: str, # "no run has finished"
@@ -500,7 +426,7 @@ def _begin(keys: list): # -> function that waits for the end and returns a list 
 
     return finish
 
-
+# %% ../../nbs/83_studies.page.ipynb #584bcfb7
 def begin_figures(
     drawn: dict, # name -> Figure, None, or a function that returns one of them
     place: Path, # the report's folder

@@ -10,9 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..pictures import colors
+from ..pictures import colors, finish, panel_grid
 from ..published import published
-from .page import finish, panel_grid
 from .tasks import facts_of_record, task_title
 from .results import Results, encoder_title, run_titles
 
@@ -91,7 +90,7 @@ def by_length(
     rows = rows.assign(bin=pd.cut(rows[of], edges, labels=names))
     return rows.groupby(["task", "encoder", "method", "seed", "bin"], observed=True, sort=False)["answer_f1"].mean().reset_index().sort_values("bin", kind="stable", ignore_index=True)
 
-
+# %% ../../nbs/83_studies.questions.ipynb #336d5b8f
 def _draw_lengths(ax, part, shades):
     "A line a method, with its spread over seeds."
     bins = list(part["bin"].unique())

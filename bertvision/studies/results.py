@@ -615,7 +615,7 @@ def _answered(study, run, split):
     try: return bool(len(_part_of(study, run, split)))
     except DataError: return False
 
-
+# %% ../../nbs/82_studies.results.ipynb #baf4b565
 def plain_groups(
     rows: pd.DataFrame,
     by: list, # columns
@@ -640,7 +640,7 @@ def known_mean(
     known = known[~np.isnan(known)]
     return known.sum() / len(known) if len(known) else np.nan
 
-
+# %% ../../nbs/82_studies.results.ipynb #b08b1c0f
 def _row(study, key, group, planned): # group: column -> values
     "One row of the table from the runs of one group."
     task, encoder, _, variant, settings, _, split, metric = key

@@ -63,7 +63,7 @@ def _import_all(names):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
-
+# %% ../../nbs/79_studies.warm.ipynb #d3132077
 _waiting = []  # the kernel that this process has ready: (Forked, end of a pipe)
 
 
