@@ -2,9 +2,9 @@
 
     python tests/report_times.py --old 7fd1a90 --studies glue-small,probes-small,subsets-small --rounds 3
 
-Both sides report a copy of outputs/ in a temporary folder, so that the committed reports stay as they are. Each makes a report
-once before the clock runs, which compiles its modules; nothing else is kept from one report to the next. A round measures
-every study with the old code and then with this one. Wall times are those of a person who waits; CPU times count all processes.
+Both sides report a copy of outputs/ in a temporary folder, so that the committed reports stay as they are. Each imports its modules
+once before the clock runs, which compiles them; nothing else is kept from one report to the next. A round measures every study with
+the old code and then with this one. Wall times are those of a person who waits; CPU times count all processes.
 The load tells whether something else was at work: ratios are worth most when it is low.
 """
 import argparse
@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
+IMPORTS = "import bertvision.cli, bertvision.studies.run, " + ", ".join(
+    f"bertvision.studies.{name}" for name in ("report", "layers", "budgets", "languages", "attention", "pretraining"))
 COMMAND = "from bertvision.cli import main; import sys; sys.exit(main())"
 
 
@@ -42,8 +44,7 @@ def report(tree: Path, study: str, outputs: Path) -> tuple:
 
 def measure(sides: dict, studies: list, rounds: int, show=print) -> dict:
     """(study, side) -> (wall, CPU) of each round; sides: name -> (tree, outputs)."""
-    for study in studies:
-        for tree, outputs in sides.values(): report(tree, study, outputs)
+    for tree, _ in sides.values(): subprocess.run([sys.executable, "-c", IMPORTS], cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, check=True)
     found = {}
     for number in range(rounds):
         for study in studies:

@@ -805,7 +805,7 @@ def _edited_since(plan: Plan, start: float) -> bool: # start: seconds, as time.t
              *(Path(bertvision.__file__).parent / name for name in modules)]
     return any(p.stat().st_mtime > start for p in paths if p.exists())
 
-
+# %% ../../nbs/81_studies.run.ipynb #d80bcd27
 def _report_parameters(notebook: Path) -> dict:
     "The study's folder, as seen from the report's, under the name that the notebook gives it."
     names = read_parameters(notebook)

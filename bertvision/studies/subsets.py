@@ -534,14 +534,15 @@ def hans_table(
 ) -> pd.DataFrame: # text cells, accuracy × 100
     "Mean ± sd over seeds by heuristic and right answer, a row a strategy and budget; refused runs are not in it."
     found, keys = [], ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget"]
-    for key, g in in_order(rows[rows["refused"] == ""]).groupby(keys, sort=False):
-        r = dict(zip(keys, key))
-        cells = {f"{h.replace('_', ' ')}, {label}": mean_sd(x["accuracy"].mean(), x["accuracy"].std()) for (h, label),
-                 x in g.groupby(["heuristic", "label"], sort=False)}
+    for key, g in plain_groups(in_order(rows[rows["refused"] == ""]), keys):
+        r, by = dict(zip(keys, key)), {}
+        for h, label, accuracy in zip(g["heuristic"], g["label"], g["accuracy"]):
+            by.setdefault(f"{h.replace('_', ' ')}, {label}", []).append(accuracy)
+        cells = {name: mean_sd(summarise(values).mean, summarise(values).sd) for name, values in by.items()}
         found.append({"Task": task_title(r["task"]), "Encoder": r["encoder"], "Training": ARMS.get(r["arm"], r["arm"]),
                       "Frozen": freeze_title(r["freeze"]),
                       "Strategy": r["strategy"] + (f" ({r['settings']})" if r["settings"] else ""), "Budget": r["budget"], **cells,
-                      "Seeds": ", ".join(str(s) for s in sorted(g["seed"].unique()))})
+                      "Seeds": ", ".join(str(s) for s in sorted(set(g["seed"])))})
     frame = pd.DataFrame(found)
     return frame.drop(columns=[c for c in ("Task", "Encoder", "Training", "Frozen") if c in frame and frame[c].nunique() < 2])
 
@@ -551,8 +552,8 @@ def selection_table(
 ) -> pd.DataFrame: # text cells, shares × 100
     "What each strategy chose, mean over seeds."
     labels, found = [c for c in rows if c.startswith("label:")], []
-    for (task, encoder, strategy, settings, fraction), g in rows.groupby(["task", "encoder", "strategy", "settings", "fraction"], sort=False):
-        m = g[[*labels, "examples", "clusters", "distance", "seconds"]].astype(float).mean()
+    for (task, encoder, strategy, settings, fraction), g in plain_groups(rows, ["task", "encoder", "strategy", "settings", "fraction"]):
+        m = {name: known_mean(g[name]) for name in (*labels, "examples", "clusters", "distance", "seconds")}
         found.append({"Task": task_title(task), "Encoder": encoder, "Strategy": strategy + (f" ({settings})" if settings else ""), "Budget": budget_title(fraction), "Examples": f"{m['examples']:,.0f}",
                       **{c.partition(":")[2] + " %": number(m[c]) for c in labels},
                       "Clusters reached %": number(m["clusters"]), "Distance": number(m["distance"], 3, 1),
