@@ -10,6 +10,7 @@ import pytest
 from study_lab import Lab, pretend_done
 
 from bertvision.core import StudyError, read_json, write_json
+from bertvision.pictures import nothing
 from bertvision.studies import page, run as runner
 from bertvision.studies.plan import code_closure, load_study, notebook_code, plan
 from bertvision.studies.report import write_report
@@ -50,7 +51,8 @@ def test_papermill_is_imported_without_the_grammar_and_leaves_it_to_others():
 from bertvision.studies.kernel import load_papermill
 load_papermill()
 print("papermill" in sys.modules, "rfc3987_syntax" in sys.modules)
-import papermill, rfc3987_syntax
+import papermill
+import rfc3987_syntax
 print(rfc3987_syntax.is_valid_syntax("iri", "https://example.org/"))"""
     assert printed(code).split() == ["True", "False", "True"]
 
@@ -74,9 +76,9 @@ def test_figures_of_a_fork_that_was_killed_are_drawn_by_this_process(tmp_path, m
 
     def fragile():
         if os.getpid() != here: os._exit(9)
-        return page.nothing("drawn at home")
+        return nothing("drawn at home")
 
-    made = page.save_figures({"a": fragile, "b": lambda: page.nothing("b")}, tmp_path, {"a": "A", "b": "B"})
+    made = page.save_figures({"a": fragile, "b": lambda: nothing("b")}, tmp_path, {"a": "A", "b": "B"})
     assert list(made) == ["A", "B"] and all(path.exists() for path in made.values()) and not page._drawing
 
 
@@ -85,12 +87,12 @@ def test_a_figure_that_fails_is_an_error_and_one_without_content_leaves_no_file(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     titles = {"a": "A", "b": "B", "old": "Old"}
     for name in titles: (tmp_path / f"{name}.png").write_bytes(b"of an earlier report")
-    assert list(page.save_figures({"a": lambda: None, "b": lambda: page.nothing("b")}, tmp_path, titles)) == ["B"]
+    assert list(page.save_figures({"a": lambda: None, "b": lambda: nothing("b")}, tmp_path, titles)) == ["B"]
     assert [p.name for p in tmp_path.iterdir()] == ["b.png"]
 
     def fail(): raise KeyError("score")
 
-    with pytest.raises(KeyError, match="score"): page.save_figures({"a": fail, "b": lambda: page.nothing("b")}, tmp_path, titles)
+    with pytest.raises(KeyError, match="score"): page.save_figures({"a": fail, "b": lambda: nothing("b")}, tmp_path, titles)
     assert not page._drawing
 
 
