@@ -145,15 +145,20 @@ def against(
     table: pd.DataFrame, # from `glue_table`
     baseline: str = "", # a method's name; "" = the first of the table
     across: bool = False, # with other encoders than the baseline's, too
-) -> pd.DataFrame: # a row a task and method: task, encoder, method, variant, baseline and the columns of `decide_claims`
-    "Compare each method with the baseline on the headline score of each task. What cannot be compared has a reason instead of a p-value."
+) -> pd.DataFrame: # a row a task and method: task, encoder, method, variant, baseline, the columns of `decide_claims`, and first
+    """Compare each method with the baseline on the headline score of each task. What cannot be compared has a reason instead of a p-value.
+
+    The methods of the study's first table are one family, the variants that only its details show are another.
+    """
     rows, runs, found = headline_rows(table), runs_by_method(scores(study)), []
     baseline = baseline or next(iter(rows["method"]), "")
     for row, base in _with_baseline(rows, baseline, across):
         about = {k: row[k] for k in _ABOUT} | {"baseline": baseline}
         found.append(about | claim(study, seeds_of(runs, row), seeds_of(runs, base), row["split"], row["metric"]))
-    columns = [*_ABOUT, "baseline", *CLAIM_COLUMNS]
-    return decide_claims(pd.DataFrame(found, columns=columns))
+    found = pd.DataFrame(found, columns=[*_ABOUT, "baseline", *CLAIM_COLUMNS])
+    first = found["method"].isin(set(highlighted(study, table)["method"])).to_numpy()
+    families = [decide_claims(found[of]).assign(first=first[of]) for of in (first, ~first) if of.any()]
+    return pd.concat(families).sort_index() if families else decide_claims(found).assign(first=np.array([], bool))
 
 # %% ../../nbs/83_studies.methods.ipynb #9391082f
 def _points(difference: float) -> str:

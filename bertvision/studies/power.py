@@ -214,14 +214,15 @@ def methods_planned(
     plan: Plan,
     records: dict, # folder -> record of finished runs
 ) -> dict: # (task, encoder) -> {method: number of its variants}
-    "Count the methods that the report compares with each other."
-    found, compared = {}, {step.name for step in _compared_steps(plan)}
+    "Count the methods that the report compares with each other in its first table."
+    found, compared = {}, {step.name: step for step in _compared_steps(plan)}
     for job in plan.jobs:
         if "task" not in job.grid or job.step not in compared:
             continue
         swept = tuple((k, str(v)) for k, v in job.grid.items() if k not in ("task", "encoder", "seed"))
         methods = found.setdefault((job.grid["task"], job.grid.get("encoder", "")), {})
-        methods[job.step, swept] = max(methods.get((job.step, swept), 0), _variants(job, records))
+        shown = len(compared[job.step].highlights) or _variants(job, records)
+        methods[job.step, swept] = max(methods.get((job.step, swept), 0), shown)
     return found
 
 # %% ../../nbs/83_studies.power.ipynb #6f955df2
@@ -229,7 +230,7 @@ def family_size(
     plan: Plan,
     methods: dict, # from `methods_planned`
 ) -> int: # 0 where there is nothing to compare
-    "Estimate how many comparisons of methods the report's table makes."
+    "Estimate how many comparisons of methods the report's first table makes."
     report = plan.study.report.stem if plan.study.report else ""
     if report == "subsets": # each strategy with random
         jobs = [j for j in plan.jobs if j.parameters.get("strategy") not in (None, "", "random")]
@@ -250,7 +251,7 @@ class Forecast(NamedTuple):
     metric: str
     examples: int | None # of the reported split; None = nobody knows
     seeds: int           # that the compared methods share, at most
-    family: int          # comparisons of the report's table
+    family: int          # comparisons of the report's first table
     basis: Basis
 
 
@@ -361,6 +362,6 @@ def power_text(
     heads = [*about, f"found with {seeds} seed{'s' * (seeds > 1)}", *needs, "scatter from"]
     table = text_table([_power_row(f, several) for f in rows], heads)
     text = (f"What the seeds can establish: the difference of two methods, in points, "
-            f"that {10 * FOUND:.0f} of 10 such studies would find,\nfor one comparison alone / for one of about {rows[0].family} in the report's table "
+            f"that {10 * FOUND:.0f} of 10 such studies would find,\nfor one comparison alone / for one of about {rows[0].family} in the report's first table "
             "(at Holm's first step; never = too few examples).\n")
     return ONE_SEED * (seeds < 2) + text + table + "".join(f"\nnote: {note}" for note in notes)

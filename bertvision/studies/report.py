@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TESTED', 'FIGURES', 'readable', 'compact', 'details', 'answer', 'summary', 'legend', 'notes', 'plot_scores', 'curves',
-           'plot_loss', 'plot_selection', 'differences', 'findings', 'to_markdown', 'to_html', 'write_report']
+           'plot_loss', 'plot_selection', 'differences', 'difference_tables', 'findings', 'to_markdown', 'to_html',
+           'write_report']
 
 # %% ../../nbs/83_studies.report.ipynb #1daf7866
 from functools import partial
@@ -485,6 +486,14 @@ def differences(
 
 TESTED = "Differences × 100 on the same examples and seeds, mean over seeds."
 
+
+def difference_tables(
+    compared: pd.DataFrame, # from `methods.against`
+) -> list: # (heading, table of text cells, caption)
+    "The comparisons as people read them, a table a family: the methods of the first table, and the variants that only the details show."
+    families = {"Against the baseline": compared[compared["first"]], "Other variants against the baseline": compared[~compared["first"]]}
+    return [(name, differences(rows), f"{TESTED} {rule(rows)}") for name, rows in families.items() if len(rows)]
+
 # %% ../../nbs/83_studies.report.ipynb #53519805
 _WIDE = "Headline scores × 100, mean ± standard deviation over seeds."
 
@@ -507,7 +516,7 @@ def _sections(study, table, compared):
     parts = []
     if several_methods(table):
         if len(highlighted(study, table)) < len(table): parts.append(("All methods", wide(table), _WIDE))
-        if len(compared): parts.append(("Against the baseline", differences(compared), f"{TESTED} {rule(compared)}"))
+        parts += difference_tables(compared)
     printed, remarks = printed_tables(table)
     if len(printed): parts.append(("The tables of the original", printed, " ".join(remarks)))
     questions = error_table(question_rows(study, highlighted(study, table)))
