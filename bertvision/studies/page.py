@@ -25,13 +25,11 @@ from string import Template
 from textwrap import wrap
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
 from ..core import DataError, replacing, write_text
 from ..metrics import METRICS
 from ..models.zoo import encoder_remark, seen_before
-from ..pictures import finish, panel_grid
 from ..runs import seconds_of
 from .tasks import facts_of_record, known_task, task_places, task_title
 from .results import Results, code_of, encoder_title, settings_of
