@@ -16,8 +16,11 @@ from bertvision.core import ParameterError
 from bertvision.data import tasks
 from bertvision.levels import draw_study, simulate
 from bertvision.power import Scatter, detectable, power, scatter_variances, seeds_needed, seeds_text, typical_scatter
+from bertvision.studies.methods import against
 from bertvision.studies.plan import load_study, plan
 from bertvision.studies.power import PRIOR, power_forecast, power_text
+from bertvision.studies.report import difference_tables
+from bertvision.studies.results import glue_table, read_study
 from bertvision.studies.run import Outcome
 
 ROOT = Path(__file__).parents[1]
@@ -207,3 +210,19 @@ def test_run_and_plan_say_it_once_for_a_task_of_ones_own(tmp_path, capsys, monke
 def test_the_forecast_needs_no_torch():
     code = "import sys, bertvision.studies.power; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_report_says_how_many_seeds_an_undecided_comparison_takes():
+    study = read_study(ROOT / "outputs" / "glue-small")
+    compared = against(study, glue_table(study))
+    (_, first, caption), (_, others, _) = difference_tables(compared)
+    assert "Seeds it takes" not in others and "Seeds it takes: with so many seeds 8 of 10" in caption
+    rows = compared[compared["first"]].reset_index(drop=True)
+    assert len(first) == len(rows) == 44
+    for text, verdict in zip(first["Seeds it takes"], rows["verdict"]):
+        assert (text == "") == (verdict != "undecided") and (text in ("", "never", "> 50") or 2 <= int(text) <= 50)
+    order = {"never": 100, "> 50": 99}
+    for _, of in rows.assign(takes=first["Seeds it takes"]).query("verdict == 'undecided'").groupby("task"):
+        size = of["difference_without"].fillna(of["difference"]).abs()
+        takes = [order.get(t) or int(t) for t in of["takes"].to_numpy()[np.argsort(-size.to_numpy())]]
+        assert takes == sorted(takes)  # the larger the difference, the fewer

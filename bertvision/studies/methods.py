@@ -20,7 +20,7 @@ from ..metrics import METRICS
 from ..pictures import MARKERS, colors, label_outer, panel_row
 from ..published import published, published_value
 from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE
-from .claims import CLAIM_COLUMNS, claim, decide_claims
+from .claims import CLAIM_COLUMNS, SCATTER_COLUMNS, claim, decide_claims
 from .tasks import facts_of_record, facts_of_rows, known_task, task_title
 from .results import KEYS, Results, encoder_title, fallen_text, method_title, run_titles, score_value, scores, settings_of
 
@@ -155,7 +155,7 @@ def against(
     for row, base in _with_baseline(rows, baseline, across):
         about = {k: row[k] for k in _ABOUT} | {"baseline": baseline}
         found.append(about | claim(study, seeds_of(runs, row), seeds_of(runs, base), row["split"], row["metric"]))
-    found = pd.DataFrame(found, columns=[*_ABOUT, "baseline", *CLAIM_COLUMNS])
+    found = pd.DataFrame(found, columns=[*_ABOUT, "baseline", *CLAIM_COLUMNS, *SCATTER_COLUMNS])
     first = found["method"].isin(set(highlighted(study, table)["method"])).to_numpy()
     families = [decide_claims(found[of]).assign(first=first[of]) for of in (first, ~first) if of.any()]
     return pd.concat(families).sort_index() if families else decide_claims(found).assign(first=np.array([], bool))

@@ -17,10 +17,11 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..comparisons import BETTER, NO_CLAIM, WORSE, rule
+from .. import power
+from ..comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
 from ..metrics import METRICS
 from ..pictures import colors, label_outer, nothing, panel_row, white_grid
-from .claims import CLAIM_COLUMNS, claim_over_trivial, claim_words, decide_claims
+from .claims import CLAIM_COLUMNS, SCATTER_COLUMNS, claim_over_trivial, claim_words, decide_claims
 from .methods import (against, headline_rows, highlighted, plot_cost, plot_growth, plot_shares, printed_tables,
                                        runs_by_method, seeds_of, several_methods, verdict, wide)
 from .page import (
@@ -485,6 +486,18 @@ def differences(
 
 
 TESTED = "Differences × 100 on the same examples and seeds, mean over seeds."
+_TAKES = ("Seeds it takes: with so many seeds 8 of 10 such studies would decide on a difference of the printed size, "
+          "collapsed runs left out, by the median scatter of the task's comparisons; never: there are too few examples.")
+
+
+def _seeds_it_takes(rows):
+    "Forecast for each undecided comparison of a family how many seeds would decide it if the difference is what it seems."
+    family, typical = int(rows["p"].notna().sum()), {}
+    for task, of in rows.dropna(subset=SCATTER_COLUMNS).groupby("task"):
+        typical[task] = power.typical_scatter(of[SCATTER_COLUMNS].to_numpy(float))
+    size = lambda r: r["difference"] if np.isnan(r["difference_without"]) else r["difference_without"]
+    return [power.seeds_text(typical[r["task"]], 100 * abs(size(r)), r["examples"], family)
+            if r["verdict"] == UNDECIDED and r["task"] in typical else "" for r in rows.to_dict("records")]
 
 
 def difference_tables(
@@ -492,7 +505,13 @@ def difference_tables(
 ) -> list: # (heading, table of text cells, caption)
     "The comparisons as people read them, a table a family: the methods of the first table, and the variants that only the details show."
     families = {"Against the baseline": compared[compared["first"]], "Other variants against the baseline": compared[~compared["first"]]}
-    return [(name, differences(rows), f"{TESTED} {rule(rows)}") for name, rows in families.items() if len(rows)]
+    found = [(name, differences(rows), f"{TESTED} {rule(rows)}") for name, rows in families.items() if len(rows)]
+    for name, table, caption in found[:1]:  # of the question; the variants of the details are not what seeds are planned for
+        needed = _seeds_it_takes(families[name])
+        if any(needed):
+            table.insert(list(table).index("Verdict") + 1, "Seeds it takes", needed)
+            found[0] = name, table, f"{caption} {_TAKES}"
+    return found
 
 # %% ../../nbs/83_studies.report.ipynb #53519805
 _WIDE = "Headline scores × 100, mean ± standard deviation over seeds."
