@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .comparisons import LEVEL, compare_contributions, rule_p_value
-from .core import ParameterError, replacing
+from .core import DataError, ParameterError, replacing
 from .statistics import holm
 
 # %% ../nbs/05_levels.ipynb #026c1460
@@ -226,6 +226,12 @@ def _simulated(cell, studies):
 def _still_missing(path: Path, studies: int, power: int) -> tuple: # (the table so far, [(kind of study, how many of it)])
     "Read what an earlier call has finished."
     done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+    if list(done) != COLUMNS:
+        raise DataError(f"{path} has the columns {', '.join(done)}: expected a table of this command, {', '.join(COLUMNS)}; give another --out")
+    asked = np.where(done["effect"] == 0, studies, power)
+    if (done["studies"] != asked).any():
+        counts = ", ".join(str(n) for n in sorted(done["studies"].unique(), reverse=True))
+        raise ParameterError(f"{path} holds {counts} studies a kind, not {studies} and {power}: give these numbers, or another --out")
     known = {tuple(row) for row in done[[*_KIND, "studies"]].itertuples(index=False)}
     wanted = [(cell, count) for effects, count in (((0.0,), studies), ((2.0, 5.0), power)) if count for cell in cells(effects)]
     return done, [(cell, count) for cell, count in wanted if (*cell.values(), count) not in known]

@@ -4,6 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bertvision.core import DataError, ParameterError
 from bertvision.levels import EXAMPLES, KINDS, METRICS, SEEDS, cells, main, simulate
 
 TABLE = Path(__file__).parents[1] / "outputs" / "levels" / "levels.csv"
@@ -54,3 +55,8 @@ def test_the_long_table_goes_on_where_it_was_cut_off(tmp_path, monkeypatch, caps
     assert out.read_bytes() == whole and len(capsys.readouterr().out.splitlines()) == 3 + 6
     main(args)
     assert out.read_bytes() == whole and not capsys.readouterr().out
+    with pytest.raises(ParameterError, match="levels.csv holds 3, 1 studies a kind, not 4 and 1: give these numbers, or another --out"):
+        main(["--studies", "4", *args[2:]])
+    out.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="levels.csv has the columns a, b: expected a table of this command"):
+        main(args)

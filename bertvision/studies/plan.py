@@ -282,10 +282,14 @@ def load_study(
     where, places = path.name, [path.parent.parent, root]  # a lab of one's own may bring its own experiments
     raw = _mapping(parse_yaml(_read(path), where), where, _STUDY_KEYS)
     steps = {s: _step(s, r, places, where) for s, r in _mapping(raw.get("steps"), f"{where}: steps").items()}
+    own = _list(raw.get("seeds"), int, f"{where}: seeds")
+    for step in steps.values():
+        if lost := [s for s in step.seeds if s not in own]:
+            raise StudyError(f"{where}, step {step.name}: seeds = {list(step.seeds)}: {lost[0]} is none of the study's, {', '.join(map(str, own))}")
     call = _call(str(name), tasks, encoders, seeds, overrides)
     tasks = [get_task(t).name for t in _list(tasks or raw.get("tasks"), str, f"{where}: tasks")]
     encoders = [_encoder_name(e) for e in _list(encoders or raw.get("encoders"), str, f"{where}: encoders")]
-    seeds = _list(seeds or raw.get("seeds"), int, f"{where}: seeds")
+    seeds = _list(seeds, int, f"{where}: seeds") if seeds else own
     report = _notebook(raw["report"], "reports", places, f"{where}: report") if raw.get("report") else None
     steps = _override(_in_order(steps, where), parse_overrides(overrides))
     return Study(path.stem, str(raw.get("title", path.stem)), tuple(_list(tasks, str, f"{where}: tasks")),

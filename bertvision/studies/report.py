@@ -499,18 +499,22 @@ def _seeds_it_takes(rows):
     return [power.seeds_text(typical[r["task"]], 100 * abs(size(r)), r["examples"], family)
             if r["verdict"] == UNDECIDED and r["task"] in typical else "" for r in rows.to_dict("records")]
 
-
+# %% ../../nbs/83_studies.report.ipynb #995fe6ed
 def difference_tables(
     compared: pd.DataFrame, # from `methods.against`
 ) -> list: # (heading, table of text cells, caption)
     "The comparisons as people read them, a table a family: the methods of the first table, and the variants that only the details show."
-    families = {"Against the baseline": compared[compared["first"]], "Other variants against the baseline": compared[~compared["first"]]}
-    found = [(name, differences(rows), f"{TESTED} {rule(rows)}") for name, rows in families.items() if len(rows)]
-    for name, table, caption in found[:1]:  # of the question; the variants of the details are not what seeds are planned for
-        needed = _seeds_it_takes(families[name])
+    found = []
+    for first, name in ((True, "Against the baseline"), (False, "Other variants against the baseline")):
+        rows = compared[compared["first"] == first]
+        if not len(rows):
+            continue
+        table, caption = differences(rows), f"{TESTED} {rule(rows)}"
+        needed = _seeds_it_takes(rows) if first else []  # seeds are planned for the question, not for the variants
         if any(needed):
             table.insert(list(table).index("Verdict") + 1, "Seeds it takes", needed)
-            found[0] = name, table, f"{caption} {_TAKES}"
+            caption += f" {_TAKES}"
+        found.append((name, table, caption))
     return found
 
 # %% ../../nbs/83_studies.report.ipynb #53519805
