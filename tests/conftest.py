@@ -1,6 +1,7 @@
 """What the tests share: the folder with real data, when there is one."""
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,23 @@ def outputs_elsewhere(tmp_path_factory):
     yield
     os.environ.pop("BERTVISION_OUTPUTS")
     if before is not None: os.environ["BERTVISION_OUTPUTS"] = before
+
+
+@pytest.fixture(autouse=True)
+def forgotten(outputs_elsewhere):
+    """Tasks that a test reads from files, and BERTVISION_ variables that it or the package sets, are known to that test alone."""
+    before = {k: v for k, v in os.environ.items() if k.startswith("BERTVISION_")}
+    yield
+    for key in [k for k in os.environ if k.startswith("BERTVISION_") and k not in before]:
+        os.environ.pop(key)
+    os.environ.update(before)
+    tasks = sys.modules.get("bertvision.data.tasks")
+    if tasks is None:
+        return
+    for name in [name for name, task in tasks.TASKS.items() if task.file]:
+        tasks.TASKS.pop(name)
+        for alias in [alias for alias, owner in tasks._ALIASES.items() if owner == name]:
+            tasks._ALIASES.pop(alias)
 
 
 @pytest.fixture(scope="session")

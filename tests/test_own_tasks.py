@@ -29,14 +29,6 @@ max_length: 40
 """
 
 
-@pytest.fixture(autouse=True)
-def forgotten(monkeypatch):
-    """What a test registers is known to that test alone."""
-    monkeypatch.setenv("BERTVISION_TASKS", "")
-    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
-    monkeypatch.setattr(tasks, "_ALIASES", dict(tasks._ALIASES))
-
-
 @pytest.fixture
 def own(tmp_path):
     place = tmp_path / "mine"

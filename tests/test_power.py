@@ -13,7 +13,6 @@ from study_lab import Lab
 from bertvision.cli import main
 from bertvision.comparisons import compare_contributions
 from bertvision.core import ParameterError
-from bertvision.data import tasks
 from bertvision.levels import draw_study, simulate
 from bertvision.power import Scatter, detectable, power, scatter_variances, seeds_needed, seeds_text, typical_scatter
 from bertvision.studies.methods import against
@@ -182,8 +181,6 @@ files: {train: train.csv, validation: dev.csv}
 
 
 def test_run_and_plan_say_it_once_for_a_task_of_ones_own(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
-    monkeypatch.setattr(tasks, "_ALIASES", dict(tasks._ALIASES))
     monkeypatch.setattr("bertvision.studies.run.run_study", lambda plan, jobs: Outcome(plan.folder))  # runs nothing
     lines = ["stars,body", *(f"{i % 2},text {i}" for i in range(40))]
     for name in ("train.csv", "dev.csv"):

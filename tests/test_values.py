@@ -112,10 +112,7 @@ def test_seeds_of_the_command_line_are_read_alike(words, seeds):
 
 
 @pytest.mark.parametrize("labels", ["[yes, no]", "{yes: yes, no: no}"])
-def test_labels_of_an_own_task_are_text(tmp_path, monkeypatch, labels):
-    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
-    monkeypatch.setattr(tasks, "_ALIASES", dict(tasks._ALIASES))
-    monkeypatch.setenv("BERTVISION_TASKS", "")
+def test_labels_of_an_own_task_are_text(tmp_path, labels):
     (tmp_path / "train.tsv").write_text("words\tanswer\nfine\tyes\nbad\tno\n")
     about = "name: mine\nkind: classification\ntext: words\nlabel: answer\nmetrics: accuracy\n"
     (tmp_path / "mine.yaml").write_text(f"{about}labels: {labels}\nfiles: {{train: train.tsv, validation: train.tsv}}\n")
