@@ -79,6 +79,7 @@ class Study:
     report: Path | None      # notebook
     call: tuple = ()         # words of the command line that ask for it: its name, and what was given in place of its own
     published: str = ""      # source whose numbers stand beside the study's where it has one; "" = by the order of SOURCES
+    task_seeds: dict = field(default_factory=dict)  # task -> its own seeds, where the study gives each task its number of them
 
 # %% ../../nbs/80_studies.plan.ipynb #0a086f40
 GRID = {"task": "--tasks", "encoder": "--encoders", "seed": "--seeds", "data": "--data", "out_dir": "--out"}
@@ -136,6 +137,14 @@ def _sweep(raw, where: str) -> dict: # parameter -> values
         if len({str(v) for v in values}) < len(values): raise StudyError(f"{where}: {key} = {values!r}: something is listed twice")
         found[key] = tuple(values)
     return found
+
+# %% ../../nbs/80_studies.plan.ipynb #d3e5178d
+def _seeds(raw, where: str) -> tuple: # list of all, dictionary of each task's or nothing
+    "Read a study's seeds: a list, or a list for each task."
+    if not isinstance(raw, dict) or not raw:
+        return _list(raw, int, where), {}
+    each = {get_task(t).name: tuple(_list(seeds, int, f"{where}: {t}")) for t, seeds in _mapping(raw, where).items()}
+    return sorted({s for seeds in each.values() for s in seeds}), each
 
 # %% ../../nbs/80_studies.plan.ipynb #71a0cb3a
 def _recipe_file(name, folder: Path, where: str) -> dict:
@@ -282,18 +291,24 @@ def load_study(
     where, places = path.name, [path.parent.parent, root]  # a lab of one's own may bring its own experiments
     raw = _mapping(parse_yaml(_read(path), where), where, _STUDY_KEYS)
     steps = {s: _step(s, r, places, where) for s, r in _mapping(raw.get("steps"), f"{where}: steps").items()}
-    own = _list(raw.get("seeds"), int, f"{where}: seeds")
+    own, task_seeds = _seeds(raw.get("seeds"), f"{where}: seeds")
     for step in steps.values():
         if lost := [s for s in step.seeds if s not in own]:
             raise StudyError(f"{where}, step {step.name}: seeds = {list(step.seeds)}: {lost[0]} is none of the study's, {', '.join(map(str, own))}")
     call = _call(str(name), tasks, encoders, seeds, overrides)
     tasks = [get_task(t).name for t in _list(tasks or raw.get("tasks"), str, f"{where}: tasks")]
     encoders = [_encoder_name(e) for e in _list(encoders or raw.get("encoders"), str, f"{where}: encoders")]
-    seeds = _list(seeds, int, f"{where}: seeds") if seeds else own
+    if strange := set(task_seeds) - {get_task(t).name for t in raw.get("tasks") or ()}:
+        raise StudyError(f"{where}: seeds: {sorted(strange)[0]} is no task of this study")
+    if unseeded := [] if seeds or not task_seeds else [t for t in tasks if t not in task_seeds]:
+        raise StudyError(f"{where}: seeds: none for {unseeded[0]}, which is a task of this study; add it or give --seeds")
+    task_seeds = {} if seeds else {t: task_seeds[t] for t in tasks if t in task_seeds}
+    seeds = _list(seeds, int, f"{where}: seeds") if seeds else sorted(set().union(*task_seeds.values())) if task_seeds else own
     report = _notebook(raw["report"], "reports", places, f"{where}: report") if raw.get("report") else None
     steps = _override(_in_order(steps, where), parse_overrides(overrides))
     return Study(path.stem, str(raw.get("title", path.stem)), tuple(_list(tasks, str, f"{where}: tasks")),
-                 tuple(_list(encoders, str, f"{where}: encoders")), tuple(seeds), steps, report, call, _source(raw.get("published") or "", where))
+                 tuple(_list(encoders, str, f"{where}: encoders")), tuple(seeds), steps, report, call,
+                 _source(raw.get("published") or "", where), task_seeds)
 
 # %% ../../nbs/80_studies.plan.ipynb #affaa470
 _NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)  # what ast.parse raises
@@ -689,9 +704,10 @@ def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
     "The points of the grid, over those of task, encoder and seed that the notebook has and the step is over, and over what it sweeps."
     points, tasks = [{}], [t for t in study.tasks if not step.tasks or t in step.tasks]
     encoders = [e for e in study.encoders if not step.encoders or e in step.encoders]
-    seeds = [s for s in study.seeds if not step.seeds or s in step.seeds]
-    for name, values in (("task", tasks), ("encoder", encoders), ("seed", seeds)):
+    for name, values in (("task", tasks), ("encoder", encoders)):
         if name in names and name in step.over: points = [p | {name: v} for p in points for v in values]
+    if "seed" in names and "seed" in step.over:
+        points = [p | {"seed": s} for p in points for s in study.task_seeds.get(p.get("task"), study.seeds) if not step.seeds or s in step.seeds]
     for name, values in step.sweep.items(): points = [p | {name: v} for p in points for v in values]
     return points
 

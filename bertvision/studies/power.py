@@ -337,15 +337,15 @@ def _needed_text(f: Forecast, points: float) -> str:
     return _twice(*(seeds_text(f.basis.scatter, points, f.examples, k) for k in (1, f.family)))
 
 
-def _power_row(f: Forecast, several: bool) -> list:
+def _power_row(f: Forecast, encoders: bool, seeds: bool) -> list: # with a column of encoders, of seeds
     examples = f"{f.examples:,}" if f.examples else "?"
-    about = [f.task, *([f.encoder] if several else []), METRICS[f.metric].title, examples]
+    about = [f.task, *([f.encoder] if encoders else []), METRICS[f.metric].title, examples, *([f.seeds] if seeds else [])]
     if not f.examples or f.examples < 2:
         return [*about, *["?"] * (1 + len(DIFFERENCES)), "the size of the reported split is not known"]
     return [*about, _found_text(f), *(_needed_text(f, points) for points in DIFFERENCES), f.basis.text]
 
 # %% ../../nbs/83_studies.power.ipynb #a8f76b64
-ONE_SEED = ("One seed: no difference can be claimed, since nothing tells a method from the luck of its run; "
+ONE_SEED = ("One seed{}: no difference can be claimed, since nothing tells a method from the luck of its run; "
             "a claim needs at least two seeds.\n")
 
 
@@ -356,12 +356,16 @@ def power_text(
     rows, notes = power_forecast(plan)
     if not rows:
         return ""
-    seeds, several = rows[0].seeds, len({f.encoder for f in rows}) > 1
+    counts, encoders = {f.seeds for f in rows}, len({f.encoder for f in rows}) > 1
+    own = len(counts) > 1  # seeds of its own for each task
+    seeds = "its seeds" if own else f"{rows[0].seeds} seed{'s' * (rows[0].seeds > 1)}"
+    alone = list(dict.fromkeys(f.task for f in rows if f.seeds < 2))
     needs = [f"seeds for {x} point{'s' * (x > 1)}" for x in DIFFERENCES]
-    about = ["task", *(["encoder"] if several else []), "metric", "examples"]
-    heads = [*about, f"found with {seeds} seed{'s' * (seeds > 1)}", *needs, "scatter from"]
-    table = text_table([_power_row(f, several) for f in rows], heads)
+    about = ["task", *(["encoder"] if encoders else []), "metric", "examples", *(["seeds"] if own else [])]
+    heads = [*about, f"found with {seeds}", *needs, "scatter from"]
+    table = text_table([_power_row(f, encoders, own) for f in rows], heads)
     text = (f"What the seeds can establish: the difference of two methods, in points, "
             f"that {10 * FOUND:.0f} of 10 such studies would find,\nfor one comparison alone / for one of about {rows[0].family} in the report's first table "
             "(at Holm's first step; never = too few examples).\n")
-    return ONE_SEED * (seeds < 2) + text + table + "".join(f"\nnote: {note}" for note in notes)
+    warning = ONE_SEED.format(f" on {', '.join(alone)}" * own) if alone else ""
+    return warning + text + table + "".join(f"\nnote: {note}" for note in notes)
