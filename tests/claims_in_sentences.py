@@ -116,19 +116,41 @@ def shown(r):
 
 
 def _shown(r):
-    marks, found = r.study.plan.get("highlights", {}), {}
+    marks, titles, shown = r.study.plan.get("highlights", {}), r.study.plan["titles"], []
     for claim in r.claims:
         models = r.study.runs(task=claim.about["task"], method=claim.about["method"])
         model = next(iter(models.values()))
         step = model.record["step"]
-        variant = model.title.removeprefix(r.study.plan["titles"].get(step, step)).removeprefix(": ")
-        if variant not in marks.get(step, [variant]):
-            continue
+        variant = model.title.removeprefix(titles.get(step, step)).removeprefix(": ")
+        if variant in marks.get(step, [variant]):
+            shown.append((claim, model))
+    steps = {(m.record["experiment"], m.record["step"]) for _, m in shown}
+    found = {}
+    for claim, model in shown:
         base = next(iter(r.study.runs(task=claim.about["task"], method=claim.about["base"]).values()))
-        more = (model.record["parameters"].get("epochs") or 0) > (base.record["parameters"].get("epochs") or 0)
-        kind = KINDS.get(model.record["experiment"], model.title)
-        found.setdefault(kind if kind != "more fine-tuning" or more else model.title, []).append(claim)
+        found.setdefault(_kind_of(model, base, steps, titles), []).append(claim)
     return found
+
+
+def _kind_of(model, base, steps, titles):
+    """What a sentence calls a method: by its experiment; by its step's title where several steps have that experiment."""
+    experiment, step = model.record["experiment"], model.record["step"]
+    own, before = model.record["parameters"], base.record["parameters"]
+    if experiment == "finetune":
+        more = (own.get("epochs") or 0) > (before.get("epochs") or 0) and own.get("lora") == before.get("lora")
+        return KINDS[experiment] if more else model.title
+    if experiment in KINDS and sum(e == experiment for e, _ in steps) > 1:
+        title = titles.get(step, step)
+        return title[0].lower() + title[1:]
+    return KINDS.get(experiment, model.title)
+
+
+def _of_kind(r, claims, task, method, kind):
+    """The claim that is meant: by the method's title, or by its variant where the kind is the step's title."""
+    names = {c.about["method"] for c in claims}
+    shown = method[0] if method else kind
+    full = [n for n in names if n.lower() == f"{kind}: {shown}".lower()]
+    return r.find(task=task, method=full[0] if method and full else shown)
 
 
 def _gains(r, text, kinds):
@@ -137,7 +159,7 @@ def _gains(r, text, kinds):
     equal([kind for *_, kind in read], list(kinds), "the kinds of methods")
     for size, low, high, without, about, kind in read:
         task, *method = about.split("; ")[1:]
-        claim = r.find(task=task, method=method[0] if method else kind)
+        claim = _of_kind(r, kinds[kind], task, method, kind)
         if claim not in kinds[kind]:
             raise Wrong(f"{describe(claim)} is not of the kind {kind}")
         is_lead(claim, kinds[kind])
@@ -175,7 +197,7 @@ def glue_decided(r, text, seeds, items):
                 f"{kind}: the tasks",
             )
             task, *method = about.split("; ")[1:]
-            claim = r.find(task=task, method=method[0] if method else kind)
+            claim = _of_kind(r, kinds[kind], task, method, kind)
             is_lead(claim, part)
             same_size(claim, size, low, high, without)
     equal(

@@ -156,14 +156,18 @@ def _runs_of(study, row):
     return [r for r in study.runs.values() if r.get("step") == row["step"] and r.get("task") == row["task"]]
 
 
-def _kind(study, row, base): # rows of `glue_table`
+def _kind(study, row, base, steps): # rows of `glue_table`; the steps whose methods are shown
     "Return what kind of method a row is of; its name where it is of none."
     mine, first = _runs_of(study, row), _runs_of(study, base)
     if not mine or not first: return row["method"]
-    epochs, before = mine[0]["parameters"].get("epochs"), first[0]["parameters"].get("epochs")
-    tuned = mine[0]["experiment"] == first[0]["experiment"] == "finetune" and row["encoder"] == base["encoder"]
-    if tuned and epochs and before and epochs > before: return "more fine-tuning"
-    return _KINDS.get(mine[0]["experiment"], row["method"])
+    (own, before), experiment = (runs[0]["parameters"] for runs in (mine, first)), mine[0]["experiment"]
+    tuned = experiment == first[0]["experiment"] == "finetune" and row["encoder"] == base["encoder"]
+    if tuned and (own.get("epochs") or 0) > (before.get("epochs") or 0) > 0 and own.get("lora") == before.get("lora"):
+        return "more fine-tuning"
+    title = study.titles.get(row["step"], row["step"])
+    alike = {r["step"] for r in study.runs.values() if r["experiment"] == experiment and r.get("step") in steps}
+    if experiment in _KINDS and len(alike) > 1: return title[0].lower() + title[1:]  # on states of several sources, say
+    return _KINDS.get(experiment, row["method"])
 
 # %% ../../nbs/83_studies.report.ipynb #4b60c8f9
 def _kinds(study, table, compared):
@@ -175,15 +179,21 @@ def _kinds(study, table, compared):
     shown = compared[compared["method"].isin(names)]
     for method, part in shown.groupby("method", sort=False):
         base = part["baseline"].iloc[0]
-        kind = _kind(study, rows[method], rows[base]) if base in rows else method
+        kind = _kind(study, rows[method], rows[base], set(heads["step"])) if base in rows else method
         found.setdefault(kind, []).append(part)
     return {kind: pd.concat(parts) for kind, parts in found.items()}
 
 
-def _is(kind): return f"{kind} {'are' if kind in _KINDS.values() else 'is'}"
+def _are(kind): return kind.split()[0] in _KINDS.values() # plural
 
 
-def _where(row, kind): return [task_title(row["task"])] + ([row["method"]] if row["method"] != kind else [])
+def _is(kind): return f"{kind} {'are' if _are(kind) else 'is'}"
+
+
+def _where(row, kind): # the task; and which method of its kind, where there are several
+    title, variant = row["method"][:len(kind)], row["method"][len(kind):].removeprefix(": ")
+    if title.lower() != kind.lower(): variant = row["method"]
+    return [task_title(row["task"]), *([variant] if variant else [])]
 
 
 def _decided(kind, rows, base):
@@ -205,7 +215,7 @@ def _open(kinds):
 
 
 def _whether(kinds, base):
-    many = len(kinds) > 1 or set(kinds) & set(_KINDS.values())
+    many = len(kinds) > 1 or any(map(_are, kinds))
     return f"whether {joined(list(kinds), 'or')} {'are' if many else 'is'} better than {base}"
 
 
