@@ -175,10 +175,13 @@ def accept(args) -> int:
 
 def report(args) -> int:
     "bertvision report"
+    from bertvision.studies.warm import standby
+
+    start, waits = time.monotonic(), standby()
     from bertvision.studies.run import Outcome, report_again
 
-    p, start = _plan(args), time.monotonic()
-    folder, failure = report_again(p)
+    p = _plan(args)
+    folder, failure = report_again(p, waits)
     return _tell(p, Outcome(p.folder, report=folder, report_failure=failure, seconds=time.monotonic() - start))
 
 # %% ../nbs/99_cli.ipynb #bf69e0e4

@@ -176,6 +176,8 @@ def write_json(
 
 # %% ../nbs/00_core.ipynb #c18b0ecb
 _DEEPEST = 100
+_TOO_DEEP = f"nested more than {_DEEPEST} deep"
+_HOLDERS = (dict, list, tuple, set)
 
 
 def unusable(
@@ -185,13 +187,22 @@ def unusable(
     "Why a parsed value cannot be worked with: too deep, too many values, or text with half a surrogate pair."
     level, count = [value], 1
     for _ in range(_DEEPEST):
-        count += sum(len(x) for x in level if isinstance(x, (dict, list, tuple, set)))
+        count += sum(map(len, level := [x for x in level if isinstance(x, _HOLDERS)]))
         if count > most: return f"more than {most:,} values, references followed"
-        level = [v for x in level if isinstance(x, (dict, list, tuple, set)) for v in ([*x, *x.values()] if isinstance(x, dict) else x)]
+        level = [v for x in level for v in ([*x, *x.values()] if isinstance(x, dict) else x)]
         halved = next((v for v in level if isinstance(v, str) and not v.isascii() and _halved(v)), None)
         if halved is not None: return f"half a surrogate pair in {ascii(halved):.60}, expected whole characters"
         if not level: return ""
-    return f"nested more than {_DEEPEST} deep"
+    return _TOO_DEEP
+
+
+def _too_deep(value) -> str: # of dicts and lists; "" when all is well
+    "Why a value whose text is whole cannot be worked with: what `unusable` looks for costs more than the parser."
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(_DEEPEST):
+        if not level: return ""
+        level = [v for x in level for v in (x.values() if isinstance(x, dict) else x) if isinstance(v, (dict, list))]
+    return _TOO_DEEP
 
 
 def _halved(text: str) -> bool:
@@ -200,6 +211,9 @@ def _halved(text: str) -> bool:
     return False
 
 # %% ../nbs/00_core.ipynb #0e6170e3
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]") # in UTF-8 no other half of a pair can stand
+
+
 def parse_json(
     text: str,
 ):
@@ -208,7 +222,9 @@ def parse_json(
     except json.JSONDecodeError: raise
     except RecursionError: why = "nested too deep"
     except ValueError: why = "a number of too many digits"
-    else: why = unusable(value)
+    else:
+        whole = not _ESCAPED_HALF.search(text) and (text.isascii() or not _halved(text))
+        why = _too_deep(value) if whole else unusable(value)
     if why: raise json.JSONDecodeError(why, text, 0)
     return value
 

@@ -24,9 +24,10 @@ import time
 import tokenize
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -103,6 +104,15 @@ def read_parameters(
     path, # experiment notebook
 ) -> dict[str, Parameter]: # by name, in the order of the cell
     "Read the one cell tagged `parameters`; raises ParameterError when it is missing, doubled or holds more than literals."
+    try: stamp = os.stat(path)
+    except OSError: return _read_parameters(path, None)  # which says what is wrong
+    found = _read_parameters(path, (stamp.st_ino, stamp.st_size, stamp.st_mtime_ns))
+    return {k: replace(p, default=deepcopy(p.default)) if p.type in ("list", "dict") else p for k, p in found.items()}
+
+
+@lru_cache(64)
+def _read_parameters(path, stamp): # stamp: inode, size and time of change of the file
+    "Read a parameters cell once for each state of its notebook: a study asks for each of its runs."
     cells = [(i, c) for i, c in enumerate(notebook_cells(path), 1) if "parameters" in c["tags"] and c["type"] == "code"]
     name = Path(path).name
     if len(cells) != 1:
@@ -695,11 +705,13 @@ def main_only(self: Run):
 # %% ../nbs/01_runs.ipynb #e5f79ffe
 def _rows_fault(rows) -> str:
     "What nobody could score in a table of predictions; '' when all is well."
-    from pandas.api.types import infer_dtype, is_numeric_dtype
+    from pandas.api.types import infer_dtype, is_numeric_dtype, is_string_dtype
 
     if lacks := sorted({"split", "example_id", "label", "prediction"} - set(rows)): return f"lacks the columns {', '.join(lacks)}"
     for name in rows.columns.intersection(["split", "example_id", "variant"]):
-        if infer_dtype(rows[name].to_numpy(dtype=object), skipna=False) not in ("string", "empty"): return f"has something else than text in the column {name}"
+        whole = is_string_dtype(rows[name].dtype) and rows[name].dtype != object and not rows[name].hasnans  # object columns may hold anything
+        if not whole and infer_dtype(rows[name].to_numpy(dtype=object), skipna=False) not in ("string", "empty"):
+            return f"has something else than text in the column {name}"
     for name in rows.columns.intersection(["label", "prediction", "seed", "exact_match", "answer_f1", "null_odds"]):
         if not is_numeric_dtype(rows[name]): return f"has something else than numbers in the column {name}"
     return ""

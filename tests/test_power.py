@@ -112,8 +112,10 @@ def test_plan_prints_what_glue_small_could_find(capsys):
     for f in rows:
         lines = [line for line in text.splitlines() if "pairs of earlier methods" in line]
         line = next(line for line in lines if line.startswith(f.task))
-        assert f"{detectable(f.basis.scatter, 3, f.examples):.1f} / " in line and f"{f.examples:,}" in line
-    assert "8 of 10" in text and "found with 3 seeds" in text and "collapsed" in text
+        assert f"{detectable(f.basis.scatter, f.seeds, f.examples):.1f} / " in line and f"{f.examples:,}" in line
+        assert f" {f.seeds} " in line
+    assert {f.task: f.seeds for f in rows} == {"cola": 3, "mrpc": 7, "rte": 3, "sts-b": 9}
+    assert "8 of 10" in text and "found with its seeds" in text and "collapsed" in text
 
 
 def test_the_family_is_that_of_the_report():

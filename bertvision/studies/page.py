@@ -25,6 +25,7 @@ from string import Template
 from textwrap import wrap
 
 import matplotlib.pyplot as plt
+from matplotlib.transforms import Bbox
 import pandas as pd
 
 from ..core import DataError, replacing, write_text
@@ -362,7 +363,7 @@ def _settled(fig: plt.Figure, remark: str):
         legend.set_bbox_to_anchor((0, 0, 1, 1), fig.transFigure)
     lines = wrap(remark, max(40, int(16 * fig.get_size_inches()[0])))
     texts = [fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35")] if lines else []
-    yield
+    yield texts if engine else fig.get_children()  # what may stand out of the figure: with an engine all else is inside
     for text in texts:
         text.remove()
     for legend in fig.legends:
@@ -371,10 +372,11 @@ def _settled(fig: plt.Figure, remark: str):
 
 
 def _save_figure(fig: plt.Figure, path: Path, remark: str):
-    "Write a figure and all that stands out of it; `bbox_inches='tight'` would draw it twice."
+    "Write a figure and the remark below it; `bbox_inches='tight'` would draw it twice."
     fig.set_dpi(_DPI)
-    with replacing(path) as tmp, _settled(fig, remark):
-        box = fig.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+    with replacing(path) as tmp, _settled(fig, remark) as loose:
+        parts = [fig.bbox, *(artist.get_tightbbox() for artist in loose)]
+        box = Bbox.union([part for part in parts if part is not None]).transformed(fig.dpi_scale_trans.inverted()).padded(0.04)
         fig.savefig(tmp, format="png", dpi=_DPI, bbox_inches=box, metadata={"Software": None})
 
 
@@ -387,7 +389,8 @@ _drawing = {}  # (report, name) -> (Figure or function, PNG file, remark): what 
 def _draw(key: tuple) -> bool: # whether there was something to draw
     "Draw and write one figure; without one, remove the file of an earlier report."
     fig, path, remark = _drawing[key]
-    fig = fig() if callable(fig) else fig
+    with plt.rc_context({"axes.titley": 1.0}):  # where it would stand anyway: to look for ticks above it costs a tenth of the drawing
+        fig = fig() if callable(fig) else fig
     if fig is None:
         if path.exists(): path.unlink()
         return False

@@ -10,6 +10,7 @@ __all__ = ['KEYS', 'BERT_BASE', 'COLUMNS', 'example_study', 'Results', 'scored_c
 # %% ../../nbs/82_studies.results.ipynb #be562db4
 import json
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -474,10 +475,12 @@ def read_study(
     places = sorted(p for p in (folder / "runs").glob("*") if p.is_dir())
     if not plan and not places:
         raise DataError(f"{folder} holds no study: expected runs/<run>/record.json or plan.json in it; run the study first")
-    records, faults = _counted(places, plan.get("jobs") or [])
+    with ThreadPoolExecutor(2) as pool:  # Arrow reads while records are parsed
+        tables = {place: pool.submit(_read_predictions, place) for place in places}
+        records, faults = _counted(places, plan.get("jobs") or [])
     runs, predictions, taken = {}, {}, {}
     for place, record in records.items():
-        whole, missing = _read_predictions(place) if record["metrics"] or record.get("variants") else (None, None)
+        whole, missing = tables[place].result() if record["metrics"] or record.get("variants") else (None, None)
         if missing: faults.append({"run": place.name, "state": "unchecked", "why": missing})
         for entry, r, rows in run_entries(place.name, record, whole):
             parts = None if rows is None else _parts(rows, rows["split"])

@@ -32,7 +32,7 @@ from .plan import (RUNNER_LOCK, Job, Plan, State, code_closure, data_forgotten, 
                                      notebook_code, notebook_fingerprint, read_plan, study_states, this_machine)
 from .kernel import KERNEL, PORT_TAKEN, ROOMS, kernel_manager, kernel_room, leave_rooms, load_papermill
 from .tasks import facts_of_record
-from .warm import REPORT_IMPORTS, Nursery, prepare_kernel, warm_provisioner
+from .warm import REPORT_IMPORTS, Nursery, Standby, kernel_waits, prepare_kernel, warm_provisioner
 
 # %% ../../nbs/81_studies.run.ipynb #e3c1a5e5
 _FULL_DISK = (r"(?i)No space left on device|\bENOSPC\b|database or disk is full|Disk quota exceeded|\bEDQUOT\b"
@@ -342,7 +342,7 @@ def be_child(
 def _import_meanwhile(folder: Path):
     "Let a process import what a job names and wait to become its kernel, while this one imports papermill."
     modules = read_json(folder / "job.json").get("imports")
-    if modules and sys.platform == "linux": prepare_kernel(modules)
+    if modules and sys.platform == "linux" and not kernel_waits(): prepare_kernel(modules)
 
 
 def child():
@@ -366,7 +366,8 @@ def child_environment(
 ) -> dict:
     "Environment of a run: its share of the cores, its GPUs, and the places by their full path."
     env, threads = dict(os.environ), str(max(1, this_machine()["cores"] // (jobs * processes)))
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"): env.setdefault(name, threads)
+    threads = env.setdefault("OMP_NUM_THREADS", threads)  # MKL's own number would win over a smaller wish
+    for name in ("MKL_NUM_THREADS", "RAYON_NUM_THREADS"): env.setdefault(name, threads)
     for name in ("BERTVISION_DATA", "BERTVISION_CACHE", "HF_HOME"):
         if env.get(name): env[name] = str(Path(env[name]).expanduser().resolve())
     cards = gpus()
@@ -401,9 +402,9 @@ def write_job(job: Job, study: str, processes: int = 1):
         "experiment": job.experiment.stem, "notebook": relative(job.experiment, job.folder), "parameters": parameters, "record": True, **({"processes": processes} if processes > 1 else {})})
 
 
-def _start(folder: Path, env: dict, nursery: Nursery | None = None): # -> Popen or Nursling
+def _start(folder: Path, env: dict, nursery: Nursery | Standby | None = None): # -> Popen, Nursling or Forked
     "Start the child of a folder that has a job.json, warm where there is a nursery; what it and its kernel print goes to log.txt."
-    if nursery: return nursery.start(("bertvision.studies.run", "child"), [str(folder), str(nursery.process.pid)], folder, env, folder / "log.txt")
+    if nursery: return nursery.start(("bertvision.studies.run", "child"), [str(folder), str(nursery.runner)], folder, env, folder / "log.txt")
     command = [sys.executable, "-c", "from bertvision.studies.run import child; child()", str(folder), str(os.getpid())]
     with open(folder / "log.txt", "ab") as log:
         return subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -838,6 +839,7 @@ def make_report(
     plan: Plan,
     force: bool = False, # also when nothing has changed
     show=None, # Lines or Live
+    standby: Standby | None = None, # a process that has begun to import
 ) -> tuple: # (folder of the report or None, failure or None)
     "Execute the report notebook into outputs/<study>/report; does nothing when it is up to date."
     if plan.study.report is None: return None, None
@@ -848,7 +850,7 @@ def make_report(
     write_json(folder / "job.json", _report_job(plan, folder))
     (folder / "failure.json").unlink(missing_ok=True)
     if show: show.say(f"report  {plan.study.report.name}")
-    start, process = time.time(), _start(folder, child_environment(1, 0))
+    start, process = time.time(), _start(folder, child_environment(1, 0), standby)
     try:
         state = _report_state(plan)  # while the kernel starts
         code = process.wait()
@@ -862,6 +864,7 @@ def make_report(
 # %% ../../nbs/81_studies.run.ipynb #5230dc3c
 def report_again(
     plan: Plan,
+    standby: Standby | None = None, # a process that has begun to import
 ) -> tuple: # (folder of the report or None, failure or None)
     "Make the report whether or not something has changed; raises StudyError when there is no run to report."
     if plan.study.report is None: raise StudyError(f"study {plan.study.name} names no report")
@@ -870,7 +873,7 @@ def report_again(
     held = _prepare(plan)
     try:
         _write_plan(plan)
-        return make_report(plan, force=True)
+        return make_report(plan, force=True, standby=standby)
     finally: held.close()
 
 # %% ../../nbs/81_studies.run.ipynb #0c08f363
