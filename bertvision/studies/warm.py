@@ -76,7 +76,7 @@ def _print_to(log: str):
     with open(log, "ab") as file:
         for stream in (1, 2): os.dup2(file.fileno(), stream)
 
-
+# %% ../../nbs/79_studies.warm.ipynb #557d772f
 def _become_kernel(told: dict):
     "Turn this process into the kernel that a command of `kernel_command` would have launched."
     os.setsid()
