@@ -22,7 +22,7 @@ import psutil
 from pandas.testing import assert_frame_equal
 from safetensors.numpy import load_file
 
-from bertvision.runs import read_record
+from bertvision.runs.records import read_record
 
 STUDY = """
 title: A study that is killed
@@ -64,7 +64,7 @@ def family(runner: subprocess.Popen) -> dict:
         try: line, above = " ".join(process.cmdline()), [p.pid for p in process.parents()]
         except psutil.Error: continue
         if "warm import nursery" in line and runner.pid in above: found[("nursery", "child", "kernel")[above.index(runner.pid)]].append(process)
-        elif "studies.run import child" in line: found["child"].append(process)
+        elif "engine.child import child" in line: found["child"].append(process)
         elif "ipykernel" in line: found["kernel"].append(process)
     found["all"] = [*found["runner"], *below]
     return {name: some for name, some in found.items() if some}

@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
-IMPORTS = "import bertvision.cli, bertvision.studies.run, " + ", ".join(
-    f"bertvision.studies.{name}" for name in ("report", "layers", "budgets", "languages", "attention", "pretraining"))
+IMPORTS = "import importlib, pkgutil, bertvision; [importlib.import_module(m.name) for m in pkgutil.walk_packages(bertvision.__path__, 'bertvision.')]"
 COMMAND = "from bertvision.cli import main; import sys; sys.exit(main())"
 
 

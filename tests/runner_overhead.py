@@ -13,8 +13,8 @@ from pathlib import Path
 
 from study_lab import FINISH, PARAMETERS, START, Lab
 
-IMPORTS = "from bertvision.training.loop import fit"
-COLD = "import bertvision.studies.run as r; assert r.open_nursery; r.open_nursery = lambda *_: None; "  # as where nothing can be forked
+IMPORTS = "from bertvision.training.trainer import fit"
+COLD = "import bertvision.engine.local as r; assert r.open_nursery; r.open_nursery = lambda *_: None; "  # as where nothing can be forked
 MAIN = "import sys; from bertvision.cli import main; sys.exit(main())"
 
 

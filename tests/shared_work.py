@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from bertvision import fit, load_encoder, load_task
-from bertvision.core import write_json
+from bertvision.core.io import write_json
 from bertvision.data.batches import tokenise
 from bertvision.data.splits import split
-from bertvision.processes import is_main
+from bertvision.core.distributed import is_main
 from bertvision.states.stream import extract
 
 RECIPE = dict(precision="fp32", batch_size=10, accumulate=2, lr=1e-3, protocol="carved")

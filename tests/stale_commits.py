@@ -103,9 +103,9 @@ def enter(tree: Path):
     for name in [n for n in sys.modules if n.split(".")[0] == "bertvision"]:
         del sys.modules[name]
     sys.path.insert(0, str(tree))
-    spec = importlib.util.spec_from_file_location("bertvision.executed", ROOT / "bertvision" / "executed.py")
+    spec = importlib.util.spec_from_file_location("bertvision.core.executed", ROOT / "bertvision" / "executed.py")
     executed = importlib.util.module_from_spec(spec)
-    sys.modules["bertvision.executed"] = executed
+    sys.modules["bertvision.core.executed"] = executed
     spec.loader.exec_module(executed)
     executed.install()
     importlib.import_module("bertvision")
@@ -151,7 +151,7 @@ def changes_in(tree: Path, kept: dict) -> list:
 def closures_in(old: Path, new: Path, experiments: list) -> dict:
     """Return, by experiment, which modules differ between two trees, whether the notebook does, and the old code."""
     sys.path.insert(0, str(ROOT))
-    plan = importlib.import_module("bertvision.studies.plan")
+    plan = importlib.import_module("bertvision.engine.plan")
 
     def closure(tree: Path, sources: list) -> dict:
         names = runpy.run_path(str(tree / "bertvision" / "__init__.py"))

@@ -7,13 +7,14 @@ from pathlib import Path
 import psutil
 
 from bertvision.cli import main
-from bertvision.core import read_json, write_json
-from bertvision.runs import new_record
-from bertvision.studies.plan import load_study, plan
-from bertvision.studies.run import run_study
+from bertvision.core.io import read_json, write_json
+from bertvision.runs.records import new_record
+from bertvision.engine.grid import load_study
+from bertvision.engine.plan import plan
+from bertvision.engine.local import run_study
 
 PARAMETERS = 'task = "cola"\nencoder = "tiny-random"\nseed = 0\nlr = 1e-4\nepochs = 1.0\nout_dir = ""'
-START = 'from bertvision.runs import Run\nrun = Run.start("learn", dict(task=task, seed=seed, lr=lr), out_dir, seed)'
+START = 'from bertvision.runs.run import Run\nrun = Run.start("learn", dict(task=task, seed=seed, lr=lr), out_dir, seed)'
 FINISH = 'run.finish({"validation": {"accuracy": 0.5 + seed / 10}})'
 STUDY = """
     tasks: [toy-sentiment]

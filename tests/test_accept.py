@@ -3,12 +3,14 @@ import pytest
 from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, pretend_done
 
 from bertvision.cli import main
-from bertvision.core import ParameterError, StudyError, write_json
-from bertvision.runs import lock, read_record
-from bertvision.studies.accept import accept
-from bertvision.studies.plan import job_state
-from bertvision.studies.report import accepted
-from bertvision.studies.results import read_study
+from bertvision.core.errors import ParameterError, StudyError
+from bertvision.core.io import write_json
+from bertvision.runs.locks import lock
+from bertvision.runs.records import read_record
+from bertvision.engine.accept import accept
+from bertvision.engine.plan import job_state
+from bertvision.reporting.glue import accepted
+from bertvision.reporting.results import read_study
 
 
 @pytest.fixture

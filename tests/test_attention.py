@@ -3,15 +3,15 @@ import pytest
 import torch
 
 from bertvision import fit, load_encoder, load_task, split, subset
-from bertvision.core import ParameterError
+from bertvision.core.errors import ParameterError
 from bertvision.data.batches import tokenise
-from bertvision.models.attention import SWAPS, approximation_error, attention_inputs, extend_positions, swap_attention
+from bertvision.models.attention import approximation_error, attention_inputs, extend_positions, swap_attention, SWAPS
 from bertvision.models.encoders import build_random
 from bertvision.models.sparse import attention_mode, modes_of
-from bertvision.runs import read_record
-from bertvision.studies.attention import attention_rows, recall_rows
-from bertvision.studies.results import read_study
-from bertvision.training.loop import predict
+from bertvision.runs.records import read_record
+from bertvision.reporting.attention import attention_rows, recall_rows
+from bertvision.reporting.results import read_study
+from bertvision.training.trainer import predict
 from study_lab import run_small
 
 STUDY = """

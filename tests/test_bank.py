@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 
 from bertvision import load_encoder, load_task, split, subset
-from bertvision.core import ParameterError, TrainingError
+from bertvision.core.errors import ParameterError, TrainingError
 from bertvision.data.batches import tokenise
-from bertvision.recipes import HeadRecipe
-from bertvision.states.stream import Stream, extract
-from bertvision.training.bank import Bank
+from bertvision.heads.specs import HeadRecipe
+from bertvision.states.stream import extract, Stream
+from bertvision.heads.bank import Bank
 
 RECIPES = [HeadRecipe("adapter-8:mean", lr=1e-2, epochs=2, seed=0), HeadRecipe("adapter-8:mean", lr=3e-3, epochs=3, seed=1, patience=1),
            HeadRecipe("adapter-8:mean", lr=1e-2, epochs=1, seed=2), HeadRecipe("scalar-mix-norm:attention", lr=1e-2, epochs=2),

@@ -7,13 +7,16 @@ from dataclasses import fields
 import pytest
 from study_lab import Lab
 
-from bertvision import runs
-from bertvision.core import OutputError, ParameterError, read_json, resources, write_json
-from bertvision.recipes import Recipe
-from bertvision.runs import Run, notebook_cells, read_parameters, read_record
+from bertvision.runs import run as runs
+from bertvision.core.errors import OutputError, ParameterError
+from bertvision.core.io import read_json, resources, write_json
+from bertvision.runs.recipes import Recipe
+from bertvision.runs.parameters import notebook_cells, read_parameters
+from bertvision.runs.records import read_record
+from bertvision.runs.run import Run
 
 EXPERIMENTS = sorted((resources() / "experiments").glob("*.ipynb"))
-CHECK = 'from bertvision.runs import Run, checked_parameters\nparameters = checked_parameters("learn", globals())'
+CHECK = 'from bertvision.runs.run import checked_parameters, Run\nparameters = checked_parameters("learn", globals())'
 START = 'run = Run.start("learn", parameters, out_dir, seed)'
 FINISH = 'record = run.finish({"validation": {"accuracy": 0.5 + seed / 10}})'
 PARAMETERS = 'task = "cola"\nseed = 0\nlr = 1e-4\nkeep_model = False\nlayers = [1, 2]\nout_dir = ""'
@@ -63,8 +66,8 @@ def test_papermill_by_hand_ends_in_one_clear_error_before_any_training(outputs, 
 
 def test_the_check_loads_nothing_heavy():
     code = ("import sys\n"
-            "from bertvision.core import resources\n"
-            "from bertvision.runs import checked_parameters, read_parameters\n"
+            "from bertvision.core.io import resources\n"
+            "from bertvision.runs.parameters import read_parameters; from bertvision.runs.run import checked_parameters\n"
             "given = {n: p.default for n, p in read_parameters(resources() / 'experiments/finetune.ipynb').items()}\n"
             "checked_parameters('finetune', given)\n"
             "assert not {'torch', 'transformers', 'pandas', 'datasets', 'IPython'} & set(sys.modules)")

@@ -7,14 +7,15 @@ import pytest
 from scipy import stats
 from study_lab import FINISH, START, Lab, change, pretend_done
 
-from bertvision.comparisons import compare, compare_contributions, contributions, rule
-from bertvision.core import DataError, ParameterError, write_json
-from bertvision.levels import simulate
-from bertvision.metrics import score
-from bertvision.studies.claims import CLAIM_COLUMNS, claim, decide_claims
-from bertvision.studies.methods import against
-from bertvision.studies.report import write_report
-from bertvision.studies.results import example_study, glue_table, read_study
+from bertvision.metrics.comparisons import compare, compare_contributions, contributions, rule
+from bertvision.core.errors import DataError, ParameterError
+from bertvision.core.io import write_json
+from bertvision.metrics.levels import simulate
+from bertvision.metrics.scores import score
+from bertvision.reporting.claims import claim, CLAIM_COLUMNS, decide_claims
+from bertvision.reporting.methods import against
+from bertvision.reporting.glue import write_report
+from bertvision.reporting.results import example_study, glue_table, read_study
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from study_lab import PARAMETERS, START, STUDY, Lab, cola_folder, pretend_done
 
 from bertvision.cli import main, parser
-from bertvision.core import read_json
-from bertvision.runs import read_record
+from bertvision.core.io import read_json
+from bertvision.runs.records import read_record
 
 A = "learn.toy-sentiment.tiny-random.s0"
 COMMAND = [sys.executable, "-c", "import sys; from bertvision.cli import main; sys.exit(main())"]
@@ -29,7 +29,7 @@ def cli(lab, command, *more):
 
 def test_help_is_light_and_quick():
     code = ("import sys\nfrom bertvision.cli import parser\nparser().format_help()\n"
-            "heavy = {'torch', 'numpy', 'pandas', 'ruamel.yaml', 'rich', 'papermill', 'bertvision.studies.plan'} & set(sys.modules)\nassert not heavy, heavy")
+            "heavy = {'torch', 'numpy', 'pandas', 'ruamel.yaml', 'rich', 'papermill', 'bertvision.engine.plan'} & set(sys.modules)\nassert not heavy, heavy")
     subprocess.run([sys.executable, "-c", code], check=True)
     times = []
     for _ in range(3):
@@ -112,7 +112,7 @@ GPU = {"device": "cuda", "name": "NVIDIA L40S", "count": 1, "cores": 16}
     (GPU, {"device": "cuda", "name": "NVIDIA L4", "cores": 16}, "estimate"),
 ])
 def test_a_forecast_from_finished_runs_of_a_like_machine_says_so(lab, capsys, monkeypatch, here, device, basis):
-    monkeypatch.setattr("bertvision.studies.plan.this_machine", lambda: here)
+    monkeypatch.setattr("bertvision.engine.forecast.this_machine", lambda: here)
     for job in lab.plan(tasks=["rte"], seeds=[0]).jobs: pretend_done(job, device=device, seconds={"total": 600.0}, peak_memory_bytes=2e9, bytes_written=3e6)
     assert cli(lab, "plan", "--tasks", "rte") == 0
     row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("learn"))
@@ -123,7 +123,7 @@ def test_a_forecast_counts_what_trains_and_the_checkpoints_of_the_run_at_work(la
     import inspect
 
     from bertvision.data.splits import split
-    from bertvision.studies.plan import _CARVED_AT_MOST, disk_needed, forecast
+    from bertvision.engine.forecast import _CARVED_AT_MOST, disk_needed, forecast
 
     assert inspect.signature(split).parameters["at_most"].default == _CARVED_AT_MOST
     lab.experiment(parameters=PARAMETERS + '\nprotocol = "carved"\nvalidation_fraction = 0.1\ntrain_examples = 0\ncheckpoint_seconds = 60.0')

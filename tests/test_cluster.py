@@ -14,11 +14,12 @@ import slurm_nodes
 from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, pretend_done
 
 from bertvision.cli import main
-from bertvision.core import StudyError, read_json
-from bertvision.runs import read_record
-from bertvision.studies.cluster import Site, resources, run_on_cluster
-from bertvision.studies.plan import Forecast
-from bertvision.studies.run import state_from_afar
+from bertvision.core.errors import StudyError
+from bertvision.core.io import read_json
+from bertvision.runs.records import read_record
+from bertvision.engine.cluster import resources, run_on_cluster, Site
+from bertvision.engine.forecast import Forecast
+from bertvision.engine.local import state_from_afar
 
 pytest.importorskip("snakemake", reason='snakemake is not installed: pip install "bertvision[cluster]"')
 
@@ -105,12 +106,12 @@ def gone(pid):
 
 def test_what_is_done_starts_no_snakemake(lab, monkeypatch, capsys):
     for job in lab.plan().jobs: pretend_done(job)
-    monkeypatch.setattr("bertvision.studies.cluster.snakemake_command", None)
+    monkeypatch.setattr("bertvision.engine.cluster.snakemake_command", None)
     assert cli(lab, "--engine", "snakemake") == 0 and "2 were done already" in capsys.readouterr().out
 
 
 def test_a_no_op_of_five_hundred_runs(lab, monkeypatch, capsys):
-    monkeypatch.setattr("bertvision.runs._code_version", lambda: "0")  # git would be asked five hundred times
+    monkeypatch.setattr("bertvision.runs.records._code_version", lambda: "0")  # git would be asked five hundred times
     lab.study(f"{{tasks: [toy-sentiment], encoders: [tiny-random], seeds: {list(range(500))}, steps: {{learn: {{}}}}}}")
     history = [{"step": i, "loss": 0.5, "lr": 1e-4} for i in range(200)]
     for job in lab.plan().jobs: pretend_done(job, history=history)
@@ -132,12 +133,12 @@ def refused(lab, capsys, *more):
 
 
 def test_missing_snakemake(lab, capsys, monkeypatch):
-    monkeypatch.setattr("bertvision.studies.cluster.find_spec", lambda name: None)
+    monkeypatch.setattr("bertvision.engine.cluster.find_spec", lambda name: None)
     assert 'pip install "bertvision[cluster]"' in refused(lab, capsys, "--engine", "snakemake")
 
 
 def test_missing_sbatch(lab, capsys, monkeypatch):
-    monkeypatch.setattr("bertvision.studies.cluster.shutil.which", lambda name: None)
+    monkeypatch.setattr("bertvision.engine.cluster.shutil.which", lambda name: None)
     assert "no sbatch on the PATH" in refused(lab, capsys, "--engine", "snakemake", "--profile", "slurm")
 
 
@@ -148,7 +149,7 @@ def test_unknown_profile_and_profile_of_the_other_engine(lab, capsys):
 
 
 def test_a_folder_that_a_shell_would_carry_out_is_refused_on_a_cluster(lab, capsys, monkeypatch):
-    monkeypatch.setattr("bertvision.studies.cluster.shutil.which", lambda name: name)
+    monkeypatch.setattr("bertvision.engine.cluster.shutil.which", lambda name: name)
     lab.out = lab.root / "$(touch hacked)"
     assert "does not quote '$'" in refused(lab, capsys, "--engine", "snakemake", "--profile", "slurm")
 

@@ -5,12 +5,11 @@ import os
 import numpy as np
 import pytest
 
-from bertvision.core import DataError, ParameterError
+from bertvision.core.errors import DataError, ParameterError
 from bertvision.data.batches import tokenise
 from bertvision.selection import clusters as module
-from bertvision.selection.clusters import (Clusters, check_alignment, characteristic_words, rows_of, cluster, forecast_clustering, load_clusters,
-                                           nearest_texts, plane, plot_map, repeated_vectors, save_clusters, silhouette)
-from bertvision.states.stream import Stream, extract, vectors_of
+from bertvision.selection.clusters import characteristic_words, check_alignment, cluster, Clusters, forecast_clustering, load_clusters, nearest_texts, plane, plot_map, repeated_vectors, rows_of, save_clusters, silhouette
+from bertvision.states.stream import extract, Stream, vectors_of
 
 ASKED = {"kmeans": {"num_clusters": 5}, "dbscan": {"eps": 0.15, "min_samples": 8}, "hdbscan": {"min_samples": 5, "min_cluster_size": 20}}
 

@@ -4,7 +4,7 @@ import zipfile
 import pytest
 from colab_session import disconnected_once
 
-from bertvision.runs import read_record
+from bertvision.runs.records import read_record
 
 STUDY = """
 tasks: [toy-sentiment]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from bertvision.core import DataError, ParameterError
+from bertvision.core.errors import DataError, ParameterError
 from bertvision.data.sources import load_task
 from bertvision.data.splits import split, subset
 from bertvision.data.tasks import Flaws, get_task, input_files

@@ -5,7 +5,7 @@ import datasets
 import httpx
 import pytest
 
-from bertvision.core import DataError
+from bertvision.core.errors import DataError
 from bertvision.data.sources import load_task
 from bertvision.data.tasks import get_task
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bertvision import load_encoder
-from bertvision.core import DataError
+from bertvision.core.errors import DataError
 from bertvision.data.sources import load_task
 from bertvision.data.splits import split
 from bertvision.data.squad import read_squad

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bertvision.cli import main
-from bertvision.core import DataError
+from bertvision.core.errors import DataError
 from bertvision.models.encoders import load_encoder
 from bertvision.states import embed
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bertvision.core import EncoderError
+from bertvision.core.errors import EncoderError
 from bertvision.models import encoders
-from bertvision.models.zoo import ENCODERS
+from bertvision.models.registry import ENCODERS
 
 
 @pytest.fixture
@@ -29,14 +29,14 @@ def packaged(monkeypatch, tmp_path, checkpoint, sha256):
 
 
 def test_weights_with_the_right_checksum_load(monkeypatch, tmp_path, checkpoint):
-    from bertvision.core import file_sha256
+    from bertvision.core.hashing import file_sha256
 
     packaged(monkeypatch, tmp_path, checkpoint, file_sha256(checkpoint / "model.safetensors"))
     assert encoders.load_encoder("boxed").model.config.hidden_size == 64
 
 
 def test_weights_with_the_wrong_checksum_are_refused(monkeypatch, tmp_path, checkpoint):
-    from bertvision.core import file_sha256
+    from bertvision.core.hashing import file_sha256
 
     weights = packaged(monkeypatch, tmp_path, checkpoint, file_sha256(checkpoint / "model.safetensors"))
     raw = bytearray(weights.read_bytes())

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from bertvision import fit, load_encoder, load_task, subset
-from bertvision.core import DataError
-from bertvision.ensembles import align, combine, compare, merge, table_scores, tune_weight
+from bertvision.core.errors import DataError
+from bertvision.evaluation.ensembles import align, combine, compare, merge, table_scores, tune_weight
 
 
 def predictions(task: str, **changes):

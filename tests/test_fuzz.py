@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save as safetensors_bytes
 from study_lab import Lab
 
-from bertvision.core import BertvisionError, read_json
-from bertvision.runs import check_parameters, read_parameters, read_record
+from bertvision.core.errors import BertvisionError
+from bertvision.core.io import read_json
+from bertvision.runs.parameters import check_parameters, read_parameters
+from bertvision.runs.records import read_record
 
 N = int(os.environ.get("BERTVISION_FUZZ", 30))  # inputs of each kind; the same ones each time unless asked for
 fuzzed = settings(max_examples=N, derandomize="BERTVISION_FUZZ" not in os.environ, deadline=None, database=None, phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck))
@@ -152,7 +154,7 @@ SQUAD = {"version": "v2.0", "data": [{"title": f"Rome{a}", "paragraphs": [{"cont
 
 
 def test_questions(place):
-    from bertvision.answering import as_dataset
+    from bertvision.evaluation.answering import as_dataset
     from bertvision.data.squad import article_titles, read_squad
 
     @fuzzed
@@ -167,7 +169,7 @@ def test_questions(place):
 
 
 def test_predictions_and_null_odds(place):
-    from bertvision.answering import official_file, score_file
+    from bertvision.evaluation.answering import official_file, score_file
 
     gold = put(place / "gold.json", json.dumps(SQUAD).encode())
     ids = ("q0", "n0", "q1", "n1")
@@ -186,7 +188,7 @@ def test_predictions_and_null_odds(place):
 
 
 def test_predictions_for_hans(place):
-    from bertvision.selection.hans import score_hans_file
+    from bertvision.evaluation.hans import score_hans_file
 
     pairs = put(place / "heuristics_evaluation_set.txt", TSV["hans"][1].encode())
 
@@ -215,7 +217,7 @@ def test_plain_text(layout, place):
 @pytest.fixture
 def finished(place):
     """A small study that has been run, as far as its files tell."""
-    from bertvision.studies.results import example_study
+    from bertvision.reporting.results import example_study
 
     study = example_study(Path(tempfile.mkdtemp(dir=place)))
     for run in (study / "runs").iterdir():
@@ -225,16 +227,16 @@ def finished(place):
 
 def look(study: Path):
     """All that a report asks of a study."""
-    from bertvision.studies.results import glue_table, read_study, scores
+    from bertvision.reporting.results import glue_table, read_study, scores
 
     results = read_study(study)
     return repr(results), scores(results), glue_table(results)
 
 
 def test_records(place, finished):
-    from bertvision.runs import seconds_of, upstream_seconds
-    from bertvision.studies.run import headline
-    from bertvision.submission import _candidate
+    from bertvision.runs.records import seconds_of, upstream_seconds
+    from bertvision.engine.local import headline
+    from bertvision.evaluation.glue_server import _candidate
 
     run = finished / "runs" / "finetune.rte.s0"
     sound = read_json(run / "record.json")
@@ -275,7 +277,7 @@ def frames(sound: pd.DataFrame):
 
 
 def test_tables_of_predictions(place, finished):
-    from bertvision.ensembles import read_predictions
+    from bertvision.evaluation.ensembles import read_predictions
 
     run = finished / "runs" / "finetune.rte.s0"
     sound, rows = (run / "predictions.parquet").read_bytes(), pd.read_parquet(run / "predictions.parquet")
@@ -292,8 +294,9 @@ def test_tables_of_predictions(place, finished):
 
 
 def test_what_runs_leave_for_the_runner(place):
-    from bertvision.runs import Run
-    from bertvision.studies.run import _progress, _same_job, _up_to_date
+    from bertvision.runs.run import Run
+    from bertvision.engine.child import _same_job
+    from bertvision.engine.local import _progress, _up_to_date
 
     folder = place / "run"
     files = {"progress.json": {"done": 3, "total": 10, "time": 1.0, "elapsed": 2.0, "loss": 0.5}, "fingerprint.json": {"inputs": "x", "files": ["table.md"]},
@@ -329,7 +332,9 @@ def lab(place):
 
 
 def planned(lab, overrides=()):
-    from bertvision.studies.plan import forecast_table, job_state, load_study, plan, plan_table
+    from bertvision.engine.grid import load_study
+    from bertvision.engine.plan import job_state, plan
+    from bertvision.engine.forecast import forecast_table, plan_table
 
     made = plan(load_study("small", overrides, root=lab.root), None, lab.out)
     return plan_table(made, {j.id: job_state(j) for j in made.jobs}), forecast_table(made)
@@ -393,7 +398,7 @@ def stores(place):
     import torch
 
     from bertvision.data.batches import Tokens
-    from bertvision.states.origin import Origin
+    from bertvision.states.interface import Origin
     from bertvision.states.store import Writer
 
     tokens = Tokens(np.arange(9, dtype=np.int32), np.zeros(9, np.uint8), np.array([0, 4, 9]), np.array([0, 1]), ["train/0", "train/1"], 0)
@@ -449,7 +454,7 @@ def test_stores_of_states(which, place, stores):
 
 
 def test_the_three_files_of_the_original(place, stores):
-    from bertvision.states.original import PARTS, read_original, write_original
+    from bertvision.states.padded import PARTS, read_original, write_original
     from bertvision.states.store import open_states
 
     folder = place / "original"
@@ -525,7 +530,7 @@ def test_clusters(place):
 
 def test_selections(place):
     from bertvision.selection.strategies import Pool
-    from bertvision.selection.subsets import Selection, load_selection, save_selection, take
+    from bertvision.selection.subsets import load_selection, save_selection, Selection, take
 
     folder = place / "selections"
     pool = Pool([f"train/{i}" for i in range(5)], np.array([0, 1, 0, 1, 0]), identity="p")
@@ -565,7 +570,7 @@ def test_trials_of_a_search(place):
 def test_probes(place):
     from safetensors.numpy import load
 
-    from bertvision.models.heads import build_head
+    from bertvision.heads.heads import build_head
     from bertvision.probing.probes import _score_labels, load_probes, save_probes
     from bertvision.data.tasks import get_task
 
@@ -591,8 +596,8 @@ def test_checkpoints_of_a_fit(place):
     import torch
     from safetensors.numpy import load
 
-    from bertvision.recipes import Recipe
-    from bertvision.training.loop import Standing, load_checkpoint, save_checkpoint
+    from bertvision.runs.recipes import Recipe
+    from bertvision.training.trainer import load_checkpoint, save_checkpoint, Standing
     from bertvision.training.optimizers import make_optimizer, make_schedule
 
     def made():

@@ -35,7 +35,7 @@ def test_half_precision_learns_what_single_precision_learns(cuda, precision):
 
 
 def test_peak_memory_is_the_gpus(cuda):
-    from bertvision.core import device_report, peak_memory
+    from bertvision.core.machine import device_report, peak_memory
 
     losses("fp32")
     assert 0 < peak_memory() <= cuda.cuda.get_device_properties(0).total_memory

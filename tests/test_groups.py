@@ -7,17 +7,21 @@ from pathlib import Path
 import pytest
 from study_lab import Lab, change, pretend_done
 
-from bertvision.core import DataError, fingerprint, read_json, write_json
-from bertvision.runs import mark_accepted, new_record, read_record
-from bertvision.studies.accept import accept
-from bertvision.studies.compare import compare_studies, comparison_text
-from bertvision.studies.methods import growth, wide
-from bertvision.studies.plan import _finished, job_state, load_study, plan, this_machine
-from bertvision.studies.results import example_study, glue_table, read_study
-from bertvision.studies.run import _write_plan
-from bertvision.studies.share import export_study, open_shared
-from bertvision.submission import glue_runs
-from bertvision.witness import keep_executed, stamps_of
+from bertvision.core.errors import DataError
+from bertvision.core.io import read_json, write_json
+from bertvision.core.hashing import fingerprint
+from bertvision.runs.records import mark_accepted, new_record, read_record
+from bertvision.engine.accept import accept
+from bertvision.reporting.compare import compare_studies, comparison_text
+from bertvision.reporting.methods import growth, wide
+from bertvision.engine.grid import load_study
+from bertvision.engine.plan import job_state, plan
+from bertvision.engine.forecast import _finished, this_machine
+from bertvision.reporting.results import example_study, glue_table, read_study
+from bertvision.engine.local import _write_plan
+from bertvision.reporting.share import export_study, open_shared
+from bertvision.evaluation.glue_server import glue_runs
+from bertvision.runs.witness import keep_executed, stamps_of
 
 STUDY = """
 title: Heads
@@ -301,7 +305,7 @@ def test_a_copied_model_is_handed_in_once(tmp_path):
 
 
 def test_no_committed_run_is_misplaced_out_of_date_or_without_upstream():
-    from bertvision.studies.results import _counted
+    from bertvision.reporting.results import _counted
 
     studies = sorted(p.parent for p in (Path(__file__).parents[1] / "outputs").glob("*/plan.json"))
     assert len(studies) > 10

@@ -10,14 +10,14 @@ import torch
 import transformers as tf
 
 from bertvision.cli import main
-from bertvision.core import DataError, EncoderError, ParameterError, read_json
+from bertvision.core.errors import DataError, EncoderError, ParameterError
+from bertvision.core.io import read_json
 from bertvision.data.batches import tokenise
 from bertvision.data.sources import load_task
 from bertvision.data.tasks import get_task, input_files
 from bertvision.models.encoders import Encoder, load_encoder
-from bertvision.selection.hans import (LABELS, MnliScore, chance_reason, check_above_chance, evaluate_hans, hans_part, load_nli, mnli_score,
-                                       run_hans, score_hans_file, self_test, two_way, write_hans)
-from bertvision.training.loop import fit, predict
+from bertvision.evaluation.hans import chance_reason, check_above_chance, evaluate_hans, hans_part, LABELS, load_nli, mnli_score, MnliScore, run_hans, score_hans_file, self_test, two_way, write_hans
+from bertvision.training.trainer import fit, predict
 
 COLUMNS = ("gold_label sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse "
            "sentence1 sentence2 pairID heuristic subcase template").split()

@@ -91,7 +91,7 @@ def test_results_name_no_machine():
 
 
 def test_readme_is_fresh():
-    from bertvision.readme import update_readme
+    from bertvision.reporting.readme import update_readme
 
     assert update_readme(check=True, root=ROOT), "README.md is stale: run `bertvision readme` and commit it"
 

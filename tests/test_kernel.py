@@ -13,11 +13,12 @@ import pytest
 from study_lab import FINISH, PARAMETERS, START, Lab, pretend_done
 
 from bertvision.cli import main
-from bertvision.core import DataError, StudyError, read_json, write_json
-from bertvision.runs import read_record
-from bertvision.studies import run as runner
-from bertvision.studies.plan import this_machine
-from bertvision.studies.run import explain
+from bertvision.core.errors import DataError, StudyError
+from bertvision.core.io import read_json, write_json
+from bertvision.runs.records import read_record
+from bertvision.engine import local as runner
+from bertvision.engine.forecast import this_machine
+from bertvision.engine.child import explain
 
 A = "learn.toy-sentiment.tiny-random.s0"
 NO_SNAKEMAKE = importlib.util.find_spec("snakemake") is None
@@ -189,7 +190,7 @@ def test_a_kernel_needs_no_port(tmp_path, short_tmp, taken, monkeypatch):
 
 
 def test_a_long_temporary_folder_is_passed_by(tmp_path, monkeypatch):
-    from bertvision.studies.kernel import kernel_room
+    from bertvision.engine.kernel import kernel_room
 
     long = tmp_path / ("x" * 100)
     long.mkdir()
@@ -203,14 +204,14 @@ def test_where_sockets_cannot_be_files_a_taken_port_costs_another_start(tmp_path
     from jupyter_client.connect import LocalPortCache
 
     find, asked = LocalPortCache.find_available_port, []
-    monkeypatch.setattr("bertvision.studies.kernel._can_hold_sockets", lambda _: False)
+    monkeypatch.setattr("bertvision.engine.kernel._can_hold_sockets", lambda _: False)
     monkeypatch.setattr(LocalPortCache, "find_available_port", lambda self, ip: asked.append(ip) or (taken if len(asked) == 1 else find(self, ip)))
     failure, cells = execute(tmp_path, monkeypatch, "open('ran', 'a').write('x')")
     assert failure is None and len(asked) == 10 and (tmp_path / "run/ran").read_text() == "x"
 
 
 def test_a_port_that_stays_taken_is_the_reason_and_a_cell_that_meets_one_is_not_repeated(tmp_path, taken, monkeypatch):
-    monkeypatch.setattr("bertvision.studies.kernel._can_hold_sockets", lambda _: False)
+    monkeypatch.setattr("bertvision.engine.kernel._can_hold_sockets", lambda _: False)
     for name, end, words in (("a", f"socket.socket().bind(('127.0.0.1', {taken}))", "port was taken"), ("b", "os._exit(98)", "exit code 98")):
         failure, _ = execute(tmp_path / name, monkeypatch, f"import os, socket\nopen('ran', 'a').write('x')\n{end}")
         assert words in failure["reason"] and failure["cell"] == 2 and (tmp_path / name / "run/ran").read_text() == "x"
@@ -360,12 +361,12 @@ def closure(lab, *cells):
     "files = !ls\nfrom bertvision import Recipe", "if True:\n    %time 1\nfrom bertvision import Recipe", "%%time\nfrom bertvision import Recipe",
     "%%capture out\n%%time\nfrom bertvision import Recipe", "%time from bertvision import Recipe", "x = %timeit -n 1 -o from bertvision import Recipe",
     "from bertvision import Recipe\nRecipe?", "  from bertvision import Recipe\n  a = 1", ">>> from bertvision import Recipe",
-    "!echo a \\\n  b\nfrom bertvision import Recipe", "import importlib\nimportlib.import_module('bertvision.recipes')", "__import__('bertvision.recipes')",
+    "!echo a \\\n  b\nfrom bertvision import Recipe", "import importlib\nimportlib.import_module('bertvision.runs.recipes')", "__import__('bertvision.runs.recipes')",
     "from importlib import import_module\nimport_module('.recipes', 'bertvision')", "from importlib import import_module\nimport_module('.recipes', package='bertvision')",
-    "!python -c 'import bertvision.recipes'",
+    "!python -c 'import bertvision.runs.recipes'",
 ])
 def test_imports_behind_magics_and_by_name_are_seen(lab, cell):
-    plain = closure(lab, "from bertvision.recipes import Recipe")
+    plain = closure(lab, "from bertvision.runs.recipes import Recipe")
     assert closure(lab, cell) == plain != closure(lab, "a = 1")
 
 
@@ -394,6 +395,6 @@ def test_a_cell_that_is_nothing_is_named(lab, cell):
 def test_plain_cells_are_read_without_ipython(lab):
     import subprocess
 
-    code = ("import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\nfrom bertvision.core import resources\nfrom bertvision.studies.plan import _template\n"
+    code = ("import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\nfrom bertvision.core.io import resources\nfrom bertvision.engine.fingerprint import _template\n"
             "for path in resources().glob('experiments/*.ipynb'): _template(path)\nassert 'IPython' not in sys.modules")
     subprocess.run([sys.executable, "-c", code, os.path.dirname(__file__)], check=True)

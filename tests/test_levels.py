@@ -4,8 +4,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bertvision.core import DataError, ParameterError
-from bertvision.levels import EXAMPLES, KINDS, METRICS, SEEDS, cells, main, simulate
+from bertvision.core.errors import DataError, ParameterError
+from bertvision.metrics.levels import cells, EXAMPLES, KINDS, main, METRICS, SEEDS, simulate
 
 TABLE = Path(__file__).parents[1] / "outputs" / "levels" / "levels.csv"
 KIND = ["metric", "examples", "kind", "sd", "effect"]
@@ -42,8 +42,8 @@ def test_the_rule_holds_its_level_in_studies_that_are_drawn_anew(metric, kind, s
 
 
 def test_the_long_table_goes_on_where_it_was_cut_off(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("bertvision.levels.EXAMPLES", (20,))
-    monkeypatch.setattr("bertvision.levels.METRICS", ("accuracy",))
+    monkeypatch.setattr("bertvision.metrics.levels.EXAMPLES", (20,))
+    monkeypatch.setattr("bertvision.metrics.levels.METRICS", ("accuracy",))
     out = tmp_path / "levels.csv"
     args = ["--studies", "3", "--power", "1", "--out", str(out)]
     main(args)

@@ -9,11 +9,11 @@ import pytest
 from study_lab import FINISH, START, Lab
 from test_states import made_up, write
 
-from bertvision.core import DataError, OutputError
-from bertvision.runs import lock, locked
+from bertvision.core.errors import DataError, OutputError
+from bertvision.runs.locks import lock, locked
 from bertvision.states.embed import read_vectors
-from bertvision.states.original import read_original, write_original
-from bertvision.states.store import Writer, open_states
+from bertvision.states.padded import read_original, write_original
+from bertvision.states.store import open_states, Writer
 
 LACKING = [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS]
 CURE = "is on a file system without locks .*: set HDF5_USE_FILE_LOCKING=FALSE in the environment and start again"
@@ -37,7 +37,7 @@ def refuse_hdf5(monkeypatch, number: int):
 
 @pytest.mark.parametrize("number", LACKING, ids=errno.errorcode.get)
 def test_a_file_system_without_locks_is_worked_on_and_named(tmp_path, monkeypatch, capsys, number):
-    from bertvision.runs import has_locks
+    from bertvision.runs.locks import has_locks
 
     assert has_locks(tmp_path)
     lab = Lab(tmp_path)

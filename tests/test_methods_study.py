@@ -4,8 +4,9 @@ import pytest
 from study_lab import run_small
 
 from bertvision.cli import main
-from bertvision.core import read_json
-from bertvision.studies.plan import load_study, plan
+from bertvision.core.io import read_json
+from bertvision.engine.grid import load_study
+from bertvision.engine.plan import plan
 
 STUDY = """
 title: Small

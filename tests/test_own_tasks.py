@@ -9,12 +9,13 @@ import pytest
 from study_lab import Lab, pretend_done
 
 from bertvision import fit, load_encoder, load_task
-from bertvision.core import BertvisionError, DataError, read_json, write_json
+from bertvision.core.errors import BertvisionError, DataError
+from bertvision.core.io import read_json, write_json
 from bertvision.data import tasks
 from bertvision.data.tasks import get_task, input_files
-from bertvision.metrics import score
-from bertvision.studies.plan import job_state
-from bertvision.studies.report import write_report
+from bertvision.metrics.scores import score
+from bertvision.engine.plan import job_state
+from bertvision.reporting.glue import write_report
 
 ROWS = [(f'it was "{word}", number {i}', f"line one\nline {i}", label) for i in range(12) for word, label in (("good", "1"), ("awful", "0"))]
 YAML = """
@@ -43,7 +44,7 @@ def own(tmp_path):
 @pytest.fixture
 def lab(tmp_path):
     lab = Lab(tmp_path / "lab")
-    lab.experiment('from bertvision import load_task\nfrom bertvision.runs import Run\nrun = Run.start("learn", dict(task=task, seed=seed, max_length=max_length), out_dir, seed)',
+    lab.experiment('from bertvision import load_task\nfrom bertvision.runs.run import Run\nrun = Run.start("learn", dict(task=task, seed=seed, max_length=max_length), out_dir, seed)',
                    'data = load_task(task)\nrun.finish({"validation": {"accuracy": len(data["train"]) / 100}})',
                    parameters='task = "cola"\nencoder = "tiny-random"\nseed = 0\nmax_length = 128\nout_dir = ""')
     return lab

@@ -11,16 +11,17 @@ from scipy import stats
 from study_lab import Lab
 
 from bertvision.cli import main
-from bertvision.comparisons import compare_contributions
-from bertvision.core import ParameterError
-from bertvision.levels import draw_study, simulate
-from bertvision.power import Scatter, detectable, power, scatter_variances, seeds_needed, seeds_text, typical_scatter
-from bertvision.studies.methods import against
-from bertvision.studies.plan import load_study, plan
-from bertvision.studies.power import PRIOR, power_forecast, power_text
-from bertvision.studies.report import difference_tables
-from bertvision.studies.results import glue_table, read_study
-from bertvision.studies.run import Outcome
+from bertvision.metrics.comparisons import compare_contributions
+from bertvision.core.errors import ParameterError
+from bertvision.metrics.levels import draw_study, simulate
+from bertvision.metrics.power import detectable, power, Scatter, scatter_variances, seeds_needed, seeds_text, typical_scatter
+from bertvision.reporting.methods import against
+from bertvision.engine.grid import load_study
+from bertvision.engine.plan import plan
+from bertvision.reporting.power import power_forecast, power_text, PRIOR
+from bertvision.reporting.glue import difference_tables
+from bertvision.reporting.results import glue_table, read_study
+from bertvision.engine.local import Outcome
 
 ROOT = Path(__file__).parents[1]
 SCATTER = Scatter(seeds=2.5, examples=20.0, rest=45.0)
@@ -183,7 +184,7 @@ files: {train: train.csv, validation: dev.csv}
 
 
 def test_run_and_plan_say_it_once_for_a_task_of_ones_own(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bertvision.studies.run.run_study", lambda plan, jobs: Outcome(plan.folder))  # runs nothing
+    monkeypatch.setattr("bertvision.engine.local.run_study", lambda plan, jobs: Outcome(plan.folder))  # runs nothing
     lines = ["stars,body", *(f"{i % 2},text {i}" for i in range(40))]
     for name in ("train.csv", "dev.csv"):
         (tmp_path / name).write_text("\n".join(lines))
@@ -207,7 +208,7 @@ def test_run_and_plan_say_it_once_for_a_task_of_ones_own(tmp_path, capsys, monke
 
 
 def test_the_forecast_needs_no_torch():
-    code = "import sys, bertvision.studies.power; assert 'torch' not in sys.modules"
+    code = "import sys, bertvision.reporting.power; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -6,17 +6,18 @@ import sys
 import numpy as np
 import pytest
 
-from bertvision.core import DataError
-from bertvision.studies.plan import load_study, plan
+from bertvision.core.errors import DataError
+from bertvision.engine.grid import load_study
+from bertvision.engine.plan import plan
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
 import numpy as np
 from bertvision.pretraining.batches import Reading
-from bertvision.pretraining.corpus import SPECIAL, encode_corpus
+from bertvision.pretraining.corpus import encode_corpus, SPECIAL
 from bertvision.pretraining.examples import Special
-from bertvision.pretraining.loop import PretrainingRecipe, pretrain
+from bertvision.pretraining.loop import pretrain, PretrainingRecipe
 from bertvision.pretraining.objective import new_pretraining
 
 rng, words = np.random.default_rng(0), ["the", "dog", "sleeps", "near", "old", "garden", "a", "cat"]

@@ -7,13 +7,12 @@ import pytest
 
 from scipy import stats
 
-from bertvision.comparisons import BETTER, NO_CLAIM, UNDECIDED, rule
-from bertvision.core import DataError, read_json
-from bertvision.studies.layers import (main_table, paragraph, plot_difference, plot_heat, plot_profiles, plot_similarity, plot_training, probes_report,
-                                       published_curves, to_markdown, write_probes_report)
-from bertvision.studies.probes import (against_trivial, control_table, difference_table, example_probes, final, headline, layer_differences, probe_rows,
-                                       profile_table, profiles, trivial_table)
-from bertvision.studies.results import read_study
+from bertvision.metrics.comparisons import BETTER, NO_CLAIM, rule, UNDECIDED
+from bertvision.core.errors import DataError
+from bertvision.core.io import read_json
+from bertvision.reporting.layers import main_table, paragraph, plot_difference, plot_heat, plot_profiles, plot_similarity, plot_training, probes_report, published_curves, to_markdown, write_probes_report
+from bertvision.reporting.layer_scores import against_trivial, control_table, difference_table, example_probes, final, headline, layer_differences, probe_rows, profile_table, profiles, trivial_table
+from bertvision.reporting.results import read_study
 from study_lab import change, keep, replan
 
 
@@ -242,7 +241,7 @@ def test_nothing_has_finished(example):
 
 
 def test_a_study_without_probes_says_so(example, tmp_path):
-    from bertvision.studies.results import example_study
+    from bertvision.reporting.results import example_study
 
     other = example_study(tmp_path)
     assert "No probe has finished." in text(other)

@@ -11,20 +11,20 @@ import transformers as tf
 
 from bertvision import load_encoder, load_task, split
 from bertvision.cli import main
-from bertvision.core import read_json
+from bertvision.core.io import read_json
 from bertvision.data.batches import Tokens
 from bertvision.data.ragged import Ragged
 from bertvision.models.encoders import untrained
-from bertvision.models.heads import head_parameters
+from bertvision.heads.heads import head_parameters
 from bertvision.probing.coding import block_ends, online_code
-from bertvision.probing.controls import control_questions, control_states, key_words, frequencies
+from bertvision.probing.controls import control_questions, control_states, frequencies, key_words
 from bertvision.probing.probes import probe_names
 from bertvision.probing.profile import expected_layer, peak
-from bertvision.recipes import HeadRecipe
-from bertvision.states.origin import Origin, States
+from bertvision.heads.specs import HeadRecipe
+from bertvision.states.interface import Origin, States
 from bertvision.states.stream import stream_splits
 from bertvision.states.views import Part
-from bertvision.training.bank import fit_heads
+from bertvision.heads.bank import fit_heads
 from study_lab import run_small
 
 SMALL = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48, max_position_embeddings=130)

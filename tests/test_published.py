@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from bertvision.data.tasks import TASKS
-from bertvision.metrics import METRICS
-from bertvision.published import FLAGS, SOURCES, published, published_value
+from bertvision.metrics.scores import METRICS
+from bertvision.data.published import FLAGS, published, published_value, SOURCES
 
 BASE, LARGE = "bert-base-uncased", "bert-large-uncased"
 LATEST = {"QQP": 4, "QNLI": 4, "MNLI": 8, "RTE": 4, "SST": 4, "MSR": 4, "CoLA": 4, "STSB": 8}
@@ -128,12 +128,12 @@ def test_a_study_of_gluonnlp_is_held_against_gluonnlp(task, encoder, metric, spl
 
 
 def test_the_import_is_light():
-    code = "import sys, bertvision.published; print([m for m in ('pandas', 'torch', 'numpy') if m in sys.modules])"
+    code = "import sys, bertvision.data.published; print([m for m in ('pandas', 'torch', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_layers_are_printed_ones_and_silence_is_flagged():
-    from bertvision.published import PROBE_FLAGS, SILENT_CS224N, published_probes
+    from bertvision.data.published import PROBE_FLAGS, published_probes, SILENT_CS224N
 
     table = published_probes()
     assert not table.duplicated(["source", "task", "encoder", "side", "layer", "metric"]).any() and set(table["metric"]) <= set(METRICS)
@@ -147,7 +147,7 @@ def test_layers_are_printed_ones_and_silence_is_flagged():
 
 
 def subsets():
-    from bertvision.published import published_subsets
+    from bertvision.data.published import published_subsets
 
     return published_subsets()
 
@@ -166,7 +166,7 @@ def test_every_cell_of_the_importance_sampling_tables_is_there():
 
 
 def test_subset_values_say_what_was_printed():
-    from bertvision.published import SUBSET_FLAGS, SUBSET_SOURCES
+    from bertvision.data.published import SUBSET_FLAGS, SUBSET_SOURCES
 
     table = subsets()
     assert table["value"].between(0, 1).all() and set(table["flag"]) == set(SUBSET_FLAGS) and set(table["source"]) == set(SUBSET_SOURCES)

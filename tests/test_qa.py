@@ -7,7 +7,8 @@ import pytest
 
 from bertvision import fit, load_encoder, load_task, split
 from bertvision.cli import main
-from bertvision.core import DataError, ParameterError, read_json
+from bertvision.core.errors import DataError, ParameterError
+from bertvision.core.io import read_json
 from bertvision.data.squad import read_squad
 from bertvision.data.tasks import get_task
 from bertvision.qa.decoding import answers, decode_spans, write_answers

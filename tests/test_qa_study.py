@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from study_lab import run_small
 
-from bertvision.core import read_json
+from bertvision.core.io import read_json
 
 pytestmark = pytest.mark.skipif(not os.environ.get("BERTVISION_LONG"), reason="BERTVISION_LONG is not set: this study takes a minute or more")
 

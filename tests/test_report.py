@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bertvision.core import DataError, OutputError, read_json, write_json
-from bertvision.models.zoo import encoder_remark
-from bertvision.runs import lock
-from bertvision.statistics import answers_collapse
-from bertvision.studies.methods import against, growth, wide
-from bertvision.studies.page import remarks, tally
-from bertvision.studies.report import (DETAILS, environment, excerpt, legend, notes, plot_loss, plot_scores, plot_selection,
-                                       readable, summary, to_html, write_report)
-from bertvision.studies.results import example_study, glue_table, read_study, scores
+from bertvision.core.errors import DataError, OutputError
+from bertvision.core.io import read_json, write_json
+from bertvision.models.registry import encoder_remark
+from bertvision.runs.locks import lock
+from bertvision.metrics.statistics import answers_collapse
+from bertvision.reporting.methods import against, growth, wide
+from bertvision.reporting.page import remarks, tally
+from bertvision.reporting.glue import DETAILS, environment, excerpt, legend, notes, plot_loss, plot_scores, plot_selection, readable, summary, to_html, write_report
+from bertvision.reporting.results import example_study, glue_table, read_study, scores
 
 OUTPUTS = Path(__file__).parents[1] / "outputs"
 VOID = {"meta", "img", "br", "link"}
@@ -363,7 +363,7 @@ def test_what_an_encoder_has_read_is_said_whatever_the_record_says(tmp_path):
 @pytest.mark.parametrize("answered, f1, losses", [([0] * 6, [0.0] * 6, [1.0]), ([1] * 6, [0.0] * 6, [1.0]), ([1, 0] * 3, [0.5, 0.0] * 3, [1.0]), ([1] * 6, [1.0] * 6, [float("nan")])])
 def test_today_s_rule_for_answers_is_that_of_the_runs(answered, f1, losses):
     from bertvision.data.tasks import get_task
-    from bertvision.training.grading import fallen
+    from bertvision.qa.grading import fallen
 
     rows = pd.DataFrame({"prediction": answered, "label": [1, 0, 1, 0, 1, 1], "answer_f1": f1})
     assert answers_collapse(rows["prediction"], rows["label"], rows["answer_f1"], losses) == fallen(get_task("squad2"), rows, losses)

@@ -9,13 +9,17 @@ import pandas as pd
 import pytest
 from study_lab import Lab, pretend_done
 
-from bertvision.core import StudyError, read_json, write_json
-from bertvision.pictures import nothing
-from bertvision.studies import page, run as runner
-from bertvision.studies.plan import code_closure, load_study, notebook_code, plan
-from bertvision.studies.report import write_report
-from bertvision.studies.results import answered, example_study, glue_table, plain_groups, read_study, scores
-from bertvision.studies.subsets import example_subsets, subset_rows
+from bertvision.core.errors import StudyError
+from bertvision.core.io import read_json, write_json
+from bertvision.core.figures import nothing
+from bertvision.reporting import page
+from bertvision.engine import local as runner
+from bertvision.engine.grid import load_study
+from bertvision.engine.fingerprint import code_closure, notebook_code
+from bertvision.engine.plan import plan
+from bertvision.reporting.glue import write_report
+from bertvision.reporting.results import answered, example_study, glue_table, plain_groups, read_study, scores
+from bertvision.reporting.subset_scores import example_subsets, subset_rows
 
 MODULES = "report methods questions layers probes budgets subsets languages attention pretraining page claims results".split()
 HEAVY = "torch transformers datasets accelerate sklearn h5py seaborn scipy.stats papermill nbconvert IPython".split()
@@ -41,14 +45,14 @@ def test_a_report_imports_nothing_that_it_does_not_need():
 
 
 def test_the_command_line_and_the_childs_side_import_no_tables_and_figures():
-    code = "import sys, bertvision.cli, bertvision.studies.run\nprint([m for m in ('pandas', 'matplotlib', 'papermill', 'torch') if m in sys.modules])"
+    code = "import sys, bertvision.cli, bertvision.engine.local\nprint([m for m in ('pandas', 'matplotlib', 'papermill', 'torch') if m in sys.modules])"
     assert printed(code) == "[]"
 
 
 def test_papermill_is_imported_without_the_grammar_and_leaves_it_to_others():
     pytest.importorskip("rfc3987_syntax")
     code = """import sys
-from bertvision.studies.kernel import load_papermill
+from bertvision.engine.kernel import load_papermill
 load_papermill()
 print("papermill" in sys.modules, "rfc3987_syntax" in sys.modules)
 import papermill
@@ -181,7 +185,7 @@ def test_what_changes_while_a_report_is_made_makes_it_stale(lab):
 
 
 def test_a_plan_without_code_asks_no_file_and_has_no_fingerprint(lab, monkeypatch):
-    monkeypatch.setattr("bertvision.studies.plan.code_closure", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("bertvision.engine.fingerprint.code_closure", lambda *_: pytest.fail("read"))
     lab.notebook("reports/table", 'study_dir = ""')
     found = plan(load_study("small", root=lab.root), None, lab.out, inputs=False, code=False)
     monkeypatch.undo()
@@ -190,9 +194,9 @@ def test_a_plan_without_code_asks_no_file_and_has_no_fingerprint(lab, monkeypatc
 
 
 @pytest.mark.parametrize("source", [
-    "import bertvision as b\nb.recipes.Recipe", "import importlib\nimportlib.import_module('bertvision.recipes')", "x = lambda: __import__('bertvision.recipes')",
-    "match 1:\n    case 1:\n        from bertvision.recipes import Recipe", "try: pass\nexcept* ValueError:\n    from bertvision import recipes",
-    "for i in ():\n    pass\nelse:\n    import bertvision.recipes", "!python -m bertvision.recipes", "%timeit __import__('bertvision.recipes')"])
+    "import bertvision as b\nb.runs.recipes.Recipe", "import importlib\nimportlib.import_module('bertvision.runs.recipes')", "x = lambda: __import__('bertvision.runs.recipes')",
+    "match 1:\n    case 1:\n        from bertvision.runs.recipes import Recipe", "try: pass\nexcept* ValueError:\n    from bertvision import recipes",
+    "for i in ():\n    pass\nelse:\n    import bertvision.runs.recipes", "!python -m bertvision.runs.recipes", "%timeit __import__('bertvision.runs.recipes')"])
 def test_a_shorter_way_through_a_source_finds_all_its_imports(source, tmp_path):
     path = Lab(tmp_path).notebook("any", "a = 1", source)
     assert "recipes.py" in code_closure(notebook_code(path))

@@ -10,10 +10,11 @@ import bertvision
 import pytest
 from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, gone, pretend_done
 
-from bertvision.core import read_json
-from bertvision.runs import lock, read_record
-from bertvision.studies.plan import job_state
-from bertvision.studies.run import Active, Live, Outcome, judge, make_report, record_time, write_failures, write_job
+from bertvision.core.io import read_json
+from bertvision.runs.locks import lock
+from bertvision.runs.records import read_record
+from bertvision.engine.plan import job_state
+from bertvision.engine.local import Active, judge, Live, make_report, Outcome, record_time, write_failures, write_job
 
 A, B = "learn.toy-sentiment.tiny-random.s0", "learn.toy-sentiment.tiny-random.s1"
 
@@ -39,7 +40,7 @@ def finished(lab):
 
 
 def test_unchanged_runs_are_skipped_without_a_kernel(finished, monkeypatch):
-    monkeypatch.setattr("bertvision.studies.run._start", None)
+    monkeypatch.setattr("bertvision.engine.local._start", None)
     outcome = finished.run()
     assert outcome.ok and len(outcome.skipped) == 2 and not outcome.done
 
@@ -295,7 +296,7 @@ def test_finished_runs_are_a_no_op_that_imports_nothing_heavy(lab):
     lab.study("{tasks: [toy-sentiment], encoders: [tiny-random], seeds: [0, 1, 2], steps: {learn: {}}}")
     for job in lab.plan().jobs: pretend_done(job)
     code = (f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\nfrom pathlib import Path\n"
-            "from bertvision.studies.plan import load_study, plan\nfrom bertvision.studies.run import run_study\n"
+            "from bertvision.engine.grid import load_study; from bertvision.engine.plan import plan\nfrom bertvision.engine.local import run_study\n"
             f"root = Path({str(lab.root)!r})\noutcome = run_study(plan(load_study('small', root=root), None, root / 'outputs'))\n"
             "assert len(outcome.skipped) == 3\nheavy = {'torch', 'pandas', 'papermill', 'nbformat', 'datasets'} & set(sys.modules)\n"
             "assert not heavy, heavy")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertvision.core import DataError, EncoderError, ParameterError, TrainingError
-from bertvision.training.search import SPACES, Trial, check_space, load_search, propose, search
+from bertvision.core.errors import DataError, EncoderError, ParameterError, TrainingError
+from bertvision.training.search import check_space, load_search, propose, search, SPACES, Trial
 
 CODE = """
 import math, os, signal, sys
@@ -188,7 +188,7 @@ def test_settings_are_checked(settings):
 
 
 def test_a_recipe_reads_back_in_a_study(tmp_path):
-    from bertvision.recipes import Recipe
+    from bertvision.runs.recipes import Recipe
     from bertvision.data.files import parse_yaml
 
     found = search(SPACES["encoder"], lambda ps: [p["lr"] for p in ps], trials=3)

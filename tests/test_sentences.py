@@ -15,11 +15,11 @@ from claims_in_pages import NUMBER, READERS, clean, read_markdown
 from claims_reader import Reader, claims_of
 from scipy import stats
 
-from bertvision.comparisons import rule
-from bertvision.core import write_json
-from bertvision.studies import budgets, languages, layers, pretraining, probes, report, subsets
-from bertvision.studies.page import markdown_sections
-from bertvision.studies.results import glue_table, read_study
+from bertvision.metrics.comparisons import rule
+from bertvision.core.io import write_json
+from bertvision.reporting import glue as report, languages, layer_scores as probes, layers, pretraining, subset_scores as subsets, subsets as budgets
+from bertvision.reporting.page import markdown_sections
+from bertvision.reporting.results import glue_table, read_study
 
 ROOT = Path(__file__).parent.parent
 STUDIES = (

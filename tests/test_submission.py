@@ -4,10 +4,10 @@ import pytest
 
 from bertvision import fit, load_encoder, load_task
 from bertvision.cli import main
-from bertvision.core import write_json
+from bertvision.core.io import write_json
 from bertvision.data.tasks import get_task
-from bertvision.runs import new_record
-from bertvision.submission import GLUE_FILES, glue_runs, write_submission
+from bertvision.runs.records import new_record
+from bertvision.evaluation.glue_server import GLUE_FILES, glue_runs, write_submission
 
 SENTENCES = [f"The {noun} {verb} number {i} ." for i in range(4) for noun in ("cat", "dog") for verb in ("is good", "is awful")]
 PAIRS = [(a, b) for a, b in zip(SENTENCES, SENTENCES[::-1])]
@@ -52,7 +52,7 @@ def test_all_files_of_all_tasks(tmp_path):
 
 def test_predictions_are_those_of_the_model_and_in_order(tmp_path):
     from bertvision.data.batches import tokenise
-    from bertvision.training.loop import predict
+    from bertvision.training.trainer import predict
 
     folder = kept(tmp_path / "runs", "mnli", seed=4)
     write_submission(tmp_path / "runs", tmp_path / "out", glue_folder(tmp_path / "data"))

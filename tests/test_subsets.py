@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from bertvision import load_task, split
-from bertvision.core import DataError, ParameterError
+from bertvision.core.errors import DataError, ParameterError
 from bertvision.data.splits import part_of
-from bertvision.runs import read_record
+from bertvision.runs.records import read_record
 from bertvision.selection.clusters import cluster, load_clusters
-from bertvision.selection.strategies import STRATEGIES, Pool, choose_rows, describe_selection, select
+from bertvision.selection.strategies import choose_rows, describe_selection, Pool, select, STRATEGIES
 from bertvision.selection.subsets import examples_pool, load_selection, take
 from study_lab import run_small
 

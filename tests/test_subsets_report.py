@@ -7,14 +7,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bertvision.comparisons import rule
-from bertvision.core import DataError
-from bertvision.studies.budgets import (cluster_table, marks_rule, paragraph, plot_budgets, plot_epochs, plot_freezing, plot_hans, plot_map, plot_overlap, plot_seconds,
-                                        published_budgets, report_sections, subcase_table, subset_notes, to_markdown, write_subsets_report)
-from bertvision.studies.page import number
-from bertvision.studies.results import read_study
-from bertvision.studies.subsets import (above_trivial, against_random, difference_text, example_subsets, hans_rows, hans_table, missing_subsets, overlap_rows, reported,
-                                        selection_rows, subset_means, subset_rows, subset_table)
+from bertvision.metrics.comparisons import rule
+from bertvision.core.errors import DataError
+from bertvision.reporting.subsets import cluster_table, marks_rule, paragraph, plot_budgets, plot_epochs, plot_freezing, plot_hans, plot_map, plot_overlap, plot_seconds, published_budgets, report_sections, subcase_table, subset_notes, to_markdown, write_subsets_report
+from bertvision.reporting.page import number
+from bertvision.reporting.results import read_study
+from bertvision.reporting.subset_scores import above_trivial, against_random, difference_text, example_subsets, hans_rows, hans_table, missing_subsets, overlap_rows, reported, selection_rows, subset_means, subset_rows, subset_table
 from study_lab import change, keep, replan
 
 E = "mnli.example-encoder"
@@ -367,7 +365,7 @@ def test_nothing_has_finished(example):
 
 
 def test_a_study_of_something_else_says_so(example, tmp_path):
-    from bertvision.studies.results import example_study
+    from bertvision.reporting.results import example_study
 
     assert "No subset has been trained." in text(example_study(tmp_path))
     with pytest.raises(DataError, match="holds no study"): write_subsets_report(tmp_path / "nowhere")

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_lab import Lab
 
-from bertvision.core import ParameterError, StudyError
+from bertvision.core.errors import ParameterError, StudyError
 from bertvision.data import tasks
 from bertvision.data.files import parse_yaml
-from bertvision.runs import check_parameters
-from bertvision.studies.plan import load_study, parse_overrides
+from bertvision.runs.parameters import check_parameters
+from bertvision.engine.grid import load_study, parse_overrides
 
 PARAMETERS = """task = "cola"
 encoder = "tiny-random"

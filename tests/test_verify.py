@@ -8,13 +8,15 @@ from study_lab import Lab, pretend_done
 
 import bertvision
 from bertvision.cli import main
-from bertvision.core import DataError, StudyError, read_json, write_json
-from bertvision.runs import read_record
-from bertvision.studies import verify as module
-from bertvision.studies.page import accepted
-from bertvision.studies.plan import job_state, load_study, plan
-from bertvision.studies.results import read_study
-from bertvision.studies.verify import find_groups, small_parameters, verify, why_no_code
+from bertvision.core.errors import DataError, StudyError
+from bertvision.core.io import read_json, write_json
+from bertvision.runs.records import read_record
+from bertvision.engine import verify as module
+from bertvision.reporting.page import accepted
+from bertvision.engine.grid import load_study
+from bertvision.engine.plan import job_state, plan
+from bertvision.reporting.results import read_study
+from bertvision.engine.verify import find_groups, small_parameters, verify, why_no_code
 
 PLANTED = {
     "same": [],

@@ -9,9 +9,9 @@ import psutil
 import pytest
 from study_lab import FINISH, START, Lab, gone
 
-from bertvision.core import read_json
-from bertvision.studies.plan import this_machine
-from bertvision.studies.warm import Nursery
+from bertvision.core.io import read_json
+from bertvision.engine.forecast import this_machine
+from bertvision.engine.forkserver import Nursery
 
 WARM = 'import sys\nwarm = "torch" in sys.modules\nimport bertvision.models.encoders, os, psutil, signal, time'
 THREE = "{tasks: [toy-sentiment], encoders: [tiny-random], seeds: [0, 1, 2], steps: {learn: {}}}"

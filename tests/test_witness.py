@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, cola_folder
 
-from bertvision.core import read_json
-from bertvision.runs import read_record
-from bertvision.studies.plan import job_state, study_states
-from bertvision.studies.run import run_study
-from bertvision.witness import stamps_of
+from bertvision.core.io import read_json
+from bertvision.runs.records import read_record
+from bertvision.engine.plan import job_state, study_states
+from bertvision.engine.local import run_study
+from bertvision.runs.witness import stamps_of
 
 ENGINES = ["local", pytest.param("snakemake", marks=pytest.mark.long)]
 
@@ -25,7 +25,7 @@ def lab(tmp_path):
 def run(lab, engine="local", **given):
     plan = lab.plan(**given)
     if engine == "local": return run_study(plan, live=False)
-    from bertvision.studies.cluster import run_on_cluster
+    from bertvision.engine.cluster import run_on_cluster
 
     return run_on_cluster(plan, 1, "local", live=False)
 
@@ -87,7 +87,7 @@ def in_clone(clone, lab, code):
 def test_a_package_that_is_edited_while_the_study_runs_and_put_back(lab, clone, engine):
     metrics = clone / "bertvision" / "metrics.py"
     metrics.write_text(metrics.read_text() + "\n\ndef planted():\n    return 0.50\n")
-    lab.experiment("from bertvision.metrics import planted\n" + START, editing(metrics, "0.50", "0.90"), 'run.finish({"validation": {"accuracy": planted()}})')
+    lab.experiment("from bertvision.metrics.scores import planted\n" + START, editing(metrics, "0.50", "0.90"), 'run.finish({"validation": {"accuracy": planted()}})')
     told = in_clone(clone, lab, f"o = run(lab, {engine!r}, seeds=[0, 1, 2]); print(sorted(scores(lab).items())); print(o.failed)")
     found = told.splitlines()[-2]
     assert found == "[('learn.toy-sentiment.tiny-random.s0', 0.5), ('learn.toy-sentiment.tiny-random.s2', 0.5)]"
@@ -98,11 +98,11 @@ def test_a_package_that_is_edited_while_the_study_runs_and_put_back(lab, clone, 
 def test_an_edit_that_the_runs_do_not_execute_stops_none_of_them(lab, clone):
     metrics = clone / "bertvision" / "metrics.py"
     metrics.write_text(metrics.read_text() + "\n\ndef planted():\n    return 0.50\n\n\ndef other():\n    return 1\n")
-    lab.experiment("from bertvision.metrics import planted\n" + START, 'run.finish({"validation": {"accuracy": planted()}})', editing(metrics, "return 1", "return 2"))
+    lab.experiment("from bertvision.metrics.scores import planted\n" + START, 'run.finish({"validation": {"accuracy": planted()}})', editing(metrics, "return 1", "return 2"))
     assert "{}" in in_clone(clone, lab, "o = run(lab, seeds=[0, 1, 2]); print(o.failed)")
 
 
-STATES = "from bertvision.studies.plan import study_states\nprint(sorted({s.why or s.name for s in study_states(lab.plan()).values()}))"
+STATES = "from bertvision.engine.plan import study_states\nprint(sorted({s.why or s.name for s in study_states(lab.plan()).values()}))"
 PLANTED = "\n\ndef planted():\n    return 0.50  # half\n\n\ndef other():\n    return 1\n"
 
 
@@ -115,7 +115,7 @@ def states_after(clone, lab, file, text):
 def test_what_ran_makes_a_run_stale_and_nothing_else_does(lab, clone):
     original = (clone / "bertvision" / "metrics.py").read_text() + PLANTED
     (clone / "bertvision" / "metrics.py").write_text(original)
-    lab.experiment("from importlib import import_module\nplanted = import_module('bertvision.metrics').planted\n" + START,
+    lab.experiment("from importlib import import_module\nplanted = import_module('bertvision.metrics.scores').planted\n" + START,
                    'run.finish({"validation": {"accuracy": planted()}})')
     in_clone(clone, lab, "run(lab)")
     for old, new in (("  # half", ""), ("return 1", "return 2"), ("def other", "LATER = 3\n\n\ndef more(): return LATER\n\n\ndef other")):
@@ -154,7 +154,7 @@ def cached():
     return float(cached_arrays("demo", "x", numbers)["x"][0])
 """
     (clone / "bertvision" / "metrics.py").write_text(original)
-    lab.experiment("from bertvision.metrics import cached\n" + START, 'run.finish({"validation": {"accuracy": cached()}})')
+    lab.experiment("from bertvision.metrics.scores import cached\n" + START, 'run.finish({"validation": {"accuracy": cached()}})')
     in_clone(clone, lab, "run(lab)")  # the second seed finds what the first one has left
     assert states_after(clone, lab, "metrics.py", original.replace("0.25", "0.75")) == "['metrics.numbers changed']"
     told = in_clone(clone, lab, "run(lab); print(scores(lab))")
@@ -209,7 +209,7 @@ def test_an_attempt_that_was_cut_off_under_other_code_is_not_continued(lab, monk
 WORKERS = """
 import multiprocessing, sys
 import bertvision
-from bertvision.executed import executed, gather_in, listen
+from bertvision.core.executed import executed, gather_in, listen
 import my_helper
 if __name__ == "__main__":
     gather_in(sys.argv[2])
@@ -236,7 +236,7 @@ def test_sources_are_kept_once_a_study(lab):
     assert len({r["executed"] for r in records}) == 1 and len(list(lab.out.glob("small/executed/*.json"))) == 1
     kept = read_json(lab.out / "small" / "executed" / f"{records[0]['executed']}.json")
     assert {f"{k['source']}.py" for k in kept.values()} == {p.name for p in lab.out.glob("small/sources/*.py")}
-    assert "Run.finish" in kept["bertvision.runs"]["executed"] and "mark_accepted" not in kept["bertvision.runs"]["executed"]
+    assert "Run.finish" in kept["bertvision.runs.run"]["executed"] and "mark_accepted" not in kept["bertvision.runs.records"]["executed"]
 
 
 def test_a_list_that_was_changed_by_hand_counts_for_nothing(lab):
@@ -251,7 +251,7 @@ def test_a_list_that_was_changed_by_hand_counts_for_nothing(lab):
 
 
 def test_an_accepted_run_counts_with_the_digests_of_today(lab, monkeypatch):
-    from bertvision.studies.accept import accept
+    from bertvision.engine.accept import accept
 
     helper = with_helper(lab, monkeypatch, "def value(): return 0.25\n")
     assert run(lab, seeds=[0]).ok
@@ -267,7 +267,7 @@ BY_HAND = """
 import os, sys
 import bertvision
 import my_helper
-from bertvision.runs import Run
+from bertvision.runs.run import Run
 my_helper.value()
 run = Run.start("demo", {"lr": 1.0}, sys.argv[1])
 print(run.record["attempt"], run.folder)
@@ -291,7 +291,7 @@ def test_by_hand_a_cut_off_attempt_under_other_code_begins_anew(tmp_path):
 
 
 def test_a_file_in_which_a_process_told_what_it_executed_is_damaged(tmp_path):
-    from bertvision.executed import tell, told_changes
+    from bertvision.core.executed import tell, told_changes
 
     tell(tmp_path, "attempt-1")
     assert told_changes(tmp_path) == []
@@ -301,7 +301,7 @@ def test_a_file_in_which_a_process_told_what_it_executed_is_damaged(tmp_path):
 
 
 def test_a_checkpoint_tells_what_made_it(tmp_path, monkeypatch):
-    import bertvision.training.loop as loop
+    import bertvision.training.trainer as loop
 
     calls = []
     monkeypatch.setattr(loop, "tell_own", lambda: calls.append(sorted(p.name for p in tmp_path.glob("checkpoint/*"))))
@@ -315,8 +315,8 @@ def test_a_checkpoint_tells_what_made_it(tmp_path, monkeypatch):
 
 
 def test_a_run_whose_upstream_is_gone_is_executed(tmp_path):
-    from bertvision.core import write_json
-    from bertvision.studies.run import _still_done
+    from bertvision.core.io import write_json
+    from bertvision.engine.child import _still_done
 
     (tmp_path / "b").mkdir()
     record = {"status": "done", "experiment": "x", "parameters": {}, "seed": 0, "protocol": "carved", "metrics": {}, "seconds": {},
@@ -326,7 +326,7 @@ def test_a_run_whose_upstream_is_gone_is_executed(tmp_path):
 
 
 def test_runs_are_averaged_when_what_both_executed_is_the_same(lab, monkeypatch):
-    from bertvision.studies.results import read_study
+    from bertvision.reporting.results import read_study
 
     helper = with_helper(lab, monkeypatch, "def value(): return 0.25\n\n\ndef other(): return 1\n")
     assert run(lab, seeds=[0]).ok
@@ -344,6 +344,6 @@ def test_runs_are_averaged_when_what_both_executed_is_the_same(lab, monkeypatch)
 
 @pytest.mark.parametrize("accepted", [["text"], [{"was": "text"}], [{"was": None}], [{}], None])
 def test_stamps_of_a_damaged_acceptance_are_the_runs_own(accepted):
-    from bertvision.witness import stamps_of
+    from bertvision.runs.witness import stamps_of
 
     assert stamps_of({"fingerprints": {"job": "a"}, "executed": "b", "accepted": accepted}) == ["a:b"]

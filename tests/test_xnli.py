@@ -9,17 +9,20 @@ import pytest
 from scipy import stats
 from study_lab import change, run_small
 
-from bertvision.core import DataError, ParameterError, StudyError, read_json, write_json
+from bertvision.core.errors import DataError, ParameterError, StudyError
+from bertvision.core.io import read_json, write_json
 from bertvision.data.sources import load_task
 from bertvision.data.splits import part_of, split
-from bertvision.data.tasks import XNLI_LANGUAGES, get_task, input_files
-from bertvision.languages import load_languages, score_languages, toy_languages, unknown_share
+from bertvision.data.tasks import get_task, input_files, XNLI_LANGUAGES
+from bertvision.evaluation.languages import load_languages, score_languages, toy_languages, unknown_share
 from bertvision.models.encoders import load_encoder
-from bertvision.studies.languages import (comparison_rule, example_languages, language_means, language_notes, language_rows, language_table, paragraph, plot_languages, write_languages_report)
-from bertvision.studies.page import number
-from bertvision.studies.plan import forecast, job_state, load_study, plan
-from bertvision.studies.report import readable
-from bertvision.studies.results import glue_table, read_study
+from bertvision.reporting.languages import comparison_rule, example_languages, language_means, language_notes, language_rows, language_table, paragraph, plot_languages, write_languages_report
+from bertvision.reporting.page import number
+from bertvision.engine.grid import load_study
+from bertvision.engine.plan import job_state, plan
+from bertvision.engine.forecast import forecast
+from bertvision.reporting.glue import readable
+from bertvision.reporting.results import glue_table, read_study
 
 HEADER = ("language gold_label sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse sentence1 sentence2 promptID pairID genre "
           "label1 label2 label3 label4 label5 sentence1_tokenized sentence2_tokenized match").split()

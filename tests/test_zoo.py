@@ -8,11 +8,11 @@ import transformers as tf
 from datasets import Dataset
 
 from bertvision.cli import main
-from bertvision.core import EncoderError
+from bertvision.core.errors import EncoderError
 from bertvision.data.batches import tokenise
 from bertvision.data.tasks import all_tasks, get_task
 from bertvision.models.encoders import _BUILT, build_random, encoder_fingerprint, freeze, load_encoder, locate
-from bertvision.models.zoo import ENCODERS, GLUON, all_encoders, check_encoder
+from bertvision.models.registry import all_encoders, check_encoder, ENCODERS, GLUON
 from bertvision.states.stream import Stream
 
 FAMILIES = sorted({z.family for z in all_encoders()})

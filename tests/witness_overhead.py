@@ -16,9 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT = """
-import bertvision.runs
+import bertvision.runs.run
 bertvision.runs.Witness.testify = lambda self: {}
-bertvision.runs.tell_own = lambda: None
+bertvision.runs.run.tell_own = lambda: None
 """
 RUN = """
 import json, sys
