@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 from importlib import import_module
 
-from bertvision import executed as _executed
+from bertvision.core import executed as _executed
 
 _executed.install()  # before any other module is imported, so that each is marked
 

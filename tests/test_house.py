@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-LIBRARY = [p for p in NBS if re.match(r"\d\d_", p.name)]
+ROOMS = re.findall(r"^\| `(\w+)` \|", (ROOT / "nbs" / "README.md").read_text(encoding="utf-8"), re.M)
+LIBRARY = [p for p in NBS if p.parent.name in ROOMS or p.stem in ROOMS]
 HOME = re.compile(r"(?<![\w.])/(home|Users|root|work|tmp)/[^\s\"'\\]*")
 EXPERIMENTS = [p for p in NBS if p.parent.name == "experiments"]
 
@@ -52,11 +53,25 @@ def module_file(module):
     return ROOT / "bertvision" / (module.replace(".", "/") + ".py")
 
 
+def place_of(path):
+    """Number of the room, and the notebook's number in it."""
+    room = path.parent.name if path.parent.name in ROOMS else path.stem
+    return ROOMS.index(room), path.name
+
+
+def test_a_notebook_lies_in_the_room_of_its_module():
+    for path in LIBRARY:
+        room, _, name = module_of(path).rpartition(".")
+        assert path.relative_to(ROOT / "nbs").parent.as_posix() == (room or "."), path
+        assert re.fullmatch(rf"\d\d_{name}" if room else name, path.stem), f"{path} makes {module_of(path)}"
+    assert {p.parent.name for p in LIBRARY} | {"cli"} == {*ROOMS, "nbs"}
+
+
 def test_imports_run_downwards():
-    number = {module_of(p): p.name for p in LIBRARY}
-    found = {module: {m for m in imported(module_file(module)) if m in number} for module in number}
-    assert "core" in found["runs"] and "data.tasks" in found["data.sources"], "the test no longer sees imports"
-    upward = [f"{number[module]} imports {number[m]}" for module, names in found.items() for m in names if number[m] >= number[module]]
+    place = {module_of(p): place_of(p) for p in LIBRARY}
+    found = {module: {m for m in imported(module_file(module)) if m in place} for module in place}
+    assert "core.io" in found["runs.run"] and "data.tasks" in found["data.sources"], "the test no longer sees imports"
+    upward = [f"{module} imports {m}" for module, names in found.items() for m in names if place[m] >= place[module]]
     assert not upward
 
 
@@ -131,16 +146,16 @@ def test_yaml_is_read_and_written_in_one_place():
     sources = {p: p.read_text(encoding="utf-8") for folder in ("bertvision", "tests") for p in (ROOT / folder).rglob("*.py")}
     sources |= {p: "\n".join(source(c) for c in cells(p) if c["cell_type"] == "code") for p in NBS}
     library = re.compile(r"^\s*(?:import yaml|from yaml|import ruamel|from ruamel)\b|\byaml\.(?:safe_)?(?:load|dump)\(", re.M)
-    own = ("files.py", "10_data.files.ipynb", Path(__file__).name)
+    own = ("files.py", "00_files.ipynb", Path(__file__).name)
     others = [p.name for p, text in sources.items() if p.name not in own and library.search(text)]
     assert not others
 
 
 def test_no_report_asks_the_table_of_tasks():
-    """A task of one's own is in no table before its file was read: studies ask `studies.tasks`, which reads it."""
+    """A task of one's own is in no table before its file was read: studies ask `engine.facts`, which reads it."""
     asks = re.compile(r"\bTASKS\b|\b_ALIASES\b")
     assert asks.search("if task in TASKS: return"), "the test no longer sees such questions"
-    sources = {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "bertvision" / "studies").glob("*.py")}
+    sources = {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "bertvision" / "reporting").glob("*.py")}
     sources |= {p.name: "\n".join(source(c) for c in cells(p) if c["cell_type"] == "code") for p in NBS if p.parent.name == "reports"}
     assert not [name for name, text in sources.items() if asks.search(text)]
 

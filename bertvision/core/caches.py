@@ -61,7 +61,7 @@ def made_by_today(
 
 def keep_makers(
     folder: Path,
-    ran: dict, # as `executed.recording` has filled it
+    ran: dict, # as `core.executed.recording` has filled it
 ):
     "Write down what was executed to make a folder."
     write_text(folder / "executed.json", json.dumps(_list_of(ran)))

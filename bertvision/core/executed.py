@@ -629,7 +629,7 @@ def short_name(
     module: str,
     name: str, # of a function or statement in it
 ) -> str:
-    "Return how messages call what a module holds, such as `training.loop.fit`."
+    "Return how messages call what a module holds, such as `training.trainer.fit`."
     return f"{module.removeprefix('bertvision.')}.{name.removeprefix('class ')}"
 
 # %% ../../nbs/core/05_executed.ipynb #e5134500

@@ -49,7 +49,7 @@ def _pooler(spec: HeadSpec, layers: int, width: int) -> nn.Module:
 
 
 def build_head(
-    name: str, # see `recipes.parse_head`
+    name: str, # see `heads.specs.parse_head`
     layers: int, # S, states of the encoder
     width: int, # D
     outputs: int, # C; 1 for regression, 2 for spans
@@ -66,7 +66,7 @@ def build_head(
 
 # %% ../../nbs/heads/02_heads.ipynb #17226f5e
 def head_parameters(
-    name: str, # see `recipes.parse_head`
+    name: str, # see `heads.specs.parse_head`
     layers: int, # S
     width: int, # D
     outputs: int, # C

@@ -91,13 +91,13 @@ _INFLUENCE = {"accuracy": _influence_accuracy, "f1": _influence_f1, "matthews": 
 # %% ../../nbs/metrics/02_comparisons.ipynb #99a3a1f1
 def contributions(
     metric: str,  # a key of bertvision.metrics.scores.METRICS
-    predictions,  # (N,) as `metrics.score` takes them
+    predictions,  # (N,) as `metrics.scores.score` takes them
     labels,       # (N,)
 ) -> np.ndarray: # (N,) of float
     """Return what each example contributes to a score: the score plus the example's influence, so that the mean is the score.
 
     A score that is undefined counts as 0: F1 without a positive, the correlation of a constant.
-    Raises what `metrics.score` raises, and DataError if a prediction is not finite.
+    Raises what `metrics.scores.score` raises, and DataError if a prediction is not finite.
     """
     p, y = vectors(predictions, labels)
     if not np.isfinite(p).all():
@@ -199,7 +199,7 @@ def compare(
 def trivial_contributions(
     metric: str,     # a key of bertvision.metrics.scores.METRICS
     value: float,    # score of the trivial predictor on these examples, as a record has it
-    labels,          # (N,) as `metrics.score` takes them
+    labels,          # (N,) as `metrics.scores.score` takes them
 ) -> np.ndarray: # (N,) of float, whose mean is the score
     """Return what each example contributes to the score of the predictor that always says the same.
 

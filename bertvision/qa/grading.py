@@ -106,7 +106,7 @@ def fallen(
     task: Task,
     table: pd.DataFrame, # predictions of one split, as in `Graded`
     losses=None, # training losses in order, or None
-) -> str | None: # as `statistics.collapse`; for spans nan loss | no answer | wrong everywhere
+) -> str | None: # as `metrics.statistics.collapse`; for spans nan loss | no answer | wrong everywhere
     "Why a run must be called collapsed, or None."
     if task.kind != "span": return collapse(table["prediction"].to_numpy(), table["label"].to_numpy(), losses, task.kind)
     return answers_collapse(table["prediction"], table["label"], table["answer_f1"], losses)

@@ -89,7 +89,7 @@ def question_scores(
     metric: str, # answer_f1 | exact_match | avna, or one with has_answer_ or no_answer_ before it
     rows: pd.DataFrame, # label, prediction, exact_match, answer_f1, as in `Scored.rows`
 ) -> tuple: # two (N,) arrays: what each question scores, and 1 where it counts
-    "Spans as `metrics.score` takes them."
+    "Spans as `metrics.scores.score` takes them."
     has = rows["label"].to_numpy(bool)
     if metric == "avna": return ((rows["prediction"].to_numpy(bool) == has) & ~_missing(rows).to_numpy()).astype(float), np.ones(len(rows))
     counted = has if metric.startswith("has_answer_") else ~has if metric.startswith("no_answer_") else np.ones(len(rows), bool)

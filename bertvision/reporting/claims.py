@@ -57,7 +57,7 @@ def _difference_of_means(sides: list, split: str, metric: str) -> float: # of th
 # %% ../../nbs/reporting/01_claims.ipynb #265e8d36
 CLAIM_COLUMNS = ["difference", "low", "high", "p", "seeds", "examples", "ahead", "reason", "note", "collapsed", "difference_without", "p_without"]
 DECIDED_COLUMNS = [*CLAIM_COLUMNS, "p_holm", "verdict", "fragile"]  # of `decide_claims`
-SCATTER_COLUMNS = ["between_seeds", "between_examples", "of_the_rest"]  # estimates of `power.scatter_variances`, squared points
+SCATTER_COLUMNS = ["between_seeds", "between_examples", "of_the_rest"]  # estimates of `metrics.power.scatter_variances`, squared points
 _NOTHING = {"low": np.nan, "high": np.nan, "p": np.nan, "seeds": 0, "examples": 0, "ahead": 0, "difference_without": np.nan, "p_without": np.nan,
             "collapsed": 0} | dict.fromkeys(SCATTER_COLUMNS, np.nan)
 

@@ -118,7 +118,7 @@ def tally(
     return f"{_states(study)}; {counted} collapsed{_some(fallen)}."
 
 # %% ../../nbs/reporting/03_page.ipynb #70907e3c
-_SEEN = re.compile(r"the published weights of \S+ were tuned on training texts of ")  # as `models.zoo.seen_before` writes
+_SEEN = re.compile(r"the published weights of \S+ were tuned on training texts of ")  # as `models.registry.seen_before` writes
 
 
 def _runs(n: int) -> str: return f"{n:,} run{'s' * (n != 1)}"

@@ -169,7 +169,7 @@ def _read_predictions(place):
 def scored_columns(
     metric: str, # a key of METRICS
     rows: pd.DataFrame, # predictions of one split
-) -> tuple: # predictions and labels, (N,) each, as `metrics.score` takes them
+) -> tuple: # predictions and labels, (N,) each, as `metrics.scores.score` takes them
     "The columns that a metric looks at; raises DataError for a metric of questions and rows of something else."
     if METRICS[metric].kind == "span":
         if "answer_f1" not in rows: raise DataError(f"{metric} is a metric of questions, and these predictions are not")
@@ -270,7 +270,7 @@ def collapse_today(
     parts: dict | None, # split -> its predictions; None when they cannot be read
     split: str = "", # "" = the first that is reported
     recorded: str | None = None, # what the record says, which stands where nothing can be computed
-) -> str | None: # as `statistics.collapse`
+) -> str | None: # as `metrics.statistics.collapse`
     "Return why a run must be called collapsed, from its predictions."
     split = split or next((s for s in record["metrics"] if s != "selection"), "")
     metrics = [m for m in record["metrics"].get(split) or {} if m in METRICS]

@@ -56,7 +56,7 @@ def stock() -> dict: # python, libraries, torch
 
 # %% ../../nbs/runs/03_witness.ipynb #a967cfe5
 def _module_names() -> list:
-    package = Path(module_path("bertvision.core")).parent
+    package = Path(module_path("bertvision.core.io")).parents[1]
     files = sorted(p.relative_to(package).with_suffix("") for p in package.rglob("*.py"))
     return [".".join(["bertvision", *f.parts]) for f in files if f.name not in ("__init__", "_modidx") and f.parts[0] != "_nbs"]
 
@@ -72,7 +72,7 @@ def planned_code() -> dict: # module -> {"source", "units", "statements"}
 
 
 def code_differences(
-    kept: dict, # what was executed, as `executed.describe` has it
+    kept: dict, # what was executed, as `core.executed.describe` has it
     planned: dict, # as `planned_code` has it
 ) -> list: # names of what differs
     "Return what was executed and is not what was planned."
@@ -141,7 +141,7 @@ def _keep(path: Path, text: str):
 
 
 def keep_executed(
-    kept: dict, # as `executed.describe` has it
+    kept: dict, # as `core.executed.describe` has it
     home: Path, # see `home_of`
 ) -> str: # digest: name of the list in executed/
     "Write the list of what was executed and the sources of its modules, those that are not there yet."
@@ -180,7 +180,7 @@ _compared = {}  # (folder, list) -> what has changed; a plan asks for hundreds o
 def executed_changes(
     record: dict, # of a run that says what it executed
     home: Path, # see `home_of`
-) -> list: # names, as `executed.changes` returns them
+) -> list: # names, as `core.executed.changes` returns them
     "Return what a finished run executed and is no longer the same. Raises DataError as `read_executed`."
     kept = read_executed(record, home)
     files = {module: module_path(module, then["file"], home) for module, then in kept.items()}
