@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 ROOMS = re.findall(r"^\| `(\w+)` \|", (ROOT / "nbs" / "README.md").read_text(encoding="utf-8"), re.M)
-LIBRARY = [p for p in NBS if p.parent.name in ROOMS or p.stem in ROOMS]
+LIBRARY = [p for p in NBS if p.relative_to(ROOT / "nbs").with_suffix("").parts[0] in ROOMS]
 HOME = re.compile(r"(?<![\w.])/(home|Users|root|work|tmp)/[^\s\"'\\]*")
 EXPERIMENTS = [p for p in NBS if p.parent.name == "experiments"]
 
