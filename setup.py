@@ -1,4 +1,5 @@
 """Everything is said in settings.ini; `nbs/` travels in the wheel as the data of `bertvision._nbs`."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -34,9 +35,7 @@ setup(
     python_requires=f">={cfg['min_python']},<3.14",
     packages=[*find_packages(include=["bertvision", "bertvision.*"]), "bertvision._nbs"],
     package_dir={"bertvision._nbs": "nbs"},
-    package_data={
-        "bertvision._nbs": ["experiments/*.ipynb", "reports/*.ipynb", "studies/*.yaml", "published/*.csv"]
-    },
+    package_data={"bertvision._nbs": ["experiments/*.ipynb", "reports/*.ipynb", "studies/*.yaml", "published/*.csv"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={

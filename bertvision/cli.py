@@ -25,9 +25,11 @@ def _words(values) -> list[str] | None:
 def _numbers(values) -> list[int] | None:
     from bertvision.data.files import parse_yaml
 
-    if not (words := _words(values)): return None
+    if not (words := _words(values)):
+        return None
     numbers = [parse_yaml(word, f"--seeds {word:.60}", ParameterError) for word in words]
-    if all(type(x) is int for x in numbers): return numbers
+    if all(type(x) is int for x in numbers):
+        return numbers
     raise ParameterError(f"--seeds {' '.join(values)}: expected whole numbers such as 0,1,2")
 
 
@@ -36,7 +38,9 @@ def _plan(args):
     from bertvision.engine.grid import load_study
     from bertvision.engine.plan import plan
 
-    study = load_study(args.study, args.set, tasks=_words(args.tasks), encoders=_words(args.encoders), seeds=_numbers(args.seeds))
+    study = load_study(
+        args.study, args.set, tasks=_words(args.tasks), encoders=_words(args.encoders), seeds=_numbers(args.seeds)
+    )
     command = args.command.__name__
     return plan(study, args.data, args.out, inputs=command in ("run", "search", "plan"), code=command != "report")
 
@@ -47,12 +51,13 @@ def _minutes(seconds: float) -> str:
 
 def _dry_run(plan) -> int:
     "List all runs and what would become of them; write nothing."
-    from bertvision.engine.plan import data_forgotten, study_states
     from bertvision.engine.forecast import plan_table
+    from bertvision.engine.plan import data_forgotten, study_states
 
     states = study_states(plan)
     print(plan_table(plan, states))
-    for note in [*plan.notes, *filter(None, [data_forgotten(plan, states)])]: print(f"note: {note}")
+    for note in [*plan.notes, *filter(None, [data_forgotten(plan, states)])]:
+        print(f"note: {note}")
     done = sum(s.name == "done" for s in states.values())
     print(f"{len(plan.jobs)} runs, {done} done, {len(plan.jobs) - done} to be executed (dry run: nothing was written)")
     return 0
@@ -61,13 +66,21 @@ def _dry_run(plan) -> int:
 def _tell(plan, outcome) -> int:
     "The end of `bertvision run`: the table, the places, the time."
     table = plan.folder / "report" / "table.md"
-    if outcome.report and table.exists(): print(f"\n{table.read_text(encoding='utf-8').strip()}\n")
-    if outcome.report: print(f"report: {os.path.relpath(outcome.report)}")
-    counts = (f"{len(outcome.done)} runs executed", f"{len(outcome.skipped)} were done already", f"{len(outcome.failed)} failed",
-              f"{len(outcome.blocked)} blocked")
+    if outcome.report and table.exists():
+        print(f"\n{table.read_text(encoding='utf-8').strip()}\n")
+    if outcome.report:
+        print(f"report: {os.path.relpath(outcome.report)}")
+    counts = (
+        f"{len(outcome.done)} runs executed",
+        f"{len(outcome.skipped)} were done already",
+        f"{len(outcome.failed)} failed",
+        f"{len(outcome.blocked)} blocked",
+    )
     print(f"{', '.join(c for c in counts if not c.startswith('0 ')) or 'report made'} in {_minutes(outcome.seconds)}")
-    if outcome.report_failure: print(f"the report failed: {outcome.report_failure['reason']}", file=sys.stderr)
-    if outcome.ok: return 0
+    if outcome.report_failure:
+        print(f"the report failed: {outcome.report_failure['reason']}", file=sys.stderr)
+    if outcome.ok:
+        return 0
     print(f"see {os.path.relpath(plan.folder / 'failures.md')}", file=sys.stderr)
     return 1
 
@@ -79,12 +92,16 @@ def _carry_out(plan, args):
     plan = replace(plan, minutes=args.minutes)
     if args.processes > 1:
         plan = replace(plan, processes=args.processes)
-        if not any(plan.processes_of(j) > 1 for j in plan.jobs): raise ParameterError(f"--processes {args.processes}: no step of {plan.study.name} can be shared; experiments that call run.main_only can: finetune, extract_states, pretrain")
+        if not any(plan.processes_of(j) > 1 for j in plan.jobs):
+            raise ParameterError(
+                f"--processes {args.processes}: no step of {plan.study.name} can be shared; experiments that call run.main_only can: finetune, extract_states, pretrain"
+            )
     if args.engine == "snakemake":
         from bertvision.engine.cluster import run_on_cluster
 
         return run_on_cluster(plan, args.jobs, args.profile or "local", args.extra)
-    if args.profile or args.extra: raise ParameterError("--profile, and what stands behind --, are for --engine snakemake")
+    if args.profile or args.extra:
+        raise ParameterError("--profile, and what stands behind --, are for --engine snakemake")
     from bertvision.engine.local import run_study
 
     return run_study(plan, args.jobs or 1)
@@ -101,7 +118,8 @@ def _say_power(plan):
 def run(args) -> int:
     "bertvision run"
     plan = _plan(args)
-    if args.dry_run: return _dry_run(plan)
+    if args.dry_run:
+        return _dry_run(plan)
     _say_power(plan)
     return _tell(plan, _carry_out(plan, args))
 
@@ -109,29 +127,40 @@ def run(args) -> int:
 def search(args) -> int:
     "bertvision search"
     given = {"search.trials": args.trials, "search.batch": args.batch, "search.head": args.head}
-    args.study, args.set = f"search-{args.what}", [*(f"{k}={v}" for k, v in given.items() if v is not None), *(args.set or [])]
+    args.study, args.set = (
+        f"search-{args.what}",
+        [*(f"{k}={v}" for k, v in given.items() if v is not None), *(args.set or [])],
+    )
     code = run(args)
-    if args.dry_run: return code
+    if args.dry_run:
+        return code
     for job in (j for j in _plan(args).jobs if j.step == "search"):
         if (job.folder / "best.yaml").exists():
-            print(f"\n{os.path.relpath(job.folder / 'best.yaml')}\n{(job.folder / 'best.yaml').read_text(encoding='utf-8').strip()}")
+            print(
+                f"\n{os.path.relpath(job.folder / 'best.yaml')}\n{(job.folder / 'best.yaml').read_text(encoding='utf-8').strip()}"
+            )
     return code
 
 # %% ../nbs/cli.ipynb #5f4f0484
 def plan(args) -> int:
     "bertvision plan"
-    from bertvision.engine.plan import study_states
     from bertvision.engine.forecast import forecast_table, this_machine
+    from bertvision.engine.plan import study_states
 
     p, here = _plan(args), this_machine()
     print(f"{p.study.title}\n\n{forecast_table(p)}\n")
     states = study_states(p)
     left = [j for j in p.jobs if states[j.id].name != "done"]
-    print(f"{len(p.jobs)} runs, {len(p.jobs) - len(left)} done, {len(left)} left; outputs in {os.path.relpath(p.folder)}")
-    print(f"on {here['name'] or here['device']} with {here['cores']} cores, one run at a time; "
-          "measured = from finished runs on a machine like this, estimate = a rule of thumb that may be wrong by a factor of three")
+    print(
+        f"{len(p.jobs)} runs, {len(p.jobs) - len(left)} done, {len(left)} left; outputs in {os.path.relpath(p.folder)}"
+    )
+    print(
+        f"on {here['name'] or here['device']} with {here['cores']} cores, one run at a time; "
+        "measured = from finished runs on a machine like this, estimate = a rule of thumb that may be wrong by a factor of three"
+    )
     _say_power(p)
-    for note in p.notes: print(f"note: {note}")
+    for note in p.notes:
+        print(f"note: {note}")
     return 0
 
 # %% ../nbs/cli.ipynb #53fd478a
@@ -146,25 +175,30 @@ def _status_row(job, state) -> list:
         try:
             p = read_json(job.folder / "progress.json")
             share = f"{p['done'] / p['total']:.0%}"
-        except (DataError, KeyError, ZeroDivisionError): pass
+        except (DataError, KeyError, ZeroDivisionError):
+            pass
     seconds = (record.get("seconds") or {}).get("total")
     return [job.id, state.name, share, "" if seconds is None else f"{seconds:.0f}", headline(record), state.why[:100]]
 
 
 def status(args) -> int:
     "bertvision status"
-    from bertvision.engine.plan import data_forgotten, study_states
     from bertvision.engine.forecast import text_table
     from bertvision.engine.local import left_over_note, state_from_afar
+    from bertvision.engine.plan import data_forgotten, study_states
 
     p = _plan(args)
     states = {id: state_from_afar(p.job(id), state) for id, state in study_states(p).items()}
     rows = [_status_row(j, states[j.id]) for j in p.jobs]
     order = ("running", "interrupted", "failed", "changed", "new", "done")
-    print(text_table(sorted(rows, key=lambda r: order.index(r[1])), ["run", "state", "at", "seconds", "score", "remark"]))
+    print(
+        text_table(sorted(rows, key=lambda r: order.index(r[1])), ["run", "state", "at", "seconds", "score", "remark"])
+    )
     print(", ".join(f"{n} {name}" for name in order if (n := sum(s.name == name for s in states.values()))))
-    if note := left_over_note(p): print(f"note: {note}")
-    if hint := data_forgotten(p, states): print(f"hint: {hint}")
+    if note := left_over_note(p):
+        print(f"note: {note}")
+    if hint := data_forgotten(p, states):
+        print(f"hint: {hint}")
     return 0
 
 # %% ../nbs/cli.ipynb #d3464d6d
@@ -173,8 +207,12 @@ def accept(args) -> int:
     from bertvision.engine.accept import accept as take
 
     done, refused = take(_plan(args), args.reason)
-    for id, why in refused.items(): print(f"{id}: refused: {why}")
-    print(f"{len(done)} runs accepted, {len(refused)} refused" + ("; `bertvision run` makes the report again" if done else ""))
+    for id, why in refused.items():
+        print(f"{id}: refused: {why}")
+    print(
+        f"{len(done)} runs accepted, {len(refused)} refused"
+        + ("; `bertvision run` makes the report again" if done else "")
+    )
     return 1 if refused else 0
 
 
@@ -195,8 +233,11 @@ def _verify_full(plan, args) -> int:
     from bertvision.engine.verify import verify_full
 
     found = verify_full(plan, args.full, args.seed, args.jobs, dry_run=args.dry_run)
-    here = [v for v in found.values() if v.result == "different" and " then, " not in v.why]  # on a machine like that of the record
-    if found: print(f"{sum(v.result == 'equal' for v in found.values())} of {len(found)} runs equal to the bit")
+    here = [
+        v for v in found.values() if v.result == "different" and " then, " not in v.why
+    ]  # on a machine like that of the record
+    if found:
+        print(f"{sum(v.result == 'equal' for v in found.values())} of {len(found)} runs equal to the bit")
     return 1 if here else 0
 
 
@@ -205,15 +246,16 @@ def verify(args) -> int:
     from bertvision.engine.verify import verify as replay
 
     p = _plan(args)
-    if args.full: return _verify_full(p, args)
+    if args.full:
+        return _verify_full(p, args)
     found = replay(p, args.jobs, dry_run=args.dry_run, again=args.again)
-    if args.dry_run: return 0
+    if args.dry_run:
+        return 0
     print(f"\n{found.table()}\n")
-    for id, why in found.refused.items(): print(f"{id}: not accepted: {why}")
+    for id, why in found.refused.items():
+        print(f"{id}: not accepted: {why}")
     print(f"{len(found.accepted)} runs count for today's code from now on; {_minutes(found.seconds)}")
     return 1 if found.count("different") else 0
-
-
 
 # %% ../nbs/cli.ipynb #565cb3ef
 def _print_scores(scores):
@@ -230,14 +272,15 @@ def _print_scores(scores):
 
 def predict(args) -> int:
     "bertvision predict"
-    from bertvision.evaluation.answering import answer_file, null_threshold
     from bertvision.data.tasks import get_task
+    from bertvision.evaluation.answering import answer_file, null_threshold
 
     threshold = null_threshold(args.encoder, args.threshold) if get_task(args.task).no_answer else None
     scored = answer_file(args.file, args.encoder, args.out, args.task, threshold, args.max_length, args.doc_stride)
     limit = "" if threshold is None else f", null odds above {threshold:.3f} are no answer"
     print(f"answers: {os.path.relpath(args.out)}/predictions.json{limit}", file=sys.stderr)
-    if scored: _print_scores(scored)
+    if scored:
+        _print_scores(scored)
     return 0
 
 
@@ -248,8 +291,10 @@ def score(args) -> int:
 
     scores = official_file(args.file, args.predictions, args.null_odds, args.threshold, args.script)
     if args.null_odds and args.threshold is None:
-        print(f"null odds above {OFFICIAL_THRESHOLD} make an answer empty, as in the official script; --threshold sets another limit",
-              file=sys.stderr)
+        print(
+            f"null odds above {OFFICIAL_THRESHOLD} make an answer empty, as in the official script; --threshold sets another limit",
+            file=sys.stderr,
+        )
     _print_scores(scores)
     return 0
 
@@ -259,18 +304,34 @@ def submit(args) -> int:
     from bertvision.evaluation.glue_server import write_submission
 
     told = write_submission(args.place, args.out, args.data, args.fill)
-    for name, made_by in told.files.items(): print(f"{os.path.join(args.out, name)}.tsv: {made_by}")
-    for name in (n for n in told.missing if n not in told.files): print(f"not written: {name}.tsv: {told.missing[name]}", file=sys.stderr)
-    for note in told.notes: print(f"note: {note}", file=sys.stderr)
-    print(f"all eleven files: {told.zip}" if told.zip else "GLUE's server wants all eleven files: --fill writes constant answers for the others", file=sys.stdout if told.zip else sys.stderr)
+    for name, made_by in told.files.items():
+        print(f"{os.path.join(args.out, name)}.tsv: {made_by}")
+    for name in (n for n in told.missing if n not in told.files):
+        print(f"not written: {name}.tsv: {told.missing[name]}", file=sys.stderr)
+    for note in told.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(
+        f"all eleven files: {told.zip}"
+        if told.zip
+        else "GLUE's server wants all eleven files: --fill writes constant answers for the others",
+        file=sys.stdout if told.zip else sys.stderr,
+    )
     return 0
 
 
 def _submit_arguments(parser):
-    parser.add_argument("place", metavar="DIR", help="folder of a finetune run with its model kept, or of a study with such runs; of several on a task the best on its selection part")
+    parser.add_argument(
+        "place",
+        metavar="DIR",
+        help="folder of a finetune run with its model kept, or of a study with such runs; of several on a task the best on its selection part",
+    )
     parser.add_argument("--out", default="submission", metavar="DIR", help="folder of the files (default: submission)")
-    parser.add_argument("--data", metavar="DIR", help="folder with one directory a task (default: BERTVISION_DATA, else the hub)")
-    parser.add_argument("--fill", action="store_true", help="constant answers for the tasks that no run answers, and submission.zip")
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder with one directory a task (default: BERTVISION_DATA, else the hub)"
+    )
+    parser.add_argument(
+        "--fill", action="store_true", help="constant answers for the tasks that no run answers, and submission.zip"
+    )
 
 # %% ../nbs/cli.ipynb #90e9036b
 def embed(args) -> int:
@@ -280,40 +341,86 @@ def embed(args) -> int:
     from bertvision.states.embed import embed_file
 
     out = args.out or f"{Path(args.file).name.removesuffix('.gz').rpartition('.')[0]}.parquet"
-    about = embed_file(args.file, args.encoder, out, args.column, args.pair, pool=args.pool, layer=args.layer,
-                       max_length=args.max_length, batch_size=args.batch_size, precision=args.precision)
-    print(f"{out}: {about['texts']:,} vectors of {about['width']} numbers, pool {about['pool']}, layer {about['layer']} of {about['encoder']} ({about['fingerprint']})")
-    if about["cut"]: print(f"note: {about['cut']:,} texts have more than {about['max_length']} tokens and were cut; --max-length N", file=sys.stderr)
+    about = embed_file(
+        args.file,
+        args.encoder,
+        out,
+        args.column,
+        args.pair,
+        pool=args.pool,
+        layer=args.layer,
+        max_length=args.max_length,
+        batch_size=args.batch_size,
+        precision=args.precision,
+    )
+    print(
+        f"{out}: {about['texts']:,} vectors of {about['width']} numbers, pool {about['pool']}, layer {about['layer']} of {about['encoder']} ({about['fingerprint']})"
+    )
+    if about["cut"]:
+        print(
+            f"note: {about['cut']:,} texts have more than {about['max_length']} tokens and were cut; --max-length N",
+            file=sys.stderr,
+        )
     return 0
 
-
+# %% ../nbs/cli.ipynb #8eaebbfd
 def _embed_arguments(parser):
     parser.add_argument("file", metavar="FILE", help=".txt (a text a line), .tsv, .csv or .jsonl, plain or .gz")
     parser.add_argument("--encoder", required=True, metavar="ENCODER", help="zoo name, folder or hub id")
-    parser.add_argument("--out", metavar="FILE", help=".parquet (columns row and vector) or .h5 (data set vectors) (default: FILE's name and .parquet)")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help=".parquet (columns row and vector) or .h5 (data set vectors) (default: FILE's name and .parquet)",
+    )
     parser.add_argument("--column", default="text", metavar="NAME", help="column of the texts (default: text)")
-    parser.add_argument("--pair", default="", metavar="NAME", help="column of second texts, read together with the first")
-    parser.add_argument("--pool", choices=("mean", "cls", "mix"), default="mean", help="mean of the tokens, the first token, or the mean of the tokens over the average of all layers (default: mean)")
-    parser.add_argument("--layer", type=int, default=-1, metavar="N", help="0 = embeddings, 1 … = blocks, -1 = the last (default: -1)")
-    parser.add_argument("--max-length", type=_at_least_one, default=256, metavar="N", help="tokens of a text; longer ones are cut (default: 256)")
-    parser.add_argument("--batch-size", type=_at_least_one, default=32, metavar="N", help="texts of full length a batch (default: 32)")
-    parser.add_argument("--precision", choices=("auto", "bf16", "fp16", "fp32"), default="fp32", help="of the forward passes (default: fp32, whose vectors do not depend on the batch)")
+    parser.add_argument(
+        "--pair", default="", metavar="NAME", help="column of second texts, read together with the first"
+    )
+    parser.add_argument(
+        "--pool",
+        choices=("mean", "cls", "mix"),
+        default="mean",
+        help="mean of the tokens, the first token, or the mean of the tokens over the average of all layers (default: mean)",
+    )
+    parser.add_argument(
+        "--layer", type=int, default=-1, metavar="N", help="0 = embeddings, 1 … = blocks, -1 = the last (default: -1)"
+    )
+    parser.add_argument(
+        "--max-length",
+        type=_at_least_one,
+        default=256,
+        metavar="N",
+        help="tokens of a text; longer ones are cut (default: 256)",
+    )
+    parser.add_argument(
+        "--batch-size", type=_at_least_one, default=32, metavar="N", help="texts of full length a batch (default: 32)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp16", "fp32"),
+        default="fp32",
+        help="of the forward passes (default: fp32, whose vectors do not depend on the batch)",
+    )
 
 # %% ../nbs/cli.ipynb #c88e67d4
 def _print_hans(result):
     from bertvision.engine.forecast import text_table
 
     print(f"{result.name}: {len(result.rows):,} of {result.of:,} pairs, share right × 100\n")
-    rows = [[name, *("" if x != x else f"{100 * x:.2f}" for x in row)] for name, row in zip(result.table().index, result.table().to_numpy())]
+    rows = [
+        [name, *("" if x != x else f"{100 * x:.2f}" for x in row)]
+        for name, row in zip(result.table().index, result.table().to_numpy())
+    ]
     print(text_table(rows, ["heuristic", *result.table().columns]))
     for what, shares in (("subcase", result.subcases), ("template", result.templates)):
-        if shares: print("\n" + text_table([[name, f"{100 * x:.2f}"] for name, x in shares.items()], [what, "right"]))
+        if shares:
+            print("\n" + text_table([[name, f"{100 * x:.2f}"] for name, x in shares.items()], [what, "right"]))
 
 
 def hans(args) -> int:
     "bertvision hans"
-    from bertvision.evaluation.hans import run_hans, score_hans_file
     from bertvision.data.sources import load_task
+    from bertvision.evaluation.hans import run_hans, score_hans_file
 
     if args.score:
         _print_hans(score_hans_file(load_task("hans", args.data, splits=("validation",)), args.score))
@@ -322,7 +429,10 @@ def hans(args) -> int:
     if result.refused:
         print(f"bertvision: refused: {result.refused}", file=sys.stderr)
         return 1
-    print(f"MNLI's dev set: accuracy {result.mnli.accuracy:.4f}, a constant answer {result.mnli.trivial:.4f}", file=sys.stderr)
+    print(
+        f"MNLI's dev set: accuracy {result.mnli.accuracy:.4f}, a constant answer {result.mnli.trivial:.4f}",
+        file=sys.stderr,
+    )
     _print_hans(result)
     print(f"answers: {os.path.relpath(args.out)}/predictions.txt", file=sys.stderr)
     return 0
@@ -331,11 +441,19 @@ def hans(args) -> int:
 def train_probes(args) -> int:
     "bertvision probes train"
     from bertvision.engine.grid import load_study
+    from bertvision.engine.local import run_study
     from bertvision.engine.plan import plan
     from bertvision.engine.probe_study import probing_study, write_probing_study
-    from bertvision.engine.local import run_study
 
-    text = probing_study(args.side, args.epochs, args.task, args.encoder, args.fine_tuned, _numbers(args.seeds) or [0], os.path.join(args.out, args.name))
+    text = probing_study(
+        args.side,
+        args.epochs,
+        args.task,
+        args.encoder,
+        args.fine_tuned,
+        _numbers(args.seeds) or [0],
+        os.path.join(args.out, args.name),
+    )
     path = write_probing_study(args.out, args.name, text)
     made = plan(load_study(path, args.set), args.data, args.out)
     return _dry_run(made) if args.dry_run else _tell(made, run_study(made, args.jobs))
@@ -347,7 +465,8 @@ def predict_with_probes(args) -> int:
 
     failed = False
     for folder in probe_folders(args.place):
-        try: print(os.path.relpath(predict_probes(folder, args.file, args.data)))
+        try:
+            print(os.path.relpath(predict_probes(folder, args.file, args.data)))
         except BertvisionError as e:
             print(f"not predicted: {folder}: {e}", file=sys.stderr)
             failed = True
@@ -357,18 +476,26 @@ def predict_with_probes(args) -> int:
 def evaluate_probes(args) -> int:
     "bertvision probes evaluate"
     from bertvision.core.io import replacing
-    from bertvision.probing.probes import evaluate_probes as evaluate
     from bertvision.engine.forecast import text_table
+    from bertvision.probing.probes import evaluate_probes as evaluate
 
     table, problems = evaluate(args.place, args.file, args.data)
     for task, part in table.groupby("task", sort=False) if len(table) else ():
         about = ["probes", "side", "epoch", "through", "layer"]
-        scores = part.drop(columns=[*about, "task", "encoder", "seed", "head"]).dropna(axis=1, how="all").map(lambda x: f"{100 * x:.2f}")
-        print(f"{task}, scores × 100\n" + text_table(part[about].join(scores).values.tolist(), [*about, *scores]) + "\n")
+        scores = (
+            part.drop(columns=[*about, "task", "encoder", "seed", "head"])
+            .dropna(axis=1, how="all")
+            .map(lambda x: f"{100 * x:.2f}")
+        )
+        print(
+            f"{task}, scores × 100\n" + text_table(part[about].join(scores).values.tolist(), [*about, *scores]) + "\n"
+        )
     if len(table):
-        with replacing(os.path.join(args.place, "scores.csv")) as tmp: table.to_csv(tmp, index=False)
+        with replacing(os.path.join(args.place, "scores.csv")) as tmp:
+            table.to_csv(tmp, index=False)
         print(f"scores: {os.path.relpath(os.path.join(args.place, 'scores.csv'))}")
-    for problem in problems: print(f"not scored: {problem}", file=sys.stderr)
+    for problem in problems:
+        print(f"not scored: {problem}", file=sys.stderr)
     return 1 if problems else 0
 
 # %% ../nbs/cli.ipynb #72daae84
@@ -377,7 +504,8 @@ def _study_place(name: str, out: str):
     from bertvision.core.io import named_path
 
     place = named_path(name)
-    if place.is_dir() or place.suffix == ".zip": return place
+    if place.is_dir() or place.suffix == ".zip":
+        return place
     return named_path(out) / place.name.removesuffix(".yaml").removesuffix(".yml")
 
 
@@ -388,8 +516,11 @@ def export(args) -> int:
     place = _study_place(args.study, args.out)
     target = args.file or f"{place.name}.zip"
     told = export_study(place, target, args.study, args.data, not args.no_predictions, args.logs)
-    print(f"{target}: {told['runs']['finished']} of {told['runs']['planned']} runs, {len(told['files'])} files, {os.path.getsize(target) / 1e6:.1f} MB; left out: {', '.join(told['left_out'])}")
-    for m in told["missing"]: print(f"missing: {m['run']}: {m['why']}", file=sys.stderr)
+    print(
+        f"{target}: {told['runs']['finished']} of {told['runs']['planned']} runs, {len(told['files'])} files, {os.path.getsize(target) / 1e6:.1f} MB; left out: {', '.join(told['left_out'])}"
+    )
+    for m in told["missing"]:
+        print(f"missing: {m['run']}: {m['why']}", file=sys.stderr)
     return 0
 
 
@@ -400,21 +531,29 @@ def compare(args) -> int:
 
     found = compare_studies(*(open_shared(_study_place(name, args.out)) for name in (args.a, args.b)))
     print(comparison_text(found).rstrip())
-    if args.file: print(f"\n{write_comparison(found, args.file)}")
+    if args.file:
+        print(f"\n{write_comparison(found, args.file)}")
     return 0
 
 # %% ../nbs/cli.ipynb #eb6b1e0f
 def _export_arguments(parser):
     parser.add_argument("study", metavar="STUDY", help="name of a study, path of its .yaml file, or its folder")
     parser.add_argument("--file", metavar="FILE.zip", help="the archive (default: STUDY.zip)")
-    parser.add_argument("--no-predictions", action="store_true", help="without the predictions, so that nobody can test or compare")
+    parser.add_argument(
+        "--no-predictions", action="store_true", help="without the predictions, so that nobody can test or compare"
+    )
     parser.add_argument("--logs", action="store_true", help="with the runs' logs")
-    parser.add_argument("--data", metavar="DIR", help="folder with data, whose place is to be hidden (default: BERTVISION_DATA)")
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder with data, whose place is to be hidden (default: BERTVISION_DATA)"
+    )
     parser.add_argument("--out", metavar="DIR", default="outputs", help="folder of all studies (default: outputs)")
 
 
 def _compare_arguments(parser):
-    for name in "ab": parser.add_argument(name, metavar=name.upper(), help="a study's name, its folder, or an archive of `bertvision export`")
+    for name in "ab":
+        parser.add_argument(
+            name, metavar=name.upper(), help="a study's name, its folder, or an archive of `bertvision export`"
+        )
     parser.add_argument("--out", dest="file", metavar="FILE", help="write the text (.md) or the whole table (.csv)")
     parser.set_defaults(out="outputs")
 
@@ -424,23 +563,75 @@ def tasks(args) -> int:
     from bertvision.data.tasks import all_tasks
     from bertvision.engine.forecast import text_table
 
-    rows = [[t.name, t.kind, "pair" if t.pair else "single", " ".join(t.labels), " ".join(t.metrics), " ".join(t.report),
-             t.rows.get("train", ""), " ".join(a for a in t.aliases if a != t.name)] for t in all_tasks()]
-    print(text_table(rows, ["task", "kind", "texts", "labels", "metrics", "reported split", "train rows", "also called"]))
+    rows = [
+        [
+            t.name,
+            t.kind,
+            "pair" if t.pair else "single",
+            " ".join(t.labels),
+            " ".join(t.metrics),
+            " ".join(t.report),
+            t.rows.get("train", ""),
+            " ".join(a for a in t.aliases if a != t.name),
+        ]
+        for t in all_tasks()
+    ]
+    print(
+        text_table(rows, ["task", "kind", "texts", "labels", "metrics", "reported split", "train rows", "also called"])
+    )
     return 0
 
-
+# %% ../nbs/cli.ipynb #65f7fd4a
 def encoders(args) -> int:
     "bertvision encoders"
-    from bertvision.models.registry import all_encoders, GLUON
     from bertvision.engine.forecast import text_table
+    from bertvision.models.registry import GLUON, all_encoders
 
     if args.gluon:
-        print(text_table([[c.dataset, c.model, c.name or "-", c.note] for c in GLUON], ["GluonNLP's dataset_name", "model", "encoder here", "note"]))
+        print(
+            text_table(
+                [[c.dataset, c.model, c.name or "-", c.note] for c in GLUON],
+                ["GluonNLP's dataset_name", "model", "encoder here", "note"],
+            )
+        )
         return 0
-    rows = [[z.name, z.family, z.layers, z.width, f"{z.parameters:,}", f"{z.positions:,}", z.language, z.source, z.licence, " ".join(z.seen), z.note] for z in all_encoders()]
-    print(text_table(rows, ["encoder", "family", "layers", "width", "parameters", "positions", "language", "from", "licence", "tuned on texts of", "note"]))
-    print("any folder with a Hugging Face checkpoint and any hub id owner/name will do as well; names of GluonNLP's model zoo: bertvision encoders --gluon")
+    rows = [
+        [
+            z.name,
+            z.family,
+            z.layers,
+            z.width,
+            f"{z.parameters:,}",
+            f"{z.positions:,}",
+            z.language,
+            z.source,
+            z.licence,
+            " ".join(z.seen),
+            z.note,
+        ]
+        for z in all_encoders()
+    ]
+    print(
+        text_table(
+            rows,
+            [
+                "encoder",
+                "family",
+                "layers",
+                "width",
+                "parameters",
+                "positions",
+                "language",
+                "from",
+                "licence",
+                "tuned on texts of",
+                "note",
+            ],
+        )
+    )
+    print(
+        "any folder with a Hugging Face checkpoint and any hub id owner/name will do as well; names of GluonNLP's model zoo: bertvision encoders --gluon"
+    )
     return 0
 
 # %% ../nbs/cli.ipynb #981a3039
@@ -449,23 +640,38 @@ def _hub_answers(seconds: float = 3.0) -> str:
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false"): return "HF_HUB_OFFLINE is set"
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() not in ("", "0", "false"):
+        return "HF_HUB_OFFLINE is set"
     place = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    try: urlopen(Request(place, method="HEAD"), timeout=seconds).close()
-    except HTTPError as e: return "" if e.code < 500 and e.code != 403 else f"the hub answers {e.code}"
-    except (OSError, ValueError) as e: return f"the hub cannot be reached ({getattr(e, 'reason', e)})"
+    try:
+        urlopen(Request(place, method="HEAD"), timeout=seconds).close()
+    except HTTPError as e:
+        return "" if e.code < 500 and e.code != 403 else f"the hub answers {e.code}"
+    except (OSError, ValueError) as e:
+        return f"the hub cannot be reached ({getattr(e, 'reason', e)})"
     return ""
 
-
+# %% ../nbs/cli.ipynb #0f825314
 def _task_here(task, data, hub: str) -> str:
     "Where a task would come from, or why it cannot be loaded."
     from bertvision.data.tasks import choose_layout, data_root, file_names, find_file, task_folder
 
-    if task.toy: return "yes, generated"
-    if not data_root(data): return f"no: {hub}; give --data DIR" if hub else f"yes, hub {task.hub.id}" if task.hub else "no: needs --data DIR"
-    try: folder = task_folder(task, data_root(data))
-    except BertvisionError as e: return f"no: {e}"
-    needed = [n for split, f in task.folder.files.items() if split in ("train", task.report[0]) for n in file_names(choose_layout(folder, f))]
+    if task.toy:
+        return "yes, generated"
+    if not data_root(data):
+        return (
+            f"no: {hub}; give --data DIR" if hub else f"yes, hub {task.hub.id}" if task.hub else "no: needs --data DIR"
+        )
+    try:
+        folder = task_folder(task, data_root(data))
+    except BertvisionError as e:
+        return f"no: {e}"
+    needed = [
+        n
+        for split, f in task.folder.files.items()
+        if split in ("train", task.report[0])
+        for n in file_names(choose_layout(folder, f))
+    ]
     missing = [n for n in dict.fromkeys(needed) if not find_file(folder, n)]
     return f"no: {folder} lacks {', '.join(missing)}" if missing else f"yes, folder {folder}"
 
@@ -475,11 +681,14 @@ def _encoder_here(row, hub: str) -> str:
     from bertvision.models.encoders import locate
 
     if row.package or not row.hub:
-        try: return f"yes, {'package, checksum verified' if row.package else 'built here'}" if locate(row.name) else ""
-        except BertvisionError as e: return f"no: {e}"
+        try:
+            return f"yes, {'package, checksum verified' if row.package else 'built here'}" if locate(row.name) else ""
+        except BertvisionError as e:
+            return f"no: {e}"
     from huggingface_hub import try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(row.hub, "config.json", revision=row.revision or None), str): return "yes, in the hub's cache"
+    if isinstance(try_to_load_from_cache(row.hub, "config.json", revision=row.revision or None), str):
+        return "yes, in the hub's cache"
     return f"no: {hub}" if hub else f"yes, hub {row.hub}"
 
 # %% ../nbs/cli.ipynb #e7477bb5
@@ -487,16 +696,23 @@ def doctor(args) -> int:
     "bertvision doctor"
     from bertvision.core.machine import device_report, versions
     from bertvision.data.tasks import all_tasks
-    from bertvision.models.registry import all_encoders
     from bertvision.engine.forecast import text_table
+    from bertvision.models.registry import all_encoders
 
     device = device_report()
-    print("\n".join(f"{k:22} {v / 2**30:.1f} GiB" if k.endswith("_bytes") else f"{k:22} {v}" for k, v in device.items()))
+    print(
+        "\n".join(f"{k:22} {v / 2**30:.1f} GiB" if k.endswith("_bytes") else f"{k:22} {v}" for k, v in device.items())
+    )
     print("\n" + "\n".join(f"{k:22} {v}" for k, v in versions().items()))
     hub = _hub_answers()
     print(f"\n{'hub':22} {hub or 'reachable'}\n")
-    print(text_table([[t.name, _task_here(t, args.data, hub)] for t in all_tasks()], ["task", "can it be loaded here?"]))
-    print("\n" + text_table([[z.name, _encoder_here(z, hub)] for z in all_encoders()], ["encoder", "can it be loaded here?"]))
+    print(
+        text_table([[t.name, _task_here(t, args.data, hub)] for t in all_tasks()], ["task", "can it be loaded here?"])
+    )
+    print(
+        "\n"
+        + text_table([[z.name, _encoder_here(z, hub)] for z in all_encoders()], ["encoder", "can it be loaded here?"])
+    )
     return 0
 
 
@@ -504,47 +720,87 @@ def readme(args) -> int:
     "bertvision readme"
     from bertvision.reporting.readme import update_readme
 
-    if update_readme(check=args.check) or not args.check: return 0
+    if update_readme(check=args.check) or not args.check:
+        return 0
     print("bertvision: README.md is not what nbs/index.ipynb renders to; run `bertvision readme`", file=sys.stderr)
     return 1
 
 # %% ../nbs/cli.ipynb #67596001
 def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1: raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
 
 
 def _time_limit(text: str) -> float:
     "Minutes, 0 = none."
-    try: minutes = 0.0 if text == "none" else float(text)
-    except ValueError: minutes = -1.0
-    if not 0 <= minutes < 1e6: raise argparse.ArgumentTypeError(f"expected minutes such as 90, or 0 for no limit, got {text!r}")
+    try:
+        minutes = 0.0 if text == "none" else float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes < 1e6:
+        raise argparse.ArgumentTypeError(f"expected minutes such as 90, or 0 for no limit, got {text!r}")
     return minutes
 
-
+# %% ../nbs/cli.ipynb #94382e55
 def _study_arguments(parser, search: bool):
     "What run, search, plan, status, accept, verify and report have in common."
-    if search: parser.add_argument("tasks", nargs="+", metavar="TASK", help="tasks to search on")
+    if search:
+        parser.add_argument("tasks", nargs="+", metavar="TASK", help="tasks to search on")
     else:
         parser.add_argument("study", help="name of a study (demo, glue-small, glue, …) or path of a .yaml file")
         parser.add_argument("--tasks", nargs="+", metavar="TASK", help="in place of the study's tasks")
     parser.add_argument("--encoders", nargs="+", metavar="ENCODER", help="in place of the study's encoders")
     parser.add_argument("--seeds", nargs="+", metavar="N", help="in place of the study's seeds")
-    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a parameter for all steps that have it, or step.key=value; may be repeated")
-    parser.add_argument("--data", metavar="DIR", help="folder with one directory a task in GLUE's layout (default: BERTVISION_DATA, else the hub)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+        help="a parameter for all steps that have it, or step.key=value; may be repeated",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder with one directory a task in GLUE's layout (default: BERTVISION_DATA, else the hub)",
+    )
     parser.add_argument("--out", metavar="DIR", default="outputs", help="folder of all studies (default: outputs)")
 
-
+# %% ../nbs/cli.ipynb #34afc36f
 def _engine_arguments(parser):
-    parser.add_argument("--jobs", type=_at_least_one, metavar="N", help="runs at once (default: 1; in SLURM's queue 100)")
-    parser.add_argument("--processes", type=_at_least_one, default=1, metavar="N", help="processes that share a run where its experiment allows it: one a GPU, or a share of the cores each (default: 1)")
-    parser.add_argument("--minutes", type=_time_limit, default=0, metavar="N", help="time limit of a run; one that is over it can go on later (default: none)")
-    parser.add_argument("--engine", choices=("local", "snakemake"), default="local", help="who executes the runs (default: local)")
-    parser.add_argument("--profile", metavar="NAME", help="for --engine snakemake: local (default), slurm, or a profile of Snakemake's; arguments behind a -- go to Snakemake")
+    parser.add_argument(
+        "--jobs", type=_at_least_one, metavar="N", help="runs at once (default: 1; in SLURM's queue 100)"
+    )
+    parser.add_argument(
+        "--processes",
+        type=_at_least_one,
+        default=1,
+        metavar="N",
+        help="processes that share a run where its experiment allows it: one a GPU, or a share of the cores each (default: 1)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=_time_limit,
+        default=0,
+        metavar="N",
+        help="time limit of a run; one that is over it can go on later (default: none)",
+    )
+    parser.add_argument(
+        "--engine", choices=("local", "snakemake"), default="local", help="who executes the runs (default: local)"
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="for --engine snakemake: local (default), slurm, or a profile of Snakemake's; arguments behind a -- go to Snakemake",
+    )
 
 
 def _search_arguments(parser):
-    parser.add_argument("--what", choices=("heads", "encoder"), default="heads", help="heads on frozen states, or fine-tuning (default: heads)")
+    parser.add_argument(
+        "--what",
+        choices=("heads", "encoder"),
+        default="heads",
+        help="heads on frozen states, or fine-tuning (default: heads)",
+    )
     parser.add_argument("--head", metavar="HEAD", help="kind of head, such as adapter-64:mean")
     parser.add_argument("--trials", type=_at_least_one, metavar="N", help="proposals in all (default: 20)")
     parser.add_argument("--batch", type=_at_least_one, metavar="N", help="proposals trained in one pass")
@@ -552,40 +808,106 @@ def _search_arguments(parser):
 # %% ../nbs/cli.ipynb #76aa1cd2
 def _verify_arguments(parser):
     parser.add_argument("--jobs", type=_at_least_one, default=1, metavar="N", help="replays at once (default: 1)")
-    parser.add_argument("--full", type=_at_least_one, metavar="N", help="in place of small replays: N finished runs, drawn at random, whole, with today's code")
+    parser.add_argument(
+        "--full",
+        type=_at_least_one,
+        metavar="N",
+        help="in place of small replays: N finished runs, drawn at random, whole, with today's code",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw for --full (default: 0)")
-    parser.add_argument("--again", action="store_true", help="also settings that this code has verified before with these libraries")
-    parser.add_argument("--dry-run", action="store_true", help="tell what would be replayed and for how long, and write nothing")
+    parser.add_argument(
+        "--again", action="store_true", help="also settings that this code has verified before with these libraries"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tell what would be replayed and for how long, and write nothing"
+    )
 
 # %% ../nbs/cli.ipynb #28a36e68
 def _predict_arguments(parser):
     parser.add_argument("file", metavar="FILE.json", help="in SQuAD's format, with or without gold answers")
-    parser.add_argument("--encoder", required=True, metavar="ENCODER", help="zoo name, folder or hub id of a checkpoint with a span head")
-    parser.add_argument("--task", default="squad2", metavar="TASK", help="squad1, or squad2 where questions may have no answer (default: squad2)")
-    parser.add_argument("--out", default="answers", metavar="DIR", help="folder of predictions.json, nbest_predictions.json and null_odds.json (default: answers)")
-    parser.add_argument("--threshold", type=float, metavar="X", help="null odds above it make an answer empty (default: as tuned by the encoder's own run, else 0)")
-    parser.add_argument("--max-length", type=_at_least_one, default=384, metavar="N", help="tokens of a window (default: 384)")
-    parser.add_argument("--doc-stride", type=_at_least_one, default=128, metavar="N", help="tokens from a window's start to the next one's (default: 128)")
+    parser.add_argument(
+        "--encoder",
+        required=True,
+        metavar="ENCODER",
+        help="zoo name, folder or hub id of a checkpoint with a span head",
+    )
+    parser.add_argument(
+        "--task",
+        default="squad2",
+        metavar="TASK",
+        help="squad1, or squad2 where questions may have no answer (default: squad2)",
+    )
+    parser.add_argument(
+        "--out",
+        default="answers",
+        metavar="DIR",
+        help="folder of predictions.json, nbest_predictions.json and null_odds.json (default: answers)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="null odds above it make an answer empty (default: as tuned by the encoder's own run, else 0)",
+    )
+    parser.add_argument(
+        "--max-length", type=_at_least_one, default=384, metavar="N", help="tokens of a window (default: 384)"
+    )
+    parser.add_argument(
+        "--doc-stride",
+        type=_at_least_one,
+        default=128,
+        metavar="N",
+        help="tokens from a window's start to the next one's (default: 128)",
+    )
 
-
+# %% ../nbs/cli.ipynb #e8c5ff37
 def _score_arguments(parser):
     parser.add_argument("file", metavar="FILE.json", help="in SQuAD's format, with gold answers")
-    parser.add_argument("predictions", metavar="PREDICTIONS.json", help="question ids and answers, \"\" for none")
-    parser.add_argument("--null-odds", metavar="ODDS.json", help="question ids and how much no answer beats the best span")
-    parser.add_argument("--threshold", type=float, metavar="X",
-                        help="null odds above it make an answer empty (default: 1.0, as in the official script)")
-    parser.add_argument("--script", choices=("1.1", "2.0"),
-                        help="official script to follow (default: 2.0 for a file of that version, unanswerable questions or null odds)")
+    parser.add_argument("predictions", metavar="PREDICTIONS.json", help='question ids and answers, "" for none')
+    parser.add_argument(
+        "--null-odds", metavar="ODDS.json", help="question ids and how much no answer beats the best span"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="null odds above it make an answer empty (default: 1.0, as in the official script)",
+    )
+    parser.add_argument(
+        "--script",
+        choices=("1.1", "2.0"),
+        help="official script to follow (default: 2.0 for a file of that version, unanswerable questions or null odds)",
+    )
 
-
+# %% ../nbs/cli.ipynb #893c79b6
 def _hans_arguments(parser):
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--encoder", metavar="ENCODER", help="folder or hub id of a checkpoint with a head for entailment, of three labels or two")
-    what.add_argument("--score", metavar="FILE", help="somebody's predictions in the official format, `pairID,gold_label` and a line for each pair")
-    parser.add_argument("--data", metavar="DIR", help="folder with HANS and, for --encoder, MNLI (default: BERTVISION_DATA)")
-    parser.add_argument("--out", default="answers", metavar="DIR", help="folder of predictions.txt and hans.json (default: answers)")
-    parser.add_argument("--examples", type=_at_least_one, default=0, metavar="N", help="a part of about so many pairs, the same share of each subcase (default: all)")
-    parser.add_argument("--max-length", type=_at_least_one, default=128, metavar="N", help="tokens of a pair (default: 128)")
+    what.add_argument(
+        "--encoder",
+        metavar="ENCODER",
+        help="folder or hub id of a checkpoint with a head for entailment, of three labels or two",
+    )
+    what.add_argument(
+        "--score",
+        metavar="FILE",
+        help="somebody's predictions in the official format, `pairID,gold_label` and a line for each pair",
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder with HANS and, for --encoder, MNLI (default: BERTVISION_DATA)"
+    )
+    parser.add_argument(
+        "--out", default="answers", metavar="DIR", help="folder of predictions.txt and hans.json (default: answers)"
+    )
+    parser.add_argument(
+        "--examples",
+        type=_at_least_one,
+        default=0,
+        metavar="N",
+        help="a part of about so many pairs, the same share of each subcase (default: all)",
+    )
+    parser.add_argument(
+        "--max-length", type=_at_least_one, default=128, metavar="N", help="tokens of a pair (default: 128)"
+    )
 
 # %% ../nbs/cli.ipynb #8c727689
 def _probes_arguments(parser):
@@ -595,22 +917,47 @@ def _probes_arguments(parser):
     train.add_argument("epochs", type=_at_least_one, metavar="EPOCHS", help="passes over the states")
     train.add_argument("--name", required=True, metavar="NAME", help="of the experiment: a folder in --out")
     train.add_argument("--task", default="squad2", metavar="TASK", help="from `bertvision tasks` (default: squad2)")
-    train.add_argument("--encoder", required=True, metavar="ENCODER", help="zoo name, folder or hub id of the pretrained encoder")
-    train.add_argument("--fine-tuned", default="", metavar="PLACE", help="folder of a finetune run with its model kept, or another tuned checkpoint (default: fine-tune first)")
+    train.add_argument(
+        "--encoder", required=True, metavar="ENCODER", help="zoo name, folder or hub id of the pretrained encoder"
+    )
+    train.add_argument(
+        "--fine-tuned",
+        default="",
+        metavar="PLACE",
+        help="folder of a finetune run with its model kept, or another tuned checkpoint (default: fine-tune first)",
+    )
     train.add_argument("--seeds", nargs="+", metavar="N", help="of the probes (default: 0)")
-    train.add_argument("--set", action="append", metavar="KEY=VALUE", help="a parameter for all steps that have it, or step.key=value; may be repeated")
+    train.add_argument(
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+        help="a parameter for all steps that have it, or step.key=value; may be repeated",
+    )
     train.add_argument("--out", metavar="DIR", default="outputs", help="folder of all experiments (default: outputs)")
     train.add_argument("--jobs", type=_at_least_one, default=1, metavar="N", help="runs at once (default: 1)")
     train.add_argument("--dry-run", action="store_true", help="list all runs and train nothing")
     train.set_defaults(command=train_probes)
-    predict, evaluate = (steps.add_parser(name, help=text) for name, text in (("predict", "answers of all probes below a folder"), ("evaluate", "scores of all predictions below a folder")))
+    predict, evaluate = (
+        steps.add_parser(name, help=text)
+        for name, text in (
+            ("predict", "answers of all probes below a folder"),
+            ("evaluate", "scores of all predictions below a folder"),
+        )
+    )
     for sub, command in ((predict, predict_with_probes), (evaluate, evaluate_probes)):
         sub.add_argument("place", metavar="DIR", help="an experiment's folder, or the folder of one epoch's probes")
-        sub.add_argument("--file", metavar="FILE.json", help="questions in SQuAD's format (default: the split that the probes' run reported)")
+        sub.add_argument(
+            "--file",
+            metavar="FILE.json",
+            help="questions in SQuAD's format (default: the split that the probes' run reported)",
+        )
         sub.set_defaults(command=command)
-    for sub in (train, predict, evaluate): sub.add_argument("--data", metavar="DIR", help="folder with one directory a task (default: BERTVISION_DATA, else the hub)")
+    for sub in (train, predict, evaluate):
+        sub.add_argument(
+            "--data", metavar="DIR", help="folder with one directory a task (default: BERTVISION_DATA, else the hub)"
+        )
 
-
+# %% ../nbs/cli.ipynb #69fdbad9
 def probes(args) -> int:
     "bertvision probes, whose steps have commands of their own"
 
@@ -640,44 +987,70 @@ _COMMANDS = {
 # %% ../nbs/cli.ipynb #199e45c4
 def parser() -> argparse.ArgumentParser:
     "The command line's grammar."
-    top = argparse.ArgumentParser(prog="bertvision", description="From task names to an audited table: fine-tune, compare and report transformer encoders.",
-                                  epilog="Try: bertvision run demo")
+    top = argparse.ArgumentParser(
+        prog="bertvision",
+        description="From task names to an audited table: fine-tune, compare and report transformer encoders.",
+        epilog="Try: bertvision run demo",
+    )
     top.add_argument("--version", action="version", version=f"bertvision {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, text in _COMMANDS.items():
         sub = commands.add_parser(command.__name__, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(command=command)
-        if command in (run, search, plan, status, accept, verify, report): _study_arguments(sub, command is search)
-        if command is search: _search_arguments(sub)
+        if command in (run, search, plan, status, accept, verify, report):
+            _study_arguments(sub, command is search)
+        if command is search:
+            _search_arguments(sub)
         if command in (run, search):
             _engine_arguments(sub)
             sub.add_argument("--dry-run", action="store_true", help="list all runs and write nothing")
-        if command is accept: sub.add_argument("--reason", required=True, metavar="TEXT", help="why the changes since leave every number as it was")
-        if command is verify: _verify_arguments(sub)
-        if command is predict: _predict_arguments(sub)
-        if command is score: _score_arguments(sub)
-        if command is submit: _submit_arguments(sub)
-        if command is embed: _embed_arguments(sub)
-        if command is hans: _hans_arguments(sub)
-        if command is probes: _probes_arguments(sub)
-        if command is encoders: sub.add_argument("--gluon", action="store_true", help="the names of GluonNLP's model zoo and what holds the same weights here")
-        if command is doctor: sub.add_argument("--data", metavar="DIR", help="folder with one directory a task")
-        if command is export: _export_arguments(sub)
-        if command is compare: _compare_arguments(sub)
-        if command is readme: sub.add_argument("--check", action="store_true", help="write nothing; exit code 1 when README.md is stale")
+        if command is accept:
+            sub.add_argument(
+                "--reason", required=True, metavar="TEXT", help="why the changes since leave every number as it was"
+            )
+        if command is verify:
+            _verify_arguments(sub)
+        if command is predict:
+            _predict_arguments(sub)
+        if command is score:
+            _score_arguments(sub)
+        if command is submit:
+            _submit_arguments(sub)
+        if command is embed:
+            _embed_arguments(sub)
+        if command is hans:
+            _hans_arguments(sub)
+        if command is probes:
+            _probes_arguments(sub)
+        if command is encoders:
+            sub.add_argument(
+                "--gluon",
+                action="store_true",
+                help="the names of GluonNLP's model zoo and what holds the same weights here",
+            )
+        if command is doctor:
+            sub.add_argument("--data", metavar="DIR", help="folder with one directory a task")
+        if command is export:
+            _export_arguments(sub)
+        if command is compare:
+            _compare_arguments(sub)
+        if command is readme:
+            sub.add_argument("--check", action="store_true", help="write nothing; exit code 1 when README.md is stale")
     return top
 
 # %% ../nbs/cli.ipynb #32c0bba5
 def main(
-    argv=None, # arguments; None = those of the process
-) -> int: # exit code
+    argv=None,  # arguments; None = those of the process
+) -> int:  # exit code
     "Carry out one command; a user's mistake is one line on stderr and exit code 2, anything else keeps its traceback."
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")  # terminals without UTF-8
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # terminals without UTF-8
     argv = sys.argv[1:] if argv is None else list(argv)
     end = argv.index("--") if "--" in argv and argv[0] in ("run", "search") else len(argv)
-    args = parser().parse_args(argv[:end], argparse.Namespace(extra=argv[end + 1:]))
-    try: return args.command(args)
+    args = parser().parse_args(argv[:end], argparse.Namespace(extra=argv[end + 1 :]))
+    try:
+        return args.command(args)
     except BertvisionError as e:
         print(f"bertvision: error: {e}", file=sys.stderr)
         return 2

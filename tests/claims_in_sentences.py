@@ -12,8 +12,8 @@ from claims_in_pages import (
     NUMBER,
     RANDOM,
     TRIVIAL,
-    Table,
     WORD,
+    Table,
     Wrong,
     clauses,
     counts,
@@ -279,9 +279,7 @@ def published(r, name, k, n, low, high):
 def method_verdict(r, method, text):
     mine = r.some(method=method)
     by_task, base = {c.about["task"]: c for c in mine}, mine[0].about["base"]
-    item = (
-        rf"({options(by_task)}) \(({NUMBER})(?:, {ENDS})?(?:, fragile: ({NUMBER}|nothing left) without collapsed seeds)?\)(?:, |$)"
-    )
+    item = rf"({options(by_task)}) \(({NUMBER})(?:, {ENDS})?(?:, fragile: ({NUMBER}|nothing left) without collapsed seeds)?\)(?:, |$)"
     told = []
     for i, clause in enumerate(clauses(text)):
         link = "" if i else rf" (?:than|against) {re.escape(base)}"

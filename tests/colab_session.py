@@ -1,6 +1,7 @@
 """A Colab session and its end: `python tests/colab_session.py STUDY.yaml FOLDER` runs the tutorial, pulls the plug, and runs it again.
 
 A session has a disk of its own, which is wiped with it, and Drive, which is not. Everything in it dies at once, without a word."""
+
 import os
 import shutil
 import signal
@@ -12,7 +13,9 @@ from pathlib import Path
 import psutil
 
 TUTORIAL = Path(__file__).parents[1] / "nbs" / "tutorials" / "study_on_colab.ipynb"
-STAND_IN = "def mount(place):\n    import pathlib\n    (pathlib.Path(place) / 'MyDrive').mkdir(parents=True, exist_ok=True)\n"
+STAND_IN = (
+    "def mount(place):\n    import pathlib\n    (pathlib.Path(place) / 'MyDrive').mkdir(parents=True, exist_ok=True)\n"
+)
 
 
 def start(place: Path, study: Path) -> subprocess.Popen:
@@ -21,18 +24,29 @@ def start(place: Path, study: Path) -> subprocess.Popen:
     colab.mkdir(parents=True)
     (colab / "__init__.py").write_text("from . import drive\n")
     (colab / "drive.py").write_text(STAND_IN)
-    env = os.environ | {"COLAB_RELEASE_TAG": "stand-in", "BERTVISION_CACHE": str(disk / "cache"), "PYTHONPATH": os.pathsep.join(filter(None, [str(colab.parents[1]), os.environ.get("PYTHONPATH")]))}
+    env = os.environ | {
+        "COLAB_RELEASE_TAG": "stand-in",
+        "BERTVISION_CACHE": str(disk / "cache"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(colab.parents[1]), os.environ.get("PYTHONPATH")])),
+    }
     words = ["-p", "study", str(study), "-p", "mount", str(place / "drive"), "-p", "minutes", "0.001"]
-    return subprocess.Popen([sys.executable, "-m", "papermill", str(TUTORIAL), str(disk / "session.ipynb"), *words, "--no-progress-bar"], cwd=disk, env=env,
-                            stdout=open(disk / "log.txt", "w"), stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "papermill", str(TUTORIAL), str(disk / "session.ipynb"), *words, "--no-progress-bar"],
+        cwd=disk,
+        env=env,
+        stdout=open(disk / "log.txt", "w"),
+        stderr=subprocess.STDOUT,
+    )
 
 
 def pull_the_plug(session: subprocess.Popen, place: Path):
     """Kill all that the session has started, and wipe its disk."""
     everybody = psutil.Process(session.pid).children(recursive=True)
     for process in [psutil.Process(session.pid), *everybody]:
-        try: process.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess: pass
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            pass
     session.wait()
     psutil.wait_procs(everybody, timeout=10)
     shutil.rmtree(place / "disk")
@@ -44,11 +58,14 @@ def begun(place: Path, share: float) -> bool:
 
     for path in (place / "drive").rglob("progress.json"):
         told, record = (json.loads(p.read_text()) for p in (path, path.with_name("record.json")))
-        if share <= told["done"] / told["total"] < 1 and record["status"] == "running": return True
+        if share <= told["done"] / told["total"] < 1 and record["status"] == "running":
+            return True
     return False
 
 
-def disconnected_once(place: Path, study: Path, share: float = 0.3, patience: float = 300) -> int: # exit code of the second session
+def disconnected_once(
+    place: Path, study: Path, share: float = 0.3, patience: float = 300
+) -> int:  # exit code of the second session
     """Run the tutorial until a run is under way, pull the plug, run it again to its end."""
     session, end = start(place, study), time.monotonic() + patience
     while not begun(place, share):

@@ -1,4 +1,5 @@
 """What the tests share: the folder with real data, when there is one."""
+
 import os
 import signal
 import sys
@@ -7,10 +8,14 @@ from pathlib import Path
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers with all threads each would wait for each other
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # before torch: workers with all threads each would wait for each other
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell ignores Ctrl-C, and so would the processes that tests interrupt
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # in the background a shell ignores Ctrl-C, and so would the processes that tests interrupt
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,7 +25,8 @@ def outputs_elsewhere(tmp_path_factory):
     os.environ["BERTVISION_OUTPUTS"] = str(tmp_path_factory.mktemp("outputs"))
     yield
     os.environ.pop("BERTVISION_OUTPUTS")
-    if before is not None: os.environ["BERTVISION_OUTPUTS"] = before
+    if before is not None:
+        os.environ["BERTVISION_OUTPUTS"] = before
 
 
 @pytest.fixture(autouse=True)
@@ -52,4 +58,5 @@ def data_dir() -> Path:
 def pytest_collection_modifyitems(items):
     """Tests that ask for real data can be chosen: `-m real`."""
     for item in items:
-        if "data_dir" in item.fixturenames: item.add_marker("real")
+        if "data_dir" in item.fixturenames:
+            item.add_marker("real")

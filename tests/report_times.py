@@ -7,6 +7,7 @@ once before the clock runs, which compiles them; nothing else is kept from one r
 the old code and then with this one. Wall times are those of a person who waits; CPU times count all processes.
 The load tells whether something else was at work: ratios are worth most when it is low.
 """
+
 import argparse
 import os
 import resource
@@ -34,23 +35,34 @@ def checked_out(commit: str, place: Path) -> Path:
 def report(tree: Path, study: str, outputs: Path) -> tuple:
     """Wall and CPU seconds of one report."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    done = subprocess.run([sys.executable, "-c", COMMAND, "report", study, "--out", str(outputs)], cwd=tree,
-                          env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, "report", study, "--out", str(outputs)],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        capture_output=True,
+        text=True,
+    )
     wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode: sys.exit(f"{tree}: report {study} ended with {done.returncode}\n{done.stderr[-2000:]}")
+    if done.returncode:
+        sys.exit(f"{tree}: report {study} ended with {done.returncode}\n{done.stderr[-2000:]}")
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def measure(sides: dict, studies: list, rounds: int, show=print) -> dict:
     """(study, side) -> (wall, CPU) of each round; sides: name -> (tree, outputs)."""
-    for tree, _ in sides.values(): subprocess.run([sys.executable, "-c", IMPORTS], cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, check=True)
+    for tree, _ in sides.values():
+        subprocess.run(
+            [sys.executable, "-c", IMPORTS], cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, check=True
+        )
     found = {}
     for number in range(rounds):
         for study in studies:
             for name, side in sides.items():
                 found.setdefault((study, name), []).append(report(side[0], study, side[1]))
                 wall, cpu = found[study, name][-1]
-                show(f"round {number + 1}: {study:20} {name:4} {wall:6.1f} s wall {cpu:6.1f} s CPU   load {os.getloadavg()[0]:.1f}")
+                show(
+                    f"round {number + 1}: {study:20} {name:4} {wall:6.1f} s wall {cpu:6.1f} s CPU   load {os.getloadavg()[0]:.1f}"
+                )
     return found
 
 
@@ -73,9 +85,13 @@ def main(argv=None):
     with tempfile.TemporaryDirectory(prefix="report-times-") as folder:
         sides = {"old": checked_out(args.old, Path(folder) / "old"), "new": HERE}
         for name in sides:
-            for study in studies: shutil.copytree(HERE / "outputs" / study, Path(folder) / f"outputs-{name}" / study)
-        found = measure({name: (tree, Path(folder) / f"outputs-{name}") for name, tree in sides.items()}, studies, args.rounds)
+            for study in studies:
+                shutil.copytree(HERE / "outputs" / study, Path(folder) / f"outputs-{name}" / study)
+        found = measure(
+            {name: (tree, Path(folder) / f"outputs-{name}") for name, tree in sides.items()}, studies, args.rounds
+        )
     print(f"\nload at the end {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores\n\n{table(found, studies)}")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
     python tests/runner_overhead.py --runs 8 --rounds 3
 
 The run imports the trainer, writes its record and does nothing else, so that all its time is overhead. The four ways take turns; medians are printed."""
+
 import argparse
 import statistics
 import subprocess
@@ -21,7 +22,9 @@ MAIN = "import sys; from bertvision.cli import main; sys.exit(main())"
 def make(place: Path, runs: int) -> Lab:
     lab = Lab(place)
     lab.experiment(IMPORTS, START, FINISH)
-    lab.study(f"{{tasks: [toy-sentiment], encoders: [tiny-random], seeds: {list(range(runs))}, steps: {{learn: {{}}}}}}")
+    lab.study(
+        f"{{tasks: [toy-sentiment], encoders: [tiny-random], seeds: {list(range(runs))}, steps: {{learn: {{}}}}}}"
+    )
     return lab
 
 
@@ -41,15 +44,38 @@ def study(place: Path, runs: int, before: str = "") -> float:
 def papermill(place: Path, runs: int) -> float:
     lab = make(place, runs)
     notebook = lab.root / "experiments" / "learn.ipynb"
-    return statistics.mean(timed("-m", "papermill", notebook, place / f"{s}.ipynb", "-p", "seed", s, "-p", "out_dir", place / f"run-{s}", "--no-progress-bar") for s in range(runs))
+    return statistics.mean(
+        timed(
+            "-m",
+            "papermill",
+            notebook,
+            place / f"{s}.ipynb",
+            "-p",
+            "seed",
+            s,
+            "-p",
+            "out_dir",
+            place / f"run-{s}",
+            "--no-progress-bar",
+        )
+        for s in range(runs)
+    )
 
 
 def script(place: Path, runs: int) -> float:
-    code = [PARAMETERS.replace('out_dir = ""', f"out_dir = {str(place / f'run-{s}')!r}").replace("seed = 0", f"seed = {s}") for s in range(runs)]
+    code = [
+        PARAMETERS.replace('out_dir = ""', f"out_dir = {str(place / f'run-{s}')!r}").replace("seed = 0", f"seed = {s}")
+        for s in range(runs)
+    ]
     return statistics.mean(timed("-c", "\n".join([c, IMPORTS, START, FINISH])) for c in code)
 
 
-WAYS = {"plain script": script, "papermill, a command a run": papermill, "bertvision run, each kernel started anew": lambda *a: study(*a, COLD), "bertvision run": study}
+WAYS = {
+    "plain script": script,
+    "papermill, a command a run": papermill,
+    "bertvision run, each kernel started anew": lambda *a: study(*a, COLD),
+    "bertvision run": study,
+}
 
 
 def main(argv=None):
@@ -60,10 +86,14 @@ def main(argv=None):
     found = {way: [] for way in WAYS}
     for _ in range(args.rounds):
         for way, ask in WAYS.items():
-            with tempfile.TemporaryDirectory(prefix="overhead-") as place: found[way].append(ask(Path(place), args.runs))
+            with tempfile.TemporaryDirectory(prefix="overhead-") as place:
+                found[way].append(ask(Path(place), args.runs))
     medians = {way: statistics.median(times) for way, times in found.items()}
     for way, seconds in medians.items():
-        print(f"{way:42} {seconds:6.2f} s a run, {seconds - medians['plain script']:+6.2f} s, {medians['papermill, a command a run'] / seconds:.2f} times as fast as papermill's command")
+        print(
+            f"{way:42} {seconds:6.2f} s a run, {seconds - medians['plain script']:+6.2f} s, {medians['papermill, a command a run'] / seconds:.2f} times as fast as papermill's command"
+        )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

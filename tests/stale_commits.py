@@ -14,6 +14,7 @@ Both rules are today's, also in old trees. Every run is a fork of a process that
 its own. `history` and `edits` train for one epoch, which executes the same functions as the notebooks' defaults: compared
 for the three experiments at 7fd1a90. `replay` takes the defaults. Nothing is read from the network.
 """
+
 import argparse
 import contextlib
 import importlib
@@ -38,15 +39,42 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ("finetune", "train_heads", "probe_layers")
 SECONDS = 300  # a run that takes longer has failed
-WARM = ("numpy", "pandas", "pyarrow.parquet", "torch", "torch._dynamo", "transformers", "datasets", "accelerate",
-        "h5py", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", 
-        "matplotlib.pyplot", "transformers.models.bert.modeling_bert", "scipy.stats", "sklearn.metrics",
-        "IPython.core.interactiveshell")
-CLOCKS = ("seconds", "per_second", "started", "finished", "memory", "code_version", "versions", "attempt", "stock",
-          "executed", "bytes_written", "groups")  # also what differs between two runs of one tree, which write times
+WARM = (
+    "numpy",
+    "pandas",
+    "pyarrow.parquet",
+    "torch",
+    "torch._dynamo",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "h5py",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "matplotlib.pyplot",
+    "transformers.models.bert.modeling_bert",
+    "scipy.stats",
+    "sklearn.metrics",
+    "IPython.core.interactiveshell",
+)
+CLOCKS = (
+    "seconds",
+    "per_second",
+    "started",
+    "finished",
+    "memory",
+    "code_version",
+    "versions",
+    "attempt",
+    "stock",
+    "executed",
+    "bytes_written",
+    "groups",
+)  # also what differs between two runs of one tree, which write times
 
 
 # trees
+
 
 def git(*words) -> str:
     """Return what git prints."""
@@ -55,8 +83,16 @@ def git(*words) -> str:
 
 def commits_of_package(until: str, count: int) -> list[tuple[str, str, str]]:
     """Return (commit, parent, subject) of the last commits that changed a module, newest first."""
-    lines = git("log", "--no-merges", f"-{count}", "--format=%h %p %s", until, "--", "bertvision/*.py",
-                ":!bertvision/_modidx.py").splitlines()
+    lines = git(
+        "log",
+        "--no-merges",
+        f"-{count}",
+        "--format=%h %p %s",
+        until,
+        "--",
+        "bertvision/*.py",
+        ":!bertvision/_modidx.py",
+    ).splitlines()
     return [tuple(line.split(" ", 2)) for line in lines]
 
 
@@ -65,14 +101,16 @@ def extract(commit: str, folder: Path) -> Path:
     for path in folder.rglob("*"):
         if path.is_file() and path.suffix != ".pyc":
             path.unlink()
-    archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit, "bertvision", "nbs"], check=True,
-                             stdout=subprocess.PIPE)
+    archive = subprocess.run(
+        ["git", "-C", str(ROOT), "archive", commit, "bertvision", "nbs"], check=True, stdout=subprocess.PIPE
+    )
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
         tar.extractall(folder, filter="data")
     return folder
 
 
 # processes
+
 
 def in_fork(work, *given):
     """Return what a function returns in a fork of this process, as JSON has it; {"error": …} when it fails."""
@@ -120,6 +158,7 @@ def code_cells(notebook: Path) -> list[tuple[str, list]]:
 
 # what is asked in a fork
 
+
 def run_experiment(tree: Path, experiment: str, out: str, short: bool = True) -> dict:
     """Run a notebook with its defaults, or for one epoch only; return what it executed."""
     from IPython.core.interactiveshell import InteractiveShell
@@ -127,8 +166,12 @@ def run_experiment(tree: Path, experiment: str, out: str, short: bool = True) ->
 
     for name in ("BERTVISION_DATA", "BERTVISION_MARKS", "BERTVISION_MARKS_DIR"):
         os.environ.pop(name, None)
-    os.environ |= {"BERTVISION_CACHE": os.path.abspath("cache"), "IPYTHONDIR": os.path.abspath("ipython"),
-                   "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {
+        "BERTVISION_CACHE": os.path.abspath("cache"),
+        "IPYTHONDIR": os.path.abspath("ipython"),
+        "MPLBACKEND": "Agg",
+        "HF_HUB_OFFLINE": "1",
+    }
     executed = enter(tree)
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     for source, tags in code_cells(tree / "nbs" / "experiments" / f"{experiment}.ipynb"):
@@ -175,21 +218,24 @@ def closures_in(old: Path, new: Path, experiments: list) -> dict:
 
 # history
 
+
 @dataclass
 class Row:
     """What a commit does to the runs of an experiment."""
+
     commit: str
     parent: str
     subject: str
     experiment: str
     modules: list = field(default_factory=list)  # that the notebook imports and that differ
-    ran: list = field(default_factory=list)      # what was executed and differs
-    notebook: bool = False                       # whether the notebook differs
-    error: str = ""                              # of the run
+    ran: list = field(default_factory=list)  # what was executed and differs
+    notebook: bool = False  # whether the notebook differs
+    error: str = ""  # of the run
 
 
 class History:
     """Runs the experiments at the parents of commits; a run whose code is that of an earlier one is not run again."""
+
     def __init__(self, place: Path):
         self.old, self.new, self.out = place / "old", place / "new", place / "out"
         self.kept = {}  # (experiment, code) -> what was executed
@@ -265,15 +311,29 @@ def describe_row(row: Row) -> str:
 
 def print_history(rows: list[Row]):
     """Print the table of all commits."""
-    head = ("experiment", "commits", "stale by module", "stale by what ran", "notebook changed", "module or notebook",
-            "what ran or notebook", "run failed")
+    head = (
+        "experiment",
+        "commits",
+        "stale by module",
+        "stale by what ran",
+        "notebook changed",
+        "module or notebook",
+        "what ran or notebook",
+        "run failed",
+    )
     print(" | ".join(head))
     for experiment in EXPERIMENTS:
         mine = [row for row in rows if row.experiment == experiment]
         good = [row for row in mine if not row.error]
-        counts = [len(mine), sum(bool(row.modules) for row in mine), sum(bool(row.ran) for row in good),
-                  sum(row.notebook for row in mine), sum(bool(row.modules or row.notebook) for row in mine),
-                  sum(bool(row.ran or row.notebook) for row in good), len(mine) - len(good)]
+        counts = [
+            len(mine),
+            sum(bool(row.modules) for row in mine),
+            sum(bool(row.ran) for row in good),
+            sum(row.notebook for row in mine),
+            sum(bool(row.modules or row.notebook) for row in mine),
+            sum(bool(row.ran or row.notebook) for row in good),
+            len(mine) - len(good),
+        ]
         print(" | ".join([experiment, *map(str, counts)]))
     odd = [row for row in rows if row.ran and not row.modules]
     print(f"stale by what ran and not by module: {len(odd)}")
@@ -282,6 +342,7 @@ def print_history(rows: list[Row]):
 
 
 # the other direction: is what is not stale really the same?
+
 
 def results_of(folder: Path):
     """Return a run's record without what a clock, a machine or a version says, and its predictions."""
@@ -334,8 +395,11 @@ def replay(args):
             first, second = map(results_of, outs)
             differ = differences(first, second)
             result = f"differ in {', '.join(differ)}" if differ else "equal to the bit"
-            print(f"{row.parent} → {row.commit} {row.experiment}: {len(first[1])} predictions, {result}",
-                  f"({shortened(row.modules)})", flush=True)
+            print(
+                f"{row.parent} → {row.commit} {row.experiment}: {len(first[1])} predictions, {result}",
+                f"({shortened(row.modules)})",
+                flush=True,
+            )
 
 
 # edits of one line
@@ -358,17 +422,21 @@ register_encoder(Zoo("distilroberta-base", "distilbert/distilroberta-base", laye
 """
 EDITS = {  # title -> (file, old text, new text); an old text of "" stands for the end of the file
     "a plot that probe_layers draws of some runs": [
-        ("probing/similarity.py", 'cmap="viridis", square=True', 'cmap="magma", square=True')],
+        ("probing/similarity.py", 'cmap="viridis", square=True', 'cmap="magma", square=True')
+    ],
     "a plot that finetune draws": [("training/loop.py", 'ylabel="training loss"', 'ylabel="loss in training"')],
     "a message, its function not executed by a good run": [
-        ("recipes.py", "; expected for instance adapter", "; try adapter")],
+        ("recipes.py", "; expected for instance adapter", "; try adapter")
+    ],
     "a message, in a function that runs execute": [
-        ("training/loop.py", " has no head: load it with", " lacks a head: load it with")],
+        ("training/loop.py", " has no head: load it with", " lacks a head: load it with")
+    ],
     "a new head": [
         ("models/poolers.py", "", POOLER),
         ("models/heads.py", "LayerConv, Mean, MeanLayers", "LayerConv, MaxLayers, Mean, MeanLayers"),
         ("models/heads.py", '"mean": MeanLayers,', '"mean": MeanLayers, "max": MaxLayers,'),
-        ("recipes.py", 'LAYER_POOLERS = ("last",', 'LAYER_POOLERS = ("last", "max",')],
+        ("recipes.py", 'LAYER_POOLERS = ("last",', 'LAYER_POOLERS = ("last", "max",'),
+    ],
     "a new task": [("data/tasks.py", "", TASK)],
     "a new encoder": [("models/zoo.py", "", ENCODER)],
 }
@@ -427,6 +495,7 @@ def print_edit(title: str, today: Path, edited: Path, kept: dict, counts: Counte
 
 
 # command line
+
 
 def warm_up():
     """Import what takes long."""

@@ -1,4 +1,5 @@
 """A little lab for the runner's tests: experiments of plain Python, studies, records of runs that never took place."""
+
 import json
 import shutil
 import textwrap
@@ -8,13 +9,15 @@ import psutil
 
 from bertvision.cli import main
 from bertvision.core.io import read_json, write_json
-from bertvision.runs.records import new_record
 from bertvision.engine.grid import load_study
-from bertvision.engine.plan import plan
 from bertvision.engine.local import run_study
+from bertvision.engine.plan import plan
+from bertvision.runs.records import new_record
 
 PARAMETERS = 'task = "cola"\nencoder = "tiny-random"\nseed = 0\nlr = 1e-4\nepochs = 1.0\nout_dir = ""'
-START = 'from bertvision.runs.run import Run\nrun = Run.start("learn", dict(task=task, seed=seed, lr=lr), out_dir, seed)'
+START = (
+    'from bertvision.runs.run import Run\nrun = Run.start("learn", dict(task=task, seed=seed, lr=lr), out_dir, seed)'
+)
 FINISH = 'run.finish({"validation": {"accuracy": 0.5 + seed / 10}})'
 STUDY = """
     tasks: [toy-sentiment]
@@ -30,6 +33,7 @@ TWO_STEPS = """
     steps: {learn: {}, use: {needs: [learn]}}
 """
 
+
 class Lab:
     """A folder with experiments/, studies/, reports/ and outputs/."""
 
@@ -38,8 +42,17 @@ class Lab:
         self.study(STUDY)
 
     def notebook(self, name: str, *cells: str, tag: str = "parameters") -> Path:
-        body = [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": [tag] if i == 0 else []}, "source": source,
-                 "outputs": [], "execution_count": None} for i, source in enumerate(cells)]
+        body = [
+            {
+                "cell_type": "code",
+                "id": f"c{i}",
+                "metadata": {"tags": [tag] if i == 0 else []},
+                "source": source,
+                "outputs": [],
+                "execution_count": None,
+            }
+            for i, source in enumerate(cells)
+        ]
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         path = self.root / f"{name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +83,8 @@ def gone(pid: int) -> bool:
 def cola_folder(folder: Path) -> Path:
     """A data folder with as little of CoLA as a plan looks at."""
     (folder / "CoLA").mkdir(parents=True)
-    for name in ("train.tsv", "dev.tsv"): (folder / "CoLA" / name).write_text("a\t1\t\tA sentence .\n")
+    for name in ("train.tsv", "dev.tsv"):
+        (folder / "CoLA" / name).write_text("a\t1\t\tA sentence .\n")
     return folder
 
 
@@ -94,7 +108,8 @@ def run_small(place: Path, name: str, text: str, code: int = 0) -> Path:
 def keep(study, wanted, planned=False):
     "Keep the runs that are wanted; what is planned stays or is the same."
     for place in (study / "runs").iterdir():
-        if not wanted(place.name): shutil.rmtree(place)
+        if not wanted(place.name):
+            shutil.rmtree(place)
     if not planned:
         plan = read_json(study / "plan.json")
         write_json(study / "plan.json", plan | {"jobs": [j for j in plan["jobs"] if wanted(j["run"])]})

@@ -1,16 +1,17 @@
 """Finished runs of an older code: what may be accepted, what never, and that the report says so."""
+
 import pytest
 from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, pretend_done
 
 from bertvision.cli import main
 from bertvision.core.errors import ParameterError, StudyError
 from bertvision.core.io import write_json
-from bertvision.runs.locks import lock
-from bertvision.runs.records import read_record
 from bertvision.engine.accept import accept
 from bertvision.engine.plan import job_state
 from bertvision.reporting.glue import accepted
 from bertvision.reporting.results import read_study
+from bertvision.runs.locks import lock
+from bertvision.runs.records import read_record
 
 
 @pytest.fixture
@@ -19,7 +20,8 @@ def lab(tmp_path):
     lab.study(TWO_STEPS)
     lab.experiment()
     lab.experiment(name="use", parameters=PARAMETERS + '\nlearn_dir = ""')
-    for job in lab.plan().jobs: pretend_done(job)
+    for job in lab.plan().jobs:
+        pretend_done(job)
     return lab
 
 
@@ -42,7 +44,9 @@ def test_a_record_keeps_what_made_it(lab):
     after = read_record(lab.plan().jobs[0].folder)
     (entry,) = after["accepted"]
     assert entry["was"] == {k: before["fingerprints"][k] for k in ("notebook", "job")}
-    assert {k: v for k, v in after.items() if k not in ("accepted", "fingerprints")} == {k: v for k, v in before.items() if k != "fingerprints"}
+    assert {k: v for k, v in after.items() if k not in ("accepted", "fingerprints")} == {
+        k: v for k, v in before.items() if k != "fingerprints"
+    }
 
 
 def test_a_new_parameter_at_its_default_is_accepted_another_value_is_not(lab):
@@ -68,18 +72,21 @@ def test_another_value_of_a_known_parameter_is_refused(lab):
 
 
 def test_what_was_built_on_other_runs_is_refused(lab):
-    for job in lab.plan("learn.lr=1e-3").jobs[:2]: pretend_done(job)  # the first step was run again, the second was not
+    for job in lab.plan("learn.lr=1e-3").jobs[:2]:
+        pretend_done(job)  # the first step was run again, the second was not
     done, refused = accept(lab.plan("learn.lr=1e-3"), "only the code has changed")
     assert done == [] and set(refused.values()) == {"it was built on other runs"}
 
 
 def test_no_reason_no_acceptance(lab):
-    with pytest.raises(ParameterError, match="expected a sentence"): accept(lab.plan(), "  ")
+    with pytest.raises(ParameterError, match="expected a sentence"):
+        accept(lab.plan(), "  ")
 
 
 def test_not_beside_a_running_study(lab):
     held = lock(lab.plan().folder / ".lock")
-    with pytest.raises(StudyError, match="another bertvision is running"): accept(lab.plan(), "a comment")
+    with pytest.raises(StudyError, match="another bertvision is running"):
+        accept(lab.plan(), "a comment")
     held.close()
 
 
@@ -93,4 +100,5 @@ def test_the_report_lists_reasons(lab):
 def test_command(tmp_path, capsys):
     argv = ["accept", "demo", "--out", str(tmp_path), "--reason", "nothing has been run"]
     assert main(argv) == 0 and "0 runs accepted, 0 refused" in capsys.readouterr().out
-    with pytest.raises(SystemExit): main(argv[:-2])
+    with pytest.raises(SystemExit):
+        main(argv[:-2])

@@ -1,17 +1,23 @@
 """A bank of heads: alone or in company, stored or streamed, in one pass or several, a head comes out the same."""
+
 import numpy as np
 import pytest
 
 from bertvision import load_encoder, load_task, split, subset
 from bertvision.core.errors import ParameterError, TrainingError
 from bertvision.data.batches import tokenise
-from bertvision.heads.specs import HeadRecipe
-from bertvision.states.stream import extract, Stream
 from bertvision.heads.bank import Bank
+from bertvision.heads.specs import HeadRecipe
+from bertvision.states.stream import Stream, extract
 
-RECIPES = [HeadRecipe("adapter-8:mean", lr=1e-2, epochs=2, seed=0), HeadRecipe("adapter-8:mean", lr=3e-3, epochs=3, seed=1, patience=1),
-           HeadRecipe("adapter-8:mean", lr=1e-2, epochs=1, seed=2), HeadRecipe("scalar-mix-norm:attention", lr=1e-2, epochs=2),
-           HeadRecipe("adapter-8-skip-unshared:cls", lr=1e-2, epochs=2), HeadRecipe("conv-nxn:mean", lr=1e-2, epochs=1)]
+RECIPES = [
+    HeadRecipe("adapter-8:mean", lr=1e-2, epochs=2, seed=0),
+    HeadRecipe("adapter-8:mean", lr=3e-3, epochs=3, seed=1, patience=1),
+    HeadRecipe("adapter-8:mean", lr=1e-2, epochs=1, seed=2),
+    HeadRecipe("scalar-mix-norm:attention", lr=1e-2, epochs=2),
+    HeadRecipe("adapter-8-skip-unshared:cls", lr=1e-2, epochs=2),
+    HeadRecipe("conv-nxn:mean", lr=1e-2, epochs=1),
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +45,17 @@ def test_in_company_as_alone(lab):
     together = trained(lab, group=3)
     for i, recipe in enumerate(RECIPES):
         alone = trained(lab, [recipe])
-        for name in alone.logits: np.testing.assert_allclose(together.logits[name][i], alone.logits[name][0], atol=2e-4)
+        for name in alone.logits:
+            np.testing.assert_allclose(together.logits[name][i], alone.logits[name][0], atol=2e-4)
         assert together.best_steps[i] == alone.best_steps[0]
 
 
 def test_stored_as_streamed(lab, tmp_path):
     task, encoder, tokens = lab
-    stored = {n: extract(encoder, t, tmp_path / f"{n}.h5", dtype="fp32", precision="fp32", task=task.name, split=n) for n, t in tokens.items()}
+    stored = {
+        n: extract(encoder, t, tmp_path / f"{n}.h5", dtype="fp32", precision="fp32", task=task.name, split=n)
+        for n, t in tokens.items()
+    }
     one = trained(lab, group=1)
     other = trained(lab, states=(stored.pop("train"), stored.pop("selection"), stored), group=1)
     for i in range(len(RECIPES)):
@@ -55,13 +65,14 @@ def test_stored_as_streamed(lab, tmp_path):
 def test_several_passes_as_one(lab):
     one, several = trained(lab, group=1), trained(lab, group=1, memory=1)
     assert (one.passes, several.passes) == (1, len(RECIPES))
-    for a, b in zip(one.logits["validation"], several.logits["validation"]): np.testing.assert_allclose(a, b, atol=1e-5)
+    for a, b in zip(one.logits["validation"], several.logits["validation"]):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_each_head_stops_by_its_own_rule(lab):
     history = trained(lab).history.groupby("head").size()
-    assert history[2] == 1 and history[0] == 2       # an epoch each, as the recipes say
-    assert 2 <= history[1] <= 3                       # three, or stopped by its patience of one
+    assert history[2] == 1 and history[0] == 2  # an epoch each, as the recipes say
+    assert 2 <= history[1] <= 3  # three, or stopped by its patience of one
 
 
 def test_choice_looks_at_the_selection_part_alone(lab):
@@ -76,16 +87,22 @@ def test_regression(lab):
     data.splits["train"] = subset(data["train"], 100, seed=0)
     parts, encoder = split(data), lab[1]
     train, selection = (Stream(encoder, tokenise(r, encoder.tokenizer, 64)) for r in (parts.train, parts.selection))
-    result = Bank([HeadRecipe("adapter-8:mean", lr=1e-2, epochs=2)], data.task, train.layers, train.width).fit(train, selection)
+    result = Bank([HeadRecipe("adapter-8:mean", lr=1e-2, epochs=2)], data.task, train.layers, train.width).fit(
+        train, selection
+    )
     assert result.logits["selection"][0].shape == (10, 1) and "pearson" in result.metrics[0]["selection"]
 
 
 def test_refusals(lab):
     train, selection, _ = streams(lab)
-    with pytest.raises(ParameterError, match="layer = 3: expected 0 to 2"): Bank([HeadRecipe("layer-3:cls")], lab[0], 3, 64)
-    with pytest.raises(ParameterError, match="size 70000"): HeadRecipe("adapter-70000:cls")
-    with pytest.raises(ParameterError, match="flatten head needs"): Bank([HeadRecipe("adapter-8:flatten")], lab[0], 3, 64)
-    with pytest.raises(TrainingError, match="the bank was made for 4"): Bank(RECIPES[:1], lab[0], 4, 64).fit(train, selection)
+    with pytest.raises(ParameterError, match="layer = 3: expected 0 to 2"):
+        Bank([HeadRecipe("layer-3:cls")], lab[0], 3, 64)
+    with pytest.raises(ParameterError, match="size 70000"):
+        HeadRecipe("adapter-70000:cls")
+    with pytest.raises(ParameterError, match="flatten head needs"):
+        Bank([HeadRecipe("adapter-8:flatten")], lab[0], 3, 64)
+    with pytest.raises(TrainingError, match="the bank was made for 4"):
+        Bank(RECIPES[:1], lab[0], 4, 64).fit(train, selection)
     other = load_task("toy-entailment")
     rows = Stream(lab[1], tokenise(subset(other["train"], 20), lab[1].tokenizer, 64), task_name="toy-entailment")
     with pytest.raises(TrainingError, match="selection holds labels of toy-entailment, train of toy-sentiment"):

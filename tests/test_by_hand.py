@@ -1,4 +1,5 @@
 """Runs by hand: refused in the notebook itself, kept in a place of their own, and honest about how they ended."""
+
 import re
 import subprocess
 import sys
@@ -7,11 +8,11 @@ from dataclasses import fields
 import pytest
 from study_lab import Lab
 
-from bertvision.runs import run as runs
-from bertvision.core.errors import OutputError, ParameterError
+from bertvision.core.errors import OutputError
 from bertvision.core.io import read_json, resources, write_json
-from bertvision.runs.recipes import Recipe
+from bertvision.runs import run as runs
 from bertvision.runs.parameters import notebook_cells, read_parameters
+from bertvision.runs.recipes import Recipe
 from bertvision.runs.records import read_record
 from bertvision.runs.run import Run
 
@@ -47,10 +48,17 @@ def started(target) -> int:
     return sum(c["execution_count"] is not None for c in code)
 
 
-@pytest.mark.parametrize("words, reason", [
-    (("learning_rate", "1e-4"), "finetune: unknown parameter 'learning_rate' (did you mean 'lr'?)"),
-    (("epochs", "many"), "finetune: epochs = 'many': expected float, got str"),
-    (("keep_model", "false"), "finetune: keep_model = 'false': expected bool, got str: write False, without quotes")])
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (("learning_rate", "1e-4"), "finetune: unknown parameter 'learning_rate' (did you mean 'lr'?)"),
+        (("epochs", "many"), "finetune: epochs = 'many': expected float, got str"),
+        (
+            ("keep_model", "false"),
+            "finetune: keep_model = 'false': expected bool, got str: write False, without quotes",
+        ),
+    ],
+)
 def test_papermill_by_hand_ends_in_one_clear_error_before_any_training(outputs, tmp_path, words, reason):
     notebook, out = resources() / "experiments" / "finetune.ipynb", tmp_path / "out"
     done = papermill(notebook, tmp_path / "out.ipynb", "-p", *words, "-p", "out_dir", out)
@@ -58,19 +66,21 @@ def test_papermill_by_hand_ends_in_one_clear_error_before_any_training(outputs, 
     executed = read_json(tmp_path / "out.ipynb")["cells"]
     failing = next(i for i, c in enumerate(executed) if any(o["output_type"] == "error" for o in c.get("outputs", [])))
     assert "checked_parameters" in "".join(executed[failing]["source"])
-    later = [c for c in executed[failing + 1:] if c["cell_type"] == "code"]
+    later = [c for c in executed[failing + 1 :] if c["cell_type"] == "code"]
     assert len(later) > 5 and all(c["execution_count"] is None for c in later)
     record = read_record(out)
     assert record["status"] == "failed" and record["failure"]["reason"].startswith(f"ParameterError: {reason}")
 
 
 def test_the_check_loads_nothing_heavy():
-    code = ("import sys\n"
-            "from bertvision.core.io import resources\n"
-            "from bertvision.runs.parameters import read_parameters; from bertvision.runs.run import checked_parameters\n"
-            "given = {n: p.default for n, p in read_parameters(resources() / 'experiments/finetune.ipynb').items()}\n"
-            "checked_parameters('finetune', given)\n"
-            "assert not {'torch', 'transformers', 'pandas', 'datasets', 'IPython'} & set(sys.modules)")
+    code = (
+        "import sys\n"
+        "from bertvision.core.io import resources\n"
+        "from bertvision.runs.parameters import read_parameters; from bertvision.runs.run import checked_parameters\n"
+        "given = {n: p.default for n, p in read_parameters(resources() / 'experiments/finetune.ipynb').items()}\n"
+        "checked_parameters('finetune', given)\n"
+        "assert not {'torch', 'transformers', 'pandas', 'datasets', 'IPython'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -112,7 +122,8 @@ def kernel(outputs):
 
     yield run
     runs._unwatch()
-    for handle in runs._held.values(): handle.close()
+    for handle in runs._held.values():
+        handle.close()
     runs._held.clear()
     InteractiveShell.clear_instance()
     sys.displayhook, sys.excepthook = hooks
@@ -177,10 +188,13 @@ def test_a_start_that_fails_leaves_a_record_where_a_folder_was_named(kernel, tmp
 def test_a_finished_run_of_other_parameters_is_refused_not_replaced(outputs, tmp_path, capsys):
     Run.start("learn", {"lr": 1e-4}, tmp_path / "mine").finish({"validation": {"accuracy": 0.5}})
     before = (tmp_path / "mine" / "record.json").read_bytes()
-    for experiment, lr, seed, reason in (("learn", 1e-3, 0, "with lr = 0.0001; this one has lr = 0.001"),
-                                         ("learn", 1e-4, 1, "with seed = 0; this one has seed = 1"),
-                                         ("other", 1e-4, 0, "with learn; this one has other")):
-        with pytest.raises(OutputError, match=reason): Run.start(experiment, {"lr": lr}, tmp_path / "mine", seed)
+    for experiment, lr, seed, reason in (
+        ("learn", 1e-3, 0, "with lr = 0.0001; this one has lr = 0.001"),
+        ("learn", 1e-4, 1, "with seed = 0; this one has seed = 1"),
+        ("other", 1e-4, 0, "with learn; this one has other"),
+    ):
+        with pytest.raises(OutputError, match=reason):
+            Run.start(experiment, {"lr": lr}, tmp_path / "mine", seed)
     assert (tmp_path / "mine" / "record.json").read_bytes() == before
     again = Run.start("learn", {"lr": 1e-4}, tmp_path / "mine")
     assert again.record["attempt"] == 1
@@ -218,8 +232,8 @@ def test_every_experiment_checks_its_parameters_first_and_records_them(path):
     code = [c for c in notebook_cells(path) if c["type"] == "code"]
     at = next(i for i, c in enumerate(code) if "parameters" in c["tags"])
     assert f'parameters = checked_parameters("{path.stem}", globals())' in code[at + 1]["source"]
-    assert not any(re.search(r"^(?:import|from) (?!sys\b)", c["source"], re.M) for c in code[:at + 1])
-    rest = "\n".join(c["source"] for c in code[at + 2:])
+    assert not any(re.search(r"^(?:import|from) (?!sys\b)", c["source"], re.M) for c in code[: at + 1])
+    rest = "\n".join(c["source"] for c in code[at + 2 :])
     assert re.search(rf'Run\.start\(\s*"{path.stem}", parameters\b', rest)
     assert not re.search(r"^\s*parameters = ", rest, re.M)
 

@@ -1,4 +1,5 @@
 """The one rule of comparisons: what it claims, what it never claims, and the same numbers from plain numpy."""
+
 import shutil
 
 import numpy as np
@@ -7,14 +8,14 @@ import pytest
 from scipy import stats
 from study_lab import FINISH, START, Lab, change, pretend_done
 
-from bertvision.metrics.comparisons import compare, compare_contributions, contributions, rule
 from bertvision.core.errors import DataError, ParameterError
 from bertvision.core.io import write_json
+from bertvision.metrics.comparisons import compare, compare_contributions, contributions, rule
 from bertvision.metrics.levels import simulate
 from bertvision.metrics.scores import score
-from bertvision.reporting.claims import claim, CLAIM_COLUMNS, decide_claims
-from bertvision.reporting.methods import against
+from bertvision.reporting.claims import CLAIM_COLUMNS, claim, decide_claims
 from bertvision.reporting.glue import write_report
+from bertvision.reporting.methods import against
 from bertvision.reporting.results import example_study, glue_table, read_study
 
 
@@ -30,7 +31,7 @@ def by_hand(folder, a, b):
         rows = pd.read_parquet(folder / "runs" / run / "predictions.parquet").set_index("example_id").sort_index()
         right.append((rows["label"] == rows["prediction"]).astype(float))
     table = pd.concat(right, axis=1).to_numpy().T
-    d = table[:len(a)] - table[len(a):]
+    d = table[: len(a)] - table[len(a) :]
     n, count = d.shape
     total = ((d - d.mean()) ** 2).sum()
     ss_seeds, ss_examples = count * ((d.mean(1) - d.mean()) ** 2).sum(), n * ((d.mean(0) - d.mean()) ** 2).sum()
@@ -93,8 +94,20 @@ def test_one_seed_claims_nothing_whatever_the_difference():
     y = np.zeros(1000, int)
     found = compare("accuracy", y[None], 1 - y[None], y)
     assert found.value == 1.0 and np.isnan(found.p) and found.reason == "one seed"
-    decided = decide_claims(pd.DataFrame([{"difference": 1.0, "p": np.nan, "reason": "one seed", "collapsed": 0,
-                                           "difference_without": np.nan, "p_without": np.nan}]))
+    decided = decide_claims(
+        pd.DataFrame(
+            [
+                {
+                    "difference": 1.0,
+                    "p": np.nan,
+                    "reason": "one seed",
+                    "collapsed": 0,
+                    "difference_without": np.nan,
+                    "p_without": np.nan,
+                }
+            ]
+        )
+    )
     assert decided["verdict"].tolist() == ["no claim"] and rule(decided).startswith("No difference is claimed")
 
 
@@ -135,16 +148,26 @@ def pair(tmp_path):
     for job in plan.jobs:
         rng = np.random.default_rng([job.grid["seed"], job.step == "other"])
         said = np.where(rng.random(200) < (0.9 if job.step == "other" else 0.6), labels, 1 - labels)
-        save(job.folder, said, labels, lambda found, job=job: pretend_done(job, metrics={"validation": {"accuracy": found}}))
+        save(
+            job.folder,
+            said,
+            labels,
+            lambda found, job=job: pretend_done(job, metrics={"validation": {"accuracy": found}}),
+        )
     jobs = [{"run": j.id, "step": j.step, **j.grid} for j in plan.jobs]
-    write_json(plan.folder / "plan.json", {"study": "small", "title": "Mine", "jobs": jobs, "titles": {"learn": "Plain", "other": "Other"}})
+    write_json(
+        plan.folder / "plan.json",
+        {"study": "small", "title": "Mine", "jobs": jobs, "titles": {"learn": "Plain", "other": "Other"}},
+    )
     return plan.folder
 
 
 def save(folder, said, labels, with_score):
     with_score(float(np.mean(said == labels)))
     ids = [f"dev/{i}" for i in range(len(labels))]
-    pd.DataFrame({"split": "validation", "example_id": ids, "label": labels, "prediction": said}).to_parquet(folder / "predictions.parquet", index=False)
+    pd.DataFrame({"split": "validation", "example_id": ids, "label": labels, "prediction": said}).to_parquet(
+        folder / "predictions.parquet", index=False
+    )
 
 
 def told(folder):
@@ -160,7 +183,12 @@ def run_of(folder, step, seed):
 def rescored(folder, step, seed, said):
     """Give a run other predictions, and the record the score that they have."""
     run, labels = run_of(folder, step, seed), np.arange(200) % 2
-    save(run, said, labels, lambda found: change(folder, run.name, lambda r: r.update(metrics={"validation": {"accuracy": found}})))
+    save(
+        run,
+        said,
+        labels,
+        lambda found: change(folder, run.name, lambda r: r.update(metrics={"validation": {"accuracy": found}})),
+    )
 
 
 def test_all_seeds_are_compared_where_nothing_is_wrong(pair):
@@ -171,19 +199,27 @@ def test_all_seeds_are_compared_where_nothing_is_wrong(pair):
 def test_a_run_without_predictions_is_left_out_of_the_comparison_and_named(pair):
     (run_of(pair, "other", 1) / "predictions.parquet").unlink()
     row, page = told(pair)
-    assert row["seeds"] == 3 and "predictions missing (seed 1)" in row["note"] and "predictions missing (seed 1)" in page
+    assert (
+        row["seeds"] == 3 and "predictions missing (seed 1)" in row["note"] and "predictions missing (seed 1)" in page
+    )
 
 
 def test_seeds_of_one_side_alone_are_named(pair):
     shutil.rmtree(run_of(pair, "learn", 0))
     shutil.rmtree(run_of(pair, "other", 3))
     row, page = told(pair)
-    assert row["seeds"] == 2 and "of one side alone (seeds 0, 3)" in row["note"] and "of one side alone (seeds 0, 3)" in page
+    assert (
+        row["seeds"] == 2
+        and "of one side alone (seeds 0, 3)" in row["note"]
+        and "of one side alone (seeds 0, 3)" in page
+    )
 
 
 def test_no_seed_in_common_is_no_claim(pair):
-    for seed in (0, 1): shutil.rmtree(run_of(pair, "learn", seed))
-    for seed in (2, 3): shutil.rmtree(run_of(pair, "other", seed))
+    for seed in (0, 1):
+        shutil.rmtree(run_of(pair, "learn", seed))
+    for seed in (2, 3):
+        shutil.rmtree(run_of(pair, "other", seed))
     row, page = told(pair)
     assert row["verdict"] == "no claim" and "no seed in common" in row["reason"] and "no seed in common" in page
 
@@ -206,12 +242,20 @@ def test_a_score_that_is_no_number_is_no_part_of_a_mean(pair, value):
 
 def test_one_seed_is_no_claim_and_the_page_says_why(pair):
     for seed in (1, 2, 3):
-        for step in ("learn", "other"): shutil.rmtree(run_of(pair, step, seed))
+        for step in ("learn", "other"):
+            shutil.rmtree(run_of(pair, step, seed))
     row, page = told(pair)
     assert (row["verdict"], row["reason"]) == ("no claim", "one seed") and "No claim can be made (one seed)" in page
 
 
 def test_a_method_with_only_collapsed_runs_is_named_as_such(pair):
-    for seed in range(4): rescored(pair, "learn", seed, np.ones(200, int))
+    for seed in range(4):
+        rescored(pair, "learn", seed, np.ones(200, int))
     row, page = told(pair)
-    assert row["collapsed"] == 4 and row["fragile"] and "fragile: nothing left without collapsed seeds" in page and "all 4 collapsed" in page and "+nan" not in page
+    assert (
+        row["collapsed"] == 4
+        and row["fragile"]
+        and "fragile: nothing left without collapsed seeds" in page
+        and "all 4 collapsed" in page
+        and "+nan" not in page
+    )

@@ -1,4 +1,5 @@
 """The engine on Snakemake: on this machine with plain-Python notebooks, and on a real SLURM of two nodes where one can be had."""
+
 import json
 import os
 import shutil
@@ -11,15 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 import slurm_nodes
-from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, pretend_done
+from study_lab import FINISH, START, TWO_STEPS, Lab, pretend_done
 
 from bertvision.cli import main
 from bertvision.core.errors import StudyError
-from bertvision.core.io import read_json
-from bertvision.runs.records import read_record
-from bertvision.engine.cluster import resources, run_on_cluster, Site
+from bertvision.engine.cluster import Site, resources, run_on_cluster
 from bertvision.engine.forecast import Forecast
 from bertvision.engine.local import state_from_afar
+from bertvision.runs.records import read_record
 
 pytest.importorskip("snakemake", reason='snakemake is not installed: pip install "bertvision[cluster]"')
 
@@ -48,16 +48,23 @@ def cli(lab, *more):
 
 # On this machine.
 
+
 def test_failed_killed_and_blocked_runs_in_a_folder_with_a_hostile_name(tmp_path):
     lab = Lab(tmp_path / """it's "a" $(touch hacked) `touch hacked`; lab""")
     lab.study(TWO_STEPS)
-    lab.experiment(START, "mark = run.folder / 'checkpoint'\nwith open(run.folder / 'tries', 'a') as f: f.write('x')",
-                   "assert seed != 1, 'bad seed'\nimport os\nresumed = mark.exists()\nif not resumed:\n    mark.mkdir()\n    os.kill(os.getpid(), 9)",
-                   'run.finish({"validation": {"accuracy": 0.5}}, extra={"resumed": resumed, "threads": os.environ["OMP_NUM_THREADS"]})')
+    lab.experiment(
+        START,
+        "mark = run.folder / 'checkpoint'\nwith open(run.folder / 'tries', 'a') as f: f.write('x')",
+        "assert seed != 1, 'bad seed'\nimport os\nresumed = mark.exists()\nif not resumed:\n    mark.mkdir()\n    os.kill(os.getpid(), 9)",
+        'run.finish({"validation": {"accuracy": 0.5}}, extra={"resumed": resumed, "threads": os.environ["OMP_NUM_THREADS"]})',
+    )
     lab.experiment(START, FINISH, name="use")
     outcome = go(lab)
     assert outcome.done == [A, A.replace("learn", "use")] and outcome.blocked == {B.replace("learn", "use"): B}
-    assert outcome.failed[B]["reason"] == "AssertionError: bad seed" and "bad seed" in (outcome.folder / "failures.md").read_text()
+    assert (
+        outcome.failed[B]["reason"] == "AssertionError: bad seed"
+        and "bad seed" in (outcome.folder / "failures.md").read_text()
+    )
     record = read_record(outcome.folder / "runs" / A)
     assert record["resumed"] and record["attempt"] == 2 and len(attempts(lab, A)) == 2
     assert (outcome.folder / "runs" / B / "tries").read_text() == "x", "what fails by its own fault is not tried again"
@@ -67,15 +74,21 @@ def test_failed_killed_and_blocked_runs_in_a_folder_with_a_hostile_name(tmp_path
 
 def test_each_of_two_runs_at_once_has_a_gpu_of_its_own(lab, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    lab.experiment(START, f"import os, time\n(run.folder / 'here').touch()\nother = run.folder.parent / {A!r}.replace('s0', f's{{1 - seed}}') / 'here'\n"
-                   "while not other.exists(): time.sleep(0.1)", 'run.finish({"validation": {"accuracy": 1.0}}, extra={"card": os.environ["CUDA_VISIBLE_DEVICES"]})')
+    lab.experiment(
+        START,
+        f"import os, time\n(run.folder / 'here').touch()\nother = run.folder.parent / {A!r}.replace('s0', f's{{1 - seed}}') / 'here'\n"
+        "while not other.exists(): time.sleep(0.1)",
+        'run.finish({"validation": {"accuracy": 1.0}}, extra={"card": os.environ["CUDA_VISIBLE_DEVICES"]})',
+    )
     outcome = go(lab)
     assert {read_record(outcome.folder / "runs" / id)["card"] for id in outcome.done} == {"5", "7"}
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_engine_that_dies_leaves_nobody_behind(lab, how):
-    lab.experiment(START, "import os, time\n(run.folder / 'kernel').write_text(str(os.getpid()))\ntime.sleep(100)", FINISH)
+    lab.experiment(
+        START, "import os, time\n(run.folder / 'kernel').write_text(str(os.getpid()))\ntime.sleep(100)", FINISH
+    )
     process = subprocess.Popen(engine(lab, "--seeds", "0"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     pid = lab.out / "small/runs" / A / "kernel"
     wait_for(lambda: pid.exists() and pid.read_text(), process)
@@ -87,8 +100,18 @@ def test_an_engine_that_dies_leaves_nobody_behind(lab, how):
 
 
 def engine(lab, *more):
-    return [sys.executable, "-c", "import sys; from bertvision.cli import main; sys.exit(main())", "run", str(lab.root / "studies/small.yaml"),
-            "--out", str(lab.out), "--engine", "snakemake", *more]
+    return [
+        sys.executable,
+        "-c",
+        "import sys; from bertvision.cli import main; sys.exit(main())",
+        "run",
+        str(lab.root / "studies/small.yaml"),
+        "--out",
+        str(lab.out),
+        "--engine",
+        "snakemake",
+        *more,
+    ]
 
 
 def wait_for(condition, process=None, seconds=60):
@@ -100,12 +123,15 @@ def wait_for(condition, process=None, seconds=60):
 
 
 def gone(pid):
-    try: return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess: return True
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_what_is_done_starts_no_snakemake(lab, monkeypatch, capsys):
-    for job in lab.plan().jobs: pretend_done(job)
+    for job in lab.plan().jobs:
+        pretend_done(job)
     monkeypatch.setattr("bertvision.engine.cluster.snakemake_command", None)
     assert cli(lab, "--engine", "snakemake") == 0 and "2 were done already" in capsys.readouterr().out
 
@@ -114,16 +140,19 @@ def test_a_no_op_of_five_hundred_runs(lab, monkeypatch, capsys):
     monkeypatch.setattr("bertvision.runs.records._code_version", lambda: "0")  # git would be asked five hundred times
     lab.study(f"{{tasks: [toy-sentiment], encoders: [tiny-random], seeds: {list(range(500))}, steps: {{learn: {{}}}}}}")
     history = [{"step": i, "loss": 0.5, "lr": 1e-4} for i in range(200)]
-    for job in lab.plan().jobs: pretend_done(job, history=history)
+    for job in lab.plan().jobs:
+        pretend_done(job, history=history)
     for name in ("local", "snakemake"):
         start = time.perf_counter()
         done = subprocess.run([*engine(lab)[:-1], name], capture_output=True, text=True)
         wall = time.perf_counter() - start
         assert done.returncode == 0 and "500 were done already" in done.stdout
-        with capsys.disabled(): print(f"\n500 finished runs, --engine {name}: {wall:.2f} s with Python's start")
+        with capsys.disabled():
+            print(f"\n500 finished runs, --engine {name}: {wall:.2f} s with Python's start")
 
 
 # What is missing is said in one line, before anything starts.
+
 
 def refused(lab, capsys, *more):
     assert cli(lab, *more) == 2 and not lab.out.exists()
@@ -143,7 +172,9 @@ def test_missing_sbatch(lab, capsys, monkeypatch):
 
 
 def test_unknown_profile_and_profile_of_the_other_engine(lab, capsys):
-    assert "--profile slrum: expected local, slurm, or" in refused(lab, capsys, "--engine", "snakemake", "--profile", "slrum")
+    assert "--profile slrum: expected local, slurm, or" in refused(
+        lab, capsys, "--engine", "snakemake", "--profile", "slrum"
+    )
     assert "are for --engine snakemake" in refused(lab, capsys, "--profile", "slurm")
     assert "are for --engine snakemake" in refused(lab, capsys, "--", "--dry-run")
 
@@ -155,7 +186,8 @@ def test_a_folder_that_a_shell_would_carry_out_is_refused_on_a_cluster(lab, caps
 
 
 def test_wrong_arguments_for_snakemake_are_its_own_last_words(lab):
-    with pytest.raises(StudyError, match="before it started a run: .*--no-such-option"): go(lab, extra=["--no-such-option"])
+    with pytest.raises(StudyError, match="before it started a run: .*--no-such-option"):
+        go(lab, extra=["--no-such-option"])
 
 
 def test_an_own_profile_chooses_the_executor(lab):
@@ -169,28 +201,37 @@ def test_what_a_job_asks_for(lab):
     job = lab.plan(seeds=[0]).jobs[0]
     gpu = Site({"device": "cuda", "name": "A100", "count": 1, "cores": 4}, minutes=240, memory_mb=8000)
     assert resources(job, Forecast(), gpu) == {"mem_mb": 4000, "runtime": 60, "gpu": 0, "threads": 4}
-    lab.experiment('from bertvision.models.encoders import load_encoder', START, FINISH)
+    lab.experiment("from bertvision.models.encoders import load_encoder", START, FINISH)
     asked = resources(lab.plan(seeds=[0]).jobs[0], Forecast(seconds=1e9, memory=1e12), gpu)
     assert asked == {"mem_mb": 8000, "runtime": 240, "gpu": 1, "threads": 4}
 
 
 # On SLURM.
 
+
 @pytest.fixture(scope="module")
 def slurm():
     """Two nodes; stopped at the end unless they were there before. On a CI machine, where nobody is disturbed, with sudo."""
     there = slurm_nodes.alive("slurmctld") is not None
-    script = [*(["sudo", "-n"] if os.environ.get("CI") and os.geteuid() and shutil.which("sudo") else []), sys.executable, slurm_nodes.__file__]
+    script = [
+        *(["sudo", "-n"] if os.environ.get("CI") and os.geteuid() and shutil.which("sudo") else []),
+        sys.executable,
+        slurm_nodes.__file__,
+    ]
     done = subprocess.run([*script, "start"], capture_output=True, text=True)
-    if done.returncode == slurm_nodes.IMPOSSIBLE: pytest.skip(done.stdout.strip())
+    if done.returncode == slurm_nodes.IMPOSSIBLE:
+        pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr
     yield script
-    if not there: subprocess.run([*script, "stop"], check=True)
+    if not there:
+        subprocess.run([*script, "stop"], check=True)
 
 
-STEPS = ("import json, random, time\npoint = run.folder / 'checkpoint'\nfirst, total = json.loads(point.read_text()) if point.exists() else (0, 0.0)\n"
-         "for i in range(first, 30):\n    total += random.Random(f'{seed}-{i}').random()\n    point.write_text(json.dumps([i + 1, total]))\n"
-         "    run.update(i + 1, 30)\n    time.sleep(0.1)")
+STEPS = (
+    "import json, random, time\npoint = run.folder / 'checkpoint'\nfirst, total = json.loads(point.read_text()) if point.exists() else (0, 0.0)\n"
+    "for i in range(first, 30):\n    total += random.Random(f'{seed}-{i}').random()\n    point.write_text(json.dumps([i + 1, total]))\n"
+    "    run.update(i + 1, 30)\n    time.sleep(0.1)"
+)
 REPORT = 'run.finish({"validation": {"accuracy": total / 30}}, extra={"resumed_from": first})'
 
 
@@ -224,12 +265,17 @@ def test_a_lost_node_and_a_preempted_run(slurm, steps):
     """A more urgent job takes the place of one run; the node of the other is killed with all that runs on it."""
     lab, calm = steps
     lab.experiment(START, STEPS.replace("sleep(0.1)", "sleep(0.5)"), REPORT)
-    process = subprocess.Popen([*engine(lab, "--profile", "slurm"), "--", *QUICK], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [*engine(lab, "--profile", "slurm"), "--", *QUICK], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     points = [lab.out / "small/runs" / id / "checkpoint" for id in (A, B)]
     wait_for(lambda: all(p.exists() for p in points), process)
     mine, other = attempts(lab, A)[0], attempts(lab, B)[0]
     assert {mine["node"], other["node"]} == set(slurm_nodes.NODES)
-    subprocess.run(["sbatch", "--partition", "urgent", "--nodelist", other["node"], "--output", "/dev/null", "--wrap", "sleep 2"], check=True)
+    subprocess.run(
+        ["sbatch", "--partition", "urgent", "--nodelist", other["node"], "--output", "/dev/null", "--wrap", "sleep 2"],
+        check=True,
+    )
     subprocess.run([*slurm, "kill-node", mine["node"]], check=True)
     assert state_from_afar(lab.plan().jobs[0]).name != "done"
     out = process.communicate(timeout=400)[0]
@@ -245,9 +291,13 @@ def test_a_lost_node_and_a_preempted_run(slurm, steps):
 @pytest.mark.slow
 def test_ctrl_c_takes_the_jobs_out_of_the_queue(slurm, lab):
     lab.experiment(START, "import os, time\n(run.folder / 'here').touch()\ntime.sleep(200)", FINISH)
-    process = subprocess.Popen([*engine(lab, "--profile", "slurm"), "--", *QUICK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*engine(lab, "--profile", "slurm"), "--", *QUICK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     wait_for(lambda: len(list(lab.out.glob("small/runs/*/here"))) == 2, process)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130 and "the same command goes on" in process.stderr.read()
-    wait_for(lambda: not subprocess.run(["squeue", "-h", "--states", "R,PD"], capture_output=True, text=True).stdout.strip())
+    wait_for(
+        lambda: not subprocess.run(["squeue", "-h", "--states", "R,PD"], capture_output=True, text=True).stdout.strip()
+    )
     wait_for(lambda: {state_from_afar(j).name for j in lab.plan().jobs} == {"interrupted"})

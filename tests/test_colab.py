@@ -1,4 +1,5 @@
 """A study on Colab goes on in the next session."""
+
 import zipfile
 
 import pytest
@@ -28,4 +29,5 @@ def test_a_session_that_disappears_is_continued_by_the_next(tmp_path):
     assert [r["status"] for r in records] == ["done", "done"]
     again = [r for r in records if r["attempt"] == 2]
     assert len(again) == 1 and again[0]["resumed_from"] > 0
-    with zipfile.ZipFile(f"{place}.zip") as archive: assert all(f"runs/{r['job']}/record.json" in "\n".join(archive.namelist()) for r in records)
+    with zipfile.ZipFile(f"{place}.zip") as archive:
+        assert all(f"runs/{r['job']}/record.json" in "\n".join(archive.namelist()) for r in records)

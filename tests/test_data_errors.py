@@ -1,4 +1,5 @@
 """Bad data: each fault ends in one DataError that names the file, the row and what was expected."""
+
 import gzip
 import re
 from dataclasses import replace
@@ -10,17 +11,26 @@ from bertvision.data.sources import load_task
 from bertvision.data.splits import split, subset
 from bertvision.data.tasks import Flaws, get_task, input_files
 
-HEADERS = {"SST-2": "sentence\tlabel", "RTE": "index\tsentence1\tsentence2\tlabel",
-           "STS-B": "\t".join(["index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2", "score"]),
-           "QQP": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"}
+HEADERS = {
+    "SST-2": "sentence\tlabel",
+    "RTE": "index\tsentence1\tsentence2\tlabel",
+    "STS-B": "\t".join(
+        ["index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2", "score"]
+    ),
+    "QQP": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
+}
 
 
 def rows_of(folder, n):
     """n correct rows of a task, with both labels."""
-    if folder == "CoLA": return [f"src\t{i % 2}\t\tsentence {i}" for i in range(n)]
-    if folder == "SST-2": return [f"sentence {i}\t{i % 2}" for i in range(n)]
-    if folder == "RTE": return [f"{i}\tfirst {i}\tsecond\t{('entailment', 'not_entailment')[i % 2]}" for i in range(n)]
-    if folder == "STS-B": return [f"{i}\tg\tf\ty\to\ts\ts\tfirst {i}\tsecond\t{i % 6}.00" for i in range(n)]
+    if folder == "CoLA":
+        return [f"src\t{i % 2}\t\tsentence {i}" for i in range(n)]
+    if folder == "SST-2":
+        return [f"sentence {i}\t{i % 2}" for i in range(n)]
+    if folder == "RTE":
+        return [f"{i}\tfirst {i}\tsecond\t{('entailment', 'not_entailment')[i % 2]}" for i in range(n)]
+    if folder == "STS-B":
+        return [f"{i}\tg\tf\ty\to\ts\ts\tfirst {i}\tsecond\t{i % 6}.00" for i in range(n)]
     return [f"{i}\t{i}\t{i}\tone {i}?\ttwo {i}?\t{i % 2}" for i in range(n)]
 
 
@@ -50,18 +60,46 @@ FAULTS = {
     "too many fields": ("SST-2", instead(5, "a\tb\t1"), "train.tsv:5: 3 fields where 2 are expected"),
     "blank line": ("SST-2", instead(5, ""), "train.tsv:5: 1 field where 2 are expected"),
     "too few without header": ("CoLA", instead(3, "src\t1\tno mark"), "train.tsv:3: 3 fields where 4 are expected"),
-    "missing column": ("RTE", instead(1, "index\tpremise\tsentence2\tlabel"), "train.tsv:1: no column 'sentence1'; the header has"),
+    "missing column": (
+        "RTE",
+        instead(1, "index\tpremise\tsentence2\tlabel"),
+        "train.tsv:1: no column 'sentence1'; the header has",
+    ),
     "missing label column": ("SST-2", instead(1, "sentence\tclass"), "train.tsv:1: no column 'label'"),
-    "unknown label": ("RTE", instead(4, "2\ta\tb\tmaybe"), "train.tsv:4: label 'maybe': expected one of entailment, not_entailment"),
+    "unknown label": (
+        "RTE",
+        instead(4, "2\ta\tb\tmaybe"),
+        "train.tsv:4: label 'maybe': expected one of entailment, not_entailment",
+    ),
     "unknown class number": ("SST-2", instead(9, "fine\t2"), "train.tsv:9: label '2': expected one of 0, 1"),
     "missing value as label": ("SST-2", instead(3, "fine\tNA"), "train.tsv:3: label 'NA': expected one of 0, 1"),
-    "score is no number": ("STS-B", instead(2, "0\tg\tf\ty\to\ts\ts\ta\tb\thigh"), "train.tsv:2: score 'high': expected a number from 0 to 5"),
-    "score out of range": ("STS-B", instead(2, "0\tg\tf\ty\to\ts\ts\ta\tb\t5.1"), "train.tsv:2: score '5.1': expected a number from 0 to 5"),
-    "score is nan": ("STS-B", instead(2, "0\tg\tf\ty\to\ts\ts\ta\tb\tnan"), "train.tsv:2: score 'nan': expected a number"),
+    "score is no number": (
+        "STS-B",
+        instead(2, "0\tg\tf\ty\to\ts\ts\ta\tb\thigh"),
+        "train.tsv:2: score 'high': expected a number from 0 to 5",
+    ),
+    "score out of range": (
+        "STS-B",
+        instead(2, "0\tg\tf\ty\to\ts\ts\ta\tb\t5.1"),
+        "train.tsv:2: score '5.1': expected a number from 0 to 5",
+    ),
+    "score is nan": (
+        "STS-B",
+        instead(2, "0\tg\tf\ty\to\ts\ts\ta\tb\tnan"),
+        "train.tsv:2: score 'nan': expected a number",
+    ),
     "empty text": ("SST-2", instead(6, "\t1"), "train.tsv:6: text is empty"),
     "blank second text": ("RTE", instead(6, "4\ta\t  \tentailment"), "train.tsv:6: text_pair is empty"),
-    "not UTF-8": ("SST-2", lambda lines: "\n".join(lines).encode() + "\ncaf\xe9\t1\n".encode("latin-1"), "train.tsv:10: byte 0xe9 at position .* is not UTF-8"),
-    "UTF-16": ("SST-2", lambda lines: "\n".join(lines).encode("utf-16"), "train.tsv:1: byte 0xff at position 0 is not UTF-8"),
+    "not UTF-8": (
+        "SST-2",
+        lambda lines: "\n".join(lines).encode() + "\ncaf\xe9\t1\n".encode("latin-1"),
+        "train.tsv:10: byte 0xe9 at position .* is not UTF-8",
+    ),
+    "UTF-16": (
+        "SST-2",
+        lambda lines: "\n".join(lines).encode("utf-16"),
+        "train.tsv:1: byte 0xff at position 0 is not UTF-8",
+    ),
     "empty file": ("SST-2", lambda lines: b"", "train.tsv: the file is empty"),
     "only blanks": ("SST-2", lambda lines: b"\n\n", "train.tsv: the file is empty"),
     "header only": ("SST-2", lambda lines: lines[:1], "train.tsv: a header and no rows"),
@@ -95,7 +133,9 @@ def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
     assert data["train"]["text"][:] == data["validation"]["text"][:]
 
 
-@pytest.mark.parametrize("cut", [lambda raw: raw[:-15], lambda raw: raw[:30] + b"\0\0\0\0" + raw[34:], lambda raw: b"plain text"])
+@pytest.mark.parametrize(
+    "cut", [lambda raw: raw[:-15], lambda raw: raw[:30] + b"\0\0\0\0" + raw[34:], lambda raw: b"plain text"]
+)
 def test_a_damaged_archive_is_refused(cut, tmp_path):
     target = write(tmp_path, "SST-2")
     write(tmp_path, "SST-2", "dev.tsv")
@@ -107,7 +147,9 @@ def test_a_damaged_archive_is_refused(cut, tmp_path):
 
 def test_missing_files_and_folders(tmp_path):
     write(tmp_path, "SST-2")
-    with pytest.raises(DataError, match=r"dev.tsv: no such file \(nor dev.tsv.gz\); task 'sst-2' needs it for the split 'validation'"):
+    with pytest.raises(
+        DataError, match=r"dev.tsv: no such file \(nor dev.tsv.gz\); task 'sst-2' needs it for the split 'validation'"
+    ):
         load_task("sst-2", tmp_path)
     with pytest.raises(DataError, match="task 'rte': no folder .*RTE"):
         load_task("rte", tmp_path)
@@ -175,9 +217,12 @@ def test_known_empty_texts_are_kept_only_in_the_official_file(tmp_path):
 
 
 def test_training_sets_too_small_to_carve(tmp_path):
-    for name in ("train.tsv", "dev.tsv"): write(tmp_path, "SST-2", name, n=3)
+    for name in ("train.tsv", "dev.tsv"):
+        write(tmp_path, "SST-2", name, n=3)
     data = load_task("sst-2", tmp_path)
-    with pytest.raises(DataError, match="no part of train can be carved for model selection: 3 examples in 2 groups, the smallest of 1"):
+    with pytest.raises(
+        DataError, match="no part of train can be carved for model selection: 3 examples in 2 groups, the smallest of 1"
+    ):
         split(data)
     assert len(split(data, "original").train) == 3
     with pytest.raises(ParameterError, match="protocol = 'held-out'"):

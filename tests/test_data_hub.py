@@ -1,4 +1,5 @@
 """The hub's layout, from a local copy that the tests make: the same rows give the same content as a folder."""
+
 import time
 
 import datasets
@@ -57,7 +58,10 @@ def test_class_names_in_the_card_count(tmp_path):
         load_task("sst-2", place, source="hub")
     features = "  - name: sentence\n    dtype: string\n  - name: label\n    dtype:\n      class_label:\n        names:\n          '0': negative\n          '1': positive\n"
     (place / "README.md").write_text(f"---\ndataset_info:\n- config_name: sst2\n  features:\n{features}---\n# GLUE\n")
-    assert load_task("sst-2", place, source="hub").fingerprint == load_task("sst-2", tables(tmp_path / "folder")).fingerprint
+    assert (
+        load_task("sst-2", place, source="hub").fingerprint
+        == load_task("sst-2", tables(tmp_path / "folder")).fingerprint
+    )
 
 
 def test_several_files_are_one_split(tmp_path):
@@ -81,11 +85,15 @@ def test_unlabelled_test_and_scores(tmp_path):
 def test_row_numbers_of_the_official_file_are_kept(tmp_path):
     """QQP's hub copy left rows out; its idx column still counts them."""
     labels = datasets.ClassLabel(names=list(get_task("qqp").labels))
-    features = datasets.Features({"question1": TEXT, "question2": TEXT, "label": labels, "idx": datasets.Value("int32")})
+    features = datasets.Features(
+        {"question1": TEXT, "question2": TEXT, "label": labels, "idx": datasets.Value("int32")}
+    )
     (tmp_path / "qqp").mkdir()
     for split in ("train", "validation"):
         columns = {"question1": ["a?", "b?"], "question2": ["c?", "d?"], "label": [0, 1], "idx": [3, 7]}
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "qqp" / f"{split}-00000-of-00001.parquet")
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(
+            tmp_path / "qqp" / f"{split}-00000-of-00001.parquet"
+        )
     assert load_task("qqp", tmp_path, source="hub")["train"]["example_id"][:] == ["train/3", "train/7"]
 
 
@@ -111,7 +119,12 @@ def test_damaged_copies_are_refused(tmp_path):
 def test_an_unreachable_hub_says_what_was_tried(monkeypatch):
     def fail(*args, local_files_only=False, **kwargs):
         from huggingface_hub.errors import LocalEntryNotFoundError
-        raise LocalEntryNotFoundError("not cached") if local_files_only else httpx.ConnectError("Name or service not known")
+
+        raise (
+            LocalEntryNotFoundError("not cached")
+            if local_files_only
+            else httpx.ConnectError("Name or service not known")
+        )
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     monkeypatch.delenv("BERTVISION_DATA", raising=False)
@@ -120,7 +133,15 @@ def test_an_unreachable_hub_says_what_was_tried(monkeypatch):
         load_task("cola")
     assert time.perf_counter() - start < 5
     told = str(caught.value)
-    for part in ("nyu-mll/glue", "cola", get_task("cola").hub.revision[:8], "Name or service not known", "--data", "BERTVISION_DATA", "toy-"):
+    for part in (
+        "nyu-mll/glue",
+        "cola",
+        get_task("cola").hub.revision[:8],
+        "Name or service not known",
+        "--data",
+        "BERTVISION_DATA",
+        "toy-",
+    ):
         assert part in told
 
 
@@ -141,6 +162,7 @@ def test_what_lies_in_the_cache_is_used_without_a_connection(tmp_path, monkeypat
 
 def test_a_cache_with_another_task_only_is_filled(tmp_path, monkeypatch):
     """The cached folder may hold another configuration of the same revision."""
+
     def download(local_files_only=False, **kwargs):
         return str(tmp_path / "other" if local_files_only else parquet(tmp_path / "hub", "sst-2", ROWS))
 

@@ -1,4 +1,5 @@
 """Real files in GLUE's layout: every row is read, every label known, nothing is joined, dropped or turned into a missing value."""
+
 import gzip
 import shutil
 import time
@@ -99,7 +100,10 @@ def test_the_mrpc_test_file_is_not_taken_for_dev(data_dir, tmp_path):
 
 def test_imdb_from_the_table_and_from_its_own_layout(data_dir, tmp_path):
     data = load_task("imdb", data_dir)
-    assert {name: np.bincount(data.labels(name)).tolist() for name in data.splits} == {"train": [12_500] * 2, "test": [12_500] * 2}
+    assert {name: np.bincount(data.labels(name)).tolist() for name in data.splits} == {
+        "train": [12_500] * 2,
+        "test": [12_500] * 2,
+    }
     (tmp_path / "aclImdb").symlink_to(data_dir / "IMDB" / "aclImdb_sample")
     sample = load_task("imdb", tmp_path)
     assert np.bincount(sample.labels("train")).tolist() == [200, 200]
@@ -130,8 +134,14 @@ def test_official_counts_where_the_files_are_complete(task):
         assert (get_task(task).rows[name] == n) == ((task, name) not in samples)
 
 
-@pytest.mark.parametrize("file, questions, without, contexts, articles", [
-    ("dev-v2.0.json", 11_873, 5_945, 1_204, 35), ("dev-v1.1.json", 10_570, 0, 2_067, 48), ("train-v1.1-first-articles.json", 4_370, 0, 678, 12)])
+@pytest.mark.parametrize(
+    "file, questions, without, contexts, articles",
+    [
+        ("dev-v2.0.json", 11_873, 5_945, 1_204, 35),
+        ("dev-v1.1.json", 10_570, 0, 2_067, 48),
+        ("train-v1.1-first-articles.json", 4_370, 0, 678, 12),
+    ],
+)
 def test_every_question_is_read(file, questions, without, contexts, articles, data_dir):
     found = read_squad(data_dir / "SQuAD" / file)
     assert (len(found), sum(not a["text"] for a in found.answers)) == (questions, without)
@@ -140,7 +150,10 @@ def test_every_question_is_read(file, questions, without, contexts, articles, da
 
 
 def test_articles_of_train_and_test_are_apart(data_dir):
-    for name, rows in (("squad1-articles", {"train": 4_370 + 4_557, "test": 10_570 - 4_557}), ("squad2-articles", {"train": 5_921, "test": 5_952})):
+    for name, rows in (
+        ("squad1-articles", {"train": 4_370 + 4_557, "test": 10_570 - 4_557}),
+        ("squad2-articles", {"train": 5_921, "test": 5_952}),
+    ):
         data = load_task(name, data_dir)
         assert {s: len(ds) for s, ds in data.splits.items()} == rows
         parts = split(data)
@@ -153,7 +166,8 @@ def test_perfect_logits_score_100_except_where_a_window_cuts(task, data_dir):
     test = load_task(task, data_dir)["test"].select(range(1500))
     windows = make_windows(test, load_encoder("tiny-random").tokenizer, 384, 128, cached=False)
     logits = np.zeros((len(windows.input_ids), 2), np.float32)
-    for w, (start, end) in enumerate(windows.labels): logits[windows.offsets[w] + start, 0] = logits[windows.offsets[w] + end, 1] = 9
+    for w, (start, end) in enumerate(windows.labels):
+        logits[windows.offsets[w] + start, 0] = logits[windows.offsets[w] + end, 1] = 9
     decoded = decode_spans(windows, logits, max_answer=400)
     rows = score_answers(windows.ids, windows.answers, answers(decoded, 0.0)).rows
     wrong = set(rows.loc[rows["exact_match"] < 1, "example_id"])

@@ -1,4 +1,5 @@
 """Ensembles of real fits: what the loop leaves behind fits together, also after a trip through Parquet, and nothing else does."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,8 +42,11 @@ def test_single_scores_are_those_of_the_fits(fits):
     table = compare(models, task.metrics)
     for name, f in zip(models, fits):
         for split, scores in f.metrics.items():
-            for metric, value in scores.items(): assert table.loc[name, f"{split} {metric}"] == pytest.approx(value, nan_ok=True)
-    assert table.weight.notna().sum() == 1 and table.loc["tuned", "weight"] == tune_weight(list(models.values()), task.metrics[0])
+            for metric, value in scores.items():
+                assert table.loc[name, f"{split} {metric}"] == pytest.approx(value, nan_ok=True)
+    assert table.weight.notna().sum() == 1 and table.loc["tuned", "weight"] == tune_weight(
+        list(models.values()), task.metrics[0]
+    )
     assert table.drop(columns="weight").notna().all(axis=None)  # or the next line would compare nothing
     best = table.loc[list(models), f"selection {task.metrics[0]}"].max()
     assert table.loc["tuned", f"selection {task.metrics[0]}"] >= best - 1e-6  # fits keep float32
@@ -50,11 +54,14 @@ def test_single_scores_are_those_of_the_fits(fits):
 
 def test_other_selection_parts_do_not_fit():
     one, other = (predictions("toy-acceptability", split_seed=s).predictions for s in (0, 1))
-    with pytest.raises(DataError, match=r"\(selection\).*expected the same examples"): align([one, other])
+    with pytest.raises(DataError, match=r"\(selection\).*expected the same examples"):
+        align([one, other])
     reported = [t[t.split == "validation"] for t in (one, other)]
     assert set(combine(reported).split) == {"validation"}
-    with pytest.raises(DataError, match="no rows of the split 'selection'"): combine(reported, "tuned", metric="matthews")
-    with pytest.raises(DataError, match="label sets"): align([one, predictions("toy-sentiment").predictions])
+    with pytest.raises(DataError, match="no rows of the split 'selection'"):
+        combine(reported, "tuned", metric="matthews")
+    with pytest.raises(DataError, match="label sets"):
+        align([one, predictions("toy-sentiment").predictions])
 
 
 def test_merge_equals_the_naive_loop():
@@ -77,7 +84,10 @@ def test_logits_are_the_mean_of_the_models_own_logits():
 
 
 def test_order_of_splits_and_missing_labels():
-    table = pd.DataFrame({"split": "test", "example_id": ["test/1", "test/0"], "label": np.nan, "prediction": [1.0, 2.0]})
+    table = pd.DataFrame(
+        {"split": "test", "example_id": ["test/1", "test/0"], "label": np.nan, "prediction": [1.0, 2.0]}
+    )
     ours = combine([table, table.iloc[::-1]])  # unlabelled scores can be combined, not scored
     assert ours.prediction.tolist() == [2.0, 1.0]
-    with pytest.raises(DataError, match="NaN"): table_scores(ours, "pearson")
+    with pytest.raises(DataError, match="NaN"):
+        table_scores(ours, "pearson")

@@ -1,4 +1,5 @@
 """Whatever stands in a file: its reader returns something that can be used, or raises one of the project's own errors."""
+
 import gzip
 import json
 import os
@@ -23,7 +24,14 @@ from bertvision.runs.parameters import check_parameters, read_parameters
 from bertvision.runs.records import read_record
 
 N = int(os.environ.get("BERTVISION_FUZZ", 30))  # inputs of each kind; the same ones each time unless asked for
-fuzzed = settings(max_examples=N, derandomize="BERTVISION_FUZZ" not in os.environ, deadline=None, database=None, phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck))
+fuzzed = settings(
+    max_examples=N,
+    derandomize="BERTVISION_FUZZ" not in os.environ,
+    deadline=None,
+    database=None,
+    phases=(Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +73,16 @@ def put(path: Path, raw: bytes) -> Path:
 TSV = {
     "sst-2": ("SST-2/train.tsv", "sentence\tlabel\n" + "".join(f"a good film {i}\t{i % 2}\n" for i in range(6))),
     "cola": ("CoLA/train.tsv", "".join(f"src\t{i % 2}\t\tA sentence {i} .\n" for i in range(6))),
-    "sts-b": ("STS-B/train.tsv", "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n" + "".join(f"{i}\tg\tf\ty\to\ts\ts\tfirst {i}\tsecond\t{i % 6}.00\n" for i in range(6))),
-    "hans": ("HANS/heuristics_evaluation_set.txt", "gold_label\tsentence1\tsentence2\tpairID\theuristic\tsubcase\ttemplate\n" + "".join(f"entailment\tone {i}\ttwo\tex{i}\tsubsequence\tsn_NP/S\ttemp1\n" for i in range(4))),
+    "sts-b": (
+        "STS-B/train.tsv",
+        "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+        + "".join(f"{i}\tg\tf\ty\to\ts\ts\tfirst {i}\tsecond\t{i % 6}.00\n" for i in range(6)),
+    ),
+    "hans": (
+        "HANS/heuristics_evaluation_set.txt",
+        "gold_label\tsentence1\tsentence2\tpairID\theuristic\tsubcase\ttemplate\n"
+        + "".join(f"entailment\tone {i}\ttwo\tex{i}\tsubsequence\tsn_NP/S\ttemp1\n" for i in range(4)),
+    ),
 }
 
 
@@ -78,29 +94,55 @@ def test_files_in_the_layout_of_glue(name, place):
     split = "validation" if name == "hans" else "train"
 
     @fuzzed
-    @given(st.one_of(bent(text.encode()).map(lambda raw: (file, raw)), bent(gzip.compress(text.encode(), mtime=0)).map(lambda raw: (f"{file}.gz", raw))))
+    @given(
+        st.one_of(
+            bent(text.encode()).map(lambda raw: (file, raw)),
+            bent(gzip.compress(text.encode(), mtime=0)).map(lambda raw: (f"{file}.gz", raw)),
+        )
+    )
     def check(made):
         home = place / "glue"
-        for old in (home / file, home / f"{file}.gz"): old.unlink(missing_ok=True)
+        for old in (home / file, home / f"{file}.gz"):
+            old.unlink(missing_ok=True)
         put(home / made[0], made[1])
         data = ask(load_task, name, home, splits=(split,))
-        if data is None: return
+        if data is None:
+            return
         assert len(data[split]) == len(data.labels(split)) > 0 and np.isfinite(data.labels(split)).all()
         assert all(row["text"].encode() is not None for row in data[split]) and repr(data) and data.fingerprint
 
     check()
 
 
-OWN = {"name": "reviews", "kind": "classification", "text": ["body", "title"], "label": "stars", "labels": {"0": "negative", "1": "positive"}, "metrics": ["accuracy", "f1"],
-       "files": {"train": "train.csv", "validation": "dev.jsonl", "test": "test.tsv"}, "max_length": 40, "title": "Reviews", "report": ["validation"]}
+OWN = {
+    "name": "reviews",
+    "kind": "classification",
+    "text": ["body", "title"],
+    "label": "stars",
+    "labels": {"0": "negative", "1": "positive"},
+    "metrics": ["accuracy", "f1"],
+    "files": {"train": "train.csv", "validation": "dev.jsonl", "test": "test.tsv"},
+    "max_length": 40,
+    "title": "Reviews",
+    "report": ["validation"],
+}
 ROWS = [{"body": f'it was "good", {i}', "title": f"line {i}", "stars": i % 2} for i in range(4)]
-TABLES = {"csv": "body,title,stars\n" + "".join(f'"it was ""good"", {i}","line\n{i}",{i % 2}\n' for i in range(4)),
-          "tsv": "body\ttitle\tstars\n" + "".join(f"it was good, {i}\tline {i}\t{i % 2}\n" for i in range(4)), "jsonl": "".join(json.dumps(row) + "\n" for row in ROWS)}
-LINES = st.lists(twisted(ROWS[0]), min_size=1, max_size=3).map(lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode())
+TABLES = {
+    "csv": "body,title,stars\n" + "".join(f'"it was ""good"", {i}","line\n{i}",{i % 2}\n' for i in range(4)),
+    "tsv": "body\ttitle\tstars\n" + "".join(f"it was good, {i}\tline {i}\t{i % 2}\n" for i in range(4)),
+    "jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+}
+LINES = st.lists(twisted(ROWS[0]), min_size=1, max_size=3).map(
+    lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode()
+)
 
 
 def own_folder(home: Path) -> Path:
-    put(home / "train.csv", TABLES["csv"].encode()), put(home / "dev.jsonl", TABLES["jsonl"].encode()), put(home / "test.tsv", TABLES["tsv"].encode())
+    (
+        put(home / "train.csv", TABLES["csv"].encode()),
+        put(home / "dev.jsonl", TABLES["jsonl"].encode()),
+        put(home / "test.tsv", TABLES["tsv"].encode()),
+    )
     return home
 
 
@@ -113,9 +155,16 @@ def test_tables_of_tasks_of_ones_own(kind, scores, place):
     from bertvision.states.embed import _texts_of
 
     home = own_folder(place / "tables")
-    regression = {**{k: v for k, v in OWN.items() if k != "labels"}, "kind": "regression", "metrics": ["pearson"]} if scores else OWN
-    (home / "reviews.yaml").write_text(json.dumps(regression | {"files": {s: f"{s}.{kind}" for s in ("train", "validation")}}))
-    for split in ("train", "validation"): put(home / f"{split}.{kind}", TABLES[kind].encode())
+    regression = (
+        {**{k: v for k, v in OWN.items() if k != "labels"}, "kind": "regression", "metrics": ["pearson"]}
+        if scores
+        else OWN
+    )
+    (home / "reviews.yaml").write_text(
+        json.dumps(regression | {"files": {s: f"{s}.{kind}" for s in ("train", "validation")}})
+    )
+    for split in ("train", "validation"):
+        put(home / f"{split}.{kind}", TABLES[kind].encode())
     task = read_task(home / "reviews.yaml")
 
     @fuzzed
@@ -124,7 +173,8 @@ def test_tables_of_tasks_of_ones_own(kind, scores, place):
         file = put(home / f"train.{kind}", raw)
         ask(lambda: list(_texts_of(file, ("body", "title"))))
         data = ask(load_task, replace(task), splits=("train",))
-        if data is None: return
+        if data is None:
+            return
         assert len(data["train"]) == len(data.labels("train")) > 0 and np.isfinite(data.labels("train")).all()
         assert all(isinstance(row["text_pair"], str) for row in data["train"]) and data.fingerprint
 
@@ -141,21 +191,42 @@ def test_descriptions_of_tasks_of_ones_own(place):
     @given(yaml_files(OWN))
     def check(raw):
         task = ask(read_task, put(home / "reviews.yaml", raw))
-        if task is None: return
+        if task is None:
+            return
         data = ask(load_task, task)
         assert data is None or repr(data)
 
     check()
 
 
-SQUAD = {"version": "v2.0", "data": [{"title": f"Rome{a}", "paragraphs": [{"context": "Rome is old. It is in Italy.", "qas": [
-    {"id": f"q{a}", "question": "Where is it?", "answers": [{"text": "Italy", "answer_start": 22}], "is_impossible": False},
-    {"id": f"n{a}", "question": "Who?", "answers": [], "is_impossible": True}]}]} for a in range(2)]}
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": f"Rome{a}",
+            "paragraphs": [
+                {
+                    "context": "Rome is old. It is in Italy.",
+                    "qas": [
+                        {
+                            "id": f"q{a}",
+                            "question": "Where is it?",
+                            "answers": [{"text": "Italy", "answer_start": 22}],
+                            "is_impossible": False,
+                        },
+                        {"id": f"n{a}", "question": "Who?", "answers": [], "is_impossible": True},
+                    ],
+                }
+            ],
+        }
+        for a in range(2)
+    ],
+}
 
 
 def test_questions(place):
-    from bertvision.evaluation.answering import as_dataset
     from bertvision.data.squad import article_titles, read_squad
+    from bertvision.evaluation.answering import as_dataset
 
     @fuzzed
     @given(json_files(SQUAD))
@@ -163,7 +234,8 @@ def test_questions(place):
         path = put(place / "dev.json", raw)
         ask(article_titles, path)
         q = ask(read_squad, path)
-        if q is not None: assert len(as_dataset(q)) == len(q) > 0 and repr(q)
+        if q is not None:
+            assert len(as_dataset(q)) == len(q) > 0 and repr(q)
 
     check()
 
@@ -177,12 +249,15 @@ def test_predictions_and_null_odds(place):
     @fuzzed
     @given(json_files(dict.fromkeys(ids, "Italy")), json_files(dict.fromkeys(ids, -0.5)), st.booleans(), st.booleans())
     def check(said, odds, sound, sound_odds):
-        if sound: said = json.dumps(dict.fromkeys(ids, "Italy")).encode()
-        if sound_odds: odds = json.dumps(dict(zip(ids, (-0.5, 1e299, 0, -1e299)))).encode()
+        if sound:
+            said = json.dumps(dict.fromkeys(ids, "Italy")).encode()
+        if sound_odds:
+            odds = json.dumps(dict(zip(ids, (-0.5, 1e299, 0, -1e299)))).encode()
         files = gold, put(place / "predictions.json", said), put(place / "odds.json", odds)
         scored, printed = ask(score_file, *files, 0.0), ask(official_file, *files, 0.0)
         assert (scored is None) == (printed is None)
-        if printed is not None: assert all(np.isfinite(v) for v in (printed.printed | printed.own).values())
+        if printed is not None:
+            assert all(np.isfinite(v) for v in (printed.printed | printed.own).values())
 
     check()
 
@@ -196,7 +271,8 @@ def test_predictions_for_hans(place):
     @given(bent(b"pairID,gold_label\n" + b"".join(b"ex%d,entailment\n" % i for i in range(4))))
     def check(raw):
         result = ask(score_hans_file, pairs, put(place / "predictions.txt", raw))
-        if result is not None: assert 0 <= result.metrics["accuracy"] <= 1 and repr(result)
+        if result is not None:
+            assert 0 <= result.metrics["accuracy"] <= 1 and repr(result)
 
     check()
 
@@ -221,7 +297,8 @@ def finished(place):
 
     study = example_study(Path(tempfile.mkdtemp(dir=place)))
     for run in (study / "runs").iterdir():
-        if run.name not in ("finetune.rte.s0", "finetune.rte.s1"): shutil.rmtree(run)
+        if run.name not in ("finetune.rte.s0", "finetune.rte.s1"):
+            shutil.rmtree(run)
     return study
 
 
@@ -234,24 +311,38 @@ def look(study: Path):
 
 
 def test_records(place, finished):
-    from bertvision.runs.records import seconds_of, upstream_seconds
     from bertvision.engine.local import headline
     from bertvision.evaluation.glue_server import _candidate
+    from bertvision.runs.records import seconds_of, upstream_seconds
 
     run = finished / "runs" / "finetune.rte.s0"
     sound = read_json(run / "record.json")
-    full = sound | {"history": sound["history"][:2], "fingerprints": {"job": "x", "code": "y"}, "variants": None, "parameters_count": {"trainable": 5}}
+    full = sound | {
+        "history": sound["history"][:2],
+        "fingerprints": {"job": "x", "code": "y"},
+        "variants": None,
+        "parameters_count": {"trainable": 5},
+    }
 
     @fuzzed
     @given(json_files(full))
     def check(raw):
         put(run / "record.json", raw)
         record = ask(read_record, run)
-        if record is not None: headline(record), seconds_of(record), upstream_seconds(run), upstream_seconds(run, "steps/5"), ask(_candidate, run)
+        if record is not None:
+            (
+                headline(record),
+                seconds_of(record),
+                upstream_seconds(run),
+                upstream_seconds(run, "steps/5"),
+                ask(_candidate, run),
+            )
         look(finished)
 
-    try: check()
-    finally: put(run / "record.json", json.dumps(sound).encode())
+    try:
+        check()
+    finally:
+        put(run / "record.json", json.dumps(sound).encode())
 
 
 def test_plans(place, finished):
@@ -259,20 +350,52 @@ def test_plans(place, finished):
     plan = json.loads(sound)
 
     @fuzzed
-    @given(json_files(plan | {"jobs": plan["jobs"][:3], "titles": {"finetune": "BERT"}, "highlights": {"finetune": ["x"]}, "command": "bertvision run x", "published": ""}))
+    @given(
+        json_files(
+            plan
+            | {
+                "jobs": plan["jobs"][:3],
+                "titles": {"finetune": "BERT"},
+                "highlights": {"finetune": ["x"]},
+                "command": "bertvision run x",
+                "published": "",
+            }
+        )
+    )
     def check(raw):
         put(finished / "plan.json", raw)
         ask(look, finished)
 
-    try: check()
-    finally: put(finished / "plan.json", sound)
+    try:
+        check()
+    finally:
+        put(finished / "plan.json", sound)
 
 
 def frames(sound: pd.DataFrame):
     """Tables with a column that is missing, of another type or partly wrong."""
-    def change(name, values): return sound.drop(columns=name) if values is None else sound.assign(**{name: values})
+
+    def change(name, values):
+        return sound.drop(columns=name) if values is None else sound.assign(**{name: values})
+
     n = len(sound)
-    values = st.sampled_from([None, ["x"] * n, [None] * n, [np.nan] * n, [[1]] * n, [{"a": 1}] * n, [b"\xff"] * n, [True] * n, [1e308] * n, [-5] * n, [2**62] * n, pd.Timestamp(0), ["é"] + ["x"] * (n - 1)])
+    values = st.sampled_from(
+        [
+            None,
+            ["x"] * n,
+            [None] * n,
+            [np.nan] * n,
+            [[1]] * n,
+            [{"a": 1}] * n,
+            [b"\xff"] * n,
+            [True] * n,
+            [1e308] * n,
+            [-5] * n,
+            [2**62] * n,
+            pd.Timestamp(0),
+            ["é"] + ["x"] * (n - 1),
+        ]
+    )
     return st.builds(change, st.sampled_from(list(sound)), values)
 
 
@@ -285,41 +408,92 @@ def test_tables_of_predictions(place, finished):
     @fuzzed
     @given(st.one_of(bent(sound), frames(rows)))
     def check(made):
-        if isinstance(made, bytes): put(run / "predictions.parquet", made)
-        else: made.to_parquet(run / "predictions.parquet", index=False)
+        if isinstance(made, bytes):
+            put(run / "predictions.parquet", made)
+        else:
+            made.to_parquet(run / "predictions.parquet", index=False)
         ask(read_predictions, run), look(finished)
 
-    try: check()
-    finally: put(run / "predictions.parquet", sound)
+    try:
+        check()
+    finally:
+        put(run / "predictions.parquet", sound)
 
 
 def test_what_runs_leave_for_the_runner(place):
-    from bertvision.runs.run import Run
     from bertvision.engine.child import _same_job
     from bertvision.engine.local import _progress, _up_to_date
+    from bertvision.runs.run import Run
 
     folder = place / "run"
-    files = {"progress.json": {"done": 3, "total": 10, "time": 1.0, "elapsed": 2.0, "loss": 0.5}, "fingerprint.json": {"inputs": "x", "files": ["table.md"]},
-             "job.json": {"study": "s", "step": "learn", "run": "r", "fingerprint": "x", "parts": {"code": "y"}, "experiment": "learn", "parameters": {"lr": 1.0}, "record": True, "notebook": "x.ipynb"},
-             "record.json": {"status": "running", "experiment": "learn", "parameters": {}, "seed": 0, "protocol": "carved", "metrics": {}, "seconds": {}, "fingerprints": {"job": "x"}, "attempt": 1, "seconds_before": 1.0}}
+    files = {
+        "progress.json": {"done": 3, "total": 10, "time": 1.0, "elapsed": 2.0, "loss": 0.5},
+        "fingerprint.json": {"inputs": "x", "files": ["table.md"]},
+        "job.json": {
+            "study": "s",
+            "step": "learn",
+            "run": "r",
+            "fingerprint": "x",
+            "parts": {"code": "y"},
+            "experiment": "learn",
+            "parameters": {"lr": 1.0},
+            "record": True,
+            "notebook": "x.ipynb",
+        },
+        "record.json": {
+            "status": "running",
+            "experiment": "learn",
+            "parameters": {},
+            "seed": 0,
+            "protocol": "carved",
+            "metrics": {},
+            "seconds": {},
+            "fingerprints": {"job": "x"},
+            "attempt": 1,
+            "seconds_before": 1.0,
+        },
+    }
 
     @fuzzed
     @given(st.sampled_from(list(files)).flatmap(lambda name: st.tuples(st.just(name), json_files(files[name]))))
     def check(made):
-        for name, tree in files.items(): put(folder / name, json.dumps(tree).encode())
+        for name, tree in files.items():
+            put(folder / name, json.dumps(tree).encode())
         put(folder / made[0], made[1])
         share, _ = _progress(folder)
         assert 0 <= share <= 1
         ask(_same_job, folder, {"fingerprint": "x"}), ask(_up_to_date, folder, "x")
         run = ask(Run.start, "learn", {"lr": 1.0}, str(folder))
-        if run is not None: assert run.seconds >= 0 and read_record(folder)["attempt"] >= 1
+        if run is not None:
+            assert run.seconds >= 0 and read_record(folder)["attempt"] >= 1
 
     check()
 
 
-STUDY = {"title": "A study", "tasks": ["toy-sentiment"], "encoders": ["tiny-random"], "seeds": [0, 1], "published": "", "steps": {
-    "learn": {"title": "Learn", "parameters": {"lr": 1e-4}, "per_task": {"toy-sentiment": {"epochs": 2.0}}, "sweep": {"epochs": [1.0, 2.0]}, "over": ["task", "encoder", "seed"]},
-    "use": {"experiment": "learn", "needs": {"learn": [{"step": "learn", "task": "toy-sentiment"}]}, "tasks": ["toy-sentiment"], "encoders": ["tiny-random"], "recipe": "best.yaml", "highlights": ["x"]}}}
+STUDY = {
+    "title": "A study",
+    "tasks": ["toy-sentiment"],
+    "encoders": ["tiny-random"],
+    "seeds": [0, 1],
+    "published": "",
+    "steps": {
+        "learn": {
+            "title": "Learn",
+            "parameters": {"lr": 1e-4},
+            "per_task": {"toy-sentiment": {"epochs": 2.0}},
+            "sweep": {"epochs": [1.0, 2.0]},
+            "over": ["task", "encoder", "seed"],
+        },
+        "use": {
+            "experiment": "learn",
+            "needs": {"learn": [{"step": "learn", "task": "toy-sentiment"}]},
+            "tasks": ["toy-sentiment"],
+            "encoders": ["tiny-random"],
+            "recipe": "best.yaml",
+            "highlights": ["x"],
+        },
+    },
+}
 NOTEBOOK = 'task = "cola"  # a name\nencoder = "tiny-random"\nseed = 0\nlr = 1e-4\nepochs = 1.0\nout_dir = ""\nlearn_dir = ["a"]\nspace = {"lr": [0, 1]}\nattention = "auto"'
 
 
@@ -332,9 +506,9 @@ def lab(place):
 
 
 def planned(lab, overrides=()):
+    from bertvision.engine.forecast import forecast_table, plan_table
     from bertvision.engine.grid import load_study
     from bertvision.engine.plan import job_state, plan
-    from bertvision.engine.forecast import forecast_table, plan_table
 
     made = plan(load_study("small", overrides, root=lab.root), None, lab.out)
     return plan_table(made, {j.id: job_state(j) for j in made.jobs}), forecast_table(made)
@@ -359,8 +533,10 @@ def test_recipes(lab):
         put(lab.root / "studies" / "best.yaml", raw)
         ask(planned, lab)
 
-    try: check()
-    finally: put(lab.root / "studies" / "best.yaml", b"parameters: {lr: 0.001}\n")
+    try:
+        check()
+    finally:
+        put(lab.root / "studies" / "best.yaml", b"parameters: {lr: 0.001}\n")
 
 
 def test_values_of_set(lab):
@@ -368,8 +544,15 @@ def test_values_of_set(lab):
     pairs = (b"lr=1e-3", b"learn.epochs=[1.0, 3.0]", b"space={lr: [0, 1]}", b"use.lr=0.5", b"attention=auto")
 
     @fuzzed
-    @given(st.lists(st.sampled_from(pairs).flatmap(bent).map(lambda raw: raw.decode("utf-8", "surrogateescape")), min_size=1, max_size=2))
-    def check(overrides): ask(planned, lab, overrides)
+    @given(
+        st.lists(
+            st.sampled_from(pairs).flatmap(bent).map(lambda raw: raw.decode("utf-8", "surrogateescape")),
+            min_size=1,
+            max_size=2,
+        )
+    )
+    def check(overrides):
+        ask(planned, lab, overrides)
 
     check()
 
@@ -379,14 +562,23 @@ def test_parameters_cells(place):
     path = lab.experiment(parameters=NOTEBOOK)
     tree = json.loads(path.read_text())
 
-    def with_source(raw): return json.dumps(tree | {"cells": [tree["cells"][0] | {"source": raw.decode("utf-8", "surrogateescape")}, *tree["cells"][1:]]}).encode()
+    def with_source(raw):
+        return json.dumps(
+            tree
+            | {"cells": [tree["cells"][0] | {"source": raw.decode("utf-8", "surrogateescape")}, *tree["cells"][1:]]}
+        ).encode()
 
     @fuzzed
-    @given(st.one_of(json_files(tree), bent(NOTEBOOK.encode()).map(with_source)), st.sampled_from(("lr", "task", "seed", "space", "x")), st.sampled_from(VALUES))
+    @given(
+        st.one_of(json_files(tree), bent(NOTEBOOK.encode()).map(with_source)),
+        st.sampled_from(("lr", "task", "seed", "space", "x")),
+        st.sampled_from(VALUES),
+    )
     def check(raw, name, value):
         put(path, raw)
         known = ask(read_parameters, path)
-        if known is not None: assert all(p.type and isinstance(p.help, str) for p in known.values())
+        if known is not None:
+            assert all(p.type and isinstance(p.help, str) for p in known.values())
         ask(check_parameters, path, {name: value})
 
     check()
@@ -401,19 +593,76 @@ def stores(place):
     from bertvision.states.interface import Origin
     from bertvision.states.store import Writer
 
-    tokens = Tokens(np.arange(9, dtype=np.int32), np.zeros(9, np.uint8), np.array([0, 4, 9]), np.array([0, 1]), ["train/0", "train/1"], 0)
+    tokens = Tokens(
+        np.arange(9, dtype=np.int32),
+        np.zeros(9, np.uint8),
+        np.array([0, 4, 9]),
+        np.array([0, 1]),
+        ["train/0", "train/1"],
+        0,
+    )
     found = []
     for kind, dtype, rows in (("tokens", "fp16", 9), ("cls", "int8", 2)):
         path = place / f"{dtype}.h5"
-        with Writer(path, tokens, Origin("tiny-random", "w", "t", 4, (0, 2), kind, dtype, task="rte", split="train", max_length=5, notes={"a": 1})) as writer:
+        with Writer(
+            path,
+            tokens,
+            Origin(
+                "tiny-random", "w", "t", 4, (0, 2), kind, dtype, task="rte", split="train", max_length=5, notes={"a": 1}
+            ),
+        ) as writer:
             writer.append(np.arange(2), torch.randn(rows, 2, 4))
         found.append(path.read_bytes())
     return found
 
 
-ARRAYS = st.sampled_from([np.zeros(0), np.zeros((2, 2)), np.array(3), np.array([1, 0, 5]), np.array([0, 4, 2**40]), np.array([0, -3, 9]), np.arange(9.0), np.array([b"\xff", b"x"]), np.array(["é", "b"], h5py.string_dtype()),
-                          np.full(2, np.nan), np.zeros(9, np.uint8), np.zeros((9, 2, 4)), np.zeros((2, 2), np.float16), np.array([0, 4, 9]), np.array([0, 1]), None])
-ATTRIBUTES = st.sampled_from([None, 0, -1, 2**40, 1.5, np.nan, "", "x", "int8", "fp32", "cls", "mean", "\ud83d", b"\xff", [0, 2], [0, 1, 2], [[1]], np.array([], int), "[" * 2000, "9" * 5000, "{}", "[]", h5py.Empty("f")])
+ARRAYS = st.sampled_from(
+    [
+        np.zeros(0),
+        np.zeros((2, 2)),
+        np.array(3),
+        np.array([1, 0, 5]),
+        np.array([0, 4, 2**40]),
+        np.array([0, -3, 9]),
+        np.arange(9.0),
+        np.array([b"\xff", b"x"]),
+        np.array(["é", "b"], h5py.string_dtype()),
+        np.full(2, np.nan),
+        np.zeros(9, np.uint8),
+        np.zeros((9, 2, 4)),
+        np.zeros((2, 2), np.float16),
+        np.array([0, 4, 9]),
+        np.array([0, 1]),
+        None,
+    ]
+)
+ATTRIBUTES = st.sampled_from(
+    [
+        None,
+        0,
+        -1,
+        2**40,
+        1.5,
+        np.nan,
+        "",
+        "x",
+        "int8",
+        "fp32",
+        "cls",
+        "mean",
+        "\ud83d",
+        b"\xff",
+        [0, 2],
+        [0, 1, 2],
+        [[1]],
+        np.array([], int),
+        "[" * 2000,
+        "9" * 5000,
+        "{}",
+        "[]",
+        h5py.Empty("f"),
+    ]
+)
 
 
 def change_h5(path: Path, raw: bytes, changes: list):
@@ -423,15 +672,25 @@ def change_h5(path: Path, raw: bytes, changes: list):
         for where, which, value in changes:
             inside = file if where == "dataset" else file.attrs
             names = sorted(inside)
-            if not names: continue
+            if not names:
+                continue
             name = names[which % len(names)]
             del inside[name]
             try:
-                if value is not None: inside[name] = value
-            except (TypeError, ValueError): pass  # HDF5 itself cannot hold it
+                if value is not None:
+                    inside[name] = value
+            except (TypeError, ValueError):
+                pass  # HDF5 itself cannot hold it
 
 
-CHANGES = st.lists(st.one_of(st.tuples(st.just("dataset"), st.integers(0, 20), ARRAYS), st.tuples(st.just("attribute"), st.integers(0, 20), ATTRIBUTES)), min_size=1, max_size=3)
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("dataset"), st.integers(0, 20), ARRAYS),
+        st.tuples(st.just("attribute"), st.integers(0, 20), ATTRIBUTES),
+    ),
+    min_size=1,
+    max_size=3,
+)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -443,12 +702,20 @@ def test_stores_of_states(which, place, stores):
     @fuzzed
     @given(st.one_of(bent(stores[which]), CHANGES))
     def check(made):
-        if isinstance(made, bytes): put(path, made)
-        else: change_h5(path, stores[which], made)
+        if isinstance(made, bytes):
+            put(path, made)
+        else:
+            change_h5(path, stores[which], made)
         stored = ask(open_states, path)
-        if stored is None: return
+        if stored is None:
+            return
         batch = stored.batch(np.arange(len(stored)))
-        assert batch.values.shape[1:] == (stored.layers, stored.width) and len(stored.labels) == len(stored.example_ids) == len(stored) and stored.fingerprint and repr(stored)
+        assert (
+            batch.values.shape[1:] == (stored.layers, stored.width)
+            and len(stored.labels) == len(stored.example_ids) == len(stored)
+            and stored.fingerprint
+            and repr(stored)
+        )
 
     check()
 
@@ -464,11 +731,15 @@ def test_the_three_files_of_the_original(place, stores):
     @fuzzed
     @given(st.sampled_from(list(sound)), st.one_of(st.integers(0, 2**31), CHANGES), st.data())
     def check(end, made, data):
-        for name, raw in sound.items(): put(folder / f"rte{name}", raw)
-        if isinstance(made, int): put(folder / f"rte{end}", data.draw(bent(sound[end])))
-        else: change_h5(folder / f"rte{end}", sound[end], made)
+        for name, raw in sound.items():
+            put(folder / f"rte{name}", raw)
+        if isinstance(made, int):
+            put(folder / f"rte{end}", data.draw(bent(sound[end])))
+        else:
+            change_h5(folder / f"rte{end}", sound[end], made)
         states = ask(read_original, folder, "rte")
-        if states is not None and len(states): assert ask(states.batch, np.arange(len(states))) is None or len(states.labels) == len(states)
+        if states is not None and len(states):
+            assert ask(states.batch, np.arange(len(states))) is None or len(states.labels) == len(states)
 
     check()
 
@@ -480,19 +751,31 @@ def test_vectors_of_texts(place):
     from bertvision.states.embed import read_vectors
 
     h5, parquet = place / "vectors.h5", place / "vectors.parquet"
-    with h5py.File(h5, "w") as file: file["vectors"], file.attrs["encoder"], file.attrs["width"] = np.zeros((3, 4), np.float32), "tiny-random", 4
-    table = pa.table({"row": [0, 1, 2], "vector": pa.array([[0.0] * 4] * 3, pa.list_(pa.float32(), 4))}).replace_schema_metadata({"bertvision": json.dumps({"width": 4})})
+    with h5py.File(h5, "w") as file:
+        file["vectors"], file.attrs["encoder"], file.attrs["width"] = np.zeros((3, 4), np.float32), "tiny-random", 4
+    table = pa.table(
+        {"row": [0, 1, 2], "vector": pa.array([[0.0] * 4] * 3, pa.list_(pa.float32(), 4))}
+    ).replace_schema_metadata({"bertvision": json.dumps({"width": 4})})
     pq.write_table(table, parquet)
     sound = {".h5": h5.read_bytes(), ".parquet": parquet.read_bytes()}
 
     @fuzzed
-    @given(st.one_of(bent(sound[".h5"]).map(lambda raw: (h5, raw)), bent(sound[".parquet"]).map(lambda raw: (parquet, raw)), CHANGES.map(lambda changes: (h5, changes))))
+    @given(
+        st.one_of(
+            bent(sound[".h5"]).map(lambda raw: (h5, raw)),
+            bent(sound[".parquet"]).map(lambda raw: (parquet, raw)),
+            CHANGES.map(lambda changes: (h5, changes)),
+        )
+    )
     def check(made):
         path, change = made
-        if isinstance(change, bytes): put(path, change)
-        else: change_h5(path, sound[".h5"], change)
+        if isinstance(change, bytes):
+            put(path, change)
+        else:
+            change_h5(path, sound[".h5"], change)
         found = ask(read_vectors, path)
-        if found is not None: assert found[0].ndim == 2 and found[0].dtype == np.float32 and isinstance(found[1], dict)
+        if found is not None:
+            assert found[0].ndim == 2 and found[0].dtype == np.float32 and isinstance(found[1], dict)
 
     check()
 
@@ -504,8 +787,23 @@ def folder_of(place: Path, files: dict) -> dict:
 
 def tensors(sound: dict):
     """Files of safetensors with an array missing or of another kind, or damaged bytes."""
-    def change(name, value): return safetensors_bytes({k: (value if k == name else v) for k, v in sound.items() if k != name or value is not None})
-    odd = st.sampled_from([None, np.zeros(0, np.int32), np.zeros((2, 2), np.float32), np.full(6, -7, np.int32), np.full(6, 10**6, np.int32), np.zeros(6, np.float64), np.full(6, np.nan, np.float32)])
+
+    def change(name, value):
+        return safetensors_bytes(
+            {k: (value if k == name else v) for k, v in sound.items() if k != name or value is not None}
+        )
+
+    odd = st.sampled_from(
+        [
+            None,
+            np.zeros(0, np.int32),
+            np.zeros((2, 2), np.float32),
+            np.full(6, -7, np.int32),
+            np.full(6, 10**6, np.int32),
+            np.zeros(6, np.float64),
+            np.full(6, np.nan, np.float32),
+        ]
+    )
     return st.one_of(bent(safetensors_bytes(sound)), st.builds(change, st.sampled_from(list(sound)), odd))
 
 
@@ -519,22 +817,35 @@ def test_clusters(place):
     sound = folder_of(folder, ("clusters.json", "clusters.safetensors"))
 
     @fuzzed
-    @given(st.one_of(json_files(json.loads(sound["clusters.json"])).map(lambda raw: {"clusters.json": raw}), tensors(load(sound["clusters.safetensors"])).map(lambda raw: {"clusters.safetensors": raw})))
+    @given(
+        st.one_of(
+            json_files(json.loads(sound["clusters.json"])).map(lambda raw: {"clusters.json": raw}),
+            tensors(load(sound["clusters.safetensors"])).map(lambda raw: {"clusters.safetensors": raw}),
+        )
+    )
     def check(made):
-        for name, raw in (sound | made).items(): put(folder / name, raw)
+        for name, raw in (sound | made).items():
+            put(folder / name, raw)
         found = ask(load_clusters, folder)
-        if found is not None: assert len(found.labels) == len(found.distances) and found.sizes.sum() + found.noise == len(found.labels) and repr(found)
+        if found is not None:
+            assert (
+                len(found.labels) == len(found.distances)
+                and found.sizes.sum() + found.noise == len(found.labels)
+                and repr(found)
+            )
 
     check()
 
 
 def test_selections(place):
     from bertvision.selection.strategies import Pool
-    from bertvision.selection.subsets import load_selection, save_selection, Selection, take
+    from bertvision.selection.subsets import Selection, load_selection, save_selection, take
 
     folder = place / "selections"
     pool = Pool([f"train/{i}" for i in range(5)], np.array([0, 1, 0, 1, 0]), identity="p")
-    save_selection(Selection("random", {"": ["train/0", "train/3"]}, "p", 5, 0, {"metric": "cosine"}, {"": 0.1}), folder)
+    save_selection(
+        Selection("random", {"": ["train/0", "train/3"]}, "p", 5, 0, {"metric": "cosine"}, {"": 0.1}), folder
+    )
     tree = read_json(folder / "random.json")
 
     @fuzzed
@@ -542,7 +853,8 @@ def test_selections(place):
     def check(raw):
         put(folder / "random.json", raw)
         found = ask(load_selection, folder, "random")
-        if found is None: return
+        if found is None:
+            return
         assert repr(found)
         for n in (0, 1, 2):
             chosen = ask(take, found, pool, n)
@@ -555,14 +867,20 @@ def test_trials_of_a_search(place):
     from bertvision.training.search import load_search, search
 
     path = place / "trials.json"
-    search({"lr": {"loguniform": [1e-5, 1e-3]}, "head": {"choice": ["a", "b"]}}, lambda many: [p["lr"] for p in many], trials=2, path=path)
+    search(
+        {"lr": {"loguniform": [1e-5, 1e-3]}, "head": {"choice": ["a", "b"]}},
+        lambda many: [p["lr"] for p in many],
+        trials=2,
+        path=path,
+    )
     tree = read_json(path)
 
     @fuzzed
     @given(json_files(tree))
     def check(raw):
         found = ask(load_search, put(path, raw))
-        if found is not None: assert repr(found) and len(found.table()) == len(found.trials) and ask(found.proposals, 1) is not None
+        if found is not None:
+            assert repr(found) and len(found.table()) == len(found.trials) and ask(found.proposals, 1) is not None
 
     check()
 
@@ -570,24 +888,49 @@ def test_trials_of_a_search(place):
 def test_probes(place):
     from safetensors.numpy import load
 
+    from bertvision.data.tasks import get_task
     from bertvision.heads.heads import build_head
     from bertvision.probing.probes import _score_labels, load_probes, save_probes
-    from bertvision.data.tasks import get_task
 
     folder, task = place / "probes", get_task("rte")
-    save_probes(folder, {"layer-1:cls": build_head("layer-1:cls", 3, 4, 2)}, {"task": "rte", "encoder": "tiny-random", "checkpoint": "", "side": "pretrained", "seed": 0, "weights": "w", "layers": 3, "width": 4,
-                "kind": "cls", "max_length": 8, "doc_stride": 4, "epoch": 1, "thresholds": {}})
+    save_probes(
+        folder,
+        {"layer-1:cls": build_head("layer-1:cls", 3, 4, 2)},
+        {
+            "task": "rte",
+            "encoder": "tiny-random",
+            "checkpoint": "",
+            "side": "pretrained",
+            "seed": 0,
+            "weights": "w",
+            "layers": 3,
+            "width": 4,
+            "kind": "cls",
+            "max_length": 8,
+            "doc_stride": 4,
+            "epoch": 1,
+            "thresholds": {},
+        },
+    )
     sound = folder_of(folder, ("probes.json", "probes.safetensors"))
     rows = {"example_id": ["v/0", "v/1"], "label": [0, 1]}
 
     @fuzzed
-    @given(st.one_of(json_files(json.loads(sound["probes.json"])).map(lambda raw: {"probes.json": raw}), tensors(load(sound["probes.safetensors"])).map(lambda raw: {"probes.safetensors": raw}),
-                     json_files({"v/0": "entailment", "v/1": "not_entailment"}).map(lambda raw: {"said.json": raw})))
+    @given(
+        st.one_of(
+            json_files(json.loads(sound["probes.json"])).map(lambda raw: {"probes.json": raw}),
+            tensors(load(sound["probes.safetensors"])).map(lambda raw: {"probes.safetensors": raw}),
+            json_files({"v/0": "entailment", "v/1": "not_entailment"}).map(lambda raw: {"said.json": raw}),
+        )
+    )
     def check(made):
-        for name, raw in (sound | made).items(): put(folder / name, raw)
-        if "said.json" in made: ask(_score_labels, task, rows, folder / "said.json")
+        for name, raw in (sound | made).items():
+            put(folder / name, raw)
+        if "said.json" in made:
+            ask(_score_labels, task, rows, folder / "said.json")
         found = ask(load_probes, folder)
-        if found is not None: assert repr(found) and all(p.ndim >= 1 for head in found.heads.values() for p in head.parameters())
+        if found is not None:
+            assert repr(found) and all(p.ndim >= 1 for head in found.heads.values() for p in head.parameters())
 
     check()
 
@@ -597,8 +940,8 @@ def test_checkpoints_of_a_fit(place):
     from safetensors.numpy import load
 
     from bertvision.runs.recipes import Recipe
-    from bertvision.training.trainer import load_checkpoint, save_checkpoint, Standing
     from bertvision.training.optimizers import make_optimizer, make_schedule
+    from bertvision.training.trainer import Standing, load_checkpoint, save_checkpoint
 
     def made():
         torch.manual_seed(0)
@@ -610,21 +953,33 @@ def test_checkpoints_of_a_fit(place):
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     save_checkpoint(folder, model, optimizer, schedule, Standing(step=1, history=[{"step": 1}]), "me")
-    step, = folder.iterdir()
+    (step,) = folder.iterdir()
     sound = folder_of(step, [p.name for p in step.iterdir()])
     state = torch.random.get_rng_state()
 
     @fuzzed
-    @given(st.one_of(json_files(json.loads(sound["standing.json"])).map(lambda raw: {"standing.json": raw}),
-                     *(tensors(load(sound[name])).map(lambda raw, name=name: {name: raw}) for name in sound if name.endswith(".safetensors"))))
+    @given(
+        st.one_of(
+            json_files(json.loads(sound["standing.json"])).map(lambda raw: {"standing.json": raw}),
+            *(
+                tensors(load(sound[name])).map(lambda raw, name=name: {name: raw})
+                for name in sound
+                if name.endswith(".safetensors")
+            ),
+        )
+    )
     def check(changed):
-        for name, raw in (sound | changed).items(): put(step / name, raw)
+        for name, raw in (sound | changed).items():
+            put(step / name, raw)
         model, optimizer, schedule = made()
         standing = ask(load_checkpoint, folder, model, optimizer, schedule, "me")
-        if standing is None: return
+        if standing is None:
+            return
         assert standing.step >= 0 and standing.epoch >= 0 and isinstance(standing.history, list)
         model(torch.ones(1, 2)).sum().backward()
         optimizer.step(), schedule.step()
 
-    try: check()
-    finally: torch.random.set_rng_state(state)
+    try:
+        check()
+    finally:
+        torch.random.set_rng_state(state)

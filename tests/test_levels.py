@@ -1,11 +1,12 @@
 """How often the rule is wrong: the committed table of simulated studies, its long version, and real runs of one recipe."""
+
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from bertvision.core.errors import DataError, ParameterError
-from bertvision.metrics.levels import cells, EXAMPLES, KINDS, main, METRICS, SEEDS, simulate
+from bertvision.metrics.levels import EXAMPLES, KINDS, METRICS, SEEDS, cells, main, simulate
 
 TABLE = Path(__file__).parents[1] / "outputs" / "levels" / "levels.csv"
 KIND = ["metric", "examples", "kind", "sd", "effect"]
@@ -13,7 +14,8 @@ KIND = ["metric", "examples", "kind", "sd", "effect"]
 
 @pytest.fixture(scope="module")
 def table():
-    if not TABLE.exists(): pytest.skip("outputs/levels/levels.csv: the long table was not run")
+    if not TABLE.exists():
+        pytest.skip("outputs/levels/levels.csv: the long table was not run")
     return pd.read_csv(TABLE)
 
 
@@ -21,7 +23,11 @@ def test_the_committed_table_has_every_kind_of_study(table):
     null = table[table["effect"] == 0]
     assert null["studies"].min() >= 5000
     assert len(null.drop_duplicates(KIND)) == len(cells()) == 72
-    assert set(null["metric"]) == set(METRICS) and set(null["examples"]) == set(EXAMPLES) and set(null["kind"]) == set(KINDS)
+    assert (
+        set(null["metric"]) == set(METRICS)
+        and set(null["examples"]) == set(EXAMPLES)
+        and set(null["kind"]) == set(KINDS)
+    )
     assert set(null["seeds"]) == set(SEEDS) and set(null["comparisons"]) == {1, 12}
     assert not table.duplicated([*KIND, "seeds", "comparisons", "rule"]).any()
 
@@ -30,7 +36,9 @@ def test_the_rule_holds_its_level_in_every_cell_of_the_committed_table(table):
     null = table[(table["effect"] == 0) & (table["rule"] == "both")]
     assert len(null) == 72 * 3 * 2
     assert null["low_99"].max() <= 0.05
-    assert table[(table["effect"] == 0) & (table["rule"] == "examples")]["low_99"].max() > 0.3  # a rule that does not hold is seen
+    assert (
+        table[(table["effect"] == 0) & (table["rule"] == "examples")]["low_99"].max() > 0.3
+    )  # a rule that does not hold is seen
 
 
 @pytest.mark.long
@@ -55,7 +63,9 @@ def test_the_long_table_goes_on_where_it_was_cut_off(tmp_path, monkeypatch, caps
     assert out.read_bytes() == whole and len(capsys.readouterr().out.splitlines()) == 3 + 6
     main(args)
     assert out.read_bytes() == whole and not capsys.readouterr().out
-    with pytest.raises(ParameterError, match="levels.csv holds 3, 1 studies a kind, not 4 and 1: give these numbers, or another --out"):
+    with pytest.raises(
+        ParameterError, match="levels.csv holds 3, 1 studies a kind, not 4 and 1: give these numbers, or another --out"
+    ):
         main(["--studies", "4", *args[2:]])
     out.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="levels.csv has the columns a, b: expected a table of this command"):

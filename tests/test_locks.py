@@ -1,4 +1,5 @@
 """A file system without locks is not a file in use, and a file in use is not a file system without locks."""
+
 import errno
 import fcntl
 import os
@@ -13,7 +14,7 @@ from bertvision.core.errors import DataError, OutputError
 from bertvision.runs.locks import lock, locked
 from bertvision.states.embed import read_vectors
 from bertvision.states.padded import read_original, write_original
-from bertvision.states.store import open_states, Writer
+from bertvision.states.store import Writer, open_states
 
 LACKING = [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS]
 CURE = "is on a file system without locks .*: set HDF5_USE_FILE_LOCKING=FALSE in the environment and start again"
@@ -21,13 +22,16 @@ CURE = "is on a file system without locks .*: set HDF5_USE_FILE_LOCKING=FALSE in
 
 def refuse_locks(monkeypatch, number: int):
     """Let the system answer every request for a lock with an error."""
-    def fails(*_): raise OSError(number, os.strerror(number))
+
+    def fails(*_):
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", fails)
 
 
 def refuse_hdf5(monkeypatch, number: int):
     """Let HDF5 say what it says on a file system whose lock call fails with this error."""
+
     def fails(path, mode="r", **_):
         text = f"Unable to synchronously {'create' if mode == 'w' else 'open'} file (unable to lock file, errno = {number}, error message = '{os.strerror(number)}')"
         raise OSError(number, text)
@@ -57,7 +61,8 @@ def test_a_lock_that_another_process_has_is_in_use(tmp_path, monkeypatch, number
 
 def test_a_lock_that_fails_for_another_reason_is_no_free_lock(tmp_path, monkeypatch):
     refuse_locks(monkeypatch, errno.EIO)
-    with pytest.raises(OutputError, match="lock cannot be locked: Input/output error"): lock(tmp_path / "lock")
+    with pytest.raises(OutputError, match="lock cannot be locked: Input/output error"):
+        lock(tmp_path / "lock")
 
 
 @pytest.fixture
@@ -65,12 +70,17 @@ def files(tmp_path):
     """A file of states, the original's three files, a file of vectors."""
     stored = write(tmp_path / "s.h5", *made_up(dtype="fp32"))
     write_original(stored, tmp_path, "old", 12)
-    with h5py.File(tmp_path / "v.h5", "w") as f: f["vectors"] = np.zeros((2, 3), np.float32)
+    with h5py.File(tmp_path / "v.h5", "w") as f:
+        f["vectors"] = np.zeros((2, 3), np.float32)
     return tmp_path
 
 
-READERS = {"states": ("s.h5", lambda place: open_states(place / "s.h5")), "original": ("old_embeds.h5", lambda place: read_original(place, "old")),
-           "vectors": ("v.h5", lambda place: read_vectors(place / "v.h5")), "writer": ("s.h5", lambda place: Writer(place / "s.h5", *made_up(dtype="fp32")[:2]))}
+READERS = {
+    "states": ("s.h5", lambda place: open_states(place / "s.h5")),
+    "original": ("old_embeds.h5", lambda place: read_original(place, "old")),
+    "vectors": ("v.h5", lambda place: read_vectors(place / "v.h5")),
+    "writer": ("s.h5", lambda place: Writer(place / "s.h5", *made_up(dtype="fp32")[:2])),
+}
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -78,14 +88,17 @@ READERS = {"states": ("s.h5", lambda place: open_states(place / "s.h5")), "origi
 def test_hdf5_without_locks_names_the_cure(files, monkeypatch, reader, number):
     name, read = READERS[reader]
     refuse_hdf5(monkeypatch, number)
-    with pytest.raises(DataError, match=rf"/{name} {CURE}"): read(files)
+    with pytest.raises(DataError, match=rf"/{name} {CURE}"):
+        read(files)
 
 
 def test_new_hdf5_files_without_locks_name_the_cure(files, monkeypatch):
     stored = open_states(files / "s.h5")
     refuse_hdf5(monkeypatch, errno.ENOLCK)
-    with pytest.raises(OutputError, match=rf"/new\.h5 {CURE}"): Writer(files / "new.h5", *made_up()[:2])
-    with pytest.raises(OutputError, match=rf"/other_\w+\.h5 {CURE}"): write_original(stored, files, "other", 12)
+    with pytest.raises(OutputError, match=rf"/new\.h5 {CURE}"):
+        Writer(files / "new.h5", *made_up()[:2])
+    with pytest.raises(OutputError, match=rf"/other_\w+\.h5 {CURE}"):
+        write_original(stored, files, "other", 12)
     assert not list(files.glob("new*")) and not list(files.glob("other*"))
 
 
@@ -94,5 +107,6 @@ def test_an_hdf5_file_that_another_holds_is_in_use(files, reader):
     name, read = READERS[reader]
     with open(files / name, "r+b") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match=rf"/{name} is being written by another process just now"): read(files)
+        with pytest.raises(DataError, match=rf"/{name} is being written by another process just now"):
+            read(files)
     read(files)

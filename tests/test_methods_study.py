@@ -1,4 +1,5 @@
 """From fine-tuning over states to heads, ensembles and the report, as one small study; and a recipe that a search has found."""
+
 import pandas as pd
 import pytest
 from study_lab import run_small
@@ -36,7 +37,9 @@ def done(tmp_path_factory):
 def test_every_variant_has_a_row(done):
     table = pd.read_csv(done / "report" / "table.csv")
     methods = list(dict.fromkeys(table["method"]))
-    assert methods[0] == "BERT" and "Heads: adapter-8:mean" in methods and "Ensembles: two BERT seeds, maximum" in methods
+    assert (
+        methods[0] == "BERT" and "Heads: adapter-8:mean" in methods and "Ensembles: two BERT seeds, maximum" in methods
+    )
     assert (table.loc[table["method"].str.startswith("Heads"), "runs"] == 2).all()
     sizes = table.set_index("method")["parameters"]
     assert sizes["Heads: adapter-8:mean"] == 8 * 64 + 8 + 2 * 3 * 8 + 2 and sizes["BERT"] > 1e5
@@ -52,7 +55,10 @@ def test_the_page_compares_methods(done):
 
 
 def test_states_are_those_of_the_fine_tuned_encoder(done):
-    tuned, stored = (read_json(done / "runs" / f"{step}.toy-sentiment.tiny-random.s0" / "record.json") for step in ("finetune", "extract"))
+    tuned, stored = (
+        read_json(done / "runs" / f"{step}.toy-sentiment.tiny-random.s0" / "record.json")
+        for step in ("finetune", "extract")
+    )
     assert stored["fine_tuned"] and stored["fingerprints"]["selection_ids"] == tuned["fingerprints"]["selection_ids"]
     assert stored["upstream_seconds"] == pytest.approx(tuned["seconds"]["total"])
 
@@ -77,9 +83,13 @@ def test_a_found_recipe_is_used(tmp_path):
     assert main(["run", str(tmp_path / "studies" / "find.yaml"), "--out", str(tmp_path / "outputs")]) == 0
     best = tmp_path / "outputs" / "find" / "runs" / "search.toy-sentiment.tiny-random.s0" / "best.yaml"
     assert "in 4 trials" in best.read_text()
-    text = STUDY.replace("title: Heads\n", f"title: Heads\n    recipe: {best}\n").replace('heads: ["adapter-8:mean", "scalar-mix:mean"], lrs: [1e-2], ', "")
+    text = STUDY.replace("title: Heads\n", f"title: Heads\n    recipe: {best}\n").replace(
+        'heads: ["adapter-8:mean", "scalar-mix:mean"], lrs: [1e-2], ', ""
+    )
     (tmp_path / "studies" / "found.yaml").write_text(text)
-    job = next(j for j in plan(load_study(tmp_path / "studies" / "found.yaml"), out=tmp_path / "o").jobs if j.step == "heads")
+    job = next(
+        j for j in plan(load_study(tmp_path / "studies" / "found.yaml"), out=tmp_path / "o").jobs if j.step == "heads"
+    )
     assert job.parameters["heads"][0].startswith("adapter-") and 1e-4 <= job.parameters["lrs"][0] <= 1e-2
 
 

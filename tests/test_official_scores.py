@@ -1,4 +1,5 @@
 """`bertvision score` against both official scripts of SQuAD, written again here from what they compute."""
+
 import json
 import random
 import re
@@ -36,7 +37,9 @@ def overlap(predicted, gold):
 
 
 def questions_of(dataset):
-    return {q["id"]: [a["text"] for a in q["answers"]] for d in dataset["data"] for p in d["paragraphs"] for q in p["qas"]}
+    return {
+        q["id"]: [a["text"] for a in q["answers"]] for d in dataset["data"] for p in d["paragraphs"] for q in p["qas"]
+    }
 
 
 def script_1(dataset, predictions):
@@ -96,16 +99,36 @@ def script_2(dataset, predictions, null_odds=None, threshold=1.0):
 def test_the_reference_on_cases_worked_by_hand():
     assert words("The  Eiffel-Tower, an a.a!") == ["eiffeltower", "aa"] and words("“The” _a b—a") == ["“", "”", "b—"]
     assert overlap(["no", "no", "x"], ["no", "no"]) == pytest.approx(0.8)
-    dataset = {"data": [{"paragraphs": [{"qas": [
-        {"id": "r", "answers": [{"text": "Rome"}, {"text": "."}]}, {"id": "n", "answers": []}]}]}]}
+    dataset = {
+        "data": [
+            {
+                "paragraphs": [
+                    {"qas": [{"id": "r", "answers": [{"text": "Rome"}, {"text": "."}]}, {"id": "n", "answers": []}]}
+                ]
+            }
+        ]
+    }
     assert script_2(dataset, {"r": ".", "n": "the"}) == {
-        "exact": 50, "f1": 50, "total": 2, "HasAns_exact": 0, "HasAns_f1": 0, "HasAns_total": 1, "NoAns_exact": 100, "NoAns_f1": 100, "NoAns_total": 1}
-    assert best_2({"r": ["Rome"], "n": []}, {"r": "Rome", "n": "the"}, {"r": 1.0, "n": 1.0}, {"n": -1, "r": 2}) == (50, 0.0)
+        "exact": 50,
+        "f1": 50,
+        "total": 2,
+        "HasAns_exact": 0,
+        "HasAns_f1": 0,
+        "HasAns_total": 1,
+        "NoAns_exact": 100,
+        "NoAns_f1": 100,
+        "NoAns_total": 1,
+    }
+    assert best_2({"r": ["Rome"], "n": []}, {"r": "Rome", "n": "the"}, {"r": 1.0, "n": 1.0}, {"n": -1, "r": 2}) == (
+        50,
+        0.0,
+    )
     dataset["data"][0]["paragraphs"][0]["qas"].pop()
     assert script_1(dataset, {"r": "the"}) == {"exact_match": 100, "f1": 0}
 
 
 # Predictions to compare on.
+
 
 def perfect(answers, context, draw):
     return answers[0] if answers else ""
@@ -114,11 +137,15 @@ def perfect(answers, context, draw):
 def a_span(answers, context, draw):
     tokens = context.split()
     start = draw.randrange(len(tokens))
-    return " ".join(tokens[start:start + draw.randint(1, 6)])
+    return " ".join(tokens[start : start + draw.randint(1, 6)])
 
 
 def part_of_the_answer(answers, context, draw):
-    return " ".join(draw.sample(tokens, draw.randint(1, len(tokens)))) if (tokens := perfect(answers, context, draw).split()) else "Rome"
+    return (
+        " ".join(draw.sample(tokens, draw.randint(1, len(tokens))))
+        if (tokens := perfect(answers, context, draw).split())
+        else "Rome"
+    )
 
 
 def other_case(answers, context, draw):
@@ -127,14 +154,26 @@ def other_case(answers, context, draw):
 
 def articles_and_punctuation(answers, context, draw):
     text = draw.choice(answers or ["", "it"])
-    return draw.choice(("The {}", "an {}.", "{} the", "the, a; {}!", "“{}”", "a-{}", "the_{}", "{}'s", "a {} a {}")).replace("{}", text)
+    return draw.choice(
+        ("The {}", "an {}.", "{} the", "the, a; {}!", "“{}”", "a-{}", "the_{}", "{}'s", "a {} a {}")
+    ).replace("{}", text)
 
 
 def unicode_forms(answers, context, draw):
     text = draw.choice(answers or ["ÀÉ", "İstanbul"])
-    changes = (lambda t: unicodedata.normalize("NFD", t), lambda t: t.replace(" ", "\u00a0"), lambda t: t.replace(" ", "\u200b"),
-               lambda t: t + "ß", lambda t: "İ" + t, lambda t: "ΣΑΣ " + t, lambda t: t.replace("-", "–"), lambda t: "ａ " + t,
-               lambda t: "東京 the " + t, lambda t: "a\u0301 " + t, lambda t: t.replace(" ", "\u2028"))
+    changes = (
+        lambda t: unicodedata.normalize("NFD", t),
+        lambda t: t.replace(" ", "\u00a0"),
+        lambda t: t.replace(" ", "\u200b"),
+        lambda t: t + "ß",
+        lambda t: "İ" + t,
+        lambda t: "ΣΑΣ " + t,
+        lambda t: t.replace("-", "–"),
+        lambda t: "ａ " + t,
+        lambda t: "東京 the " + t,
+        lambda t: "a\u0301 " + t,
+        lambda t: t.replace(" ", "\u2028"),
+    )
     return draw.choice(changes)(text)
 
 
@@ -143,30 +182,56 @@ def without_a_word(answers, context, draw):
 
 
 def mixture(answers, context, draw):
-    return draw.choice((perfect, a_span, part_of_the_answer, other_case, articles_and_punctuation, unicode_forms, without_a_word))(answers, context, draw)
+    return draw.choice(
+        (perfect, a_span, part_of_the_answer, other_case, articles_and_punctuation, unicode_forms, without_a_word)
+    )(answers, context, draw)
 
 
-VARIANTS = (perfect, lambda *_: "", a_span, part_of_the_answer, other_case, articles_and_punctuation, unicode_forms, without_a_word, mixture)
+VARIANTS = (
+    perfect,
+    lambda *_: "",
+    a_span,
+    part_of_the_answer,
+    other_case,
+    articles_and_punctuation,
+    unicode_forms,
+    without_a_word,
+    mixture,
+)
 NAMES = [v.__name__ if v.__name__ != "<lambda>" else "empty" for v in VARIANTS]
-WITH_A_DOT = {"5725bad5271a42140099d0c1", "5730b7ce069b5314008322c4", "57340d124776f419006617bf"}  # a gold answer is "."
+WITH_A_DOT = {
+    "5725bad5271a42140099d0c1",
+    "5730b7ce069b5314008322c4",
+    "57340d124776f419006617bf",
+}  # a gold answer is "."
 
 
 def predicted(dataset, variant, seed=0):
     draw = random.Random(seed)
-    return {q["id"]: variant([a["text"] for a in q["answers"]], p["context"], draw)
-            for d in dataset["data"] for p in d["paragraphs"] for q in p["qas"]}
+    return {
+        q["id"]: variant([a["text"] for a in q["answers"]], p["context"], draw)
+        for d in dataset["data"]
+        for p in d["paragraphs"]
+        for q in p["qas"]
+    }
 
 
 def odds_of(predictions, kind, seed=0):
     """Null odds in an order of their own."""
     draw, ids = random.Random(seed), list(predictions)
     draw.shuffle(ids)
-    values = {"apart": lambda: draw.gauss(0, 4), "tied": lambda: draw.randint(-3, 4), "probabilities": draw.random,
-              "equal": lambda: 0.25, "below 0": lambda: -1 - draw.randint(0, 9) / 8}[kind]
+    values = {
+        "apart": lambda: draw.gauss(0, 4),
+        "tied": lambda: draw.randint(-3, 4),
+        "probabilities": draw.random,
+        "equal": lambda: 0.25,
+        "below 0": lambda: -1 - draw.randint(0, 9) / 8,
+    }[kind]
     return {id: values() for id in ids}
 
 
 # Both on one dataset, through the command line.
+
 
 def printed(folder, capsys, dataset, predictions, *options, null_odds=None):
     files = {"gold.json": dataset, "predictions.json": predictions} | ({"odds.json": null_odds} if null_odds else {})
@@ -180,7 +245,7 @@ def printed(folder, capsys, dataset, predictions, *options, null_odds=None):
 
 
 def assert_same(found, expected):
-    assert list(found)[:len(expected)] == list(expected)  # then come our own numbers
+    assert list(found)[: len(expected)] == list(expected)  # then come our own numbers
     for name, value in expected.items():
         limit = 0 if name.endswith(("_thresh", "total")) else 1e-9
         assert abs(found[name] - value) <= limit, f"{name}: {found[name]!r}, the script prints {value!r}"
@@ -194,11 +259,19 @@ def dev(data_dir):
 @pytest.fixture(scope="module")
 def part(dev):
     """Some 400 questions of each dev set, all paragraphs with a `.` among them."""
+
     def kept(paragraph, number):
         return number % 37 == 0 or any(q["id"] in WITH_A_DOT for q in paragraph["qas"])
 
-    return {name: whole | {"data": [{**d, "paragraphs": [p for n, p in enumerate(d["paragraphs"]) if kept(p, n)]} for d in whole["data"]]}
-            for name, whole in dev.items()}
+    return {
+        name: whole
+        | {
+            "data": [
+                {**d, "paragraphs": [p for n, p in enumerate(d["paragraphs"]) if kept(p, n)]} for d in whole["data"]
+            ]
+        }
+        for name, whole in dev.items()
+    }
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=NAMES)
@@ -214,7 +287,10 @@ def test_predictions_to_1_1(variant, part, tmp_path, capsys):
 def test_predictions_to_2_0(name, variant, part, tmp_path, capsys):
     predictions = predicted(part[name], variant)
     options = () if name == "2.0" else ("--script", "2.0")
-    assert_same(printed(tmp_path, capsys, part[name], predictions | {"unknown": "Rome"}, *options), script_2(part[name], predictions))
+    assert_same(
+        printed(tmp_path, capsys, part[name], predictions | {"unknown": "Rome"}, *options),
+        script_2(part[name], predictions),
+    )
 
 
 @pytest.mark.parametrize("variant", [perfect, mixture], ids=lambda v: v.__name__)
@@ -248,13 +324,20 @@ def test_gold_answers_without_a_word_count_in_1_1(dev, tmp_path, capsys):
     predictions = predicted(dev["1.1"], perfect) | dict.fromkeys(WITH_A_DOT, ".")
     found = printed(tmp_path, capsys, dev["1.1"], predictions)
     assert_same(found, {"exact_match": 100.0, "f1": 100 * 10_567 / 10_570})
-    assert found["exact_match_without_empty_gold"] == found["f1_without_empty_gold"] == pytest.approx(100 * 10_567 / 10_570)
+    assert (
+        found["exact_match_without_empty_gold"]
+        == found["f1_without_empty_gold"]
+        == pytest.approx(100 * 10_567 / 10_570)
+    )
 
 
 def test_the_whole_dev_set_of_2_0_with_null_odds(dev, tmp_path, capsys):
     predictions = predicted(dev["2.0"], mixture, 1)
     null_odds = odds_of(predictions, "tied", 1)
-    assert_same(printed(tmp_path, capsys, dev["2.0"], predictions, null_odds=null_odds), script_2(dev["2.0"], predictions, null_odds))
+    assert_same(
+        printed(tmp_path, capsys, dev["2.0"], predictions, null_odds=null_odds),
+        script_2(dev["2.0"], predictions, null_odds),
+    )
 
 
 @pytest.mark.long
@@ -273,9 +356,13 @@ def test_whole_dev_sets(variant, dev, tmp_path, capsys):
 
 # Without real data: the same on questions made for it, and bad input.
 
+
 def made(*answers, version="v2.0"):
     """A question for each list of gold answers, with the ids 0, 1, …"""
-    qas = [{"id": str(n), "question": "Where?", "answers": [{"text": t, "answer_start": 0} for t in texts]} for n, texts in enumerate(answers)]
+    qas = [
+        {"id": str(n), "question": "Where?", "answers": [{"text": t, "answer_start": 0} for t in texts]}
+        for n, texts in enumerate(answers)
+    ]
     return {"version": version, "data": [{"title": "t", "paragraphs": [{"context": "Rome . the", "qas": qas}]}]}
 
 
@@ -288,7 +375,9 @@ def test_a_question_all_of_whose_answers_are_without_a_word_has_an_answer(tmp_pa
         assert_same(found, script_2(dataset, predictions, null_odds, threshold))
 
 
-@pytest.mark.parametrize("version, script", [("1.1", script_1), ("v2.0", script_2), ("2.0", script_2), (None, script_1)])
+@pytest.mark.parametrize(
+    "version, script", [("1.1", script_1), ("v2.0", script_2), ("2.0", script_2), (None, script_1)]
+)
 def test_the_version_of_the_file_chooses_the_script(version, script, tmp_path, capsys):
     dataset, predictions = made(["Rome", "."], ["Rome"], version=version), {"0": ".", "1": "the Rome"}
     assert_same(printed(tmp_path, capsys, dataset, predictions), script(dataset, predictions))
@@ -304,18 +393,34 @@ def test_equal_null_odds_are_parted_in_the_order_of_their_file(tmp_path, capsys)
     dataset, predictions = made(["Rome"], []), {"0": "Rome", "1": "Paris"}
     for null_odds, best, threshold in (({"0": 0.5, "1": 0.5}, 100, 0.5), ({"1": 0.5, "0": 0.5}, 50, 0.0)):
         found = printed(tmp_path, capsys, dataset, predictions, null_odds=null_odds)
-        assert (found["best_exact"], found["best_exact_thresh"], found["best_exact_attainable"]) == (best, threshold, 50)
+        assert (found["best_exact"], found["best_exact_thresh"], found["best_exact_attainable"]) == (
+            best,
+            threshold,
+            50,
+        )
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--script", "1.1"], "question '1' has no answer: the script of SQuAD 1.1 stops there, choose script 2.0"),
-    (["--threshold", "0"], "threshold = 0.0: expected null odds with it"),
-    (["--null-odds", "odds.json", "--script", "1.1"], "null odds: the script of SQuAD 1.1 takes none, choose script 2.0"),
-    (["--null-odds", "odds.json", "--threshold", "nan"], "threshold = nan: expected a number"),
-    (["--null-odds", "short.json"], "null odds: none for question '1'")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--script", "1.1"], "question '1' has no answer: the script of SQuAD 1.1 stops there, choose script 2.0"),
+        (["--threshold", "0"], "threshold = 0.0: expected null odds with it"),
+        (
+            ["--null-odds", "odds.json", "--script", "1.1"],
+            "null odds: the script of SQuAD 1.1 takes none, choose script 2.0",
+        ),
+        (["--null-odds", "odds.json", "--threshold", "nan"], "threshold = nan: expected a number"),
+        (["--null-odds", "short.json"], "null odds: none for question '1'"),
+    ],
+)
 def test_what_no_script_can_score_is_named(options, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    contents = {"gold": made(["Rome"], []), "predictions": {"0": "", "1": ""}, "odds": {"0": 1, "1": 1}, "short": {"0": 1}}
+    contents = {
+        "gold": made(["Rome"], []),
+        "predictions": {"0": "", "1": ""},
+        "odds": {"0": 1, "1": 1},
+        "short": {"0": 1},
+    }
     for name, content in contents.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     assert main(["score", "gold.json", "predictions.json", *options]) == 2

@@ -1,4 +1,5 @@
 """Power before the run: the forecast is what simulated studies find, and `plan` and `run` print it."""
+
 import shutil
 import subprocess
 import sys
@@ -11,17 +12,25 @@ from scipy import stats
 from study_lab import Lab
 
 from bertvision.cli import main
-from bertvision.metrics.comparisons import compare_contributions
 from bertvision.core.errors import ParameterError
-from bertvision.metrics.levels import draw_study, simulate
-from bertvision.metrics.power import detectable, power, Scatter, scatter_variances, seeds_needed, seeds_text, typical_scatter
-from bertvision.reporting.methods import against
 from bertvision.engine.grid import load_study
-from bertvision.engine.plan import plan
-from bertvision.reporting.power import power_forecast, power_text, PRIOR
-from bertvision.reporting.glue import difference_tables
-from bertvision.reporting.results import glue_table, read_study
 from bertvision.engine.local import Outcome
+from bertvision.engine.plan import plan
+from bertvision.metrics.comparisons import compare_contributions
+from bertvision.metrics.levels import draw_study, simulate
+from bertvision.metrics.power import (
+    Scatter,
+    detectable,
+    power,
+    scatter_variances,
+    seeds_needed,
+    seeds_text,
+    typical_scatter,
+)
+from bertvision.reporting.glue import difference_tables
+from bertvision.reporting.methods import against
+from bertvision.reporting.power import PRIOR, power_forecast, power_text
+from bertvision.reporting.results import glue_table, read_study
 
 ROOT = Path(__file__).parents[1]
 SCATTER = Scatter(seeds=2.5, examples=20.0, rest=45.0)
@@ -49,8 +58,9 @@ def simulated_power(examples, kind, seeds, comparisons):
     return row["claims"].item()
 
 
-@pytest.mark.parametrize("examples, kind, seeds", [
-    (277, "alike", 3), (277, "alike", 10), (277, "items", 5), (1043, "items", 5)])
+@pytest.mark.parametrize(
+    "examples, kind, seeds", [(277, "alike", 3), (277, "alike", 10), (277, "items", 5), (1043, "items", 5)]
+)
 def test_eight_of_ten_simulated_studies_find_the_detectable_difference(examples, kind, seeds):
     found = simulated_power(examples, kind, seeds, 1)  # of 300 studies: a standard error of .023
     assert found == pytest.approx(0.8, abs=0.07)
@@ -93,9 +103,14 @@ def test_without_scatter_every_difference_above_the_rounding_is_found():
     assert detectable(Scatter(0, 0, 0), 3, 1000) < 0.3
 
 
-@pytest.mark.parametrize("given, words", [
-    ({"seeds": 1}, "one seed allows no claim"), ({"examples": 1}, "examples = 1"),
-    ({"comparisons": 0}, "comparisons = 0")])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"seeds": 1}, "one seed allows no claim"),
+        ({"examples": 1}, "examples = 1"),
+        ({"comparisons": 0}, "comparisons = 0"),
+    ],
+)
 def test_what_allows_no_claim_is_an_error(given, words):
     with pytest.raises(ParameterError, match=words):
         detectable(SCATTER, **({"seeds": 3, "examples": 100, "comparisons": 1} | given))
@@ -193,7 +208,7 @@ def test_run_and_plan_say_it_once_for_a_task_of_ones_own(tmp_path, capsys, monke
     lab.experiment()
     lab.notebook("reports/glue", 'study_dir = ""  # folder', "pass")
     lab.study(f"""
-        tasks: [{tmp_path / 'reviews.yaml'}]
+        tasks: [{tmp_path / "reviews.yaml"}]
         encoders: [tiny-random]
         seeds: [0, 1, 2]
         steps: {{one: {{experiment: learn}}, two: {{experiment: learn, parameters: {{epochs: 2}}}}}}

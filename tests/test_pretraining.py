@@ -1,4 +1,5 @@
 """Pre-training in one process and in two, on a corpus that is generated here."""
+
 import json
 import subprocess
 import sys
@@ -39,10 +40,28 @@ def histories(request, tmp_path_factory):
     """The same pre-training in one process and in two."""
     folder = tmp_path_factory.mktemp("pretraining")
     (folder / "some.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     for name, command in (("one", [sys.executable]), ("two", launch)):
         (folder / name).mkdir()
-        ended = subprocess.run([*command, str(folder / "some.py"), str(folder / name), request.param], capture_output=True, text=True, timeout=300)
+        ended = subprocess.run(
+            [*command, str(folder / "some.py"), str(folder / name), request.param],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert ended.returncode == 0, ended.stderr[-3000:]
     return {name: json.loads((folder / name / "history.json").read_text()) for name in ("one", "two")}
 
@@ -51,26 +70,46 @@ def test_two_processes_learn_what_one_learns(histories):
     """With the same global batch the loss curve is the same, and every token is counted once."""
     one, two = histories["one"], histories["two"]
     assert len(one["step"]) == 50 and one["tokens"] == two["tokens"]
-    for name in (n for n in one if n.startswith(("mlm_", "nsp_"))): np.testing.assert_allclose(one[name], two[name], atol=1e-4)
+    for name in (n for n in one if n.startswith(("mlm_", "nsp_"))):
+        np.testing.assert_allclose(one[name], two[name], atol=1e-4)
     assert one["mlm_loss"][-1] < one["mlm_loss"][0]
-    np.testing.assert_allclose([x for x in one["held_out_mlm_loss"] if x is not None and x == x], [x for x in two["held_out_mlm_loss"] if x is not None and x == x], atol=1e-4)
+    np.testing.assert_allclose(
+        [x for x in one["held_out_mlm_loss"] if x is not None and x == x],
+        [x for x in two["held_out_mlm_loss"] if x is not None and x == x],
+        atol=1e-4,
+    )
 
 
 def test_fine_tuning_from_a_pretraining_is_a_plan(tmp_path, monkeypatch):
     """Each start of pretrain-small gets the run of its own seed; a changed text is a changed run."""
     text = tmp_path / "book.txt"
     text.write_text("A cat sat. A dog ran.\n\nA bird flew away. Nobody knew why.\n")
-    planned = lambda: plan(load_study("pretrain-small", {"pretrain.corpus": str(text)}, tasks=["toy-sentiment"], seeds=[0, 1]), out=tmp_path)
+    planned = lambda: plan(
+        load_study("pretrain-small", {"pretrain.corpus": str(text)}, tasks=["toy-sentiment"], seeds=[0, 1]),
+        out=tmp_path,
+    )
     first = planned()
     assert first.job("untrained.toy-sentiment.s1").needs == ("pretrain.s1",)
     assert first.job("untrained.toy-sentiment.s1").parameters["checkpoint"] == "steps/0"
     text.write_text(text.read_text().replace("bird", "bat"))
     again = planned()
-    for name in ("pretrain.s0", "pretrained.toy-sentiment.s0"): assert first.job(name).fingerprint != again.job(name).fingerprint
+    for name in ("pretrain.s0", "pretrained.toy-sentiment.s0"):
+        assert first.job(name).fingerprint != again.job(name).fingerprint
     monkeypatch.chdir(tmp_path)
-    near = plan(load_study("pretrain-small", {"pretrain.corpus": "book.txt"}, tasks=["toy-sentiment"], seeds=[0, 1]), out=tmp_path)
-    assert near.job("pretrain.s0").parameters["corpus"] == str(text) and near.job("pretrain.s0").fingerprint == again.job("pretrain.s0").fingerprint
+    near = plan(
+        load_study("pretrain-small", {"pretrain.corpus": "book.txt"}, tasks=["toy-sentiment"], seeds=[0, 1]),
+        out=tmp_path,
+    )
+    assert (
+        near.job("pretrain.s0").parameters["corpus"] == str(text)
+        and near.job("pretrain.s0").fingerprint == again.job("pretrain.s0").fingerprint
+    )
     text.unlink()
-    with pytest.raises(DataError, match="book.txt: expected a text file"): planned()
-    told = plan(load_study("pretrain-small", {"pretrain.corpus": str(text)}, tasks=["toy-sentiment"], seeds=[0, 1]), out=tmp_path, inputs=False)  # of finished runs one may tell without their text
+    with pytest.raises(DataError, match="book.txt: expected a text file"):
+        planned()
+    told = plan(
+        load_study("pretrain-small", {"pretrain.corpus": str(text)}, tasks=["toy-sentiment"], seeds=[0, 1]),
+        out=tmp_path,
+        inputs=False,
+    )  # of finished runs one may tell without their text
     assert told.job("pretrained.toy-sentiment.s0").fingerprint != again.job("pretrained.toy-sentiment.s0").fingerprint

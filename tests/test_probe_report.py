@@ -1,19 +1,43 @@
 """The report of layers with less than a whole study: missing runs, no control, one seed, one side."""
+
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-
 from scipy import stats
+from study_lab import change, keep, replan
 
-from bertvision.metrics.comparisons import BETTER, NO_CLAIM, rule, UNDECIDED
 from bertvision.core.errors import DataError
 from bertvision.core.io import read_json
-from bertvision.reporting.layers import main_table, paragraph, plot_difference, plot_heat, plot_profiles, plot_similarity, plot_training, probes_report, published_curves, to_markdown, write_probes_report
-from bertvision.reporting.layer_scores import against_trivial, control_table, difference_table, example_probes, final, headline, layer_differences, probe_rows, profile_table, profiles, trivial_table
+from bertvision.metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, rule
+from bertvision.reporting.layer_scores import (
+    against_trivial,
+    control_table,
+    difference_table,
+    example_probes,
+    final,
+    headline,
+    layer_differences,
+    probe_rows,
+    profile_table,
+    profiles,
+    trivial_table,
+)
+from bertvision.reporting.layers import (
+    main_table,
+    paragraph,
+    plot_difference,
+    plot_heat,
+    plot_profiles,
+    plot_similarity,
+    plot_training,
+    probes_report,
+    published_curves,
+    to_markdown,
+    write_probes_report,
+)
 from bertvision.reporting.results import read_study
-from study_lab import change, keep, replan
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +62,20 @@ def text(folder):
 
 def test_every_number_of_the_csv_is_that_of_the_records(example):
     write_probes_report(example)
-    table = pd.read_csv(example / "report" / "table.csv").query("task == 'cola' and side == 'random' and through == 'mix'").set_index("layer")
+    table = (
+        pd.read_csv(example / "report" / "table.csv")
+        .query("task == 'cola' and side == 'random' and through == 'mix'")
+        .set_index("layer")
+    )
     records = [read_json(example / "runs" / f"random.cola.s{seed}" / "record.json") for seed in range(3)]
     for layer in range(7):
-        values = [next(v for v in r["variants"] if v["variant"] == f"mix-{layer}:mean")["metrics"]["validation"]["matthews"] for r in records]
-        assert table.loc[layer, "mean"] == pytest.approx(np.mean(values)) and table.loc[layer, "sd"] == pytest.approx(np.std(values, ddof=1))
+        values = [
+            next(v for v in r["variants"] if v["variant"] == f"mix-{layer}:mean")["metrics"]["validation"]["matthews"]
+            for r in records
+        ]
+        assert table.loc[layer, "mean"] == pytest.approx(np.mean(values)) and table.loc[layer, "sd"] == pytest.approx(
+            np.std(values, ddof=1)
+        )
 
 
 def test_the_report_repeats_itself_and_names_no_place(example, monkeypatch):
@@ -50,16 +83,34 @@ def test_the_report_repeats_itself_and_names_no_place(example, monkeypatch):
     monkeypatch.chdir(example / "report")
     assert {p.name: p.read_bytes() for p in write_probes_report("..").iterdir()} == first
     assert all(str(example.parent).encode() not in data for data in first.values())
-    assert set(first) == {"table.md", "table.csv", "report.html", "profiles.png", "mixes.png", "heat.png", "difference.png", "training.png", "similarity.png"}
+    assert set(first) == {
+        "table.md",
+        "table.csv",
+        "report.html",
+        "profiles.png",
+        "mixes.png",
+        "heat.png",
+        "difference.png",
+        "training.png",
+        "similarity.png",
+    }
 
 
 def test_only_the_pretrained_side(example):
     keep(example, lambda run: run.startswith("pretrained") and "sts-b" not in run)
     study = read_study(example)
     rows = probe_rows(study)
-    assert len(layer_differences(study, rows)) == 0 and plot_difference(study) is None and plot_training(rows) is None and plot_similarity(study) is None
+    assert (
+        len(layer_differences(study, rows)) == 0
+        and plot_difference(study) is None
+        and plot_training(rows) is None
+        and plot_similarity(study) is None
+    )
     said = text(example)
-    assert "is undecided against the trivial predictor (49.0) at every layer" in said and "fine-tuning" not in said.partition("<!--")[0]
+    assert (
+        "is undecided against the trivial predictor (49.0) at every layer" in said
+        and "fine-tuning" not in said.partition("<!--")[0]
+    )
     assert "a random encoder" not in said and "## Fine-tuned minus pretrained" not in said
 
 
@@ -70,7 +121,11 @@ def test_one_seed_has_no_spread_and_no_claim(example):
     assert "±" not in profile_table(headline(rows)).to_string() and profiles(rows)["sd"].isna().all()
     for found in (layer_differences(study, rows), against_trivial(study, rows)):
         assert (found["seeds"] == 1).all() and found[["low", "high", "p", "p_holm"]].isna().all(axis=None)
-        assert set(found["verdict"]) == {NO_CLAIM} and set(found["reason"]) == {"one seed"} and found["difference"].notna().all()
+        assert (
+            set(found["verdict"]) == {NO_CLAIM}
+            and set(found["reason"]) == {"one seed"}
+            and found["difference"].notna().all()
+        )
     said = text(example)
     assert "nan" not in said and "no claim: one seed" in said and "No difference is claimed" in said
     assert "gets no claim against the pretrained one at any layer: one seed" in said
@@ -78,28 +133,52 @@ def test_one_seed_has_no_spread_and_no_claim(example):
 
 def test_without_controls_and_codes(example):
     for place in (example / "runs").iterdir():
+
         def bare(record):
-            for v in record["variants"]: v["probe"] = {k: v["probe"][k] for k in ("layer", "through")}
+            for v in record["variants"]:
+                v["probe"] = {k: v["probe"][k] for k in ("layer", "through")}
             record["cka"] = None
+
         change(example, place.name, bare)
     study = read_study(example)
     rows = probe_rows(study)
-    assert len(control_table(rows)) == 0 and rows[["control", "selectivity", "bits", "compression"]].isna().all(axis=None)
+    assert len(control_table(rows)) == 0 and rows[["control", "selectivity", "bits", "compression"]].isna().all(
+        axis=None
+    )
     said = text(example)
-    assert "the control task" not in said.partition("<!--")[0] and "## Above the control task" not in said and "CKA" not in said.partition("<!--")[0]
-    assert not any("control" in t.get_text() for fig in [plot_profiles(rows)] for legend in fig.legends for t in legend.get_texts())
+    assert (
+        "the control task" not in said.partition("<!--")[0]
+        and "## Above the control task" not in said
+        and "CKA" not in said.partition("<!--")[0]
+    )
+    assert not any(
+        "control" in t.get_text() for fig in [plot_profiles(rows)] for legend in fig.legends for t in legend.get_texts()
+    )
 
 
 def test_without_mixes_there_is_no_expected_layer(example):
     for place in (example / "runs").iterdir():
-        change(example, place.name, lambda r: r.update(variants=[v for v in r["variants"] if v["probe"]["through"] == "layer"]))
+        change(
+            example,
+            place.name,
+            lambda r: r.update(variants=[v for v in r["variants"] if v["probe"]["through"] == "layer"]),
+        )
     rows = probe_rows(read_study(example))
     assert "Expected layer" not in profile_table(rows) and not (write_probes_report(example) / "mixes.png").exists()
 
 
 def test_a_probe_that_is_missing_leaves_a_gap(example):
-    change(example, "pretrained.cola.s0", lambda r: r.update(variants=[v for v in r["variants"] if v["variant"] != "layer-3:mean"]))
-    for seed in range(3): change(example, f"fine-tuned.cola.s{seed}", lambda r: r.update(variants=[v for v in r["variants"] if v["probe"]["layer"] != 2]))
+    change(
+        example,
+        "pretrained.cola.s0",
+        lambda r: r.update(variants=[v for v in r["variants"] if v["variant"] != "layer-3:mean"]),
+    )
+    for seed in range(3):
+        change(
+            example,
+            f"fine-tuned.cola.s{seed}",
+            lambda r: r.update(variants=[v for v in r["variants"] if v["probe"]["layer"] != 2]),
+        )
     study = read_study(example)
     shown = profile_table(headline(final(probe_rows(study)))).set_index(["Task", "Side"])
     assert shown.loc[("CoLA", "fine-tuned"), "2"] == "" and shown.loc[("CoLA", "fine-tuned"), "Expected layer"] == ""
@@ -109,7 +188,8 @@ def test_a_probe_that_is_missing_leaves_a_gap(example):
 
 
 def test_lost_predictions_leave_differences_without_a_claim(example):
-    for seed in range(3): (example / "runs" / f"fine-tuned.squad2.s{seed}" / "predictions.parquet").unlink()
+    for seed in range(3):
+        (example / "runs" / f"fine-tuned.squad2.s{seed}" / "predictions.parquet").unlink()
     study = read_study(example)
     d = layer_differences(study).query("metric == 'answer_f1'")
     assert d["difference"].notna().all() and d[["low", "p"]].isna().all(axis=None) and set(d["verdict"]) == {NO_CLAIM}
@@ -123,7 +203,9 @@ def by_hand(example, task, layer, sides):
     "Contributions of each seed and example to accuracy-like scores, read from the files alone."
     out = []
     for side in sides:
-        runs = [pd.read_parquet(example / "runs" / f"{side}.{task}.s{seed}" / "predictions.parquet") for seed in range(3)]
+        runs = [
+            pd.read_parquet(example / "runs" / f"{side}.{task}.s{seed}" / "predictions.parquet") for seed in range(3)
+        ]
         name = f"layer-{layer}:{'mean' if task == 'cola' else 'each'}"
         out.append([r[(r["variant"] == name) & (r["split"] == "validation")].sort_values("example_id") for r in runs])
     return out
@@ -134,7 +216,9 @@ def crossed_and_seeds(d):
     n, count = d.shape
     mean, over_examples, over_seeds = d.mean(), d.mean(axis=1), d.mean(axis=0)
     v_seeds, v_examples = np.var(over_examples, ddof=1) / n, np.var(over_seeds, ddof=1) / count
-    rest = sum((d[k, i] - over_examples[k] - over_seeds[i] + mean) ** 2 for k in range(n) for i in range(count)) / ((n - 1) * (count - 1) * n * count)
+    rest = sum((d[k, i] - over_examples[k] - over_seeds[i] + mean) ** 2 for k in range(n) for i in range(count)) / (
+        (n - 1) * (count - 1) * n * count
+    )
     variance = max(v_seeds + v_examples - rest, v_seeds, v_examples)
     freedom = variance / (v_seeds / (n - 1) + v_examples / (count - 1))
     ways = [(np.sqrt(variance), freedom), (np.sqrt(v_seeds), n - 1)]
@@ -151,7 +235,11 @@ def test_a_difference_of_layers_again_from_the_files(example):
 
 
 def test_a_layer_against_the_trivial_predictor_again_from_the_files(example):
-    (row,) = against_trivial(read_study(example), probe_rows(read_study(example))).query("task == 'squad2' and side == 'fine-tuned' and layer == 5").to_dict("records")
+    (row,) = (
+        against_trivial(read_study(example), probe_rows(read_study(example)))
+        .query("task == 'squad2' and side == 'fine-tuned' and layer == 5")
+        .to_dict("records")
+    )
     (tuned,) = by_hand(example, "squad2", 5, ("fine-tuned",))
     d = np.stack([a["answer_f1"].to_numpy() - (a["label"].to_numpy() == 0) for a in tuned])  # it never answers
     assert (row["difference"], row["low"], row["high"], row["p"]) == pytest.approx(crossed_and_seeds(d), abs=1e-12)
@@ -160,7 +248,10 @@ def test_a_layer_against_the_trivial_predictor_again_from_the_files(example):
 def test_the_family_is_the_whole_table_and_no_claim_has_seeds_that_disagree(example):
     study = read_study(example)
     rows = probe_rows(study)
-    for found, shown in ((layer_differences(study, rows), difference_table), (against_trivial(study, rows), trivial_table)):
+    for found, shown in (
+        (layer_differences(study, rows), difference_table),
+        (against_trivial(study, rows), trivial_table),
+    ):
         p, n = found["p"].to_numpy(), len(found)
         order, holm = np.argsort(p, kind="stable"), np.empty(n)
         holm[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(n, 0, -1)))
@@ -171,7 +262,9 @@ def test_the_family_is_the_whole_table_and_no_claim_has_seeds_that_disagree(exam
         open_ = found[(found["low"] <= 0) & (found["high"] >= 0)]
         assert len(open_) and set(open_["verdict"]) == {UNDECIDED}
     d = layer_differences(study, rows).query("metric == 'matthews'").set_index("layer")
-    values = rows.query("task == 'cola' and metric == 'matthews' and through == 'layer' and epoch.isna()").pivot(index="seed", columns=["side", "layer"], values="value")
+    values = rows.query("task == 'cola' and metric == 'matthews' and through == 'layer' and epoch.isna()").pivot(
+        index="seed", columns=["side", "layer"], values="value"
+    )
     for layer, row in d.iterrows():  # the interval over seeds alone lies inside the one that is shown
         each = (values["fine-tuned"] - values["pretrained"])[layer]
         half = stats.t.ppf(0.975, 2) * each.std() / np.sqrt(3)
@@ -186,22 +279,36 @@ def test_a_claim_that_hangs_on_a_collapsed_seed_is_fragile(example):
         silent = rows["variant"] == "layer-6:each"
         right = (rows["label"] == 0).astype(float)
         rows.loc[silent, "prediction"] = 0
-        for name in ("exact_match", "answer_f1"): rows.loc[silent, name] = right[silent]
+        for name in ("exact_match", "answer_f1"):
+            rows.loc[silent, name] = right[silent]
         rows.to_parquet(path, index=False)
+
         def told(record):
             for v in record["variants"]:
-                if v["variant"] == "layer-6:each": v["metrics"]["validation"] = {m: float(right[silent].mean()) for m in v["metrics"]["validation"]}
+                if v["variant"] == "layer-6:each":
+                    v["metrics"]["validation"] = {m: float(right[silent].mean()) for m in v["metrics"]["validation"]}
+
         change(example, f"pretrained.squad2.s{seed}", told)
     (row,) = layer_differences(read_study(example)).query("metric == 'answer_f1' and layer == 6").to_dict("records")
     assert row["collapsed"] == 2 and row["verdict"] == BETTER and row["fragile"] and np.isnan(row["p_without"])
     said = text(example)
-    assert "better, fragile: without collapsed seeds +3" in said.partition("<!--")[0] and "better, fragile" in said.partition("<!--")[2]
+    assert (
+        "better, fragile: without collapsed seeds +3" in said.partition("<!--")[0]
+        and "better, fragile" in said.partition("<!--")[2]
+    )
 
 
 def test_a_record_that_has_the_answerable_questions_keeps_its_own(example):
-    before = probe_rows(read_study(example)).query("metric == 'has_answer_f1' and run.str.startswith('pretrained.squad2.s0')")
+    before = probe_rows(read_study(example)).query(
+        "metric == 'has_answer_f1' and run.str.startswith('pretrained.squad2.s0')"
+    )
+
     def told(record):
-        for v in record["variants"]: v["metrics"]["validation"]["has_answer_f1"] = float(before.set_index("run").loc[f"pretrained.squad2.s0/{v['variant']}", "value"])
+        for v in record["variants"]:
+            v["metrics"]["validation"]["has_answer_f1"] = float(
+                before.set_index("run").loc[f"pretrained.squad2.s0/{v['variant']}", "value"]
+            )
+
     change(example, "pretrained.squad2.s0", told)
     study = read_study(example)
     after = probe_rows(study).query("metric == 'has_answer_f1' and run.str.startswith('pretrained.squad2.s0')")
@@ -211,17 +318,24 @@ def test_a_record_that_has_the_answerable_questions_keeps_its_own(example):
 def test_what_differs_in_more_than_seed_side_and_epoch_is_not_averaged(example):
     change(example, "pretrained.cola.s2", lambda r: r["parameters"].update(batch_size=32))
     rows = probe_rows(read_study(example)).query("task == 'cola' and side == 'pretrained'")
-    assert sorted(rows["model"].unique()) == ["pretrained (pretrained, batch_size=16, carved)", "pretrained (pretrained, batch_size=32, carved)"]
+    assert sorted(rows["model"].unique()) == [
+        "pretrained (pretrained, batch_size=16, carved)",
+        "pretrained (pretrained, batch_size=32, carved)",
+    ]
     text(example)
 
 
 def test_an_undefined_correlation_counts_as_nothing(example):
     for place in (example / "runs").glob("*.cola.*"):
+
         def scores(record):
             record["task"] = "sts-b"
-            for v in record["variants"]: v["metrics"] = {"validation": {"pearson": None}}
-            for v in record["variants"]: v["probe"]["control"] = {"validation": {"pearson": None}}
+            for v in record["variants"]:
+                v["metrics"] = {"validation": {"pearson": None}}
+            for v in record["variants"]:
+                v["probe"]["control"] = {"validation": {"pearson": None}}
             record["baselines"] = {"validation": {"pearson": 0.0}}
+
         change(example, place.name, scores)
         (place / "predictions.parquet").unlink()
     replan(example, ".cola.", task="sts-b")
@@ -245,11 +359,13 @@ def test_a_study_without_probes_says_so(example, tmp_path):
 
     other = example_study(tmp_path)
     assert "No probe has finished." in text(other)
-    with pytest.raises(DataError, match="holds no study"): write_probes_report(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no study"):
+        write_probes_report(tmp_path / "nowhere")
 
 
 def test_a_task_that_is_not_known_is_shown(example):
-    for place in (example / "runs").glob("*.cola.*"): change(example, place.name, lambda r: r.update(task="mine"))
+    for place in (example / "runs").glob("*.cola.*"):
+        change(example, place.name, lambda r: r.update(task="mine"))
     replan(example, ".cola.", task="mine")
     said = text(example)
     assert "mine (Matthews, example-encoder)" in said
@@ -257,5 +373,9 @@ def test_a_task_that_is_not_known_is_shown(example):
 
 def test_parts_of_squad_are_held_against_the_whole(example):
     rows = probe_rows(read_study(example))
-    assert set(published_curves(rows.assign(task="squad2-articles"))["encoder"]) == {"albert-base-v2", "bert-base-uncased", "distilbert-base-uncased"}
+    assert set(published_curves(rows.assign(task="squad2-articles"))["encoder"]) == {
+        "albert-base-v2",
+        "bert-base-uncased",
+        "distilbert-base-uncased",
+    }
     assert len(published_curves(rows.assign(task="cola"))) == 0

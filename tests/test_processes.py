@@ -1,4 +1,5 @@
 """Several processes on one training: the same losses, the same files, nothing lost when they are killed."""
+
 import os
 import subprocess
 import sys
@@ -11,12 +12,28 @@ import pytest
 from bertvision.core.io import read_json
 
 PROGRAM = Path(__file__).with_name("shared_work.py")
-LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--num_processes", "2"]
+LAUNCH = [
+    "-m",
+    "accelerate.commands.launch",
+    "--cpu",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "--main_process_port",
+    "0",
+    "--num_processes",
+    "2",
+]
 
 
 def start(place: Path, *words: str, launch=LAUNCH) -> int:
     env = os.environ | {"OMP_NUM_THREADS": "1", "BERTVISION_DEVICE": "cpu"}
-    return subprocess.run([sys.executable, *launch, str(PROGRAM), str(place), *words], env=env, capture_output=True, timeout=300).returncode
+    return subprocess.run(
+        [sys.executable, *launch, str(PROGRAM), str(place), *words], env=env, capture_output=True, timeout=300
+    ).returncode
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +68,8 @@ def test_no_example_is_scored_twice_or_left_out(places):
 
 def test_a_shared_file_of_states_is_the_same_to_the_byte(places):
     alone, two, _ = places
-    for name in ("fp16.h5", "int8.h5"): assert (alone / name).read_bytes() == (two / name).read_bytes()
+    for name in ("fp16.h5", "int8.h5"):
+        assert (alone / name).read_bytes() == (two / name).read_bytes()
 
 
 def test_two_processes_that_were_killed_end_as_if_nothing_had_been(places):

@@ -1,4 +1,5 @@
 """Questions: files, windows, decoder and command line together. The modules' own notebooks test them one by one."""
+
 import json
 from dataclasses import replace
 
@@ -23,7 +24,12 @@ def official(*qas, context=STORY):
 
 
 def qa(id="1", question="Who sold a kite?", text="Ben", start=23):
-    return {"id": id, "question": question, "answers": [{"text": text, "answer_start": start}] if text else [], "is_impossible": not text}
+    return {
+        "id": id,
+        "question": question,
+        "answers": [{"text": text, "answer_start": start}] if text else [],
+        "is_impossible": not text,
+    }
 
 
 @pytest.fixture
@@ -43,31 +49,37 @@ def write(path, content):
 
 # Bad input: one clear error, or a count.
 
+
 def test_a_truncated_file_says_where_it_was_cut(squad):
     write(squad / "dev-v2.0.json", json.dumps(official(qa()))[:150])
-    with pytest.raises(DataError, match=r"dev-v2.0.json has been cut off: .* line 1, column"): load_task("squad2", squad.parent)
+    with pytest.raises(DataError, match=r"dev-v2.0.json has been cut off: .* line 1, column"):
+        load_task("squad2", squad.parent)
 
 
 def test_a_missing_field_is_named(squad):
     question = qa()
     del question["question"]
     write(squad / "dev-v2.0.json", official(question))
-    with pytest.raises(DataError, match=r"data\[0\].paragraphs\[0\].qas\[0\] \(1\) lacks 'question'"): load_task("squad2", squad.parent)
+    with pytest.raises(DataError, match=r"data\[0\].paragraphs\[0\].qas\[0\] \(1\) lacks 'question'"):
+        load_task("squad2", squad.parent)
 
 
 def test_an_empty_context_is_named(squad):
     write(squad / "train-v2.0.json", official(qa(), context="  "))
-    with pytest.raises(DataError, match=r"paragraphs\[0\]: the context is empty"): load_task("squad2", squad.parent)
+    with pytest.raises(DataError, match=r"paragraphs\[0\]: the context is empty"):
+        load_task("squad2", squad.parent)
 
 
 def test_duplicate_ids_are_named(squad):
     write(squad / "train-v2.0.json", official(qa(), qa()))
-    with pytest.raises(DataError, match="'1' is there more than once"): load_task("squad2", squad.parent)
+    with pytest.raises(DataError, match="'1' is there more than once"):
+        load_task("squad2", squad.parent)
 
 
 def test_a_missing_train_file_is_named(squad):
     (squad / "train-v2.0.json").unlink()
-    with pytest.raises(DataError, match="train-v2.0.json: no such file"): load_task("squad2", squad.parent)
+    with pytest.raises(DataError, match="train-v2.0.json: no such file"):
+        load_task("squad2", squad.parent)
 
 
 def test_an_offset_beside_its_text_is_counted_and_mended(tmp_path):
@@ -83,8 +95,14 @@ def test_questions_that_are_not_scored_are_counted(tmp_path, capsys):
     assert json.loads(out.out)["exact"] == 50.0
 
 
-@pytest.mark.parametrize("content, message", [
-    ("[1]", "expected an object of question ids and texts"), ('{"1": 3}', "the answer of '1': 3, expected a text"), ('{"1": ', "is not JSON")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[1]", "expected an object of question ids and texts"),
+        ('{"1": 3}', "the answer of '1': 3, expected a text"),
+        ('{"1": ', "is not JSON"),
+    ],
+)
 def test_a_bad_file_of_predictions(tmp_path, capsys, content, message):
     gold = write(tmp_path / "gold.json", official(qa()))
     assert main(["score", str(gold), str(write(tmp_path / "p.json", content))]) == 2
@@ -101,6 +119,7 @@ def test_a_file_without_answers_cannot_be_scored(tmp_path, capsys):
 
 # The files of the official tools, and what a threshold does.
 
+
 @pytest.fixture(scope="module")
 def decoded():
     data = load_task("toy-qa", sizes={"train": 10, "validation": 80})["validation"]
@@ -110,7 +129,10 @@ def decoded():
 
 def test_files_have_the_official_schema(decoded, tmp_path):
     write_answers(tmp_path, decoded, threshold=0.0)
-    ids, (said, best, odds) = decoded.windows.ids, (read_json(tmp_path / f"{n}.json") for n in ("predictions", "nbest_predictions", "null_odds"))
+    ids, (said, best, odds) = (
+        decoded.windows.ids,
+        (read_json(tmp_path / f"{n}.json") for n in ("predictions", "nbest_predictions", "null_odds")),
+    )
     assert list(said) == list(best) == list(odds) == ids
     assert all(type(v) is str for v in said.values()) and all(type(v) is float for v in odds.values())
     for id, rows in best.items():
@@ -135,9 +157,23 @@ def test_a_higher_threshold_answers_more(decoded):
 
 
 def test_predict_answers_any_checkpoint(tmp_path, capsys):
-    bert, file = load_encoder("tiny-random", get_task("squad2")), write(tmp_path / "f.json", official(qa(), qa("2", "Who sold a boat?", "")))
-    for part in (bert.model, bert.tokenizer): part.save_pretrained(tmp_path / "model")
-    argv = ["predict", str(file), "--out", str(tmp_path / "out"), "--max-length", "48", "--doc-stride", "16", "--encoder"]
+    bert, file = (
+        load_encoder("tiny-random", get_task("squad2")),
+        write(tmp_path / "f.json", official(qa(), qa("2", "Who sold a boat?", ""))),
+    )
+    for part in (bert.model, bert.tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    argv = [
+        "predict",
+        str(file),
+        "--out",
+        str(tmp_path / "out"),
+        "--max-length",
+        "48",
+        "--doc-stride",
+        "16",
+        "--encoder",
+    ]
     assert main([*argv, str(tmp_path / "model")]) == 0
     assert json.loads(capsys.readouterr().out)["total"] == 2
     assert list(read_json(tmp_path / "out" / "predictions.json")) == ["1", "2"]
@@ -154,16 +190,29 @@ def changed(task, row, **answer):
 def test_an_answer_that_is_not_where_it_should_be_is_counted_and_one_that_is_nowhere_does_not_train():
     task = load_task("toy-qa")
     trains = set(split(task).train["example_id"])
-    row, example = next((i, r["example_id"]) for i, r in enumerate(task["train"]) if r["example_id"] in trains and r["answers"]["text"])
-    lost, beside = split(changed(task, row, text=["zebra"], answer_start=[0])), split(changed(task, row, answer_start=[10**6]))
+    row, example = next(
+        (i, r["example_id"]) for i, r in enumerate(task["train"]) if r["example_id"] in trains and r["answers"]["text"]
+    )
+    lost, beside = (
+        split(changed(task, row, text=["zebra"], answer_start=[0])),
+        split(changed(task, row, answer_start=[10**6])),
+    )
     assert trains - set(lost.train["example_id"]) == {example}
     assert lost.notes[-1] == f"1 questions of train are left out, their answer is not in their context: {example}"
     assert set(beside.train["example_id"]) == trains
-    assert beside.notes[-1] == f"1 answers of train do not stand where their offset says, the nearest place counts: {example}"
+    assert (
+        beside.notes[-1]
+        == f"1 answers of train do not stand where their offset says, the nearest place counts: {example}"
+    )
 
 
 def test_windows_longer_than_the_encoder_are_refused_before_it_trains():
     task = load_task("toy-qa")
     long = task["train"].map(lambda r: {"context": r["context"] + " and so on" * 400})
     with pytest.raises(ParameterError, match="'tiny-random' reads at most 512: choose a smaller max_length"):
-        fit(load_encoder("tiny-random", task.task), replace(task, splits=task.splits | {"train": long}), max_length=1024, epochs=1)
+        fit(
+            load_encoder("tiny-random", task.task),
+            replace(task, splits=task.splits | {"train": long}),
+            max_length=1024,
+            epochs=1,
+        )

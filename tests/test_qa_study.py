@@ -1,4 +1,5 @@
 """Questions from fine-tuning to the report: BERT, heads on its streamed states, their ensembles and BiDAF, as one small study."""
+
 import os
 
 import pandas as pd
@@ -7,7 +8,9 @@ from study_lab import run_small
 
 from bertvision.core.io import read_json
 
-pytestmark = pytest.mark.skipif(not os.environ.get("BERTVISION_LONG"), reason="BERTVISION_LONG is not set: this study takes a minute or more")
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("BERTVISION_LONG"), reason="BERTVISION_LONG is not set: this study takes a minute or more"
+)
 
 STUDY = """
 title: Questions
@@ -38,8 +41,12 @@ def record(done, run):
 
 def test_every_system_has_a_row(done):
     table = pd.read_csv(done / "report" / "table.csv")
-    assert set(table["method"]) == {"BERT", "BiDAF", *(f"Heads: {h}" for h in ("adapter-8:each", "scalar-mix:each")),
-                                    *(f"Heads: BERT + {h}, {how}" for h in ("adapter-8:each", "scalar-mix:each") for how in ("maximum", "mean"))}
+    assert set(table["method"]) == {
+        "BERT",
+        "BiDAF",
+        *(f"Heads: {h}" for h in ("adapter-8:each", "scalar-mix:each")),
+        *(f"Heads: BERT + {h}, {how}" for h in ("adapter-8:each", "scalar-mix:each") for how in ("maximum", "mean")),
+    }
     assert {"answer_f1", "exact_match", "has_answer_f1", "no_answer_f1", "avna"} <= set(table["metric"])
     silent = table[table["metric"] == "answer_f1"]["baseline"]
     assert silent.nunique() == 1 and 0.3 < silent.iloc[0] < 0.7, "the trivial predictor answers nothing"
@@ -59,7 +66,10 @@ def test_records_hold_no_text_of_the_questions(done):
 def test_answers_are_in_the_official_files(done):
     folder = done / "runs" / "finetune.toy-qa.tiny-random.s0" / "answers" / "validation"
     said = read_json(folder / "predictions.json")
-    assert list(said) == list(read_json(folder / "null_odds.json")) and len(said) == record(done, "finetune.toy-qa.tiny-random.s0")["examples"]["validation"]
+    assert (
+        list(said) == list(read_json(folder / "null_odds.json"))
+        and len(said) == record(done, "finetune.toy-qa.tiny-random.s0")["examples"]["validation"]
+    )
 
 
 def test_nothing_is_stored_but_the_checkpoint(done):

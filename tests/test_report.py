@@ -1,4 +1,5 @@
 """The report: no run disappears, numbers are right, the page stands alone."""
+
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,13 +11,26 @@ import pytest
 
 from bertvision.core.errors import DataError, OutputError
 from bertvision.core.io import read_json, write_json
-from bertvision.models.registry import encoder_remark
-from bertvision.runs.locks import lock
 from bertvision.metrics.statistics import answers_collapse
+from bertvision.models.registry import encoder_remark
+from bertvision.reporting.glue import (
+    DETAILS,
+    environment,
+    excerpt,
+    legend,
+    notes,
+    plot_loss,
+    plot_scores,
+    plot_selection,
+    readable,
+    summary,
+    to_html,
+    write_report,
+)
 from bertvision.reporting.methods import against, growth, wide
 from bertvision.reporting.page import remarks, tally
-from bertvision.reporting.glue import DETAILS, environment, excerpt, legend, notes, plot_loss, plot_scores, plot_selection, readable, summary, to_html, write_report
 from bertvision.reporting.results import example_study, glue_table, read_study, scores
+from bertvision.runs.locks import lock
 
 OUTPUTS = Path(__file__).parents[1] / "outputs"
 VOID = {"meta", "img", "br", "link"}
@@ -36,7 +50,8 @@ def change(study, run, **values):
 def only(study, *runs):
     "Keep some runs and plan nothing else."
     for place in (study / "runs").iterdir():
-        if place.name not in runs: shutil.rmtree(place)
+        if place.name not in runs:
+            shutil.rmtree(place)
     (study / "plan.json").unlink()
 
 
@@ -67,8 +82,13 @@ def test_nothing_disappears(example):
     change(example, "finetune.cola.s0", status="running", started="2000-01-01")
     (example / "runs" / "finetune.cola.s1" / "record.json").unlink()
     write_json(example / "runs" / "finetune.rte.s0" / "record.json", {"status": "done"})
-    assert states(example) == {"finetune.cola.s0": "cut off", "finetune.cola.s1": "broken", "finetune.rte.s0": "broken",
-                               "finetune.mrpc.s2": "broken", "finetune.sts-b.s2": "failed"}
+    assert states(example) == {
+        "finetune.cola.s0": "cut off",
+        "finetune.cola.s1": "broken",
+        "finetune.rte.s0": "broken",
+        "finetune.mrpc.s2": "broken",
+        "finetune.sts-b.s2": "failed",
+    }
     study = read_study(example)
     table = glue_table(study)
     assert "7 of 15 runs finished" in summary(study, table)
@@ -79,7 +99,8 @@ def test_nothing_disappears(example):
 
 
 def test_a_planned_task_whose_runs_all_failed_says_so(example):
-    for seed in range(3): change(example, f"finetune.cola.s{seed}", status="failed", failure={"reason": "out of memory"})
+    for seed in range(3):
+        change(example, f"finetune.cola.s{seed}", status="failed", failure={"reason": "out of memory"})
     table = glue_table(read_study(example))
     assert cell(table, "cola", "status") == "failed" and np.isnan(cell(table, "cola", "mean"))
     assert cell(table, "cola", "published_bert_base") == 0.51
@@ -121,11 +142,18 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(example):
 
 
 def test_seeds_with_other_examples_get_no_interval_over_examples(example):
-    change_predictions(example, "finetune.cola.s1", lambda rows: rows.assign(label=1 - rows["label"], prediction=1 - rows["prediction"]))
+    change_predictions(
+        example,
+        "finetune.cola.s1",
+        lambda rows: rows.assign(label=1 - rows["label"], prediction=1 - rows["prediction"]),
+    )
     change_predictions(example, "finetune.rte.s2", lambda rows: rows.assign(example_id="other/" + rows["example_id"]))
     study = read_study(example)
     faults = {f["run"]: f for f in study.faults if f["state"] == "different examples"}
-    assert set(faults) == {"finetune.cola.s1", "finetune.rte.s2"} and "those of finetune.cola.s0" in faults["finetune.cola.s1"]["why"]
+    assert (
+        set(faults) == {"finetune.cola.s1", "finetune.rte.s2"}
+        and "those of finetune.cola.s0" in faults["finetune.cola.s1"]["why"]
+    )
     table = glue_table(study)
     assert np.isnan(cell(table, "cola", "example_low")) and np.isnan(cell(table, "rte", "example_low"))
     assert cell(table, "cola", "runs") == 3 and not np.isnan(cell(table, "sts-b", "example_low"))
@@ -146,25 +174,38 @@ def test_every_interval_over_examples_holds_its_score(example):
 
 
 def test_different_code_in_one_row_is_named(example):
-    for seed, code in enumerate(("aa", "aa", "bb")): change(example, f"finetune.cola.s{seed}", fingerprints={"code": code})
+    for seed, code in enumerate(("aa", "aa", "bb")):
+        change(example, f"finetune.cola.s{seed}", fingerprints={"code": code})
     fault = next(f for f in read_study(example).faults if f["run"] == "finetune.cola.s2")
     assert fault["state"] == "different code" and fault["why"] == "bb, averaged with finetune.cola.s0 of aa"
     assert "finetune.cola.s1" not in states(example)
 
 
-@pytest.mark.parametrize("versions, codes, commit, fingerprint", [
-    (("1+c", "1+c"), ("aa", "aa"), "1+c", "aa in all runs"),
-    (("1+c", "1+c-dirty"), ("aa", "aa"), "1+c; 1 of 2 runs had uncommitted files in the clone",
-     "aa in all runs: the package code was identical, with and without uncommitted files"),
-    (("1+c-dirty", "1+c-dirty"), ("aa", "aa"), "1+c; 2 of 2 runs had uncommitted files in the clone",
-     "aa in all runs: the package code was identical"),
-    (("1+c", "1+d"), ("aa", "bb"), "1+c / 1+d", "aa in 1 runs, bb in 1 runs"),
-    (("1+c", "1+c"), ("aa", None), "1+c", "aa in 1 runs, not recorded in 1"),
-])
+@pytest.mark.parametrize(
+    "versions, codes, commit, fingerprint",
+    [
+        (("1+c", "1+c"), ("aa", "aa"), "1+c", "aa in all runs"),
+        (
+            ("1+c", "1+c-dirty"),
+            ("aa", "aa"),
+            "1+c; 1 of 2 runs had uncommitted files in the clone",
+            "aa in all runs: the package code was identical, with and without uncommitted files",
+        ),
+        (
+            ("1+c-dirty", "1+c-dirty"),
+            ("aa", "aa"),
+            "1+c; 2 of 2 runs had uncommitted files in the clone",
+            "aa in all runs: the package code was identical",
+        ),
+        (("1+c", "1+d"), ("aa", "bb"), "1+c / 1+d", "aa in 1 runs, bb in 1 runs"),
+        (("1+c", "1+c"), ("aa", None), "1+c", "aa in 1 runs, not recorded in 1"),
+    ],
+)
 def test_the_environment_says_which_code(example, versions, codes, commit, fingerprint):
     runs = ("finetune.cola.s0", "finetune.cola.s1")
     only(example, *runs)
-    for run, version, code in zip(runs, versions, codes): change(example, run, code_version=version, fingerprints={"code": code})
+    for run, version, code in zip(runs, versions, codes):
+        change(example, run, code_version=version, fingerprints={"code": code})
     found = environment(read_study(example)).set_index("Item")["Value"]
     assert (found["Code"], found["Code fingerprint"]) == (commit, fingerprint)
 
@@ -174,8 +215,14 @@ def test_a_margin_must_survive_both_intervals(example):
     runs = [f"finetune.cola.s{seed}" for seed in range(3)]
     only(example, *runs)
     labels = np.array([0, 1] * 6)
-    rows = pd.DataFrame({"split": "validation", "example_id": [f"validation/{i}" for i in range(12)], "label": labels,
-                         "prediction": np.r_[labels[:8], 1 - labels[8:]]})
+    rows = pd.DataFrame(
+        {
+            "split": "validation",
+            "example_id": [f"validation/{i}" for i in range(12)],
+            "label": labels,
+            "prediction": np.r_[labels[:8], 1 - labels[8:]],
+        }
+    )
     for run in runs:
         change_predictions(example, run, lambda _: rows)
         change(example, run, metrics={"validation": {"accuracy": 8 / 12}}, baselines={"validation": {"accuracy": 0.5}})
@@ -208,13 +255,18 @@ def test_one_run_has_no_interval_over_seeds(example):
 @pytest.mark.parametrize("encoder", ["bert-base-uncased", "google-bert/bert-base-uncased"])
 def test_the_published_number_of_the_very_encoder_has_its_own_column(example, encoder):
     only(example, "finetune.cola.s0", "finetune.mrpc.s0")
-    for task in ("cola", "mrpc"): change(example, f"finetune.{task}.s0", encoder=encoder)
+    for task in ("cola", "mrpc"):
+        change(example, f"finetune.{task}.s0", encoder=encoder)
     table = glue_table(read_study(example))
     assert cell(table, "cola", "published") == 0.51 and cell(table, "cola", "published_source") == "BERTVision README"
     assert cell(table, "cola", "difference") == pytest.approx(cell(table, "cola", "mean") - 0.51)
     assert cell(table, "mrpc", "published") == 0.887
     said = " ".join(notes(table))
-    assert "Published BERTVision numbers" in said and "Published GluonNLP numbers" in said and "epoch chosen on this split by F1" in said
+    assert (
+        "Published BERTVision numbers" in said
+        and "Published GluonNLP numbers" in said
+        and "epoch chosen on this split by F1" in said
+    )
 
 
 def test_the_notes_speak_only_of_sources_that_are_shown(example):
@@ -241,7 +293,12 @@ def test_both_mnli_splits_have_a_row(example):
     rows["split"] = "validation_matched"
     rows.to_parquet(path / "predictions.parquet", index=False)
     found = read_json(path / "record.json")["metrics"]["validation"]
-    change(example, path.name, task="mnli", metrics={"selection": found, "validation_matched": found, "validation_mismatched": found})
+    change(
+        example,
+        path.name,
+        task="mnli",
+        metrics={"selection": found, "validation_matched": found, "validation_mismatched": found},
+    )
     shown = readable(glue_table(read_study(example)))
     assert shown["Metric"].tolist() == ["Accuracy (matched)", "Accuracy (mismatched)"]
     assert shown["Published BERT-base"].tolist() == ["82.6", "83.1"]
@@ -257,13 +314,15 @@ def test_an_unknown_task_and_metric_are_reported_too(example):
 
 class Balance(HTMLParser):
     "Checks that tags close in order and that nothing is fetched."
+
     def __init__(self, text):
         super().__init__()
         self.open, self.links = [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        if tag not in VOID: self.open.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
         self.links += [v for k, v in attrs if k in ("src", "href") and not v.startswith("data:")]
 
     def handle_endtag(self, tag):
@@ -272,7 +331,14 @@ class Balance(HTMLParser):
 
 def test_the_files_are_small_and_stand_alone(example):
     place = write_report(example)
-    assert sorted(p.name for p in place.iterdir()) == ["loss.png", "report.html", "scores.png", "selection.png", "table.csv", "table.md"]
+    assert sorted(p.name for p in place.iterdir()) == [
+        "loss.png",
+        "report.html",
+        "scores.png",
+        "selection.png",
+        "table.csv",
+        "table.md",
+    ]
     assert all(p.stat().st_size < 150_000 for p in place.glob("*.png"))
     page = (place / "report.html").read_text(encoding="utf-8")
     found = Balance(page)
@@ -287,7 +353,8 @@ def test_what_a_readme_shows(example):
     assert "#" not in text and DETAILS not in text and "10 of 15 runs finished" in text
     head = next(line for line in text.splitlines() if line.startswith("| Task"))
     assert head == "| Task | Metric | Encoder | Score | Trivial | Published BERT-base | Seeds | Examples/s |"
-    with pytest.raises(DataError, match="table.md cannot be read"): excerpt(example)
+    with pytest.raises(DataError, match="table.md cannot be read"):
+        excerpt(example)
 
 
 def test_the_time_of_a_resumed_run_is_at_least_that_of_its_phases(example):
@@ -304,7 +371,9 @@ def test_the_csv_holds_fractions_in_full(example):
 
 
 def test_the_report_only_reads_and_repeats_itself(example, monkeypatch):
-    read = lambda: {p.relative_to(example): p.read_bytes() for p in sorted((example / "runs").rglob("*")) if p.is_file()}
+    read = lambda: {
+        p.relative_to(example): p.read_bytes() for p in sorted((example / "runs").rglob("*")) if p.is_file()
+    }
     before, first = read(), {p.name: p.read_bytes() for p in write_report(example).iterdir()}
     monkeypatch.chdir(example / "report")  # where the runner executes the notebook
     assert {p.name: p.read_bytes() for p in write_report("..").iterdir()} == first
@@ -322,18 +391,22 @@ def test_text_from_outside_is_escaped(example):
 def test_figures_without_anything_to_draw(tmp_path):
     write_json(tmp_path / "none" / "plan.json", {"study": "none", "jobs": []})
     study = read_study(tmp_path / "none")
-    for fig in (plot_scores(study, glue_table(study)), plot_loss(study), plot_selection(study)): assert fig.axes
+    for fig in (plot_scores(study, glue_table(study)), plot_loss(study), plot_selection(study)):
+        assert fig.axes
 
 
 def test_no_study_and_no_room(example, tmp_path):
-    with pytest.raises(DataError, match="holds no study"): read_study(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no study"):
+        read_study(tmp_path / "nowhere")
     (example / "report").write_text("in the way")
-    with pytest.raises(OutputError, match="cannot be written"): write_report(example)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_report(example)
 
 
 def committed(tmp_path, study, *runs):
     "A study of some committed runs."
-    for run in runs: shutil.copytree(OUTPUTS / study / "runs" / run, tmp_path / study / "runs" / run)
+    for run in runs:
+        shutil.copytree(OUTPUTS / study / "runs" / run, tmp_path / study / "runs" / run)
     return read_study(tmp_path / study)
 
 
@@ -342,10 +415,16 @@ def test_collapse_is_a_fact_of_today(example):
     change(example, "finetune.rte.s2", collapsed=None)
     change(example, "finetune.cola.s0", collapsed="one class")
     study = read_study(example)
-    assert {run: r["collapsed"] for run, r in study.runs.items() if r["collapsed"]} == {"finetune.rte.s0": "one class", "finetune.rte.s2": "one class"}
+    assert {run: r["collapsed"] for run, r in study.runs.items() if r["collapsed"]} == {
+        "finetune.rte.s0": "one class",
+        "finetune.rte.s2": "one class",
+    }
     assert tally(study).endswith("; 2 collapsed (finetune.rte.s0, finetune.rte.s2).")
     told = [r for r in remarks(study) if "Collapse is computed" in r]
-    assert len(told) == 1 and "finetune.cola.s0 (none, recorded: one class), finetune.rte.s0 (one class, recorded: none)" in told[0]
+    assert (
+        len(told) == 1
+        and "finetune.cola.s0 (none, recorded: one class), finetune.rte.s0 (one class, recorded: none)" in told[0]
+    )
 
 
 def test_a_committed_run_without_a_correlation_counts_as_collapsed(tmp_path):
@@ -357,16 +436,30 @@ def test_a_committed_run_without_a_correlation_counts_as_collapsed(tmp_path):
 def test_what_an_encoder_has_read_is_said_whatever_the_record_says(tmp_path):
     study = committed(tmp_path, "squad-small", "finetune.squad1-articles.minilm-l6.s0", "bidaf.squad1-articles.s0")
     told = [r for r in remarks(study) if "tuned on training texts" in r]
-    assert len(told) == 1 and told[0].startswith("SQuAD 1.1, articles: the published weights of minilm-l6") and "(1 run; 1 of their records did not say so)" in told[0]
+    assert (
+        len(told) == 1
+        and told[0].startswith("SQuAD 1.1, articles: the published weights of minilm-l6")
+        and "(1 run; 1 of their records did not say so)" in told[0]
+    )
 
 
-@pytest.mark.parametrize("answered, f1, losses", [([0] * 6, [0.0] * 6, [1.0]), ([1] * 6, [0.0] * 6, [1.0]), ([1, 0] * 3, [0.5, 0.0] * 3, [1.0]), ([1] * 6, [1.0] * 6, [float("nan")])])
+@pytest.mark.parametrize(
+    "answered, f1, losses",
+    [
+        ([0] * 6, [0.0] * 6, [1.0]),
+        ([1] * 6, [0.0] * 6, [1.0]),
+        ([1, 0] * 3, [0.5, 0.0] * 3, [1.0]),
+        ([1] * 6, [1.0] * 6, [float("nan")]),
+    ],
+)
 def test_today_s_rule_for_answers_is_that_of_the_runs(answered, f1, losses):
     from bertvision.data.tasks import get_task
     from bertvision.qa.grading import fallen
 
     rows = pd.DataFrame({"prediction": answered, "label": [1, 0, 1, 0, 1, 1], "answer_f1": f1})
-    assert answers_collapse(rows["prediction"], rows["label"], rows["answer_f1"], losses) == fallen(get_task("squad2"), rows, losses)
+    assert answers_collapse(rows["prediction"], rows["label"], rows["answer_f1"], losses) == fallen(
+        get_task("squad2"), rows, losses
+    )
 
 
 def test_runs_and_models_are_counted_in_their_own_units(example):
@@ -374,18 +467,23 @@ def test_runs_and_models_are_counted_in_their_own_units(example):
     run = study.runs["finetune.rte.s2"]
     heads = {f"heads.rte/{v}": run | {"of": "heads.rte", "variant": v} for v in ("a", "b", "c")}
     study = replace(study, runs=study.runs | heads, jobs=[*study.jobs, {"run": "heads.rte"}])
-    assert tally(study) == "11 of 16 runs finished (1 broken, 1 failed, 3 not started); 4 of the 13 models that they scored collapsed (finetune.rte.s2, heads.rte/a, heads.rte/b, heads.rte/c)."
+    assert (
+        tally(study)
+        == "11 of 16 runs finished (1 broken, 1 failed, 3 not started); 4 of the 13 models that they scored collapsed (finetune.rte.s2, heads.rte/a, heads.rte/b, heads.rte/c)."
+    )
 
 
 def test_trainable_is_a_range_where_tasks_differ(example):
-    for run in ("finetune.cola.s0", "finetune.rte.s0", "finetune.mrpc.s0"): change(example, run, parameters_count={"trainable": 770})
+    for run in ("finetune.cola.s0", "finetune.rte.s0", "finetune.mrpc.s0"):
+        change(example, run, parameters_count={"trainable": 770})
     change(example, "finetune.sts-b.s0", parameters_count={"trainable": 385})
     assert wide(glue_table(read_study(example)))["Trainable"].tolist() == ["385 to 770"]
 
 
 def test_the_name_of_an_encoder_hides_nothing(example):
     unsigned = write_report(example).joinpath("scores.png").read_bytes()
-    for path in (*example.glob("runs/*/record.json"), example / "plan.json"): path.write_text(path.read_text().replace("example-encoder", "minilm-l6"))
+    for path in (*example.glob("runs/*/record.json"), example / "plan.json"):
+        path.write_text(path.read_text().replace("example-encoder", "minilm-l6"))
     report = write_report(example)
     assert encoder_remark("minilm-l6") in report.joinpath("table.md").read_text().partition(DETAILS)[0]
     assert encoder_remark("minilm-l6") in report.joinpath("report.html").read_text()
@@ -411,12 +509,19 @@ def test_predictions_without_the_reported_split_are_unchecked(example):
     (example / "runs" / "finetune.rte.s0" / "predictions.parquet").unlink()
     assert states(example)["finetune.cola.s0"] == states(example)["finetune.rte.s0"] == "unchecked"
     table = glue_table(read_study(example))
-    assert cell(table, "cola", "unchecked") == cell(table, "rte", "unchecked") == 1 and cell(table, "sts-b", "unchecked") == 0
-    assert any("records alone" in n and "CoLA, example-encoder (1 of 3 runs); RTE, example-encoder (1 of 3 runs)" in n for n in notes(table))
+    assert (
+        cell(table, "cola", "unchecked") == cell(table, "rte", "unchecked") == 1
+        and cell(table, "sts-b", "unchecked") == 0
+    )
+    assert any(
+        "records alone" in n and "CoLA, example-encoder (1 of 3 runs); RTE, example-encoder (1 of 3 runs)" in n
+        for n in notes(table)
+    )
 
 
 def test_a_method_with_only_collapsed_runs_is_named(example):
-    for seed in range(3): change_predictions(example, f"finetune.rte.s{seed}", lambda rows: rows.assign(prediction=1))
+    for seed in range(3):
+        change_predictions(example, f"finetune.rte.s{seed}", lambda rows: rows.assign(prediction=1))
     table = glue_table(read_study(example))
     assert wide(table)["RTE Accuracy"].iloc[0].endswith(" (all 3 collapsed)")
     assert readable(table).set_index("Task").loc["RTE", "Score"].endswith(" (all 3 collapsed)")

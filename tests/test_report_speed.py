@@ -1,4 +1,5 @@
 """What makes a report take seconds: few imports, forks that draw, and what is remembered, which must never be stale."""
+
 import os
 import subprocess
 import sys
@@ -10,18 +11,20 @@ import pytest
 from study_lab import Lab, pretend_done
 
 from bertvision.core.errors import StudyError
-from bertvision.core.io import read_json, write_json
 from bertvision.core.figures import nothing
-from bertvision.reporting import page
+from bertvision.core.io import read_json
 from bertvision.engine import local as runner
-from bertvision.engine.grid import load_study
 from bertvision.engine.fingerprint import code_closure, notebook_code
+from bertvision.engine.grid import load_study
 from bertvision.engine.plan import plan
+from bertvision.reporting import page
 from bertvision.reporting.glue import write_report
 from bertvision.reporting.results import answered, example_study, glue_table, plain_groups, read_study, scores
 from bertvision.reporting.subset_scores import example_subsets, subset_rows
 
-MODULES = "report methods questions layers probes budgets subsets languages attention pretraining page claims results".split()
+MODULES = (
+    "report methods questions layers probes budgets subsets languages attention pretraining page claims results".split()
+)
 HEAVY = "torch transformers datasets accelerate sklearn h5py seaborn scipy.stats papermill nbconvert IPython".split()
 RUN = "finetune.cola.s0"
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="forking needs Linux")
@@ -63,6 +66,7 @@ print(rfc3987_syntax.is_valid_syntax("iri", "https://example.org/"))"""
 
 # Forks.
 
+
 @LINUX
 def test_forks_and_this_process_draw_the_same_bytes(example, monkeypatch):
     files = lambda: {p.name: p.read_bytes() for p in write_report(example).iterdir()}
@@ -79,7 +83,8 @@ def test_figures_of_a_fork_that_was_killed_are_drawn_by_this_process(tmp_path, m
     here = os.getpid()
 
     def fragile():
-        if os.getpid() != here: os._exit(9)
+        if os.getpid() != here:
+            os._exit(9)
         return nothing("drawn at home")
 
     made = page.save_figures({"a": fragile, "b": lambda: nothing("b")}, tmp_path, {"a": "A", "b": "B"})
@@ -90,17 +95,21 @@ def test_figures_of_a_fork_that_was_killed_are_drawn_by_this_process(tmp_path, m
 def test_a_figure_that_fails_is_an_error_and_one_without_content_leaves_no_file(tmp_path, monkeypatch, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     titles = {"a": "A", "b": "B", "old": "Old"}
-    for name in titles: (tmp_path / f"{name}.png").write_bytes(b"of an earlier report")
+    for name in titles:
+        (tmp_path / f"{name}.png").write_bytes(b"of an earlier report")
     assert list(page.save_figures({"a": lambda: None, "b": lambda: nothing("b")}, tmp_path, titles)) == ["B"]
     assert [p.name for p in tmp_path.iterdir()] == ["b.png"]
 
-    def fail(): raise KeyError("score")
+    def fail():
+        raise KeyError("score")
 
-    with pytest.raises(KeyError, match="score"): page.save_figures({"a": fail, "b": lambda: nothing("b")}, tmp_path, titles)
+    with pytest.raises(KeyError, match="score"):
+        page.save_figures({"a": fail, "b": lambda: nothing("b")}, tmp_path, titles)
     assert not page._drawing
 
 
 # What is remembered.
+
 
 def test_what_a_study_remembers_is_its_own(example):
     study = read_study(example)
@@ -128,8 +137,12 @@ def test_contributions_stand_in_the_order_of_the_ids_whatever_the_order_of_the_r
     rows = study.predictions[RUN]
     shuffled = rows.sample(frac=1, random_state=0)
     other = replace(study, predictions=study.predictions | {RUN: shuffled})
-    for a, b in zip(answered(study, RUN, "validation", "accuracy"), answered(other, RUN, "validation", "accuracy")): assert np.array_equal(a, b)
-    assert answered(study, RUN, "validation", "accuracy")[0] is answered(study, "finetune.cola.s1", "validation", "accuracy")[0]
+    for a, b in zip(answered(study, RUN, "validation", "accuracy"), answered(other, RUN, "validation", "accuracy")):
+        assert np.array_equal(a, b)
+    assert (
+        answered(study, RUN, "validation", "accuracy")[0]
+        is answered(study, "finetune.cola.s1", "validation", "accuracy")[0]
+    )
 
 
 def test_subset_rows_follow_their_study(tmp_path):
@@ -137,7 +150,11 @@ def test_subset_rows_follow_their_study(tmp_path):
     rows = subset_rows(study)
     rows["accuracy"] = 0.0
     fewer = replace(study, runs={run: r for run, r in study.runs.items() if r["seed"] != 0})
-    assert (subset_rows(study)["accuracy"] > 0).all() and 0 in set(subset_rows(study)["seed"]) and 0 not in set(subset_rows(fewer)["seed"])
+    assert (
+        (subset_rows(study)["accuracy"] > 0).all()
+        and 0 in set(subset_rows(study)["seed"])
+        and 0 not in set(subset_rows(fewer)["seed"])
+    )
 
 
 def test_plain_groups_are_those_of_pandas():
@@ -151,6 +168,7 @@ def test_plain_groups_are_those_of_pandas():
 
 # The runner's side.
 
+
 @pytest.fixture
 def lab(tmp_path):
     lab = Lab(tmp_path)
@@ -162,8 +180,11 @@ def lab(tmp_path):
 def reported(lab, *cells):
     """The report's folder, its failure, and the executed notebook."""
     lab.notebook("reports/table", 'study_dir = ""', *cells)
-    for job in lab.plan().jobs: pretend_done(job)
-    folder, failure = runner.report_again(plan(load_study("small", root=lab.root), None, lab.out, inputs=False, code=False))
+    for job in lab.plan().jobs:
+        pretend_done(job)
+    folder, failure = runner.report_again(
+        plan(load_study("small", root=lab.root), None, lab.out, inputs=False, code=False)
+    )
     return folder, failure, read_json(lab.out / "small/report/notebook.ipynb")["cells"]
 
 
@@ -173,7 +194,9 @@ def test_a_reports_notebook_is_written_whole_also_when_it_fails(lab):
     assert (folder / "fingerprint.json").exists()
     folder, failure, cells = reported(lab, "print('one')", "1 / 0")
     assert folder is None and "ZeroDivisionError" in failure["exception"] and failure["cell"] == 3
-    assert cells[-1]["outputs"][0]["ename"] == "ZeroDivisionError" and any(c.get("outputs", [{}])[:1] == [{"name": "stdout", "output_type": "stream", "text": ["one\n"]}] for c in cells)
+    assert cells[-1]["outputs"][0]["ename"] == "ZeroDivisionError" and any(
+        c.get("outputs", [{}])[:1] == [{"name": "stdout", "output_type": "stream", "text": ["one\n"]}] for c in cells
+    )
     folder, failure, cells = reported(lab, "print('one')", "import os; os._exit(3)")
     assert failure["exit_code"] == 3 and failure["cell"] == 3 and failure["source"] == "import os; os._exit(3)"
 
@@ -190,13 +213,23 @@ def test_a_plan_without_code_asks_no_file_and_has_no_fingerprint(lab, monkeypatc
     found = plan(load_study("small", root=lab.root), None, lab.out, inputs=False, code=False)
     monkeypatch.undo()
     assert [j.id for j in found.jobs] == [j.id for j in lab.plan().jobs] and found.command == lab.plan().command
-    with pytest.raises(StudyError, match="made without the code"): found.jobs[0].fingerprint
+    with pytest.raises(StudyError, match="made without the code"):
+        found.jobs[0].fingerprint
 
 
-@pytest.mark.parametrize("source", [
-    "import bertvision as b\nb.runs.recipes.Recipe", "import importlib\nimportlib.import_module('bertvision.runs.recipes')", "x = lambda: __import__('bertvision.runs.recipes')",
-    "match 1:\n    case 1:\n        from bertvision.runs.recipes import Recipe", "try: pass\nexcept* ValueError:\n    from bertvision import recipes",
-    "for i in ():\n    pass\nelse:\n    import bertvision.runs.recipes", "!python -m bertvision.runs.recipes", "%timeit __import__('bertvision.runs.recipes')"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import bertvision as b\nb.runs.recipes.Recipe",
+        "import importlib\nimportlib.import_module('bertvision.runs.recipes')",
+        "x = lambda: __import__('bertvision.runs.recipes')",
+        "match 1:\n    case 1:\n        from bertvision.runs.recipes import Recipe",
+        "try: pass\nexcept* ValueError:\n    from bertvision import recipes",
+        "for i in ():\n    pass\nelse:\n    import bertvision.runs.recipes",
+        "!python -m bertvision.runs.recipes",
+        "%timeit __import__('bertvision.runs.recipes')",
+    ],
+)
 def test_a_shorter_way_through_a_source_finds_all_its_imports(source, tmp_path):
     path = Lab(tmp_path).notebook("any", "a = 1", source)
     assert "recipes.py" in code_closure(notebook_code(path))

@@ -1,4 +1,5 @@
 """A training killed with SIGKILL in the middle of an epoch goes on from its checkpoint and ends as if nothing had happened."""
+
 import json
 import signal
 import subprocess
@@ -27,7 +28,9 @@ print(json.dumps({"metrics": result.metrics, "loss": result.history.loss.tolist(
 
 
 def train(folder: Path, kill_at: int):
-    done = subprocess.run([sys.executable, "-c", CODE, str(folder), str(kill_at)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(folder), str(kill_at)], capture_output=True, text=True, timeout=300
+    )
     if kill_at:
         assert done.returncode == -signal.SIGKILL, done.stderr
         return None

@@ -1,4 +1,5 @@
 """A search killed with SIGKILL goes on with the proposals of an undisturbed one; its file is checked before it is trusted."""
+
 import json
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from bertvision.core.errors import DataError, EncoderError, ParameterError, TrainingError
-from bertvision.training.search import check_space, load_search, propose, search, SPACES, Trial
+from bertvision.training.search import SPACES, Trial, check_space, load_search, propose, search
 
 CODE = """
 import math, os, signal, sys
@@ -37,8 +38,10 @@ search(SPACE, evaluate, trials=26, batch=batch, startup=6, seed=5, path=path)
 def run(path: Path, kill_at: int, batch: int):
     command = [sys.executable, "-c", CODE, str(path), str(kill_at), str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    if kill_at: assert done.returncode == -signal.SIGKILL, done.stderr
-    else: assert done.returncode == 0, done.stderr
+    if kill_at:
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -67,17 +70,20 @@ def test_killed_before_the_first_trial_is_done(tmp_path):
 SPACE = {"x": {"uniform": [0, 1]}, "kind": {"choice": ["a", "b"]}}
 
 
-def squares(proposals): return [(p["x"] - 0.3) ** 2 for p in proposals]
+def squares(proposals):
+    return [(p["x"] - 0.3) ** 2 for p in proposals]
 
 
-def tried(found): return [(t.number, t.parameters, t.loss, t.status, t.reason) for t in found.trials]
+def tried(found):
+    return [(t.number, t.parameters, t.loss, t.status, t.reason) for t in found.trials]
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "random"])
 @pytest.mark.parametrize("stops", [[1, 2, 3, 30], [7, 13, 30], [29, 30]])
 def test_lengthened_in_steps(tmp_path, algorithm, stops):
     settings = {"batch": 5, "seed": 1, "startup": 4, "algorithm": algorithm}
-    for trials in stops: found = search(SPACE, squares, trials=trials, path=tmp_path / "t.json", **settings)
+    for trials in stops:
+        found = search(SPACE, squares, trials=trials, path=tmp_path / "t.json", **settings)
     assert tried(found) == tried(search(SPACE, squares, trials=30, **settings))
 
 
@@ -103,7 +109,9 @@ def test_a_batch_is_blind_to_its_own_results(tmp_path):
 
 
 def test_failed_trials_are_avoided_and_kept(tmp_path):
-    def evaluate(proposals): return [{"loss": None, "reason": "collapsed"} if p["kind"] == "a" else p["x"] for p in proposals]
+    def evaluate(proposals):
+        return [{"loss": None, "reason": "collapsed"} if p["kind"] == "a" else p["x"] for p in proposals]
+
     found = search(SPACE, evaluate, trials=60, path=tmp_path / "t.json")
     table = found.table()
     assert (table.reason[table.kind == "a"] == "collapsed").all() and table.loss[table.kind == "a"].isna().all()
@@ -113,10 +121,13 @@ def test_failed_trials_are_avoided_and_kept(tmp_path):
 
 def test_an_error_of_ours_fails_the_batch_and_any_other_ends_the_search(tmp_path):
     def evaluate(proposals):
-        if proposals[0]["x"] > 0.5: raise EncoderError("cannot be loaded")
+        if proposals[0]["x"] > 0.5:
+            raise EncoderError("cannot be loaded")
         return squares(proposals)
+
     found = search(SPACE, evaluate, trials=12, batch=3)
-    for t in found.trials: assert (t.status == "failed") == (t.reason == "EncoderError: cannot be loaded")
+    for t in found.trials:
+        assert (t.status == "failed") == (t.reason == "EncoderError: cannot be loaded")
     assert 0 < sum(t.status == "failed" for t in found.trials) < 12
     with pytest.raises(RuntimeError, match="out of memory"):
         search(SPACE, lambda ps: (_ for _ in ()).throw(RuntimeError("out of memory")), path=tmp_path / "t.json")
@@ -128,8 +139,14 @@ def test_an_error_of_ours_fails_the_batch_and_any_other_ends_the_search(tmp_path
 
 def test_numpy_results_and_steps_are_told(tmp_path):
     steps = []
-    search(SPACE, lambda ps: np.array(squares(ps), dtype=np.float32), trials=7, batch=3, path=tmp_path / "t.json",
-           on_step=lambda step, total, loss, best: steps.append((step, total, loss, best)))
+    search(
+        SPACE,
+        lambda ps: np.array(squares(ps), dtype=np.float32),
+        trials=7,
+        batch=3,
+        path=tmp_path / "t.json",
+        on_step=lambda step, total, loss, best: steps.append((step, total, loss, best)),
+    )
     assert [s[:2] for s in steps] == [(3, 7), (6, 7), (7, 7)]
     assert steps[-1][3] == load_search(tmp_path / "t.json").best.loss == min(s[2] for s in steps)
 
@@ -141,7 +158,8 @@ def test_a_file_of_another_search_is_refused(tmp_path):
     for change in ({"seed": 1}, {"batch": 3}, {"algorithm": "random"}, {"startup": 3}, {"objective": "error"}):
         with pytest.raises(DataError, match=f"t.json holds a search with {next(iter(change))} = "):
             search(SPACE, squares, **{"trials": 8, "batch": 2, "path": path, **change})
-    with pytest.raises(DataError, match="space = "): search({"x": {"uniform": [0, 2]}}, squares, batch=2, path=path)
+    with pytest.raises(DataError, match="space = "):
+        search({"x": {"uniform": [0, 2]}}, squares, batch=2, path=path)
     assert path.read_bytes() == before
     same = {"kind": {"choice": ("a", "b")}, "x": {"uniform": (0.0, 1.0)}}  # the same space, written otherwise
     assert len(search(same, squares, trials=8, batch=2, path=path).trials) == 8
@@ -152,44 +170,51 @@ def damage(raw, key, value):
     raw["trials"][1][key] = value
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda raw: raw.pop("content"), "no file of a search"),
-    (lambda raw: raw.update(version=2), "version = 1"),
-    (lambda raw: raw.pop("seed"), "damaged"),
-    (lambda raw: raw.update(seed="1"), "damaged"),
-    (lambda raw: raw["trials"].pop(0), "trial 0 has the number 1"),
-    (lambda raw: damage(raw, "loss", None), "trial 1 has status 'ok' and loss None"),
-    (lambda raw: damage(raw, "status", "pending"), "trial 1 has status 'pending'"),
-    (lambda raw: damage(raw, "parameters", {"x": 0.5}), "trial 1 has the parameters"),
-    (lambda raw: damage(raw, "parameters", {"x": 2, "kind": "a"}), "x = 2, which is outside the space"),
-    (lambda raw: damage(raw, "parameters", {"x": 0.5, "kind": "c"}), "kind = 'c', which is outside the space"),
-    (lambda raw: damage(raw, "colour", "red"), "damaged"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda raw: raw.pop("content"), "no file of a search"),
+        (lambda raw: raw.update(version=2), "version = 1"),
+        (lambda raw: raw.pop("seed"), "damaged"),
+        (lambda raw: raw.update(seed="1"), "damaged"),
+        (lambda raw: raw["trials"].pop(0), "trial 0 has the number 1"),
+        (lambda raw: damage(raw, "loss", None), "trial 1 has status 'ok' and loss None"),
+        (lambda raw: damage(raw, "status", "pending"), "trial 1 has status 'pending'"),
+        (lambda raw: damage(raw, "parameters", {"x": 0.5}), "trial 1 has the parameters"),
+        (lambda raw: damage(raw, "parameters", {"x": 2, "kind": "a"}), "x = 2, which is outside the space"),
+        (lambda raw: damage(raw, "parameters", {"x": 0.5, "kind": "c"}), "kind = 'c', which is outside the space"),
+        (lambda raw: damage(raw, "colour", "red"), "damaged"),
+    ],
+)
 def test_a_damaged_file_is_refused(tmp_path, change, message):
     path = tmp_path / "t.json"
     search(SPACE, squares, trials=3, path=path)
     raw = json.loads(path.read_text(encoding="utf-8"))
     change(raw)
     path.write_text(json.dumps(raw), encoding="utf-8")
-    with pytest.raises(DataError, match=message): search(SPACE, squares, trials=5, path=path)
+    with pytest.raises(DataError, match=message):
+        search(SPACE, squares, trials=5, path=path)
 
 
 def test_a_cut_off_file_is_refused(tmp_path):
     path = tmp_path / "t.json"
     search(SPACE, squares, trials=3, path=path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match="cut off"): search(SPACE, squares, path=path)
+    with pytest.raises(DataError, match="cut off"):
+        search(SPACE, squares, path=path)
 
 
-@pytest.mark.parametrize("settings", [{"trials": 2.0}, {"trials": True}, {"batch": 0}, {"seed": -1}, {"startup": -1},
-                                      {"algorithm": "grid"}])
+@pytest.mark.parametrize(
+    "settings", [{"trials": 2.0}, {"trials": True}, {"batch": 0}, {"seed": -1}, {"startup": -1}, {"algorithm": "grid"}]
+)
 def test_settings_are_checked(settings):
-    with pytest.raises(ParameterError, match=next(iter(settings))): search(SPACE, squares, **settings)
+    with pytest.raises(ParameterError, match=next(iter(settings))):
+        search(SPACE, squares, **settings)
 
 
 def test_a_recipe_reads_back_in_a_study(tmp_path):
-    from bertvision.runs.recipes import Recipe
     from bertvision.data.files import parse_yaml
+    from bertvision.runs.recipes import Recipe
 
     found = search(SPACES["encoder"], lambda ps: [p["lr"] for p in ps], trials=3)
     path = found.write_recipe(tmp_path / "tuned.yaml", "two\nlines: of a title", task="rte")
@@ -206,7 +231,9 @@ def test_choices_of_mixed_types_can_be_tried_read_back_and_drawn(tmp_path):
 
     matplotlib.use("agg")
     mixed = {"v": {"choice": [1, 2.5, True, "1"]}, "n": {"randint": [3, 6]}}
-    found = search(mixed, lambda ps: [p["n"] + isinstance(p["v"], bool) for p in ps], trials=20, path=tmp_path / "t.json")
+    found = search(
+        mixed, lambda ps: [p["n"] + isinstance(p["v"], bool) for p in ps], trials=20, path=tmp_path / "t.json"
+    )
     assert {type(t.parameters["v"]) for t in found.trials} == {int, float, bool, str}
     assert tried(load_search(tmp_path / "t.json")) == tried(found)
     by_choice = found.plot()[2]
@@ -219,6 +246,7 @@ def test_choices_of_mixed_types_can_be_tried_read_back_and_drawn(tmp_path):
 def test_hyperopt_is_quiet(capfd, caplog):
     import logging
 
-    with caplog.at_level(logging.DEBUG, logger="hyperopt"): search(SPACE, squares, trials=15)
+    with caplog.at_level(logging.DEBUG, logger="hyperopt"):
+        search(SPACE, squares, trials=15)
     out, err = capfd.readouterr()
     assert out == "" and "loss" not in err and caplog.records == []

@@ -15,9 +15,13 @@ from claims_in_pages import NUMBER, READERS, clean, read_markdown
 from claims_reader import Reader, claims_of
 from scipy import stats
 
-from bertvision.metrics.comparisons import rule
 from bertvision.core.io import write_json
-from bertvision.reporting import glue as report, languages, layer_scores as probes, layers, pretraining, subset_scores as subsets, subsets as budgets
+from bertvision.metrics.comparisons import rule
+from bertvision.reporting import glue as report
+from bertvision.reporting import languages, layers, pretraining
+from bertvision.reporting import layer_scores as probes
+from bertvision.reporting import subset_scores as subsets
+from bertvision.reporting import subsets as budgets
 from bertvision.reporting.page import markdown_sections
 from bertvision.reporting.results import glue_table, read_study
 

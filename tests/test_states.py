@@ -1,4 +1,5 @@
 """Stored and streamed states: what only processes, killed runs, full disks and broken files can show."""
+
 import errno
 import multiprocessing
 import os
@@ -14,11 +15,11 @@ import pytest
 import torch
 
 from bertvision.core.errors import DataError, OutputError, TrainingError
-from bertvision.data.batches import tokenise, Tokens
-from bertvision.states.interface import DTYPES, forecast_bytes, Origin, weights_fingerprint
+from bertvision.data.batches import Tokens, tokenise
+from bertvision.states.interface import DTYPES, Origin, forecast_bytes, weights_fingerprint
 from bertvision.states.padded import PARTS, read_original, write_original
-from bertvision.states.store import open_states, Writer
-from bertvision.states.stream import extract, ordered_batches, state_batches, Stream
+from bertvision.states.store import Writer, open_states
+from bertvision.states.stream import Stream, extract, ordered_batches, state_batches
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +54,13 @@ def made_up(examples=40, width=8, kind="tokens", dtype="fp16", seed=0, layers=3,
 
 
 def write(path, tokens, origin, values):
-    with Writer(path, tokens, origin) as writer: writer.append(range(len(tokens)), values)
+    with Writer(path, tokens, origin) as writer:
+        writer.append(range(len(tokens)), values)
     return open_states(path)
 
 
 # --- the same states, stored and streamed
+
 
 @pytest.mark.parametrize("kind", ["tokens", "cls", "mean"])
 def test_stored_equals_streamed_in_the_same_order(encoder, tokens, tmp_path, kind):
@@ -85,7 +88,8 @@ def test_row_i_is_example_i(encoder, stored, tokens):
     for i in (0, 77, 149):
         place = slice(tokens.offsets[i], tokens.offsets[i + 1])
         ids, types = (torch.tensor(x[place].astype(np.int64))[None] for x in (tokens.input_ids, tokens.types))
-        with torch.no_grad(): out = encoder.model.eval()(input_ids=ids, token_type_ids=types, output_hidden_states=True)
+        with torch.no_grad():
+            out = encoder.model.eval()(input_ids=ids, token_type_ids=types, output_hidden_states=True)
         assert np.allclose(stored[i], torch.cat(out.hidden_states).transpose(0, 1).numpy(), atol=1e-5)
 
 
@@ -118,7 +122,9 @@ extract(encoder, tokens, sys.argv[1], chunk=10, on_step=on_step, flush_seconds=0
 
 
 def run(path, kill_at):
-    done = subprocess.run([sys.executable, "-c", CODE, str(path), str(kill_at)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(path), str(kill_at)], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == (-signal.SIGKILL if kill_at else 0), done.stderr
     return [int(line) for line in done.stdout.split()]
 
@@ -127,7 +133,9 @@ def test_killed_and_resumed_file_equals_an_undisturbed_one(encoder, tokens, tmp_
     whole, part = tmp_path / "whole.h5", tmp_path / "part.h5"
     extract(encoder, tokens, whole, chunk=10, flush_seconds=0.0)
     run(part, 60)
-    with pytest.raises(DataError, match=r"part.h5 is incomplete: \d+ of 150 rows are written; running the extraction again"):
+    with pytest.raises(
+        DataError, match=r"part.h5 is incomplete: \d+ of 150 rows are written; running the extraction again"
+    ):
         open_states(part)
     run(part, 100)
     rest = run(part, 0)
@@ -140,13 +148,17 @@ def test_never_claims_what_is_not_there(tmp_path, monkeypatch):
     tokens, origin, values = made_up()
     ends = np.cumsum(tokens.lengths)
 
-    def fails(*_): raise OSError(errno.EIO, "Input/output error")
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
 
-    with Writer(tmp_path / "s.h5", tokens, origin) as writer: writer.append(range(10), values[:ends[9]])
+    with Writer(tmp_path / "s.h5", tokens, origin) as writer:
+        writer.append(range(10), values[: ends[9]])
     with monkeypatch.context() as m, pytest.raises(OutputError, match="Input/output error"):
         m.setattr(os, "fdatasync", fails)
-        with Writer(tmp_path / "s.h5", tokens, origin) as writer: writer.append(range(10, 40), values[ends[9]:])
-    with Writer(tmp_path / "s.h5", tokens, origin) as writer: assert writer.written == 10
+        with Writer(tmp_path / "s.h5", tokens, origin) as writer:
+            writer.append(range(10, 40), values[ends[9] :])
+    with Writer(tmp_path / "s.h5", tokens, origin) as writer:
+        assert writer.written == 10
 
 
 def test_two_writers_do_not_meet(tmp_path):
@@ -159,13 +171,18 @@ def test_two_writers_do_not_meet(tmp_path):
 
 # --- what opening refuses
 
-@pytest.mark.parametrize("wanted, message", [
-    (dict(task="toy-sentiment"), "task 'toy-entailment', expected 'toy-sentiment'"),
-    (dict(split="test"), "split 'train', expected 'test'"),
-    (dict(kind="cls"), "kind 'tokens', expected 'cls'"),
-])
+
+@pytest.mark.parametrize(
+    "wanted, message",
+    [
+        (dict(task="toy-sentiment"), "task 'toy-entailment', expected 'toy-sentiment'"),
+        (dict(split="test"), "split 'train', expected 'test'"),
+        (dict(kind="cls"), "kind 'tokens', expected 'cls'"),
+    ],
+)
 def test_other_task_split_and_kind(stored, wanted, message):
-    with pytest.raises(DataError, match=message) as e: open_states(stored.path, **wanted)
+    with pytest.raises(DataError, match=message) as e:
+        open_states(stored.path, **wanted)
     assert str(stored.path) in str(e.value)
 
 
@@ -175,14 +192,16 @@ def test_other_encoder_and_tokenizer(stored, encoder, tokens):
 
     assert len(open_states(stored.path, encoder=encoder, tokens=tokens)) == 150
     trained = load_encoder("tiny-random")
-    with torch.no_grad(): trained.model.encoder.layer[0].attention.self.query.weight[0, 0] += 1e-3
+    with torch.no_grad():
+        trained.model.encoder.layer[0].attention.self.query.weight[0, 0] += 1e-3
     with pytest.raises(DataError, match="weights '[0-9a-f]{16}' of encoder 'tiny-random', expected .* trained since"):
         open_states(stored.path, encoder=trained)
     with pytest.raises(DataError, match="trained since"):
         extract(trained, tokens, stored.path, dtype="fp32", task="toy-entailment", split="train")
     folder = build_random(stored.path.parent / "other", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abc"])
     words = replace(encoder, tokenizer=load_encoder(str(folder)).tokenizer)
-    with pytest.raises(DataError, match="the tokenizer"): open_states(stored.path, encoder=words)
+    with pytest.raises(DataError, match="the tokenizer"):
+        open_states(stored.path, encoder=words)
 
 
 def test_other_rows_name_the_first_that_differs(stored, tokens):
@@ -192,21 +211,24 @@ def test_other_rows_name_the_first_that_differs(stored, tokens):
         open_states(stored.path, tokens=replace(tokens, input_ids=ids))
     types = tokens.types.copy()
     types[tokens.offsets[71]] ^= 1
-    with pytest.raises(DataError, match="row 71"): open_states(stored.path, tokens=replace(tokens, types=types))
+    with pytest.raises(DataError, match="row 71"):
+        open_states(stored.path, tokens=replace(tokens, types=types))
     swapped = list(tokens.example_ids)
     swapped[3], swapped[4] = swapped[4], swapped[3]
     with pytest.raises(DataError, match="row 3 is example .*; 2 of 150 rows"):
         open_states(stored.path, tokens=replace(tokens, example_ids=swapped))
     labels = tokens.labels.copy()
     labels[9] += 1
-    with pytest.raises(DataError, match="row 9 has label"): open_states(stored.path, tokens=replace(tokens, labels=labels))
+    with pytest.raises(DataError, match="row 9 has label"):
+        open_states(stored.path, tokens=replace(tokens, labels=labels))
 
 
 def test_broken_files(stored):
     raw, path = stored.path.read_bytes(), stored.path.parent / "broken.h5"
 
     def refused(match):
-        with pytest.raises(DataError, match=match) as e: open_states(path)
+        with pytest.raises(DataError, match=match) as e:
+            open_states(path)
         assert str(path) in str(e.value)
 
     refused("does not exist")
@@ -217,13 +239,16 @@ def test_broken_files(stored):
     refused("not an HDF5 file")
     path.write_bytes(b"\x00" * 10_000)
     refused("not an HDF5 file")
-    with h5py.File(path, "w") as f: f["states"] = np.zeros(3)
+    with h5py.File(path, "w") as f:
+        f["states"] = np.zeros(3)
     refused("without the attribute `schema`")
     path.write_bytes(raw)
-    with h5py.File(path, "r+") as f: f.attrs["schema"] = 2
+    with h5py.File(path, "r+") as f:
+        f.attrs["schema"] = 2
     refused("schema 2, expected 1")
     path.write_bytes(raw)
-    with h5py.File(path, "r+") as f: del f["row_hash"]
+    with h5py.File(path, "r+") as f:
+        del f["row_hash"]
     refused("damaged: .*row_hash")
     path.write_bytes(raw)
     with h5py.File(path, "r+") as f:
@@ -239,7 +264,8 @@ def test_broken_files(stored):
 
 
 def test_opening_does_not_read_the_states(stored, monkeypatch):
-    def forbidden(*_, **__): raise AssertionError("the values were mapped")
+    def forbidden(*_, **__):
+        raise AssertionError("the values were mapped")
 
     monkeypatch.setattr(np, "memmap", forbidden)
     assert len(open_states(stored.path)) == 150
@@ -260,7 +286,8 @@ def test_a_disk_without_room_is_refused_before_writing(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate")
 def test_a_disk_that_fills_up_meanwhile_is_an_error_at_the_start(tmp_path, monkeypatch):
-    def full(*_): raise OSError(errno.ENOSPC, "No space left on device")
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     tokens, origin, _ = made_up()
     monkeypatch.setattr(os, "posix_fallocate", full)
@@ -277,6 +304,7 @@ def test_blocks_are_reserved(tmp_path):
 
 # --- values
 
+
 def test_nan_stops_the_extraction_and_the_file_can_be_finished(tokens, tmp_path):
     """The word embedding of one piece is NaN: the rows before its first appearance stay."""
     from bertvision import load_encoder
@@ -285,10 +313,12 @@ def test_nan_stops_the_extraction_and_the_file_can_be_finished(tokens, tmp_path)
     pieces, first = np.unique(tokens.input_ids, return_index=True)
     piece, row = pieces[first.argmax()], int(np.searchsorted(tokens.offsets, first.max(), side="right")) - 1
     assert row > 20
-    with torch.no_grad(): encoder.model.embeddings.word_embeddings.weight[piece] = torch.nan
+    with torch.no_grad():
+        encoder.model.embeddings.word_embeddings.weight[piece] = torch.nan
     with pytest.raises(TrainingError, match=f"'{tokens.example_ids[row]}' at layer 0 are nan"):
         extract(encoder, tokens, tmp_path / "s.h5", chunk=10)
-    with pytest.raises(DataError, match=f"incomplete: {row // 10 * 10} of 150"): open_states(tmp_path / "s.h5")
+    with pytest.raises(DataError, match=f"incomplete: {row // 10 * 10} of 150"):
+        open_states(tmp_path / "s.h5")
 
 
 def test_what_float16_cannot_hold(tmp_path):
@@ -329,34 +359,44 @@ def test_batches_equal_the_naive_loop(tmp_path, kind, dtype):
     whole = stored.batch(range(40)).values
     for rows in ([0], [39], [5, 5, 4, 4], np.arange(40), rng.permutation(40), np.array([3, 4, 5, 30, 31, 2])):
         batch = stored.batch(rows)
-        naive = torch.cat([whole[ends[i] - stored.lengths[i]:ends[i]] for i in rows])
+        naive = torch.cat([whole[ends[i] - stored.lengths[i] : ends[i]] for i in rows])
         assert torch.equal(batch.values, naive) and batch.values.dtype == torch.float32
         assert torch.equal(stored.batch(rows, dtype=torch.bfloat16).values, naive.bfloat16())
 
 
 # --- several processes
 
+
 class Plan(torch.utils.data.Dataset):
     """A batch an item, as a loader's workers see it."""
-    def __init__(self, states, plan): self.states, self.plan = states, plan
 
-    def __len__(self): return len(self.plan)
+    def __init__(self, states, plan):
+        self.states, self.plan = states, plan
 
-    def __getitem__(self, i): return self.states.batch(self.plan[i]).values
+    def __len__(self):
+        return len(self.plan)
+
+    def __getitem__(self, i):
+        return self.states.batch(self.plan[i]).values
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_read_the_same_file(tmp_path, method):
-    if method not in multiprocessing.get_all_start_methods(): pytest.skip(f"no {method} here")
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
     tokens, origin, values = made_up(dtype="fp32")
     stored = write(tmp_path / "s.h5", tokens, origin, values)
     plan = np.random.default_rng(0).permutation(40).reshape(8, 5)
     expected = [stored.batch(rows).values for rows in plan]  # the map is open here when the workers start
-    loader = torch.utils.data.DataLoader(Plan(stored, plan), batch_size=None, num_workers=2, multiprocessing_context=method)
-    for got, wanted in zip(loader, expected, strict=True): assert torch.equal(got, wanted)
+    loader = torch.utils.data.DataLoader(
+        Plan(stored, plan), batch_size=None, num_workers=2, multiprocessing_context=method
+    )
+    for got, wanted in zip(loader, expected, strict=True):
+        assert torch.equal(got, wanted)
 
 
 # --- the original's layout
+
 
 def test_original_layout_round_trip(stored, tokens, tmp_path):
     T = int(tokens.lengths.max()) + 2
@@ -367,20 +407,29 @@ def test_original_layout_round_trip(stored, tokens, tmp_path):
         assert f["embeds"].attrs["last_index"] == 150
     original, rows = read_original(tmp_path, "train"), np.array([3, 149, 0])
     assert torch.equal(original.batch(rows).values, stored.batch(rows).padded(T).flatten(0, 1))
-    assert (original.lengths == T).all() and np.array_equal(original.labels, stored.labels) and original.layers == stored.layers
-    for rows, batch in state_batches(original, 16): assert len(batch) == len(rows)
+    assert (
+        (original.lengths == T).all()
+        and np.array_equal(original.labels, stored.labels)
+        and original.layers == stored.layers
+    )
+    for rows, batch in state_batches(original, 16):
+        assert len(batch) == len(rows)
 
 
 def test_original_layout_refuses_what_does_not_fit(stored, tmp_path):
     write_original(stored, tmp_path, "train", 64)
 
     def refused(match):
-        with pytest.raises(DataError, match=match): read_original(tmp_path, "train")
+        with pytest.raises(DataError, match=match):
+            read_original(tmp_path, "train")
 
-    with h5py.File(tmp_path / "train_embeds.h5", "r+") as f: f["embeds"].attrs["last_index"] = 20
+    with h5py.File(tmp_path / "train_embeds.h5", "r+") as f:
+        f["embeds"].attrs["last_index"] = 20
     refused("incomplete: last_index is 20 of 150")
-    with h5py.File(tmp_path / "train_embeds.h5", "r+") as f: f["embeds"].attrs["last_index"] = 150
-    with h5py.File(tmp_path / "train_idx.h5", "r+") as f: f["idx"][1] = 0
+    with h5py.File(tmp_path / "train_embeds.h5", "r+") as f:
+        f["embeds"].attrs["last_index"] = 150
+    with h5py.File(tmp_path / "train_idx.h5", "r+") as f:
+        f["idx"][1] = 0
     refused("example 0 stands there 2 times")
     for key in PARTS:
         (tmp_path / f"train{PARTS[key]}").rename(tmp_path / "away")

@@ -1,4 +1,5 @@
 """The report of subsets with less than a whole study: missing and refused runs, one seed, one strategy, no HANS, nothing chosen."""
+
 import json
 import shutil
 
@@ -6,14 +7,45 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from study_lab import change, keep, replan
 
-from bertvision.metrics.comparisons import rule
 from bertvision.core.errors import DataError
-from bertvision.reporting.subsets import cluster_table, marks_rule, paragraph, plot_budgets, plot_epochs, plot_freezing, plot_hans, plot_map, plot_overlap, plot_seconds, published_budgets, report_sections, subcase_table, subset_notes, to_markdown, write_subsets_report
+from bertvision.metrics.comparisons import rule
 from bertvision.reporting.page import number
 from bertvision.reporting.results import read_study
-from bertvision.reporting.subset_scores import above_trivial, against_random, difference_text, example_subsets, hans_rows, hans_table, missing_subsets, overlap_rows, reported, selection_rows, subset_means, subset_rows, subset_table
-from study_lab import change, keep, replan
+from bertvision.reporting.subset_scores import (
+    above_trivial,
+    against_random,
+    difference_text,
+    example_subsets,
+    hans_rows,
+    hans_table,
+    missing_subsets,
+    overlap_rows,
+    reported,
+    selection_rows,
+    subset_means,
+    subset_rows,
+    subset_table,
+)
+from bertvision.reporting.subsets import (
+    cluster_table,
+    marks_rule,
+    paragraph,
+    plot_budgets,
+    plot_epochs,
+    plot_freezing,
+    plot_hans,
+    plot_map,
+    plot_overlap,
+    plot_seconds,
+    published_budgets,
+    report_sections,
+    subcase_table,
+    subset_notes,
+    to_markdown,
+    write_subsets_report,
+)
 
 E = "mnli.example-encoder"
 
@@ -30,12 +62,17 @@ def example(whole, tmp_path):
 
 def without_hans(study):
     for place in (study / "runs").iterdir():
+
         def bare(record):
-            if not record.get("subset"): return
+            if not record.get("subset"):
+                return
             record["hans"] = None
-            for part in ("metrics", "baselines"): record[part].pop("hans", None)
+            for part in ("metrics", "baselines"):
+                record[part].pop("hans", None)
+
         change(study, place.name, bare)
-        if (path := place / "predictions.parquet").exists(): pd.read_parquet(path).query("split != 'hans'").to_parquet(path, index=False)
+        if (path := place / "predictions.parquet").exists():
+            pd.read_parquet(path).query("split != 'hans'").to_parquet(path, index=False)
 
 
 def text(folder, figures=False):
@@ -45,7 +82,14 @@ def text(folder, figures=False):
     differences = against_random(study, rows)
     if figures:
         assert plot_budgets(rows, differences).axes
-        plot_hans(hans), plot_epochs(study, rows), plot_freezing(rows), plot_seconds(rows), plot_map(study), plot_overlap(study)
+        (
+            plot_hans(hans),
+            plot_epochs(study, rows),
+            plot_freezing(rows),
+            plot_seconds(rows),
+            plot_map(study),
+            plot_overlap(study),
+        )
     lead = paragraph(study, rows, differences, hans)
     assert "\n" not in lead and "nan" not in lead
     sections, notes = report_sections(study, rows, differences, hans), subset_notes(study, rows, hans)
@@ -58,7 +102,8 @@ def text(folder, figures=False):
 def plain(table):
     "Rows of the main table for full training over epochs, by strategy."
     for column, value in (("Training", "epochs"), ("Frozen", "full")):
-        if column in table: table = table[table[column] == value]
+        if column in table:
+            table = table[table[column] == value]
     return table.set_index("Strategy")
 
 
@@ -68,12 +113,24 @@ def test_every_number_is_that_of_the_records(example):
     for row in table.to_dict("records"):
         values = []
         for place in (example / "runs").iterdir():
-            if not (place / "record.json").exists(): continue
+            if not (place / "record.json").exists():
+                continue
             r = json.loads((place / "record.json").read_text())
-            if r["status"] != "done" or not r.get("subset") or row["split"] not in r["metrics"]: continue
-            mine = (r["parameters"]["strategy"], r["parameters"]["data_pct"], r["subset"]["arm"], r["parameters"]["freeze"])
-            if mine == (row["strategy"], row["fraction"], row["arm"], row["freeze"]): values.append(r["metrics"][row["split"]]["accuracy"])
-        assert row["runs"] == len(values) and row["mean"] == pytest.approx(np.mean(values)) and row["sd"] == pytest.approx(np.std(values, ddof=1))
+            if r["status"] != "done" or not r.get("subset") or row["split"] not in r["metrics"]:
+                continue
+            mine = (
+                r["parameters"]["strategy"],
+                r["parameters"]["data_pct"],
+                r["subset"]["arm"],
+                r["parameters"]["freeze"],
+            )
+            if mine == (row["strategy"], row["fraction"], row["arm"], row["freeze"]):
+                values.append(r["metrics"][row["split"]]["accuracy"])
+        assert (
+            row["runs"] == len(values)
+            and row["mean"] == pytest.approx(np.mean(values))
+            and row["sd"] == pytest.approx(np.std(values, ddof=1))
+        )
     study = read_study(example)
     shown = plain(subset_table(study, subset_rows(study), against_random(study)))
     one = table.query("strategy == 'diverse' and fraction == 0.1 and split == 'validation_matched'").iloc[0]
@@ -85,16 +142,36 @@ def test_the_report_repeats_itself_and_names_no_place(example, monkeypatch):
     monkeypatch.chdir(example / "report")
     assert {p.name: p.read_bytes() for p in write_subsets_report("..").iterdir()} == first
     assert all(str(example.parent).encode() not in data for data in first.values())
-    assert set(first) == {"table.md", "table.csv", "report.html", "budgets.png", "hans.png", "epochs.png", "freezing.png", "seconds.png", "map.png", "overlap.png"}
+    assert set(first) == {
+        "table.md",
+        "table.csv",
+        "report.html",
+        "budgets.png",
+        "hans.png",
+        "epochs.png",
+        "freezing.png",
+        "seconds.png",
+        "map.png",
+        "overlap.png",
+    }
 
 
 def test_refused_runs_enter_nothing(example):
     refused = f"train.{E}.random.data_pct-0.05.s2"
     study = read_study(example)
     rows, hans = subset_rows(study), hans_rows(study)
-    assert set(hans[hans["refused"] != ""]["run"]) == {refused} and not ((rows["split"] == "hans") & (rows["run"] == refused)).any()
-    cell = hans_table(hans).query("Training == 'epochs' and Frozen == 'full' and Strategy == 'random' and Budget == '5 %'").iloc[0]
-    own = [study.runs[refused.replace("s2", f"s{n}")]["hans"]["heuristics"]["subsequence"]["entailment"] for n in (0, 1)]
+    assert (
+        set(hans[hans["refused"] != ""]["run"]) == {refused}
+        and not ((rows["split"] == "hans") & (rows["run"] == refused)).any()
+    )
+    cell = (
+        hans_table(hans)
+        .query("Training == 'epochs' and Frozen == 'full' and Strategy == 'random' and Budget == '5 %'")
+        .iloc[0]
+    )
+    own = [
+        study.runs[refused.replace("s2", f"s{n}")]["hans"]["heuristics"]["subsequence"]["entailment"] for n in (0, 1)
+    ]
     assert cell["Seeds"] == "0, 1" and cell["subsequence, entailment"].startswith(number(np.mean(own)))
     line = next(l for l in plot_hans(hans).axes[1].lines if l.get_label() == "random")
     assert line.get_ydata()[0] == pytest.approx(100 * np.mean(own))
@@ -106,10 +183,14 @@ def test_refused_runs_enter_nothing(example):
 
 def test_all_of_hans_refused(example):
     for place in (example / "runs").iterdir():
+
         def refuse(record):
-            if not record.get("subset"): return
+            if not record.get("subset"):
+                return
             record["hans"] = {"examples": 0, "heuristics": {}, "subcases": {}, "refused": "near chance"}
-            for part in ("metrics", "baselines"): record[part].pop("hans", None)
+            for part in ("metrics", "baselines"):
+                record[part].pop("hans", None)
+
         change(example, place.name, refuse)
     study = read_study(example)
     hans = hans_rows(study)
@@ -119,12 +200,17 @@ def test_all_of_hans_refused(example):
 
 def test_a_deleted_run_shows_as_missing(example):
     before = plain(subset_table(*(lambda s: (s, subset_rows(s), against_random(s)))(read_study(example))))
-    assert "of 3" not in before.loc["centroids", "20 %"] and before.loc["clusters", "10 %"].endswith("(2 of 3)") and before.loc["diverse", "40 %"].endswith("(2 of 3)")
+    assert (
+        "of 3" not in before.loc["centroids", "20 %"]
+        and before.loc["clusters", "10 %"].endswith("(2 of 3)")
+        and before.loc["diverse", "40 %"].endswith("(2 of 3)")
+    )
     shutil.rmtree(example / "runs" / f"train.{E}.centroids.data_pct-0.2.s1")
     study = read_study(example)
     rows = subset_rows(study)
     assert "(2 of 3)" in plain(subset_table(study, rows, against_random(study, rows))).loc["centroids", "20 %"]
-    for seed in (0, 2): shutil.rmtree(example / "runs" / f"train.{E}.centroids.data_pct-0.2.s{seed}")
+    for seed in (0, 2):
+        shutil.rmtree(example / "runs" / f"train.{E}.centroids.data_pct-0.2.s{seed}")
     study = read_study(example)
     rows = subset_rows(study)
     assert plain(subset_table(study, rows, against_random(study, rows))).loc["centroids", "20 %"] == "not started"
@@ -145,13 +231,25 @@ def test_signs_of_the_differences(example):
     study = read_study(example)
     rows = subset_rows(study)
     d = against_random(study, rows)
-    mean = reported(rows).query("arm == 'epochs' and freeze == 0").pivot_table(index=["strategy", "fraction"], columns="seed", values="accuracy")
+    mean = (
+        reported(rows)
+        .query("arm == 'epochs' and freeze == 0")
+        .pivot_table(index=["strategy", "fraction"], columns="seed", values="accuracy")
+    )
     for r in d.to_dict("records"):
         each = (mean.loc[(r["strategy"], r["fraction"])] - mean.loc[("random", r["fraction"])]).dropna()
-        assert r["difference"] == pytest.approx(each.mean()) and r["seeds"] == len(each) and r["ahead"] == (each > 1e-12).sum()
+        assert (
+            r["difference"] == pytest.approx(each.mean())
+            and r["seeds"] == len(each)
+            and r["ahead"] == (each > 1e-12).sum()
+        )
         assert r["low"] <= r["difference"] <= r["high"]
     best = d[(d["strategy"] == "diverse") & (d["fraction"] == 0.05)].iloc[0]
-    assert best["verdict"] == "better" and set(d["strategy"]) == {"clusters", "centroids", "diverse"} and set(d["arm"]) == {"epochs"}
+    assert (
+        best["verdict"] == "better"
+        and set(d["strategy"]) == {"clusters", "centroids", "diverse"}
+        and set(d["arm"]) == {"epochs"}
+    )
     shown = plain(subset_table(study, rows, d))
     assert shown.loc["diverse", "5 %"].endswith("▲") and shown.loc["clusters", "5 %"].endswith("▼")
 
@@ -161,10 +259,18 @@ def test_no_claim_has_a_seed_interval_that_contains_zero(example):
     rows = subset_rows(study)
     claimed = 0
     for r in pd.concat([against_random(study, rows), against_random(study, rows, "hans")]).to_dict("records"):
-        if r["verdict"] not in ("better", "worse"): continue
-        ours, random = (rows[(rows["strategy"] == s) & (rows["fraction"] == r["fraction"]) & (rows["arm"] == r["arm"])
-                             & (rows["freeze"] == r["freeze"]) & (rows["split"] == r["split"])].set_index("seed")["accuracy"]
-                        for s in (r["strategy"], "random"))
+        if r["verdict"] not in ("better", "worse"):
+            continue
+        ours, random = (
+            rows[
+                (rows["strategy"] == s)
+                & (rows["fraction"] == r["fraction"])
+                & (rows["arm"] == r["arm"])
+                & (rows["freeze"] == r["freeze"])
+                & (rows["split"] == r["split"])
+            ].set_index("seed")["accuracy"]
+            for s in (r["strategy"], "random")
+        )
         each = (ours - random).dropna().to_numpy()
         half = stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each))
         assert abs(each.mean()) > half and (r["low"] > 0 or r["high"] < 0) and r["p"] <= r["p_holm"] < 0.05
@@ -203,8 +309,14 @@ def test_a_row_of_the_table_from_its_files(example):
     assert tuple(d[["difference", "low", "high", "p"]]) == pytest.approx(crossed_test(ours - random), abs=1e-12)
     labels = predictions_of(example, runs("random")[0], "validation_matched")["label"]
     commonest = (labels == labels.value_counts().index[0]).to_numpy(float)
-    above = above_trivial(study, subset_rows(study)).query("strategy == 'random' and fraction == 0.05 and arm == 'epochs' and freeze == 0").iloc[0]
-    assert tuple(above[["difference", "low", "high", "p"]]) == pytest.approx(crossed_test(random - commonest), abs=1e-12)
+    above = (
+        above_trivial(study, subset_rows(study))
+        .query("strategy == 'random' and fraction == 0.05 and arm == 'epochs' and freeze == 0")
+        .iloc[0]
+    )
+    assert tuple(above[["difference", "low", "high", "p"]]) == pytest.approx(
+        crossed_test(random - commonest), abs=1e-12
+    )
     shown = f"{number(d['difference'], sign=True)} | {number(d['low'])}\u00a0…\u00a0{number(d['high'])} |"
     assert f"| diverse | 5 % | {shown}" in text(example)
 
@@ -215,11 +327,22 @@ def test_a_claim_that_falls_without_collapsed_seeds_is_fragile(example):
     rows = pd.read_parquet(path)
     rows.loc[rows["split"] == "validation_matched", "prediction"] = 0
     rows.to_parquet(path, index=False)
-    change(example, run, lambda r: r["metrics"]["validation_matched"].update(accuracy=float((rows.query("split == 'validation_matched'")["label"] == 0).mean())))
+    change(
+        example,
+        run,
+        lambda r: r["metrics"]["validation_matched"].update(
+            accuracy=float((rows.query("split == 'validation_matched'")["label"] == 0).mean())
+        ),
+    )
     study = read_study(example)
     assert study.runs[run]["collapsed"]
     d = against_random(study).query("strategy == 'diverse' and fraction == 0.05").iloc[0]
-    assert d["collapsed"] == 1 and d["difference_without"] > 0.05 > d["difference"] and d["verdict"] == "undecided" and not d["fragile"]
+    assert (
+        d["collapsed"] == 1
+        and d["difference_without"] > 0.05 > d["difference"]
+        and d["verdict"] == "undecided"
+        and not d["fragile"]
+    )
     fragile = against_random(study).assign(fragile=lambda t: t["verdict"] == "better", difference_without=0.01)
     table = plain(subset_table(study, subset_rows(study), fragile))
     assert table.loc["diverse", "10 %"].endswith("▲ fragile") and "Fragile: the claim falls" in marks_rule(fragile)
@@ -230,12 +353,20 @@ def test_a_claim_that_falls_without_collapsed_seeds_is_fragile(example):
 def test_what_random_is_better_at_is_marked_as_such(example):
     for seed in range(3):  # exchange two strategies
         a, b = (example / "runs" / f"train.{E}.{s}.data_pct-0.05.s{seed}" for s in ("random", "diverse"))
-        for place, name in ((a, "diverse"), (b, "random")): change(example, place.name, lambda r: (r["subset"].update(strategy=name), r["parameters"].update(strategy=name)))
+        for place, name in ((a, "diverse"), (b, "random")):
+            change(
+                example,
+                place.name,
+                lambda r: (r["subset"].update(strategy=name), r["parameters"].update(strategy=name)),
+            )
     study = read_study(example)
     rows = subset_rows(study)
     assert plain(subset_table(study, rows, against_random(study, rows))).loc["diverse", "5 %"].endswith("▼")
     said = text(example)
-    assert "diverse is better than random by " in said and "worse than random by 9.0 points (5.5\u00a0…\u00a012.5) at 5 %" in said
+    assert (
+        "diverse is better than random by " in said
+        and "worse than random by 9.0 points (5.5\u00a0…\u00a012.5) at 5 %" in said
+    )
 
 
 def test_one_seed(example):
@@ -260,14 +391,28 @@ def test_one_seed(example):
 def test_one_seed_one_strategy_and_nothing_else(example):
     keep(example, lambda run: run.startswith("train") and ".random." in run and run.endswith("s0"))
     without_hans(example)
-    for place in (example / "runs").iterdir(): change(example, place.name, lambda r: r.update(history=None))
+    for place in (example / "runs").iterdir():
+        change(example, place.name, lambda r: r.update(history=None))
     study = read_study(example)
     rows, hans = subset_rows(study), hans_rows(study)
-    assert len(against_random(study, rows)) == 0 and len(hans) == 0 and len(overlap_rows(study)) == 0 and len(selection_rows(study)) == 0 and len(cluster_table(study)) == 0
-    assert all(f is None for f in (plot_hans(hans), plot_epochs(study, rows), plot_freezing(rows), plot_map(study), plot_overlap(study)))
-    assert [ax.get_title() for ax in plot_budgets(rows, against_random(study, rows)).axes] == ["MNLI: a fixed number of epochs"]
+    assert (
+        len(against_random(study, rows)) == 0
+        and len(hans) == 0
+        and len(overlap_rows(study)) == 0
+        and len(selection_rows(study)) == 0
+        and len(cluster_table(study)) == 0
+    )
+    assert all(
+        f is None
+        for f in (plot_hans(hans), plot_epochs(study, rows), plot_freezing(rows), plot_map(study), plot_overlap(study))
+    )
+    assert [ax.get_title() for ax in plot_budgets(rows, against_random(study, rows)).axes] == [
+        "MNLI: a fixed number of epochs"
+    ]
     said = text(example, figures=True)
-    assert "## HANS" not in said and "fixed number of steps," not in said.partition("<!--")[0] and "random reaches" in said
+    assert (
+        "## HANS" not in said and "fixed number of steps," not in said.partition("<!--")[0] and "random reaches" in said
+    )
     assert sorted(p.name for p in write_subsets_report(example).glob("*.png")) == ["budgets.png", "seconds.png"]
 
 
@@ -277,21 +422,34 @@ def test_without_random_there_is_nothing_to_compare_with(example):
 
 
 def test_lost_predictions_leave_no_claim(example):
-    for seed in range(3): (example / "runs" / f"train.{E}.diverse.data_pct-0.1.s{seed}" / "predictions.parquet").unlink()
+    for seed in range(3):
+        (example / "runs" / f"train.{E}.diverse.data_pct-0.1.s{seed}" / "predictions.parquet").unlink()
     (example / "runs" / f"train.{E}.diverse.data_pct-0.05.s0" / "predictions.parquet").unlink()
     study = read_study(example)
     d = against_random(study).query("strategy == 'diverse'").set_index("fraction")
-    assert np.isnan(d.loc[0.1, "p"]) and (d.loc[0.1, "verdict"], d.loc[0.1, "reason"]) == ("no claim", "predictions missing")
-    means = subset_means(reported(subset_rows(study))).query("fraction == 0.1 and arm == 'epochs'").set_index("strategy")["mean"]
+    assert np.isnan(d.loc[0.1, "p"]) and (d.loc[0.1, "verdict"], d.loc[0.1, "reason"]) == (
+        "no claim",
+        "predictions missing",
+    )
+    means = (
+        subset_means(reported(subset_rows(study)))
+        .query("fraction == 0.1 and arm == 'epochs'")
+        .set_index("strategy")["mean"]
+    )
     assert d.loc[0.1, "difference"] == pytest.approx(means["diverse"] - means["random"])
     assert (d.loc[0.05, "seeds"], d.loc[0.05, "note"]) == (2, "predictions missing (seed 0)")
     said = text(example)
-    assert "unchecked" in said and "no claim: predictions missing" in said and "left out: predictions missing (seed 0)" in said
+    assert (
+        "unchecked" in said
+        and "no claim: predictions missing" in said
+        and "left out: predictions missing (seed 0)" in said
+    )
     assert "diverse is " in said and "without a claim at 10 % (predictions missing)" in said
 
 
 def test_other_seeds_than_those_of_random_are_named(example):
-    for seed in (0, 1): shutil.rmtree(example / "runs" / f"train.{E}.centroids.data_pct-0.2.s{seed}")
+    for seed in (0, 1):
+        shutil.rmtree(example / "runs" / f"train.{E}.centroids.data_pct-0.2.s{seed}")
     shutil.rmtree(example / "runs" / f"train.{E}.random.data_pct-0.2.s2")
     d = against_random(read_study(example)).query("strategy == 'centroids'").set_index("fraction").loc[0.2]
     assert (d["verdict"], d["reason"], d["seeds"]) == ("no claim", "no seed in common", 0)
@@ -299,18 +457,28 @@ def test_other_seeds_than_those_of_random_are_named(example):
 
 
 def test_two_protocols_are_not_compared_with_each_other(example):
-    for seed in range(3): change(example, f"train.{E}.diverse.data_pct-0.05.s{seed}", lambda r: r.update(protocol="original"))
+    for seed in range(3):
+        change(example, f"train.{E}.diverse.data_pct-0.05.s{seed}", lambda r: r.update(protocol="original"))
     d = against_random(read_study(example))
     assert d.query("strategy == 'diverse' and fraction == 0.05").empty and len(d) == 11
 
 
 def test_counts_are_budgets_of_their_own(example):
     for seed in range(3):
-        for s in ("random", "centroids"): change(example, f"train.{E}.{s}.data_pct-0.05.s{seed}", lambda r: r["parameters"].update(data_pct=0.0, data_count=45))
+        for s in ("random", "centroids"):
+            change(
+                example,
+                f"train.{E}.{s}.data_pct-0.05.s{seed}",
+                lambda r: r["parameters"].update(data_pct=0.0, data_count=45),
+            )
     study = read_study(example)
     rows = subset_rows(study)
     table = subset_table(study, rows, against_random(study, rows))
-    assert plain(table).loc["random", "45 examples"] and plain(table).loc["random", "5 %"] == "" and list(table).index("45 examples") < list(table).index("10 %")
+    assert (
+        plain(table).loc["random", "45 examples"]
+        and plain(table).loc["random", "5 %"] == ""
+        and list(table).index("45 examples") < list(table).index("10 %")
+    )
     assert set(against_random(study, rows).query("budget == '45 examples'")["strategy"]) == {"centroids"}
     text(example, figures=True)
 
@@ -320,37 +488,61 @@ def test_what_was_trained_twice_counts_once(example):
         a, b = f"train.{E}.random.data_pct-0.2.s{seed}", f"frozen.{E}.freeze-0.s{seed}"
         shutil.copytree(example / "runs" / a, example / "runs" / b)
         change(example, b, lambda r: r.update(step="frozen"))
-    assert subset_means(reported(subset_rows(read_study(example)))).query("strategy == 'random' and fraction == 0.2 and freeze == 0 and arm == 'epochs'")["runs"].item() == 3
+    assert (
+        subset_means(reported(subset_rows(read_study(example))))
+        .query("strategy == 'random' and fraction == 0.2 and freeze == 0 and arm == 'epochs'")["runs"]
+        .item()
+        == 3
+    )
 
 
 def test_other_settings_are_not_averaged(example):
     change(example, f"train.{E}.diverse.data_pct-0.1.s2", lambda r: r["parameters"].update(lr=3e-5))
-    change(example, f"train.{E}.diverse.data_pct-0.2.s2", lambda r: r["parameters"].update(hans_examples=100))  # no part of the training
+    change(
+        example, f"train.{E}.diverse.data_pct-0.2.s2", lambda r: r["parameters"].update(hans_examples=100)
+    )  # no part of the training
     rows = subset_rows(read_study(example)).query("strategy == 'diverse'")
-    assert set(rows[rows["fraction"] == 0.1]["settings"]) == {"lr=0.0001", "lr=3e-05"} and set(rows[rows["fraction"] == 0.2]["settings"]) == {"lr=0.0001"}
+    assert set(rows[rows["fraction"] == 0.1]["settings"]) == {"lr=0.0001", "lr=3e-05"} and set(
+        rows[rows["fraction"] == 0.2]["settings"]
+    ) == {"lr=0.0001"}
     text(example, figures=True)
 
 
 def test_other_epochs_are_no_point_of_the_curve(example):
-    for seed in range(3): change(example, f"train.{E}.centroids.data_pct-0.05.s{seed}", lambda r: r["parameters"].update(epochs=15.0, data_pct=0.0))
+    for seed in range(3):
+        change(
+            example,
+            f"train.{E}.centroids.data_pct-0.05.s{seed}",
+            lambda r: r["parameters"].update(epochs=15.0, data_pct=0.0),
+        )
     rows = subset_rows(read_study(example)).query("arm == 'epochs' and freeze == 0")
-    assert set(rows[rows["budget"] == "45 examples"]["settings"]) == {"epochs=15.0"} and set(rows[rows["budget"] != "45 examples"]["settings"]) == {"epochs=3.0"}
+    assert set(rows[rows["budget"] == "45 examples"]["settings"]) == {"epochs=15.0"} and set(
+        rows[rows["budget"] != "45 examples"]["settings"]
+    ) == {"epochs=3.0"}
     text(example)
 
 
 def test_published_points_are_the_readings_of_sound_rows(example):
     study = read_study(example)
     points = published_budgets(subset_rows(study)).set_index(["encoder", "strategy", "percent"])
-    assert points.loc[("albert-base-v2", "clusters", 2), "flag"] == "not_clusters" and points.loc[("albert-base-v2", "clusters", 2), "accuracy"] == pytest.approx(0.6945)
-    assert points.loc[("albert-base-v1", "random", 100), "accuracy"] == pytest.approx(np.mean([80.11207, 80.15282, 80.08150, 80.08150, 80.08150]) / 100)
+    assert points.loc[("albert-base-v2", "clusters", 2), "flag"] == "not_clusters" and points.loc[
+        ("albert-base-v2", "clusters", 2), "accuracy"
+    ] == pytest.approx(0.6945)
+    assert points.loc[("albert-base-v1", "random", 100), "accuracy"] == pytest.approx(
+        np.mean([80.11207, 80.15282, 80.08150, 80.08150, 80.08150]) / 100
+    )
     said = text(example)
     assert "81.0†" in said and "It is a reading, not a measurement" in said
     row = next(l for l in said.splitlines() if l.startswith("| lexical overlap | entailment |"))
-    assert all(float(a) + float(b) == pytest.approx(100, abs=0.11) for a, b in (c.split(" → ") for c in row.split(" | ")[2:][:-1]))
+    assert all(
+        float(a) + float(b) == pytest.approx(100, abs=0.11)
+        for a, b in (c.split(" → ") for c in row.split(" | ")[2:][:-1])
+    )
 
 
 def test_a_task_that_is_not_known_and_nothing_published(example):
-    for place in (example / "runs").iterdir(): change(example, place.name, lambda r: r.update(task="mine"))
+    for place in (example / "runs").iterdir():
+        change(example, place.name, lambda r: r.update(task="mine"))
     replan(example, "", task="mine")
     said = text(example, figures=True)
     assert "mine (example-encoder)" in said and "Published" not in said and "reading" not in said
@@ -368,4 +560,5 @@ def test_a_study_of_something_else_says_so(example, tmp_path):
     from bertvision.reporting.results import example_study
 
     assert "No subset has been trained." in text(example_study(tmp_path))
-    with pytest.raises(DataError, match="holds no study"): write_subsets_report(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no study"):
+        write_subsets_report(tmp_path / "nowhere")

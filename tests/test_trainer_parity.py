@@ -1,4 +1,5 @@
 """The loop of our own against the field's reference: the same batches, the same seed, the same losses."""
+
 import numpy as np
 import pytest
 import torch
@@ -41,17 +42,34 @@ def trainer_losses(data, splits, steps, folder):
     batches = list(Batches(tokenise(splits.train, enc.tokenizer, 128), 16, seed=3).epoch(0))
 
     class Peer(tf.Trainer):
-        def get_train_dataloader(self): return batches
+        def get_train_dataloader(self):
+            return batches
 
         def training_step(self, model, inputs, *args, **kwargs):
-            if not losses: torch.manual_seed(3)
+            if not losses:
+                torch.manual_seed(3)
             loss = super().training_step(model, inputs, *args, **kwargs)
             losses.append(loss.item())
             return loss
 
-    args = tf.TrainingArguments(str(folder), max_steps=steps, per_device_train_batch_size=16, learning_rate=LR, weight_decay=0.01,
-                                warmup_steps=int(np.ceil(0.1 * steps)), lr_scheduler_type="linear", max_grad_norm=1.0, optim="adamw_torch_fused",
-                                adam_epsilon=1e-8, use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True, seed=3)
+    args = tf.TrainingArguments(
+        str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=16,
+        learning_rate=LR,
+        weight_decay=0.01,
+        warmup_steps=int(np.ceil(0.1 * steps)),
+        lr_scheduler_type="linear",
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        adam_epsilon=1e-8,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=3,
+    )
     Peer(enc.model, args, train_dataset=[0] * len(splits.train)).train()
     return np.array(losses)
 

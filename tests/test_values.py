@@ -1,4 +1,5 @@
 """Values that people write: one reader for --set, studies, tasks and recipes, and types checked to the last element."""
+
 import json
 import math
 
@@ -10,8 +11,8 @@ from study_lab import Lab
 from bertvision.core.errors import ParameterError, StudyError
 from bertvision.data import tasks
 from bertvision.data.files import parse_yaml
-from bertvision.runs.parameters import check_parameters
 from bertvision.engine.grid import load_study, parse_overrides
+from bertvision.runs.parameters import check_parameters
 
 PARAMETERS = """task = "cola"
 encoder = "tiny-random"
@@ -37,14 +38,44 @@ def lab(tmp_path):
     return lab
 
 
-@pytest.mark.parametrize("text, value", [
-    ("0100", 100), ("-007", -7), ("08", 8), ("+5", 5), ("0o100", 64), ("0x1F", 31),
-    ("1e-4", 1e-4), ("2E5", 2e5), ("1.", 1.0), (".5", 0.5), ("-.inf", -math.inf),
-    ("1:20", "1:20"), ("12:30:45.5", "12:30:45.5"), ("1_000", "1_000"), ("0b11", "0b11"), ("1e", "1e"),
-    ("yes", "yes"), ("No", "No"), ("on", "on"), ("y", "y"), ("true", True), ("FALSE", False),
-    ("~", None), ("null", None), ("=", "="), ("2026-11-30", "2026-11-30"), ("2026-11-30 10:00:00", "2026-11-30 10:00:00"),
-    ("'0100'", "0100"), ('"yes"', "yes"), ("!!str 5", "5"), ("!!float 5", 5.0),
-    ("[010, 1:20, no]", [10, "1:20", "no"]), ("{a: 0o10}", {"a": 8})])
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("0100", 100),
+        ("-007", -7),
+        ("08", 8),
+        ("+5", 5),
+        ("0o100", 64),
+        ("0x1F", 31),
+        ("1e-4", 1e-4),
+        ("2E5", 2e5),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("-.inf", -math.inf),
+        ("1:20", "1:20"),
+        ("12:30:45.5", "12:30:45.5"),
+        ("1_000", "1_000"),
+        ("0b11", "0b11"),
+        ("1e", "1e"),
+        ("yes", "yes"),
+        ("No", "No"),
+        ("on", "on"),
+        ("y", "y"),
+        ("true", True),
+        ("FALSE", False),
+        ("~", None),
+        ("null", None),
+        ("=", "="),
+        ("2026-11-30", "2026-11-30"),
+        ("2026-11-30 10:00:00", "2026-11-30 10:00:00"),
+        ("'0100'", "0100"),
+        ('"yes"', "yes"),
+        ("!!str 5", "5"),
+        ("!!float 5", 5.0),
+        ("[010, 1:20, no]", [10, "1:20", "no"]),
+        ("{a: 0o10}", {"a": 8}),
+    ],
+)
 def test_values_are_those_of_yaml_1_2(text, value):
     found = parse_yaml(text, "x")
     assert found == value and type(found) is type(value)
@@ -53,16 +84,31 @@ def test_values_are_those_of_yaml_1_2(text, value):
 MERGES = "a: &a {" + ", ".join(f"k{i}: 1" for i in range(400)) + "}\nb: {<<: [" + ", ".join(["*a"] * 300) + "]}"
 
 
-@pytest.mark.parametrize("text, reason", [
-    ("a: 1\nb: [", "x, line 2: not YAML"), ("a: 1\nb: 2\na: 3", "x, line 3: not usable YAML .'a' is given twice"),
-    ("'a': 1\na: 2", "'a' is given twice"), ("a: &a [*a]", "contains itself"), ("[" * 3000, "nested more than 100 deep"),
-    ("!!python/object/apply:os.getcwd []", "unknown type"), ("a: !!timestamp 2001-12-14", "unknown type"),
-    ("!!set {a}", "unknown type"), ("!!int 1:20", "'1:20' is not of the type int"), ("1e999", "too large for a number"),
-    ("9" * 5000, "too large for a number"), ("? [a]\n: 1", "a key that is a list"), ("a: 1\n---\nb: 2", "not YAML"),
-    ("%YAML 1.1\n---\na: yes", "expected YAML 1.2"), (r'"\ud800"', "surrogate"), ("<<: 3", "expected a mapping"),
-    (MERGES, "more than 100,000 keys")])
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("a: 1\nb: [", "x, line 2: not YAML"),
+        ("a: 1\nb: 2\na: 3", "x, line 3: not usable YAML .'a' is given twice"),
+        ("'a': 1\na: 2", "'a' is given twice"),
+        ("a: &a [*a]", "contains itself"),
+        ("[" * 3000, "nested more than 100 deep"),
+        ("!!python/object/apply:os.getcwd []", "unknown type"),
+        ("a: !!timestamp 2001-12-14", "unknown type"),
+        ("!!set {a}", "unknown type"),
+        ("!!int 1:20", "'1:20' is not of the type int"),
+        ("1e999", "too large for a number"),
+        ("9" * 5000, "too large for a number"),
+        ("? [a]\n: 1", "a key that is a list"),
+        ("a: 1\n---\nb: 2", "not YAML"),
+        ("%YAML 1.1\n---\na: yes", "expected YAML 1.2"),
+        (r'"\ud800"', "surrogate"),
+        ("<<: 3", "expected a mapping"),
+        (MERGES, "more than 100,000 keys"),
+    ],
+)
 def test_what_is_no_plain_value_is_refused_with_its_line(text, reason):
-    with pytest.raises(StudyError, match=reason): parse_yaml(text, "x")
+    with pytest.raises(StudyError, match=reason):
+        parse_yaml(text, "x")
 
 
 def test_references_and_merged_mappings_stay():
@@ -71,11 +117,40 @@ def test_references_and_merged_mappings_stay():
     assert parse_yaml(text, "x") == {"a": a, "b": {"x": 1, "y": 3}, "c": {**a, "z": 1}, "d": [a]}
 
 
-CURIOUS = ["0100", "0o7", "0x1", "1e3", "1:20", "yes", "true", "~", "", "null", ".inf", "<<", "- a", "a: b", "# x", "'",
-           '"', "2026-11-30", "!x", "&a", "*a", "...", "---", "a\n\nb ", " x", "\u2028", "%YAML 1.1", "\x85", "\ufeff"]
+CURIOUS = [
+    "0100",
+    "0o7",
+    "0x1",
+    "1e3",
+    "1:20",
+    "yes",
+    "true",
+    "~",
+    "",
+    "null",
+    ".inf",
+    "<<",
+    "- a",
+    "a: b",
+    "# x",
+    "'",
+    '"',
+    "2026-11-30",
+    "!x",
+    "&a",
+    "*a",
+    "...",
+    "---",
+    "a\n\nb ",
+    " x",
+    "\u2028",
+    "%YAML 1.1",
+    "\x85",
+    "\ufeff",
+]
 WORDS = st.one_of(st.text(max_size=8), st.sampled_from(CURIOUS))
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
-PLAIN = st.one_of(WORDS, st.integers(-10**20, 10**20), FLOATS, st.booleans(), st.none())
+PLAIN = st.one_of(WORDS, st.integers(-(10**20), 10**20), FLOATS, st.booleans(), st.none())
 
 
 def branches(inner):
@@ -93,8 +168,10 @@ def test_what_is_written_is_read_back(value):
 
 def test_set_studies_and_recipes_read_alike(lab):
     assert lab.plan("steps=0100").jobs[0].parameters["steps"] == 100
-    with pytest.raises(ParameterError, match="batch_size = '1:20': expected int, got str"): lab.plan("batch_size=1:20")
-    with pytest.raises(ParameterError, match="keep_model = 'no': expected bool, got str"): lab.plan("keep_model=no")
+    with pytest.raises(ParameterError, match="batch_size = '1:20': expected int, got str"):
+        lab.plan("batch_size=1:20")
+    with pytest.raises(ParameterError, match="keep_model = 'no': expected bool, got str"):
+        lab.plan("keep_model=no")
     head = "tasks: [toy-sentiment]\nencoders: [tiny-random]\n"
     lab.study(head + "seeds: [010, 0o10]\nsteps: {learn: {recipe: best.yaml}}")
     (lab.root / "studies/best.yaml").write_text("parameters: {steps: 0100, lr: 1e-4}")
@@ -102,20 +179,26 @@ def test_set_studies_and_recipes_read_alike(lab):
     assert [j.grid["seed"] for j in jobs] == [10, 8] and jobs[0].parameters["steps"] == 100
 
 
-@pytest.mark.parametrize("words, seeds", [(["010,0o10", "3"], [10, 8, 3]), (["1_0"], None), (["1:20"], None), (["a"], None), (["["], None)])
+@pytest.mark.parametrize(
+    "words, seeds", [(["010,0o10", "3"], [10, 8, 3]), (["1_0"], None), (["1:20"], None), (["a"], None), (["["], None)]
+)
 def test_seeds_of_the_command_line_are_read_alike(words, seeds):
     from bertvision.cli import _numbers
 
-    if seeds: assert _numbers(words) == seeds
+    if seeds:
+        assert _numbers(words) == seeds
     else:
-        with pytest.raises(ParameterError, match="--seeds"): _numbers(words)
+        with pytest.raises(ParameterError, match="--seeds"):
+            _numbers(words)
 
 
 @pytest.mark.parametrize("labels", ["[yes, no]", "{yes: yes, no: no}"])
 def test_labels_of_an_own_task_are_text(tmp_path, labels):
     (tmp_path / "train.tsv").write_text("words\tanswer\nfine\tyes\nbad\tno\n")
     about = "name: mine\nkind: classification\ntext: words\nlabel: answer\nmetrics: accuracy\n"
-    (tmp_path / "mine.yaml").write_text(f"{about}labels: {labels}\nfiles: {{train: train.tsv, validation: train.tsv}}\n")
+    (tmp_path / "mine.yaml").write_text(
+        f"{about}labels: {labels}\nfiles: {{train: train.tsv, validation: train.tsv}}\n"
+    )
     assert tasks.get_task(tmp_path / "mine.yaml").labels == ("yes", "no")
 
 
@@ -145,17 +228,26 @@ FAULTS = [
     ({"keep_model": "false"}, "keep_model = 'false': expected bool, got str: write False"),
     ({"lr": math.nan}, "lr = nan: expected a finite number"),
     ({"learning_rate": 1e-4}, "unknown parameter 'learning_rate' (did you mean 'lr'?)"),
-    ({"num_train_steps": 5}, "(did you mean 'steps'?)")]
+    ({"num_train_steps": 5}, "(did you mean 'steps'?)"),
+]
 
 
 @pytest.mark.parametrize("given, reason", FAULTS, ids=lambda x: None if isinstance(x, dict) else x[:20])
 def test_types_are_checked_to_the_last_element(lab, given, reason):
-    with pytest.raises(ParameterError) as e: check_parameters(lab.root / "experiments/learn.ipynb", given)
+    with pytest.raises(ParameterError) as e:
+        check_parameters(lab.root / "experiments/learn.ipynb", given)
     assert reason in str(e.value)
 
 
 def test_whole_numbers_become_floats_where_floats_are_expected(lab):
-    given = {"lr": 1, "lrs": [1, 1e-3], "languages": ["zh", "en"], "grid": [], "space": {"a": [1, None]}, "anything": "x"}
+    given = {
+        "lr": 1,
+        "lrs": [1, 1e-3],
+        "languages": ["zh", "en"],
+        "grid": [],
+        "space": {"a": [1, None]},
+        "anything": "x",
+    }
     full = check_parameters(lab.root / "experiments/learn.ipynb", given)
     assert (full["lr"], full["lrs"], type(full["lrs"][0])) == (1.0, [1.0, 1e-3], float)
     assert full["grid"] == [] and full["languages"] == ["zh", "en"]

@@ -1,4 +1,5 @@
 """Replays: equal code is equal, a planted change is found and placed, what cannot be replayed is said to be so."""
+
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,18 +11,24 @@ import bertvision
 from bertvision.cli import main
 from bertvision.core.errors import DataError, StudyError
 from bertvision.core.io import read_json, write_json
-from bertvision.runs.records import read_record
 from bertvision.engine import verify as module
-from bertvision.reporting.page import accepted
 from bertvision.engine.grid import load_study
 from bertvision.engine.plan import job_state, plan
-from bertvision.reporting.results import read_study
 from bertvision.engine.verify import find_groups, small_parameters, verify, why_no_code
+from bertvision.reporting.page import accepted
+from bertvision.reporting.results import read_study
+from bertvision.runs.records import read_record
 
 PLANTED = {
     "same": [],
     "head": [("models/encoders.py", "with _quiet(), torch_seed(seed):", "with _quiet(), torch_seed(seed + 1):")],
-    "optimiser": [("training/optimizers.py", "torch.optim.AdamW(groups, lr=recipe.lr,", "torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.99),")],
+    "optimiser": [
+        (
+            "training/optimizers.py",
+            "torch.optim.AdamW(groups, lr=recipe.lr,",
+            "torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.99),",
+        )
+    ],
     "broken": [("training/loop.py", '"""', 'raise RuntimeError("the library has no such name any more")\n"""')],
     "noisy": [],
 }
@@ -74,7 +81,9 @@ def verified(tmp_path_factory):
 def verdict_of(verified, step, code):
     p, found, _ = verified
     seed = CODES.index(code)
-    return next(v for i, v in found.verdicts.items() if found.groups[i].job.id == f"{step}.toy-sentiment.tiny-random.s{seed}")
+    return next(
+        v for i, v in found.verdicts.items() if found.groups[i].job.id == f"{step}.toy-sentiment.tiny-random.s{seed}"
+    )
 
 
 def test_the_same_code_is_equal_in_all_that_a_run_leaves(verified):
@@ -96,11 +105,15 @@ def test_another_constant_in_the_optimiser_is_found_after_the_first_loss(verifie
     assert found.where["loss"].startswith("step ") and not found.where["loss"].startswith("step 1,")
 
 
-@pytest.mark.parametrize("code, reason", [
-    ("broken", "the code of the record does not run .* RuntimeError: the library has no such name any more"),
-    ("same-dirty", "a tree with changes that no commit holds"),
-    ("", "an installed package"),
-    ("0000000", "commit 0000000 is not in this clone|no git clone")])
+@pytest.mark.parametrize(
+    "code, reason",
+    [
+        ("broken", "the code of the record does not run .* RuntimeError: the library has no such name any more"),
+        ("same-dirty", "a tree with changes that no commit holds"),
+        ("", "an installed package"),
+        ("0000000", "commit 0000000 is not in this clone|no git clone"),
+    ],
+)
 def test_what_cannot_be_replayed_is_unverifiable_with_the_reason(verified, code, reason):
     found = verdict_of(verified, "finetune", code)
     assert found.result == "unverifiable"
@@ -138,17 +151,31 @@ def test_progress_and_table(verified):
     _, found, lines = verified
     assert lines[0].startswith("14 settings of 14 finished runs") and sum(line.startswith("[") for line in lines) == 14
     assert [found.count(r) for r in ("equal", "different")] == [2, 2]
-    assert found.table().splitlines()[0].split() == ["step", "settings", "runs", "equal", "rounding", "different", "unverifiable", "other", "settings", "minutes"]
+    assert found.table().splitlines()[0].split() == [
+        "step",
+        "settings",
+        "runs",
+        "equal",
+        "rounding",
+        "different",
+        "unverifiable",
+        "other",
+        "settings",
+        "minutes",
+    ]
 
 
 def test_nothing_is_left_behind(verified):
-    assert not list(Path(module.tempfile.gettempdir()).glob("bertvision-verify-*/record/finetune.toy-sentiment.tiny-random.s0"))
+    assert not list(
+        Path(module.tempfile.gettempdir()).glob("bertvision-verify-*/record/finetune.toy-sentiment.tiny-random.s0")
+    )
 
 
 def test_runs_of_other_settings_are_named_and_not_replayed(tmp_path):
     lab = Lab(tmp_path)
     lab.experiment()
-    for job in lab.plan().jobs: pretend_done(job)
+    for job in lab.plan().jobs:
+        pretend_done(job)
     lines = []
     verify(lab.plan("lr=0.5"), say=lines.append, dry_run=True)
     assert any(line.startswith("other settings: learn.toy-sentiment.tiny-random.s0") for line in lines)
@@ -157,7 +184,8 @@ def test_runs_of_other_settings_are_named_and_not_replayed(tmp_path):
 def test_seeds_are_one_setting_and_codes_are_not(tmp_path):
     lab = Lab(tmp_path)
     lab.experiment()
-    for job in lab.plan(seeds=[0, 1, 2]).jobs: pretend_done(job, code_version=f"0.1.0+{'a' if job.grid['seed'] < 2 else 'b'}")
+    for job in lab.plan(seeds=[0, 1, 2]).jobs:
+        pretend_done(job, code_version=f"0.1.0+{'a' if job.grid['seed'] < 2 else 'b'}")
     p = lab.plan(seeds=[0, 1, 2])
     groups = find_groups(p, {job.id: read_record(job.folder) for job in p.jobs})
     assert [[job.grid["seed"] for job in g.runs] for g in groups] == [[0, 1], [2]]
@@ -172,7 +200,8 @@ def test_not_beside_a_running_study(tmp_path):
     lab = Lab(tmp_path)
     lab.experiment()
     held = module.lock(lab.plan().folder / ".lock")
-    with pytest.raises(StudyError, match="another bertvision is running"): verify(lab.plan())
+    with pytest.raises(StudyError, match="another bertvision is running"):
+        verify(lab.plan())
     held.close()
 
 
@@ -182,9 +211,14 @@ def test_without_git_the_reason_says_so(monkeypatch):
 
 
 def test_a_shallow_clone_is_named(monkeypatch):
-    answers = {"cat-file": subprocess.CompletedProcess([], 1, b"", b""), "rev-parse": subprocess.CompletedProcess([], 0, b"true\n", b"")}
+    answers = {
+        "cat-file": subprocess.CompletedProcess([], 1, b"", b""),
+        "rev-parse": subprocess.CompletedProcess([], 0, b"true\n", b""),
+    }
     monkeypatch.setattr(module, "_git", lambda command, *more: answers[command])
-    assert why_no_code("0.1.0+925e21a") == "commit 925e21a is not in this clone, which is shallow: git fetch --unshallow"
+    assert (
+        why_no_code("0.1.0+925e21a") == "commit 925e21a is not in this clone, which is shallow: git fetch --unshallow"
+    )
 
 
 def test_evidence_of_a_wrong_shape_is_refused(tmp_path):
@@ -194,18 +228,27 @@ def test_evidence_of_a_wrong_shape_is_refused(tmp_path):
     pretend_done(job)
     record = read_json(job.folder / "record.json")
     write_json(job.folder / "record.json", record | {"evidence": [{"result": 3}]})
-    with pytest.raises(DataError, match="evidence: 0: .*expected an object with the texts result"): read_record(job.folder)
+    with pytest.raises(DataError, match="evidence: 0: .*expected an object with the texts result"):
+        read_record(job.folder)
 
 
 def test_every_amount_of_an_experiment_is_made_small():
-    small = small_parameters({"train_examples": 0, "report_examples": 50, "epochs": 5.0, "patience": 3, "lora": 3, "steps": 0})
+    small = small_parameters(
+        {"train_examples": 0, "report_examples": 50, "epochs": 5.0, "patience": 3, "lora": 3, "steps": 0}
+    )
     assert small == {"train_examples": 48, "report_examples": 32}
-    assert small_parameters({"head_examples": 0, "extract_dir": "../extract.s0"}) == {}, "a part of stored states cannot be drawn"
+    assert small_parameters({"head_examples": 0, "extract_dir": "../extract.s0"}) == {}, (
+        "a part of stored states cannot be drawn"
+    )
 
 
-@pytest.mark.parametrize("code, reason", [(-9, "the system ran out of memory"), (1, "died with exit code 1"), (None, "took more than")])
+@pytest.mark.parametrize(
+    "code, reason", [(-9, "the system ran out of memory"), (1, "died with exit code 1"), (None, "took more than")]
+)
 def test_a_replay_that_is_killed_has_a_reason(tmp_path, code, reason):
-    replay = module.Replay(None, "today", tmp_path, tmp_path / "x.ipynb", {}, tmp_path / "run", kills=module.oom_kills())
+    replay = module.Replay(
+        None, "today", tmp_path, tmp_path / "x.ipynb", {}, tmp_path / "run", kills=module.oom_kills()
+    )
     assert reason in module._failure(replay, code)
 
 
@@ -213,7 +256,8 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path):
     lab = Lab(tmp_path)
     lab.experiment()
     first, second = lab.plan().jobs
-    for job in (first, second): pretend_done(job)
+    for job in (first, second):
+        pretend_done(job)
     (first.folder / "record.json").write_text("{")
     lines = []
     verify(lab.plan(), say=lines.append, dry_run=True)
@@ -221,11 +265,16 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_places_are_taken_out_of_reasons():
-    assert module._plain("DataError: /data/here/CoLA/train.tsv cannot be read, 3/4 of it") == "DataError: …/train.tsv cannot be read, 3/4 of it"
+    assert (
+        module._plain("DataError: /data/here/CoLA/train.tsv cannot be read, 3/4 of it")
+        == "DataError: …/train.tsv cannot be read, 3/4 of it"
+    )
 
 
 def test_what_an_ensemble_combines_reports_the_same_examples():
     glue, probes = (plan(load_study(name), inputs=False) for name in ("glue-small", "probes-small"))
     whole = module.reported_whole(glue)
-    assert {id.split(".")[0] for id in whole} == {"finetune", "extract", "heads"}, "extract_states cannot draw a part of the reported split"
+    assert {id.split(".")[0] for id in whole} == {"finetune", "extract", "heads"}, (
+        "extract_states cannot draw a part of the reported split"
+    )
     assert not module.reported_whole(probes)

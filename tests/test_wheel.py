@@ -1,4 +1,5 @@
 """An installed wheel finds its experiments, reports, studies and published numbers without the clone."""
+
 import subprocess
 import sys
 import zipfile
@@ -29,7 +30,15 @@ def test_the_notebooks_travel_in_the_wheel(wheel):
 def test_resources_are_found_from_the_wheel(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = "import bertvision.core.io as c; print(c.__file__); print(c.resources()); print(len(list((c.resources() / 'experiments').iterdir())))"
-    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "PATH": ""}, capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
     module, place, count = out.stdout.split()
-    assert Path(module).is_relative_to(tmp_path) and Path(place) == tmp_path.resolve() / "bertvision" / "_nbs", out.stderr
+    assert Path(module).is_relative_to(tmp_path) and Path(place) == tmp_path.resolve() / "bertvision" / "_nbs", (
+        out.stderr
+    )
     assert int(count) >= 2

@@ -1,4 +1,5 @@
 """What ran is what is recorded: edits between plan and run, code that no import shows, caches, retries, upstream runs."""
+
 import os
 import subprocess
 import sys
@@ -9,9 +10,9 @@ import pytest
 from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, cola_folder
 
 from bertvision.core.io import read_json
-from bertvision.runs.records import read_record
-from bertvision.engine.plan import job_state, study_states
 from bertvision.engine.local import run_study
+from bertvision.engine.plan import job_state, study_states
+from bertvision.runs.records import read_record
 from bertvision.runs.witness import stamps_of
 
 ENGINES = ["local", pytest.param("snakemake", marks=pytest.mark.long)]
@@ -24,7 +25,8 @@ def lab(tmp_path):
 
 def run(lab, engine="local", **given):
     plan = lab.plan(**given)
-    if engine == "local": return run_study(plan, live=False)
+    if engine == "local":
+        return run_study(plan, live=False)
     from bertvision.engine.cluster import run_on_cluster
 
     return run_on_cluster(plan, 1, "local", live=False)
@@ -40,23 +42,34 @@ def with_helper(lab, monkeypatch, text):
 
 
 def scores(lab):
-    return {p.parent.name: read_json(p)["metrics"]["validation"]["accuracy"] for p in lab.out.glob("small/runs/*/record.json") if read_json(p)["status"] == "done"}
+    return {
+        p.parent.name: read_json(p)["metrics"]["validation"]["accuracy"]
+        for p in lab.out.glob("small/runs/*/record.json")
+        if read_json(p)["status"] == "done"
+    }
 
 
 def editing(path, old, new):
     """A cell that edits a file at the end of the first run, and puts it back at the end of the second."""
     texts = [f"''.join({list(text)!r})" for text in (old, new)]  # so that the cell does not edit itself
-    return (f"from pathlib import Path\npath, old, new = Path({str(path)!r}), {', '.join(texts)}\ntext = path.read_text()\n"
-            "if seed == 0: path.write_text(text.replace(old, new))\nif seed == 1: path.write_text(text.replace(new, old))")
+    return (
+        f"from pathlib import Path\npath, old, new = Path({str(path)!r}), {', '.join(texts)}\ntext = path.read_text()\n"
+        "if seed == 0: path.write_text(text.replace(old, new))\nif seed == 1: path.write_text(text.replace(new, old))"
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_notebook_that_is_edited_while_the_study_runs_and_put_back(lab, engine):
     notebook = lab.root / "experiments" / "learn.ipynb"
-    lab.experiment(START, 'value = "0.50"', 'run.finish({"validation": {"accuracy": float(value)}})', editing(notebook, "0.50", "0.90"))
+    lab.experiment(
+        START,
+        'value = "0.50"',
+        'run.finish({"validation": {"accuracy": float(value)}})',
+        editing(notebook, "0.50", "0.90"),
+    )
     outcome = run(lab, engine, seeds=[0, 1, 2])
     assert scores(lab) == {"learn.toy-sentiment.tiny-random.s0": 0.5, "learn.toy-sentiment.tiny-random.s2": 0.5}
-    (id, failure), = outcome.failed.items()
+    ((id, failure),) = outcome.failed.items()
     assert id.endswith("s1") and "learn.ipynb was changed between the plan and the run" in failure["reason"]
     assert read_record(lab.out / "small" / "runs" / id)["status"] == "failed"
     assert run(lab, engine, seeds=[0, 1, 2]).ok and scores(lab)["learn.toy-sentiment.tiny-random.s1"] == 0.5
@@ -70,15 +83,25 @@ def clone(tmp_path):
     home, place = Path(bertvision.__file__).parents[1], tmp_path / "clone"
     subprocess.run(["cp", "-r", str(home / "bertvision"), str(home / "nbs"), str(tmp_path)], check=True)
     place.mkdir()
-    for name in ("bertvision", "nbs"): (tmp_path / name).rename(place / name)
+    for name in ("bertvision", "nbs"):
+        (tmp_path / name).rename(place / name)
     return place
 
 
 def in_clone(clone, lab, code):
     """Run code with the clone's package; returns what it prints."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(clone), str(Path(__file__).parent)])}
-    done = subprocess.run([sys.executable, "-c", f"from pathlib import Path\nfrom study_lab import Lab\nfrom test_witness import run, scores\nlab = Lab(Path({str(lab.root)!r}))\n{code}"],
-                          env=env, capture_output=True, text=True, cwd=lab.root)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from pathlib import Path\nfrom study_lab import Lab\nfrom test_witness import run, scores\nlab = Lab(Path({str(lab.root)!r}))\n{code}",
+        ],
+        env=env,
+        capture_output=True,
+        text=True,
+        cwd=lab.root,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -87,8 +110,14 @@ def in_clone(clone, lab, code):
 def test_a_package_that_is_edited_while_the_study_runs_and_put_back(lab, clone, engine):
     metrics = clone / "bertvision" / "metrics.py"
     metrics.write_text(metrics.read_text() + "\n\ndef planted():\n    return 0.50\n")
-    lab.experiment("from bertvision.metrics.scores import planted\n" + START, editing(metrics, "0.50", "0.90"), 'run.finish({"validation": {"accuracy": planted()}})')
-    told = in_clone(clone, lab, f"o = run(lab, {engine!r}, seeds=[0, 1, 2]); print(sorted(scores(lab).items())); print(o.failed)")
+    lab.experiment(
+        "from bertvision.metrics.scores import planted\n" + START,
+        editing(metrics, "0.50", "0.90"),
+        'run.finish({"validation": {"accuracy": planted()}})',
+    )
+    told = in_clone(
+        clone, lab, f"o = run(lab, {engine!r}, seeds=[0, 1, 2]); print(sorted(scores(lab).items())); print(o.failed)"
+    )
     found = told.splitlines()[-2]
     assert found == "[('learn.toy-sentiment.tiny-random.s0', 0.5), ('learn.toy-sentiment.tiny-random.s2', 0.5)]"
     assert "the code was changed between the plan and the run: metrics.planted" in told.splitlines()[-1]
@@ -98,7 +127,11 @@ def test_a_package_that_is_edited_while_the_study_runs_and_put_back(lab, clone, 
 def test_an_edit_that_the_runs_do_not_execute_stops_none_of_them(lab, clone):
     metrics = clone / "bertvision" / "metrics.py"
     metrics.write_text(metrics.read_text() + "\n\ndef planted():\n    return 0.50\n\n\ndef other():\n    return 1\n")
-    lab.experiment("from bertvision.metrics.scores import planted\n" + START, 'run.finish({"validation": {"accuracy": planted()}})', editing(metrics, "return 1", "return 2"))
+    lab.experiment(
+        "from bertvision.metrics.scores import planted\n" + START,
+        'run.finish({"validation": {"accuracy": planted()}})',
+        editing(metrics, "return 1", "return 2"),
+    )
     assert "{}" in in_clone(clone, lab, "o = run(lab, seeds=[0, 1, 2]); print(o.failed)")
 
 
@@ -115,10 +148,16 @@ def states_after(clone, lab, file, text):
 def test_what_ran_makes_a_run_stale_and_nothing_else_does(lab, clone):
     original = (clone / "bertvision" / "metrics.py").read_text() + PLANTED
     (clone / "bertvision" / "metrics.py").write_text(original)
-    lab.experiment("from importlib import import_module\nplanted = import_module('bertvision.metrics.scores').planted\n" + START,
-                   'run.finish({"validation": {"accuracy": planted()}})')
+    lab.experiment(
+        "from importlib import import_module\nplanted = import_module('bertvision.metrics.scores').planted\n" + START,
+        'run.finish({"validation": {"accuracy": planted()}})',
+    )
     in_clone(clone, lab, "run(lab)")
-    for old, new in (("  # half", ""), ("return 1", "return 2"), ("def other", "LATER = 3\n\n\ndef more(): return LATER\n\n\ndef other")):
+    for old, new in (
+        ("  # half", ""),
+        ("return 1", "return 2"),
+        ("def other", "LATER = 3\n\n\ndef more(): return LATER\n\n\ndef other"),
+    ):
         assert states_after(clone, lab, "metrics.py", original.replace(old, new)) == "['done']", new
     assert states_after(clone, lab, "metrics.py", original.replace("0.50", "0.75")) == "['metrics.planted changed']"
 
@@ -127,7 +166,10 @@ def test_what_ran_makes_a_run_stale_and_nothing_else_does(lab, clone):
 def test_a_shell_line_among_the_imports_hides_no_code(lab, clone):
     original = (clone / "bertvision" / "metrics.py").read_text() + PLANTED
     (clone / "bertvision" / "metrics.py").write_text(original)
-    lab.experiment("from bertvision import metrics\nhost = !echo here\n" + START, 'run.finish({"validation": {"accuracy": metrics.planted()}})')
+    lab.experiment(
+        "from bertvision import metrics\nhost = !echo here\n" + START,
+        'run.finish({"validation": {"accuracy": metrics.planted()}})',
+    )
     in_clone(clone, lab, "run(lab)")
     assert states_after(clone, lab, "metrics.py", original.replace("0.50", "0.75")) != "['done']"
 
@@ -142,7 +184,9 @@ def test_a_helper_module_of_ones_own_counts(lab, monkeypatch):
 
 def test_who_reads_a_cache_depends_on_the_code_that_made_it(lab, clone, monkeypatch):
     monkeypatch.setenv("BERTVISION_CACHE", str(lab.root / "cache"))
-    original = (clone / "bertvision" / "metrics.py").read_text() + """
+    original = (
+        (clone / "bertvision" / "metrics.py").read_text()
+        + """
 
 def numbers():
     import numpy as np
@@ -153,8 +197,11 @@ def cached():
     from .caches import cached_arrays
     return float(cached_arrays("demo", "x", numbers)["x"][0])
 """
+    )
     (clone / "bertvision" / "metrics.py").write_text(original)
-    lab.experiment("from bertvision.metrics.scores import cached\n" + START, 'run.finish({"validation": {"accuracy": cached()}})')
+    lab.experiment(
+        "from bertvision.metrics.scores import cached\n" + START, 'run.finish({"validation": {"accuracy": cached()}})'
+    )
     in_clone(clone, lab, "run(lab)")  # the second seed finds what the first one has left
     assert states_after(clone, lab, "metrics.py", original.replace("0.25", "0.75")) == "['metrics.numbers changed']"
     told = in_clone(clone, lab, "run(lab); print(scores(lab))")
@@ -165,9 +212,17 @@ def cached():
 def test_a_data_file_that_changes_while_the_study_runs(lab, tmp_path):
     data = cola_folder(tmp_path / "data")
     train = data / "CoLA" / "train.tsv"
-    lab.notebook("experiments/learn", PARAMETERS + '\ndata = ""', START, f"open({str(train)!r}, 'a').write('b\\t0\\t\\tAnother .\\n')", FINISH)
+    lab.notebook(
+        "experiments/learn",
+        PARAMETERS + '\ndata = ""',
+        START,
+        f"open({str(train)!r}, 'a').write('b\\t0\\t\\tAnother .\\n')",
+        FINISH,
+    )
     outcome = run_study(lab.plan(data=data, tasks=["cola"], seeds=[0]), live=False)
-    assert "train.tsv was changed between the plan and the end of the run" in next(iter(outcome.failed.values()))["reason"]
+    assert (
+        "train.tsv was changed between the plan and the end of the run" in next(iter(outcome.failed.values()))["reason"]
+    )
 
 
 @pytest.mark.long
@@ -186,11 +241,17 @@ def test_a_run_knows_which_attempt_of_its_upstream_it_was_made_from(lab, monkeyp
     assert read_record(downstream)["made_from"] == {upstream.name: stamps_of(read_record(upstream))[0]}
     helper.write_text("def value(): return 0.75\n")
     why = {id: s.why for id, s in study_states(lab.plan(seeds=[0])).items()}
-    assert why == {upstream.name: "my_helper.value changed", downstream.name: f"{upstream.name}, on which it builds, is to be run again"}
+    assert why == {
+        upstream.name: "my_helper.value changed",
+        downstream.name: f"{upstream.name}, on which it builds, is to be run again",
+    }
     assert run(lab, seeds=[0]).ok and {s.name for s in study_states(lab.plan(seeds=[0])).values()} == {"done"}
     made = read_record(downstream)["started"], (downstream / "notebook.ipynb").stat().st_mtime_ns
     helper.write_text("def value():\n    return 0.75  # the same\n")
-    assert run(lab, seeds=[0]).ok and (read_record(downstream)["started"], (downstream / "notebook.ipynb").stat().st_mtime_ns) == made
+    assert (
+        run(lab, seeds=[0]).ok
+        and (read_record(downstream)["started"], (downstream / "notebook.ipynb").stat().st_mtime_ns) == made
+    )
 
 
 @pytest.mark.long
@@ -199,7 +260,11 @@ def test_an_attempt_that_was_cut_off_under_other_code_is_not_continued(lab, monk
     helper.write_text("def value(): return 0.25\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(lab.root), os.environ.get("PYTHONPATH")])))
     keep = 'state = run.folder / "state.txt"\nif not state.exists():\n    state.write_text(str(my_helper.value()))\n    run.update(1, 2)\n    os.kill(os.getpid(), 9)'
-    lab.experiment(START, f"import os\nimport my_helper\n{keep}", 'run.finish({"validation": {"accuracy": float(state.read_text())}})')
+    lab.experiment(
+        START,
+        f"import os\nimport my_helper\n{keep}",
+        'run.finish({"validation": {"accuracy": float(state.read_text())}})',
+    )
     assert not run(lab, seeds=[0]).ok
     helper.write_text("def value(): return 0.75\n")
     assert not run(lab, seeds=[0]).ok and run(lab, seeds=[0]).ok
@@ -225,7 +290,9 @@ if __name__ == "__main__":
 def test_what_workers_execute_their_parent_knows(tmp_path, how):
     (tmp_path / "my_helper.py").write_text("def value(): return 0.25\n\n\ndef other(): return 1\n")
     (tmp_path / "script.py").write_text(WORKERS)
-    done = subprocess.run([sys.executable, "script.py", how, str(tmp_path / "told")], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "script.py", how, str(tmp_path / "told")], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0 and done.stdout.strip() == "['value']", done.stderr
 
 
@@ -236,7 +303,10 @@ def test_sources_are_kept_once_a_study(lab):
     assert len({r["executed"] for r in records}) == 1 and len(list(lab.out.glob("small/executed/*.json"))) == 1
     kept = read_json(lab.out / "small" / "executed" / f"{records[0]['executed']}.json")
     assert {f"{k['source']}.py" for k in kept.values()} == {p.name for p in lab.out.glob("small/sources/*.py")}
-    assert "Run.finish" in kept["bertvision.runs.run"]["executed"] and "mark_accepted" not in kept["bertvision.runs.records"]["executed"]
+    assert (
+        "Run.finish" in kept["bertvision.runs.run"]["executed"]
+        and "mark_accepted" not in kept["bertvision.runs.records"]["executed"]
+    )
 
 
 def test_a_list_that_was_changed_by_hand_counts_for_nothing(lab):
@@ -277,10 +347,15 @@ os._exit(1)
 
 
 def test_by_hand_a_cut_off_attempt_under_other_code_begins_anew(tmp_path):
-    env = os.environ | {"BERTVISION_OUTPUTS": str(tmp_path / "outputs"), "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    env = os.environ | {
+        "BERTVISION_OUTPUTS": str(tmp_path / "outputs"),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    }
 
     def start(out_dir=""):
-        return subprocess.run([sys.executable, "-c", BY_HAND, out_dir], capture_output=True, text=True, env=env, cwd=tmp_path)
+        return subprocess.run(
+            [sys.executable, "-c", BY_HAND, out_dir], capture_output=True, text=True, env=env, cwd=tmp_path
+        )
 
     for text, attempts in (("0.25", "12"), ("0.75", "1")):
         (tmp_path / "my_helper.py").write_text(f"def value(): return {text}\n")
@@ -311,7 +386,9 @@ def test_a_checkpoint_tells_what_made_it(tmp_path, monkeypatch):
     data = load_task("toy-sentiment")
     data.splits["train"] = subset(data["train"], 64)
     fit(load_encoder("tiny-random", data.task, seed=0), data, epochs=1, folder=tmp_path)
-    assert calls and all(not any(name.startswith("step") for name in names) for names in calls[:1]), "before the checkpoint is there"
+    assert calls and all(not any(name.startswith("step") for name in names) for names in calls[:1]), (
+        "before the checkpoint is there"
+    )
 
 
 def test_a_run_whose_upstream_is_gone_is_executed(tmp_path):
@@ -319,8 +396,18 @@ def test_a_run_whose_upstream_is_gone_is_executed(tmp_path):
     from bertvision.engine.child import _still_done
 
     (tmp_path / "b").mkdir()
-    record = {"status": "done", "experiment": "x", "parameters": {}, "seed": 0, "protocol": "carved", "metrics": {}, "seconds": {},
-              "fingerprints": {"job": "f"}, "executed": "0", "made_from": {"a": "s"}}
+    record = {
+        "status": "done",
+        "experiment": "x",
+        "parameters": {},
+        "seed": 0,
+        "protocol": "carved",
+        "metrics": {},
+        "seconds": {},
+        "fingerprints": {"job": "f"},
+        "executed": "0",
+        "made_from": {"a": "s"},
+    }
     write_json(tmp_path / "b" / "record.json", record)
     assert not _still_done(tmp_path / "b", {"fingerprint": "f", "run": "b"})
 

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 from .errors import DataError
-from .io import cache_dir, read_json, replacing, write_text
 from .executed import describe, inherit, recording
+from .io import cache_dir, read_json, replacing, write_text
 
 # %% ../../nbs/core/06_caches.ipynb #9c74d7e1
 def _list_of(ran: dict) -> dict:
@@ -32,10 +32,10 @@ def _read(path: Path) -> dict | None:
 
 
 def cached_arrays(
-    kind: str, # folder within the cache, such as tokens
-    name: str, # of the file: a digest of all that goes into it
-    make, # () -> {name: numpy array}
-) -> dict: # name -> array
+    kind: str,  # folder within the cache, such as tokens
+    name: str,  # of the file: a digest of all that goes into it
+    make,  # () -> {name: numpy array}
+) -> dict:  # name -> array
     "Return arrays from the cache, or make them and keep them. Raises OutputError when the cache cannot be written."
     path = cache_dir() / kind / f"{name}.safetensors"
     if (arrays := _read(path)) is not None:
@@ -50,7 +50,7 @@ def cached_arrays(
 
 # %% ../../nbs/core/06_caches.ipynb #df8d52e8
 def made_by_today(
-    folder: Path, # that `keep_makers` has marked
+    folder: Path,  # that `keep_makers` has marked
 ) -> bool:
     "Whether a cached folder was made by the code of today; its list is taken over."
     try:
@@ -61,7 +61,7 @@ def made_by_today(
 
 def keep_makers(
     folder: Path,
-    ran: dict, # as `core.executed.recording` has filled it
+    ran: dict,  # as `core.executed.recording` has filled it
 ):
     "Write down what was executed to make a folder."
     write_text(folder / "executed.json", json.dumps(_list_of(ran)))

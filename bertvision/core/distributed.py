@@ -17,7 +17,7 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
-def process_index() -> int: # 0 = the main process
+def process_index() -> int:  # 0 = the main process
     "Number of this process among them."
     return int(os.environ.get("RANK") or 0) if process_count() > 1 else 0
 
@@ -28,19 +28,19 @@ def is_main() -> bool:
 
 # %% ../../nbs/core/04_distributed.ipynb #d52c2493
 def share(
-    count: int, # examples of the batch
-    process: int, # 0 … processes - 1
+    count: int,  # examples of the batch
+    process: int,  # 0 … processes - 1
     processes: int,
-) -> tuple: # (numbers of the examples, whether they count)
+) -> tuple:  # (numbers of the examples, whether they count)
     "The examples of a batch that a process takes: every n-th."
     mine = np.arange(process, count, processes)
     return (mine, True) if len(mine) else (np.array([0]), False)
 
 # %% ../../nbs/core/04_distributed.ipynb #88c4104d
 def seed_step(
-    seed: int, # of the run
-    step: int, # about to be taken
-    process: int, # of this process
+    seed: int,  # of the run
+    step: int,  # about to be taken
+    process: int,  # of this process
 ):
     "Set torch's random state for one step of one process."
     import torch
@@ -48,9 +48,10 @@ def seed_step(
     torch.manual_seed(int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0] >> 1))
 
 # %% ../../nbs/core/04_distributed.ipynb #109a81bb
-def join() -> tuple: # (number of this process, how many there are)
+def join() -> tuple:  # (number of this process, how many there are)
     "Take this process's place in the group; on GPUs it also gets its own one. Without a launcher this does nothing."
-    if process_count() == 1: return 0, 1
+    if process_count() == 1:
+        return 0, 1
     from accelerate import PartialState
 
     from bertvision.core.machine import device
@@ -61,25 +62,30 @@ def join() -> tuple: # (number of this process, how many there are)
 
 def wait():
     "Go on when all processes have come here."
-    if process_count() == 1: return
+    if process_count() == 1:
+        return
     import torch.distributed as dist
 
-    if dist.is_initialized(): dist.barrier()
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def leave():
     "Give up the group: what follows is for one process alone."
-    if process_count() == 1: return
+    if process_count() == 1:
+        return
     import torch.distributed as dist
 
-    if dist.is_initialized(): dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 # %% ../../nbs/core/04_distributed.ipynb #a80c6603
 def add_up(
-    values, # array or tensor; of the same shape in all processes
-): # the same kind, on the same device
+    values,  # array or tensor; of the same shape in all processes
+):  # the same kind, on the same device
     "The sum over all processes, in every one of them."
-    if process_count() == 1: return values
+    if process_count() == 1:
+        return values
     import torch
     import torch.distributed as dist
 
@@ -95,27 +101,31 @@ _host = []  # the group for tensors in the host's memory
 def _host_group():
     import torch.distributed as dist
 
-    if dist.get_backend() == "gloo": return None
-    if not _host: _host.append(dist.new_group(backend="gloo"))
+    if dist.get_backend() == "gloo":
+        return None
+    if not _host:
+        _host.append(dist.new_group(backend="gloo"))
     return _host[0]
 
 
 def send_to_main(
-    tensors: dict, # name -> tensor on the CPU
+    tensors: dict,  # name -> tensor on the CPU
 ):
     "Hand tensors to the main process, which calls `receive` for them in the same order."
     import torch
     import torch.distributed as dist
 
-    for name in sorted(tensors): dist.send(tensors[name].contiguous().view(torch.uint8).flatten(), 0, group=_host_group())
+    for name in sorted(tensors):
+        dist.send(tensors[name].contiguous().view(torch.uint8).flatten(), 0, group=_host_group())
 
 
 def receive(
-    room: dict, # name -> contiguous tensor on the CPU of the shape and kind that comes; filled
-    process: int, # from which
+    room: dict,  # name -> contiguous tensor on the CPU of the shape and kind that comes; filled
+    process: int,  # from which
 ):
     "Take what another process hands over with `send_to_main`."
     import torch
     import torch.distributed as dist
 
-    for name in sorted(room): dist.recv(room[name].view(torch.uint8).view(-1), process, group=_host_group())
+    for name in sorted(room):
+        dist.recv(room[name].view(torch.uint8).view(-1), process, group=_host_group())

@@ -13,19 +13,32 @@ from functools import partial
 # %% ../../nbs/core/00_errors.ipynb #41f9d15f
 class BertvisionError(Exception):
     "Root of all errors that a user can mend; of a message that nobody would read to its end the middle is left out."
+
     def __str__(self):
         told = super().__str__()
         return told if len(told) <= 4000 else f"{told[:2000]} […] {told[-2000:]}"
+
+
 class DataError(BertvisionError):
     "A file, a row or a label that is not what the task says."
+
+
 class ParameterError(BertvisionError):
     "A parameter with an unknown name, a wrong type or a value out of range."
+
+
 class EncoderError(BertvisionError):
     "An encoder that cannot be found, loaded or trusted."
+
+
 class TrainingError(BertvisionError):
     "A training run that cannot start or go on."
+
+
 class StudyError(BertvisionError):
     "A study file that does not describe a runnable grid."
+
+
 class OutputError(BertvisionError):
     "A folder or file that cannot be written."
 
@@ -37,11 +50,13 @@ def _stands_for(name: str, choice: str) -> bool:
 
 
 def suggest(
-    name: str, # what the user wrote
-    choices, # iterable of the names that exist
-) -> str: # " (did you mean …?)" or the empty string
+    name: str,  # what the user wrote
+    choices,  # iterable of the names that exist
+) -> str:  # " (did you mean …?)" or the empty string
     "The nearest existing name, ready to be put at the end of an error message."
     written, known = str(name).lower(), [str(c) for c in choices]
     alike = partial(get_close_matches, written, known, n=1)
-    near = alike(cutoff=0.85) or sorted((c for c in known if _stands_for(written, c)), key=len)[-1:] or alike(cutoff=0.5)
+    near = (
+        alike(cutoff=0.85) or sorted((c for c in known if _stands_for(written, c)), key=len)[-1:] or alike(cutoff=0.5)
+    )
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -25,7 +25,6 @@ import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from importlib.util import cache_from_source
 from pathlib import Path
 
 # %% ../../nbs/core/05_executed.ipynb #b753f011
@@ -73,7 +72,7 @@ def _parts(node):
         waiting += [p for p in ast.iter_child_nodes(part) if not isinstance(p, ast.Raise)]
 
 
-def _references(node) -> tuple: # (names, far names), each sorted
+def _references(node) -> tuple:  # (names, far names), each sorted
     "Return the names that a piece of syntax looks up in its module, and those that it may look up in any other."
     near, far = set(), set()
     for part in _parts(node):
@@ -171,7 +170,11 @@ def _statements(tree: ast.Module):
             yield from _classes([node])
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             for alias in node.names:
-                one = ast.Import([alias]) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, [alias], node.level)
+                one = (
+                    ast.Import([alias])
+                    if isinstance(node, ast.Import)
+                    else ast.ImportFrom(node.module, [alias], node.level)
+                )
                 yield alias.asname or alias.name.split(".")[0], one, False
         elif isinstance(node, (ast.Assign, ast.AnnAssign)) and _bound(node):
             if _bound(node) != ["__all__"]:
@@ -183,11 +186,12 @@ def _statements(tree: ast.Module):
 @dataclass(frozen=True)
 class Source:
     "What a module's source is made of."
-    digest: str          # of its text
-    units: dict          # function or raise statement -> (digest, (names, far names) that it refers to)
-    statements: dict     # statement -> (digest, (names, far names), whether it matters always)
-    bases: dict          # class -> its bases as they are written
-    cached: tuple = ()   # functions whose result is remembered, so that a second call does not enter them
+
+    digest: str  # of its text
+    units: dict  # function or raise statement -> (digest, (names, far names) that it refers to)
+    statements: dict  # statement -> (digest, (names, far names), whether it matters always)
+    bases: dict  # class -> its bases as they are written
+    cached: tuple = ()  # functions whose result is remembered, so that a second call does not enter them
 
     @property
     def names(self) -> set:
@@ -202,17 +206,24 @@ def _is_cached(node) -> bool:
 def _of_unit(node) -> str:
     return _syntax([node.exc, node.cause]) if isinstance(node, ast.Raise) else _syntax(node)
 
-
+# %% ../../nbs/core/05_executed.ipynb #87029a87
 def read_source(
-    text: str, # of a module
+    text: str,  # of a module
 ) -> Source:
     "Take a module's source apart. Raises SyntaxError when it is not Python."
     tree = ast.parse(text)
     units = {name: (_digest(_of_unit(node)), _references(node)) for name, node in _units(tree)}
-    statements = {name: (_digest(_syntax(node)), _references(node), always) for name, node, always in _numbered(_statements(tree))}
-    bases = {name.removeprefix("class "): tuple(map(ast.unparse, node.bases))
-             for name, node, _ in _statements(tree) if name.startswith("class ")}
-    return Source(_digest(text), units, statements, bases, tuple(name for name, node in _units(tree) if _is_cached(node)))
+    statements = {
+        name: (_digest(_syntax(node)), _references(node), always) for name, node, always in _numbered(_statements(tree))
+    }
+    bases = {
+        name.removeprefix("class "): tuple(map(ast.unparse, node.bases))
+        for name, node, _ in _statements(tree)
+        if name.startswith("class ")
+    }
+    return Source(
+        _digest(text), units, statements, bases, tuple(name for name, node in _units(tree) if _is_cached(node))
+    )
 
 # %% ../../nbs/core/05_executed.ipynb #0d665dd2
 _ROOM = 1 << 18
@@ -221,6 +232,7 @@ _SENTINEL = "functions of this module"
 
 class _Marks:
     "The bytes of all modules that this process has loaded."
+
     def __init__(self, shared: bool = False):
         self.shared, self.used, self.modules = shared, 0, []
         self.memory = self.room(_ROOM)
@@ -228,12 +240,12 @@ class _Marks:
     def room(self, count: int) -> memoryview:
         return memoryview(mmap.mmap(-1, count) if self.shared else bytearray(count))
 
-    def take(self, count: int) -> memoryview: # (count,) bytes
+    def take(self, count: int) -> memoryview:  # (count,) bytes
         "Hand out bytes for the functions of a module; past the end of the room each module has memory of its own."
         if self.used + count > _ROOM:
             return self.room(max(1, count))[:count]
         self.used += count
-        return self.memory[self.used - count:self.used]
+        return self.memory[self.used - count : self.used]
 
 
 _marks = _Marks()
@@ -242,11 +254,12 @@ _marks = _Marks()
 @dataclass
 class Loaded:
     "A module as it was loaded."
+
     name: str
     path: str
     source: Source
-    marks: memoryview    # a byte for each unit, in their order
-    globals: dict        # of the module
+    marks: memoryview  # a byte for each unit, in their order
+    globals: dict  # of the module
 
 # %% ../../nbs/core/05_executed.ipynb #66dd1ccc
 _MARK = "__executed__"
@@ -255,8 +268,14 @@ _CACHE = "marked-4"
 
 def _packed(source: Source) -> tuple:
     "Return a source's description as a constant that a compiled module can hold."
-    return (_SENTINEL, source.digest, tuple((n, *u) for n, u in source.units.items()),
-            tuple((n, *s) for n, s in source.statements.items()), tuple(source.bases.items()), source.cached)
+    return (
+        _SENTINEL,
+        source.digest,
+        tuple((n, *u) for n, u in source.units.items()),
+        tuple((n, *s) for n, s in source.statements.items()),
+        tuple(source.bases.items()),
+        source.cached,
+    )
 
 
 def _unpacked(packed: tuple) -> Source:
@@ -269,7 +288,7 @@ def _blocks(tree) -> list:
     lists = [value for node in ast.walk(tree) for _, value in ast.iter_fields(node) if isinstance(value, list)]
     return [block for block in lists if block and isinstance(block[0], ast.stmt)]
 
-
+# %% ../../nbs/core/05_executed.ipynb #5af87a2f
 def _marked(text: str) -> ast.Module:
     "Return the syntax of a module that writes a 1 at the entry of its functions and before it raises."
     tree, source = ast.parse(text), read_source(text)
@@ -290,18 +309,21 @@ def _marked(text: str) -> ast.Module:
 
 # %% ../../nbs/core/05_executed.ipynb #50c1f261
 def attach(
-    namespace: dict, # globals of a module that is being executed
-    packed: tuple, # what the loader has found in its source
-) -> memoryview: # a byte for each of its functions
+    namespace: dict,  # globals of a module that is being executed
+    packed: tuple,  # what the loader has found in its source
+) -> memoryview:  # a byte for each of its functions
     "Give a module its marks. Called by the module itself, so that it also works when the module is run as a script."
     source = _unpacked(packed)
     marks = _marks.take(len(source.units))
-    _marks.modules.append(Loaded(namespace.get("__name__", ""), namespace.get("__file__", ""), source, marks, namespace))
+    _marks.modules.append(
+        Loaded(namespace.get("__name__", ""), namespace.get("__file__", ""), source, marks, namespace)
+    )
     return marks
 
 # %% ../../nbs/core/05_executed.ipynb #360b4b10
 class Marking(SourceFileLoader):
     "Loads a module from its source with marks at the entry of its functions."
+
     _text = None
 
     def path_stats(self, path):
@@ -341,8 +363,8 @@ def _installed() -> tuple:
 
 @lru_cache(maxsize=None)
 def is_local(
-    module: str, # name
-    path: str | None, # file that it was loaded from
+    module: str,  # name
+    path: str | None,  # file that it was loaded from
 ) -> bool:
     "Whether a module is known by its source: a part of this package, or a file that no package manager has installed."
     if not path or not str(path).endswith(".py"):
@@ -354,6 +376,7 @@ def is_local(
 
 class _Finder:
     "Finds what `PathFinder` finds, and hands local modules to the marking loader."
+
     @staticmethod
     def find_spec(name: str, path=None, target=None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target)
@@ -364,23 +387,27 @@ class _Finder:
 # %% ../../nbs/core/05_executed.ipynb #26b70961
 def install():
     "Mark what is imported from now on; `BERTVISION_MARKS=0` leaves everything as it is."
-    if os.environ.get("BERTVISION_MARKS") == "0" or any(f.__name__ == "_Finder" for f in sys.meta_path if isinstance(f, type)):
+    if os.environ.get("BERTVISION_MARKS") == "0" or any(
+        f.__name__ == "_Finder" for f in sys.meta_path if isinstance(f, type)
+    ):
         return
     at = next((i for i, f in enumerate(sys.meta_path) if f is PathFinder), 0)
     sys.meta_path.insert(at, _Finder)
     atexit.register(_leave_marks)
-    workers = sys.modules.get("multiprocessing.util")  # its processes may end without atexit, and forget finalizers as they begin
+    workers = sys.modules.get(
+        "multiprocessing.util"
+    )  # its processes may end without atexit, and forget finalizers as they begin
     if workers and os.environ.get(_FOLDER):
         workers.register_after_fork(_marks, lambda _: workers.Finalize(None, _leave_marks, exitpriority=0))
-
 
 # %% ../../nbs/core/05_executed.ipynb #7c5024e1
 @dataclass
 class Ran:
     "What was executed of a module."
+
     path: str
     source: Source
-    units: set           # names of functions
+    units: set  # names of functions
 
 
 _others = {}  # module -> Ran, told by other processes, or by who made a cached file
@@ -394,7 +421,10 @@ def _join(ran: dict, name: str, more: Ran):
     elif known.source.digest == more.source.digest:
         known.units |= more.units
     else:
-        units = {n: (f"{known.source.units.get(n, ('',))[0]}+{more.source.units.get(n, ('',))[0]}", ((), ())) for n in known.units | more.units}
+        units = {
+            n: (f"{known.source.units.get(n, ('',))[0]}+{more.source.units.get(n, ('',))[0]}", ((), ()))
+            for n in known.units | more.units
+        }
         mixed = Source(f"{known.source.digest}+{more.source.digest}", units, more.source.statements, more.source.bases)
         ran[name] = Ran(more.path, mixed, known.units | more.units)
 
@@ -404,7 +434,7 @@ def _real_name(module: Loaded) -> str:
     return getattr(spec, "name", None) or module.name
 
 # %% ../../nbs/core/05_executed.ipynb #fcd67769
-def executed() -> dict[str, Ran]: # by module; a module that was imported and of which nothing ran has no units
+def executed() -> dict[str, Ran]:  # by module; a module that was imported and of which nothing ran has no units
     "Return what this process, its forks, and those that have told it have executed up to now."
     ran = {}
     for m in list(_marks.modules):
@@ -418,7 +448,7 @@ def executed() -> dict[str, Ran]: # by module; a module that was imported and of
     return ran
 
 
-def _unmarked(ran: dict) -> list: # (module, file)
+def _unmarked(ran: dict) -> list:  # (module, file)
     "Return the local modules that were imported without marks: before this package, or by an import hook of their own."
     loaded = [(name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items())]
     return [(n, p) for n, p in loaded if n not in ran and n not in ("__main__", "__mp_main__") and p and is_local(n, p)]
@@ -457,7 +487,7 @@ def share():
 
 
 def forget(
-    room: str, # name of a package, such as bertvision.studies
+    room: str,  # name of a package, such as bertvision.studies
 ):
     "Begin anew for some modules: those that have started a run take no part in it."
     for m in _marks.modules:
@@ -469,8 +499,8 @@ _FOLDER = "BERTVISION_MARKS_DIR"  # where processes that are started by a run te
 
 
 def tell(
-    folder, # of such files
-    name: str = "", # of the file; "" = by the process
+    folder,  # of such files
+    name: str = "",  # of the file; "" = by the process
 ):
     "Write what this process has executed up to now."
     told = {m: [r.path, r.source.digest, sorted(r.units)] for m, r in executed().items()}
@@ -495,15 +525,15 @@ def _told(folder):
 
 
 def told_changes(
-    folder, # of files that `tell` has written
-) -> list: # modules
+    folder,  # of files that `tell` has written
+) -> list:  # modules
     "Return the modules whose source is no longer what another process has executed."
     return sorted({name for name, _, _, same, _ in _told(folder) if not same})
 
 # %% ../../nbs/core/05_executed.ipynb #5e2f97fa
 def listen(
-    folder, # of files that `tell` has written
-) -> list: # modules, as `told_changes` returns them
+    folder,  # of files that `tell` has written
+) -> list:  # modules, as `told_changes` returns them
     "Take over what other processes have executed."
     for name, file, source, same, units in _told(folder):
         if same:
@@ -516,7 +546,7 @@ _own = {"folder": None, "name": "", "count": -1}  # where the run of this proces
 
 def tell_own():
     "Write what the run of this process has executed, when it is more than at the last call. Without a run, do nothing."
-    count = sum(_marks.memory[:_marks.used])
+    count = sum(_marks.memory[: _marks.used])
     if _own["folder"] is None or count == _own["count"]:
         return
     tell(_own["folder"], _own["name"])
@@ -539,8 +569,8 @@ def _leave_marks():
 
 # %% ../../nbs/core/05_executed.ipynb #458cfae4
 def gather_in(
-    folder, # see `tell`
-    name: str = "run", # of the file in which this process tells of its own run
+    folder,  # see `tell`
+    name: str = "run",  # of the file in which this process tells of its own run
 ):
     "Have the processes that this one will start tell what they have executed, and share the marks with those that it forks."
     share()
@@ -558,8 +588,8 @@ def _source_of(path: str, stamp: tuple) -> Source | None:
 
 
 def source_of(
-    path, # file of a module
-) -> Source | None: # None when there is no such file, or when it is not Python
+    path,  # file of a module
+) -> Source | None:  # None when there is no such file, or when it is not Python
     "Return what a module's file holds now, from the cache of marked code where that is up to date."
     try:
         stat = os.stat(path)
@@ -570,7 +600,7 @@ def source_of(
     return _source_of(str(path), (stat.st_mtime_ns, stat.st_size))
 
 # %% ../../nbs/core/05_executed.ipynb #cd321bd5
-def _matter(ran: dict[str, Ran]) -> dict: # module -> names of statements
+def _matter(ran: dict[str, Ran]) -> dict:  # module -> names of statements
     "Return the statements that what was executed depends on."
     far, near, matter = set(), {m: set() for m in ran}, {m: set() for m in ran}
     for m, r in ran.items():
@@ -598,25 +628,32 @@ def _words(statement: str) -> list:
 
 # %% ../../nbs/core/05_executed.ipynb #fb452ea5
 def describe(
-    ran: dict[str, Ran], # as `executed` returns it
-    home=".", # folder from which the files of local modules are named
-) -> dict: # to be kept as JSON
+    ran: dict[str, Ran],  # as `executed` returns it
+    home=".",  # folder from which the files of local modules are named
+) -> dict:  # to be kept as JSON
     "Return what was executed with its digests, in a form that can be compared on another day and another machine."
     matter, package = _matter(ran), _package()
     found = {}
     for name, r in sorted(ran.items()):
-        file = "" if Path(r.path).resolve().is_relative_to(package) else os.path.relpath(os.path.realpath(r.path), os.path.realpath(home))
+        file = (
+            ""
+            if Path(r.path).resolve().is_relative_to(package)
+            else os.path.relpath(os.path.realpath(r.path), os.path.realpath(home))
+        )
         found[name] = {
-            "source": r.source.digest, "file": file.replace(os.sep, "/"), "names": sorted(r.source.names),
+            "source": r.source.digest,
+            "file": file.replace(os.sep, "/"),
+            "names": sorted(r.source.names),
             "executed": {n: r.source.units[n][0] for n in sorted(r.units) if n in r.source.units},
-            "statements": {n: r.source.statements[n][0] for n in sorted(matter[name])}}
+            "statements": {n: r.source.statements[n][0] for n in sorted(matter[name])},
+        }
     return found
 
 # %% ../../nbs/core/05_executed.ipynb #405bf939
 def module_path(
-    name: str, # of a module
-    file: str = "", # as `describe` has it; "" = a module of this package
-    home=".", # folder from which it is named
+    name: str,  # of a module
+    file: str = "",  # as `describe` has it; "" = a module of this package
+    home=".",  # folder from which it is named
 ) -> str:
     "Return the file of a module, which may not exist."
     if file:
@@ -627,7 +664,7 @@ def module_path(
 
 def short_name(
     module: str,
-    name: str, # of a function or statement in it
+    name: str,  # of a function or statement in it
 ) -> str:
     "Return how messages call what a module holds, such as `training.trainer.fit`."
     return f"{module.removeprefix('bertvision.')}.{name.removeprefix('class ')}"
@@ -635,6 +672,7 @@ def short_name(
 # %% ../../nbs/core/05_executed.ipynb #e5134500
 class _Comparison:
     "What is known of a set of executed functions, beside the sources of today."
+
     def __init__(self, kept: dict, home):
         self.kept = kept
         self.today = {m: source_of(module_path(m, k["file"], home)) for m, k in kept.items()}
@@ -685,7 +723,9 @@ def _shadows(comparison: _Comparison, module: str, name: str) -> bool:
     "Whether a name that is new in a module could stand before something that ran."
     kept, today = comparison.kept[module], comparison.today[module]
     if name in today.statements and today.statements[name][2]:
-        return not re.match(r"\w+\(", name)  # a new row of a table is a new name, any other new statement is executed at import
+        return not re.match(
+            r"\w+\(", name
+        )  # a new row of a table is a new name, any other new statement is executed at import
     if "!" in name:
         return False  # a raise statement belongs to its function
     owner, _, last = name.removeprefix("class ").partition("#")[0].rpartition(".")
@@ -703,9 +743,9 @@ def _shadows(comparison: _Comparison, module: str, name: str) -> bool:
 
 # %% ../../nbs/core/05_executed.ipynb #d653732a
 def changes(
-    kept: dict, # as `describe` has made it
-    home=".", # folder from which the files of local modules are named
-) -> list: # "training.loop.train_step", …
+    kept: dict,  # as `describe` has made it
+    home=".",  # folder from which the files of local modules are named
+) -> list:  # "training.loop.train_step", …
     "Return what was executed and is no longer the same; [] when a run of today would execute the same code."
     comparison, found = _Comparison(kept, home), []
     for module, then in kept.items():
@@ -716,15 +756,23 @@ def changes(
             continue
         if now.digest == then["source"]:
             continue
-        found += [short_name(module, n) for n, digest in then["executed"].items() if now.units.get(n, ("",))[0] != digest]
-        found += [short_name(module, n) for n, digest in then["statements"].items() if now.statements.get(n, ("",))[0] != digest]
-        found += [short_name(module, n) for n in sorted(now.names - set(then["names"])) if _shadows(comparison, module, n)]
+        found += [
+            short_name(module, n) for n, digest in then["executed"].items() if now.units.get(n, ("",))[0] != digest
+        ]
+        found += [
+            short_name(module, n)
+            for n, digest in then["statements"].items()
+            if now.statements.get(n, ("",))[0] != digest
+        ]
+        found += [
+            short_name(module, n) for n in sorted(now.names - set(then["names"])) if _shadows(comparison, module, n)
+        ]
     return found
 
 # %% ../../nbs/core/05_executed.ipynb #78fb0fa2
 def refreshed(
-    kept: dict, # as `describe` has made it
-    home=".", # folder from which the files of local modules are named
+    kept: dict,  # as `describe` has made it
+    home=".",  # folder from which the files of local modules are named
 ) -> dict:
     "Return what was executed with the digests of today; what is no longer there is left out."
     found = {}
@@ -733,16 +781,19 @@ def refreshed(
         if now is None:
             continue
         found[module] = {
-            "source": now.digest, "file": then["file"], "names": sorted(now.names),
+            "source": now.digest,
+            "file": then["file"],
+            "names": sorted(now.names),
             "executed": {n: now.units[n][0] for n in then["executed"] if n in now.units},
-            "statements": {n: now.statements[n][0] for n in then["statements"] if n in now.statements}}
+            "statements": {n: now.statements[n][0] for n in then["statements"] if n in now.statements},
+        }
     return found
 
 # %% ../../nbs/core/05_executed.ipynb #0d55a38a
 def inherit(
-    kept: dict | None, # what was executed to make something, as `describe` has it
-    home=".", # folder from which the files of local modules are named
-) -> bool: # False when it was made by code that has changed since, or when nobody knows
+    kept: dict | None,  # what was executed to make something, as `describe` has it
+    home=".",  # folder from which the files of local modules are named
+) -> bool:  # False when it was made by code that has changed since, or when nobody knows
     "Take over a list of what was executed, if all of it is still the same."
     if kept is None or changes(kept, home):
         return False
@@ -753,9 +804,9 @@ def inherit(
 
 # %% ../../nbs/core/05_executed.ipynb #8d44eb0e
 def lines_of(
-    text: str, # of a module
-    name: str, # of a unit, as `changes` names it, without its module
-) -> tuple | None: # (first line, last line); None when there is no such unit
+    text: str,  # of a module
+    name: str,  # of a unit, as `changes` names it, without its module
+) -> tuple | None:  # (first line, last line); None when there is no such unit
     "Return where a function or a statement stands in a source."
     tree = ast.parse(text)
     places = {**{n: node for n, node, _ in _numbered(_statements(tree))}, **dict(_units(tree))}
@@ -763,7 +814,11 @@ def lines_of(
     if isinstance(node, (ast.ClassDef, ast.Import, ast.ImportFrom)) or node is None:
         kinds = (ast.ClassDef, ast.Import, ast.ImportFrom)
         node = next((n for n in ast.walk(tree) if isinstance(n, kinds) and name.split(".")[-1] in _binds(n)), None)
-    return None if node is None else (min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]), node.end_lineno)
+    return (
+        None
+        if node is None
+        else (min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]), node.end_lineno)
+    )
 
 
 def _binds(node) -> list:

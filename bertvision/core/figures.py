@@ -20,7 +20,7 @@ MARKERS = "osD^vPX*dhp<>8"
 
 
 def colors(
-    count: int, # how many are needed
+    count: int,  # how many are needed
 ) -> list:
     "Return colours that people can tell apart: up to ten for all eyes, beyond that a rainbow."
     if count <= len(COLORS):
@@ -34,34 +34,41 @@ def white_grid():
 
 # %% ../../nbs/core/07_figures.ipynb #ee794d6a
 def panel_grid(
-    down: int, across: int, # rows and columns of panels
-    width: float = 4.6, height: float = 3.2, # inches of each
-    **kwargs, # of plt.subplots
-) -> tuple: # Figure, (down, across) array of Axes
+    down: int,
+    across: int,  # rows and columns of panels
+    width: float = 4.6,
+    height: float = 3.2,  # inches of each
+    **kwargs,  # of plt.subplots
+) -> tuple:  # Figure, (down, across) array of Axes
     "An empty figure of panels with a white grid."
     with white_grid():
-        return plt.subplots(down, across, figsize=(width * across, height * down + 0.9), layout="constrained", squeeze=False, **kwargs)
+        return plt.subplots(
+            down, across, figsize=(width * across, height * down + 0.9), layout="constrained", squeeze=False, **kwargs
+        )
 
 
 def finish(
-    fig: plt.Figure, # from `panel_grid`
-    title: str, # the finding
-    ncols: int = 4, # of the legend
-) -> plt.Figure: # the same, closed
+    fig: plt.Figure,  # from `panel_grid`
+    title: str,  # the finding
+    ncols: int = 4,  # of the legend
+) -> plt.Figure:  # the same, closed
     "One legend for all panels, and the finding as title."
     found = {text: h for ax in fig.axes for h, text in zip(*ax.get_legend_handles_labels())}
-    if found: fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=ncols, frameon=False, fontsize=8.5)
-    if title: fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    if found:
+        fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=ncols, frameon=False, fontsize=8.5)
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     plt.close(fig)
     return fig
 
 # %% ../../nbs/core/07_figures.ipynb #5a37cc58
 def panel_row(
-    count: int, # panels
-    across: int, # of them in a row
-    width: float = 3.9, height: float = 3.0, # inches of each
-    **kwargs, # of plt.subplots
-) -> tuple: # Figure, list of count Axes
+    count: int,  # panels
+    across: int,  # of them in a row
+    width: float = 3.9,
+    height: float = 3.0,  # inches of each
+    **kwargs,  # of plt.subplots
+) -> tuple:  # Figure, list of count Axes
     "An empty figure with room for so many panels, without the places that are left over."
     across = max(1, min(across, count))
     fig, axes = panel_grid(-(-count // across), across, width, height, **kwargs)
@@ -72,8 +79,8 @@ def panel_row(
 
 def draw_heat(
     ax: plt.Axes,
-    table: pd.DataFrame, # numbers, nan for an empty cell
-    lowest: float | None = None, # value of the darkest colour; None = the smallest of the table
+    table: pd.DataFrame,  # numbers, nan for an empty cell
+    lowest: float | None = None,  # value of the darkest colour; None = the smallest of the table
 ):
     "Draw cells with their numbers, light on dark and dark on light."
     values = table.to_numpy(float)
@@ -81,7 +88,8 @@ def draw_heat(
     ax.pcolormesh(np.ma.masked_invalid(values), cmap="cividis", vmin=lowest, edgecolors="white", linewidth=0.5)
     middle = (lowest + np.nanmax(values)) / 2
     for (i, j), value in np.ndenumerate(values):
-        if np.isnan(value): continue
+        if np.isnan(value):
+            continue
         color = "0.15" if value > middle else "white"
         ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
     ax.set_xticks(np.arange(values.shape[1]) + 0.5, table.columns)
@@ -92,15 +100,17 @@ def draw_heat(
 
 # %% ../../nbs/core/07_figures.ipynb #8371a005
 def label_outer(
-    fig: plt.Figure, axes: list, # from `panel_row`
-    x: str, # what the horizontal axes show; "" = they say so already
+    fig: plt.Figure,
+    axes: list,  # from `panel_row`
+    x: str,  # what the horizontal axes show; "" = they say so already
     y: str,
-    title: str = "", # the finding
-) -> plt.Figure: # the same, closed
+    title: str = "",  # the finding
+) -> plt.Figure:  # the same, closed
     "Label the lowest panel of each column and the first of each row; one legend for all panels."
     across = axes[0].get_subplotspec().get_gridspec().ncols
     for ax in axes[-across:]:
-        if x: ax.set_xlabel(x)
+        if x:
+            ax.set_xlabel(x)
         ax.tick_params(labelbottom=True)
     for ax in axes[::across]:
         ax.set_ylabel(y)
@@ -108,7 +118,7 @@ def label_outer(
 
 # %% ../../nbs/core/07_figures.ipynb #0f36425c
 def nothing(
-    why: str, # "no run has finished"
+    why: str,  # "no run has finished"
 ) -> plt.Figure:
     "A figure that says why there is none."
     fig, ax = plt.subplots(figsize=(7.5, 0.8))
@@ -118,20 +128,22 @@ def nothing(
     return fig
 
 # %% ../../nbs/core/07_figures.ipynb #89ecc0fa
-def _pixels(fig): # of a Figure, or of a PNG file of `save_figures`, at 72 dots per inch
+def _pixels(fig):  # of a Figure, or of a PNG file of `save_figures`, at 72 dots per inch
     from PIL import Image as Pixels
 
     if isinstance(fig, Path):
         whole = Pixels.open(fig).convert("RGB")
-        return whole.resize((round(0.72 * whole.width), round(0.72 * whole.height)), Pixels.Resampling.BOX)  # the fewest bytes
+        return whole.resize(
+            (round(0.72 * whole.width), round(0.72 * whole.height)), Pixels.Resampling.BOX
+        )  # the fewest bytes
     drawn = io.BytesIO()
     fig.savefig(drawn, format="png", dpi=72, bbox_inches="tight")
     return Pixels.open(drawn).convert("RGB")
 
 
 def picture(
-    fig: plt.Figure | Path | None, # a PNG file of `save_figures` need not be drawn again
-): # IPython Image, or None for no figure
+    fig: plt.Figure | Path | None,  # a PNG file of `save_figures` need not be drawn again
+):  # IPython Image, or None for no figure
     "A figure for a notebook that is committed: 72 dots per inch and 64 colours, which takes a third of the bytes."
     if fig is None or isinstance(fig, Path) and not fig.exists():
         return None
@@ -140,5 +152,7 @@ def picture(
     small = io.BytesIO()
     from PIL.Image import Quantize
 
-    _pixels(fig).quantize(64, Quantize.FASTOCTREE, dither=0).save(small, format="png")  # a tenth of the time of the default, and no more bytes
+    _pixels(fig).quantize(64, Quantize.FASTOCTREE, dither=0).save(
+        small, format="png"
+    )  # a tenth of the time of the default, and no more bytes
     return Image(small.getvalue())

@@ -15,8 +15,8 @@ from .io import _plain
 
 # %% ../../nbs/core/02_hashing.ipynb #e4bb0b54
 def fingerprint(
-    obj, # bytes, or anything that `write_json` accepts
-) -> str: # 16 hexadecimal digits
+    obj,  # bytes, or anything that `write_json` accepts
+) -> str:  # 16 hexadecimal digits
     "SHA-256 of the bytes, or of the value's JSON with sorted keys."
     raw = obj if isinstance(obj, bytes) else json.dumps(_plain(obj), sort_keys=True).encode()
     return hashlib.sha256(raw).hexdigest()[:16]
@@ -26,8 +26,8 @@ _seen_files = {}
 
 
 def file_sha256(
-    path, # file to read; remembered within the process by path, size and date
-) -> str: # 64 hexadecimal digits
+    path,  # file to read; remembered within the process by path, size and date
+) -> str:  # 64 hexadecimal digits
     "SHA-256 of a file's content; raises DataError when it cannot be read."
     try:
         stat = os.stat(path)
@@ -41,7 +41,7 @@ def file_sha256(
 
 
 def file_fingerprint(
-    path, # file to read
-) -> str: # 16 hexadecimal digits
+    path,  # file to read
+) -> str:  # 16 hexadecimal digits
     "The first 16 digits of `file_sha256`."
     return file_sha256(path)[:16]

@@ -19,9 +19,9 @@ from .errors import BertvisionError, DataError, OutputError, ParameterError
 
 # %% ../../nbs/core/01_io.ipynb #629f34ab
 def listed(
-    names, # what was found in a file
-    most: int = 30, # that are shown
-) -> str: # "'a', 'b'"; what is long is cut
+    names,  # what was found in a file
+    most: int = 30,  # that are shown
+) -> str:  # "'a', 'b'"; what is long is cut
     "Names for an error message, which stays a line that can be read."
     names = list(names)
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
@@ -29,20 +29,21 @@ def listed(
 
 # %% ../../nbs/core/01_io.ipynb #1fd61d61
 def named_path(
-    name, # path as a person or a file gives it, with or without ~
-) -> Path: # which may not exist
+    name,  # path as a person or a file gives it, with or without ~
+) -> Path:  # which may not exist
     "A path with the home folder in place of ~; raises ParameterError for a name that no system can hold."
     try:
         path = Path(name).expanduser()
         path.exists()  # too long, or with NUL in it
         os.fsencode(path)
-        if "\0" in str(path): raise ValueError("NUL in it")
+        if "\0" in str(path):
+            raise ValueError("NUL in it")
     except (OSError, RuntimeError, ValueError) as e:
         raise ParameterError(f"{str(name)!r:.80} can be no path: {getattr(e, 'strerror', None) or e}") from e
     return path
 
 # %% ../../nbs/core/01_io.ipynb #ee56ffec
-def resources() -> Path: # folder that holds experiments/, reports/, studies/ and published/
+def resources() -> Path:  # folder that holds experiments/, reports/, studies/ and published/
     "Where the notebooks and study files lie, in a clone and in an installed wheel alike."
     package = Path(__file__).resolve().parents[1]
     places = (package / "_nbs", package.parent / "nbs")
@@ -52,7 +53,7 @@ def resources() -> Path: # folder that holds experiments/, reports/, studies/ an
     raise BertvisionError(f"the notebooks are missing: no experiments/ under {places[0]} or {places[1]}; install again")
 
 # %% ../../nbs/core/01_io.ipynb #011a4b8b
-def cache_dir() -> Path: # created when missing
+def cache_dir() -> Path:  # created when missing
     "Folder for what can be made again: `BERTVISION_CACHE`, else `~/.cache/bertvision`."
     place = Path(os.environ.get("BERTVISION_CACHE") or Path.home() / ".cache" / "bertvision").expanduser()
     try:
@@ -66,18 +67,20 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # of a
 
 
 def lock_fault(
-    error: Exception, # that came of opening an HDF5 file
-) -> str: # '' when it is about something else than a lock
+    error: Exception,  # that came of opening an HDF5 file
+) -> str:  # '' when it is about something else than a lock
     "Say whether a file is in use or its file system has no locks."
-    if "unable to lock" not in str(error): return ""
+    if "unable to lock" not in str(error):
+        return ""
     number = re.search(r"errno = (\d+)", str(error))
-    if number is None or int(number[1]) not in NO_LOCKS: return "is being written by another process just now"
+    if number is None or int(number[1]) not in NO_LOCKS:
+        return "is being written by another process just now"
     return f"is on a file system without locks ({os.strerror(int(number[1]))}): set HDF5_USE_FILE_LOCKING=FALSE in the environment and start again"
 
 # %% ../../nbs/core/01_io.ipynb #c744e1db
 @contextmanager
 def replacing(
-    path, # file that is to exist, whole, when the block ends
+    path,  # file that is to exist, whole, when the block ends
 ):
     "Yields a temporary path in the same folder and renames it to `path` at the end; raises OutputError when that fails."
     path = Path(path)
@@ -104,9 +107,9 @@ def _umask() -> int:
 
 # %% ../../nbs/core/01_io.ipynb #4bef371f
 def write_text(
-    path, # target file; its folder is made when missing
+    path,  # target file; its folder is made when missing
     text: str,
-) -> Path: # the path written
+) -> Path:  # the path written
     "Write UTF-8 text atomically."
     with replacing(path) as tmp:
         tmp.write_text(text, encoding="utf-8", newline="\n")
@@ -115,17 +118,21 @@ def write_text(
 # %% ../../nbs/core/01_io.ipynb #771183c9
 def _plain(x):
     "JSON's view of a value: NaN and infinity become null, numpy scalars become numbers, paths become text."
-    if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple, set)): return [_plain(v) for v in x]
-    if hasattr(x, "tolist"): return _plain(x.tolist())
-    if isinstance(x, float): return x if x == x and abs(x) != float("inf") else None
+    if isinstance(x, dict):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple, set)):
+        return [_plain(v) for v in x]
+    if hasattr(x, "tolist"):
+        return _plain(x.tolist())
+    if isinstance(x, float):
+        return x if x == x and abs(x) != float("inf") else None
     return x if isinstance(x, (str, int, bool, type(None))) else str(x)
 
 
 def write_json(
-    path, # target file
-    obj, # anything made of dicts, lists, numbers, text, numpy scalars or paths
-) -> Path: # the path written
+    path,  # target file
+    obj,  # anything made of dicts, lists, numbers, text, numpy scalars or paths
+) -> Path:  # the path written
     "Write JSON atomically; NaN and infinity become null, since JSON has neither."
     return write_text(path, json.dumps(_plain(obj), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -136,51 +143,62 @@ _HOLDERS = (dict, list, tuple, set)
 
 
 def unusable(
-    value, # of dicts, lists and plain values, as a parser made it
-    most: int = 10**9, # values that it may have, those behind references counted each time
-) -> str: # "" when it can be used
+    value,  # of dicts, lists and plain values, as a parser made it
+    most: int = 10**9,  # values that it may have, those behind references counted each time
+) -> str:  # "" when it can be used
     "Why a parsed value cannot be worked with: too deep, too many values, or text with half a surrogate pair."
     level, count = [value], 1
     for _ in range(_DEEPEST):
         count += sum(map(len, level := [x for x in level if isinstance(x, _HOLDERS)]))
-        if count > most: return f"more than {most:,} values, references followed"
+        if count > most:
+            return f"more than {most:,} values, references followed"
         level = [v for x in level for v in ([*x, *x.values()] if isinstance(x, dict) else x)]
         halved = next((v for v in level if isinstance(v, str) and not v.isascii() and _halved(v)), None)
-        if halved is not None: return f"half a surrogate pair in {ascii(halved):.60}, expected whole characters"
-        if not level: return ""
+        if halved is not None:
+            return f"half a surrogate pair in {ascii(halved):.60}, expected whole characters"
+        if not level:
+            return ""
     return _TOO_DEEP
 
 
-def _too_deep(value) -> str: # of dicts and lists; "" when all is well
+def _too_deep(value) -> str:  # of dicts and lists; "" when all is well
     "Why a value whose text is whole cannot be worked with: what `unusable` looks for costs more than the parser."
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(_DEEPEST):
-        if not level: return ""
+        if not level:
+            return ""
         level = [v for x in level for v in (x.values() if isinstance(x, dict) else x) if isinstance(v, (dict, list))]
     return _TOO_DEEP
 
-
+# %% ../../nbs/core/01_io.ipynb #cd14fdd1
 def _halved(text: str) -> bool:
-    try: text.encode()
-    except UnicodeEncodeError: return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
     return False
 
 # %% ../../nbs/core/01_io.ipynb #0e6170e3
-_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]") # in UTF-8 no other half of a pair can stand
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # in UTF-8 no other half of a pair can stand
 
 
 def parse_json(
     text: str,
 ):
     "The value of a JSON text; raises json.JSONDecodeError, also for what is nested too deep, half a surrogate pair or a number of thousands of digits."
-    try: value = json.loads(text)
-    except json.JSONDecodeError: raise
-    except RecursionError: why = "nested too deep"
-    except ValueError: why = "a number of too many digits"
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        why = "nested too deep"
+    except ValueError:
+        why = "a number of too many digits"
     else:
         whole = not _ESCAPED_HALF.search(text) and (text.isascii() or not _halved(text))
         why = _too_deep(value) if whole else unusable(value)
-    if why: raise json.JSONDecodeError(why, text, 0)
+    if why:
+        raise json.JSONDecodeError(why, text, 0)
     return value
 
 
@@ -188,19 +206,25 @@ def _conflict_line(text: str) -> int:
     "Number of the first line that git has marked as a conflict; 0 when there is none."
     return next((n for n, line in enumerate(text.split("\n"), 1) if line.startswith("<<<<<<< ")), 0)
 
-
+# %% ../../nbs/core/01_io.ipynb #6dcf7eb1
 def read_json(
-    path, # file to read
-    kind: type | None = None, # dict | list, what it must hold; None = anything
+    path,  # file to read
+    kind: type | None = None,  # dict | list, what it must hold; None = anything
 ):
     "Read JSON; raises DataError that names the file and the line of the fault."
     try:
         text = Path(path).read_text(encoding="utf-8")
         value = parse_json(text)
-    except OSError as e: raise DataError(f"{path} cannot be read: {e.strerror}") from e
-    except UnicodeDecodeError as e: raise DataError(f"{path} is not UTF-8 (byte {e.start})") from e
+    except OSError as e:
+        raise DataError(f"{path} cannot be read: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path} is not UTF-8 (byte {e.start})") from e
     except json.JSONDecodeError as e:
-        if line := _conflict_line(text): raise DataError(f"{path} has unresolved merge conflicts, the first at line {line}: resolve them, then run again") from e
+        if line := _conflict_line(text):
+            raise DataError(
+                f"{path} has unresolved merge conflicts, the first at line {line}: resolve them, then run again"
+            ) from e
         raise DataError(f"{path} is not JSON (line {e.lineno}: {e.msg}); it may have been cut off") from e
-    if kind and not isinstance(value, kind): raise DataError(f"{path} holds {type(value).__name__}, expected {'an object' if kind is dict else 'a list'}")
+    if kind and not isinstance(value, kind):
+        raise DataError(f"{path} holds {type(value).__name__}, expected {'an object' if kind is dict else 'a list'}")
     return value

@@ -20,8 +20,8 @@ from .errors import ParameterError
 
 # %% ../../nbs/core/03_machine.ipynb #d538b8a3
 def seed_everything(
-    seed: int, # 0 … 2**32 - 1
-    deterministic: bool = False, # also refuse CUDA kernels whose sums vary from run to run (slower)
+    seed: int,  # 0 … 2**32 - 1
+    deterministic: bool = False,  # also refuse CUDA kernels whose sums vary from run to run (slower)
 ):
     "Seed Python, numpy and torch; raises ParameterError for a seed out of range."
     if not 0 <= seed < 2**32:
@@ -38,13 +38,15 @@ def seed_everything(
     torch.use_deterministic_algorithms(deterministic)
 
 # %% ../../nbs/core/03_machine.ipynb #f5335843
-def device() -> str: # "cuda" | "mps" | "cpu"
+def device() -> str:  # "cuda" | "mps" | "cpu"
     "The fastest device that this process may use; `BERTVISION_DEVICE` overrides it."
     import torch
 
     wanted = os.environ.get("BERTVISION_DEVICE")
-    if wanted: return wanted
-    if torch.cuda.is_available(): return "cuda"
+    if wanted:
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 # %% ../../nbs/core/03_machine.ipynb #0c710815
@@ -52,8 +54,8 @@ PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
 
 def choose_precision(
-    wanted: str = "auto", # auto | bf16 | fp16 | fp32
-) -> str: # bf16 | fp16 | fp32
+    wanted: str = "auto",  # auto | bf16 | fp16 | fp32
+) -> str:  # bf16 | fp16 | fp32
     "The precision that this machine multiplies fastest; raises ParameterError for one that it cannot do."
     import torch
 
@@ -62,8 +64,10 @@ def choose_precision(
     where = device()
     if wanted == "fp16" and where == "cpu":
         raise ParameterError("precision = 'fp16' needs a GPU; this machine has none: use auto, bf16 or fp32")
-    if wanted != "auto": return wanted
-    if where == "cuda": return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+    if wanted != "auto":
+        return wanted
+    if where == "cuda":
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
     return "bf16" if where == "cpu" and _cpu_has_bf16() else "fp32"
 
 
@@ -74,14 +78,20 @@ def _cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, p, lambda: False)() for p in probes)
 
 # %% ../../nbs/core/03_machine.ipynb #5aa866ed
-def device_report() -> dict: # device, name, cores, memory_bytes, precision, accelerator memory
+def device_report() -> dict:  # device, name, cores, memory_bytes, precision, accelerator memory
     "What this process computes on; goes into each run's record."
     import psutil
     import torch
 
     where = device()
-    report = {"device": where, "name": _cpu_name(), "cores": _cores(), "threads": torch.get_num_threads(),
-              "memory_bytes": psutil.virtual_memory().total, "precision": choose_precision()}
+    report = {
+        "device": where,
+        "name": _cpu_name(),
+        "cores": _cores(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "precision": choose_precision(),
+    }
     if where == "cuda":
         props = torch.cuda.get_device_properties(0)
         report |= {"name": props.name, "device_memory_bytes": props.total_memory, "devices": torch.cuda.device_count()}
@@ -101,64 +111,76 @@ def _cpu_name() -> str:
 _PACKAGES = ("bertvision", "torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy", "papermill")
 
 
-def versions() -> dict: # package -> version, "-" when not installed
+def versions() -> dict:  # package -> version, "-" when not installed
     "Versions of Python and of the packages that results depend on."
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try: found[name] = version(name)
-        except PackageNotFoundError: found[name] = "-"
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "-"
     return found
 
 # %% ../../nbs/core/03_machine.ipynb #805f6ea9
 class Phases:
     "Seconds spent in named phases; entering a phase again adds to it, a phase within another stops the other's clock."
-    def __init__(self): self.seconds, self._open, self._since = {}, [], 0.0
 
-    def _tick(self): # the time since the last tick belongs to the innermost phase
+    def __init__(self):
+        self.seconds, self._open, self._since = {}, [], 0.0
+
+    def _tick(self):  # the time since the last tick belongs to the innermost phase
         now = time.perf_counter()
-        if self._open: self.seconds[self._open[-1]] += now - self._since
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
         self._since = now
 
     @contextmanager
-    def __call__(self,
-        name: str, # "load" | "train" | "evaluate" | …
+    def __call__(
+        self,
+        name: str,  # "load" | "train" | "evaluate" | …
     ):
         "Time a block under `name`, also when it fails."
         self._tick()
         self.seconds.setdefault(name, 0.0)
         self._open.append(name)
-        try: yield self
+        try:
+            yield self
         finally:
             self._tick()
             self._open.pop()
 
-    def read(self) -> dict: # name -> seconds
+    def read(self) -> dict:  # name -> seconds
         "What was spent up to now, open phases included."
         self._tick()
         return dict(self.seconds)
 
-    def add(self,
-        before: dict, # name -> seconds
+    def add(
+        self,
+        before: dict,  # name -> seconds
     ):
         "Count what was spent before, as in an attempt that was cut off."
-        for name, seconds in before.items(): self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        for name, seconds in before.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 # %% ../../nbs/core/03_machine.ipynb #51060131
-def peak_memory() -> int: # bytes
+def peak_memory() -> int:  # bytes
     "Largest memory of this process so far: the GPU's when there is one, else the resident set."
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available(): return torch.cuda.max_memory_allocated()
-    try: import resource
-    except ImportError: return 0  # Windows has no getrusage
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:
+        return 0  # Windows has no getrusage
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 # %% ../../nbs/core/03_machine.ipynb #03aa1181
 def progress(
-    iterable=None, # what to walk through, or None for a bar that is advanced by hand
-    total: int | None = None, # steps
-    desc: str = "", # label at the left of the bar
-    **kwargs, # passed to tqdm
+    iterable=None,  # what to walk through, or None for a bar that is advanced by hand
+    total: int | None = None,  # steps
+    desc: str = "",  # label at the left of the bar
+    **kwargs,  # passed to tqdm
 ):
     "A progress bar for notebook and terminal; silent when `BERTVISION_QUIET` is set."
     from tqdm.auto import tqdm

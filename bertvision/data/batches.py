@@ -25,15 +25,17 @@ from ..core.machine import progress
 @dataclass
 class Tokens:
     "Tokenised examples, end to end, without padding."
-    input_ids: np.ndarray        # (tokens,) int32
-    types: np.ndarray | None     # (tokens,) uint8 segment ids, None for encoders without them
-    offsets: np.ndarray          # (examples + 1,) int64
-    labels: np.ndarray           # (examples,) int64 class ids or float32 scores
-    example_ids: list            # (examples,) text
-    pad_id: int                  # what fills the rest of a batch's rows
-    truncated: int = 0           # examples that were longer than max_length
 
-    def __len__(self): return len(self.offsets) - 1
+    input_ids: np.ndarray  # (tokens,) int32
+    types: np.ndarray | None  # (tokens,) uint8 segment ids, None for encoders without them
+    offsets: np.ndarray  # (examples + 1,) int64
+    labels: np.ndarray  # (examples,) int64 class ids or float32 scores
+    example_ids: list  # (examples,) text
+    pad_id: int  # what fills the rest of a batch's rows
+    truncated: int = 0  # examples that were longer than max_length
+
+    def __len__(self):
+        return len(self.offsets) - 1
 
     @property
     def examples(self) -> int:
@@ -41,33 +43,41 @@ class Tokens:
         return len(self)
 
     @property
-    def lengths(self) -> np.ndarray: # (examples,) tokens of each example
+    def lengths(self) -> np.ndarray:  # (examples,) tokens of each example
         return np.diff(self.offsets)
 
-    def where(self,
-        rows: np.ndarray, # (B,) which examples
-    ) -> np.ndarray: # (tokens of these examples,) their numbers among all tokens, example after example
+    def where(
+        self,
+        rows: np.ndarray,  # (B,) which examples
+    ) -> np.ndarray:  # (tokens of these examples,) their numbers among all tokens, example after example
         lengths = self.lengths[rows]
         return np.repeat(self.offsets[rows] - np.r_[0, np.cumsum(lengths)[:-1]], lengths) + np.arange(lengths.sum())
 
-    def part(self,
-        rows: np.ndarray, # (B,) which examples, in which order
-    ) -> "Tokens": # without what only windows know of their questions
+    def part(
+        self,
+        rows: np.ndarray,  # (B,) which examples, in which order
+    ) -> "Tokens":  # without what only windows know of their questions
         at = self.where(rows)
-        return Tokens(self.input_ids[at], None if self.types is None else self.types[at], np.r_[0, np.cumsum(self.lengths[rows])].astype(np.int64),
-                      self.labels[rows], [self.example_ids[i] for i in rows], self.pad_id)
+        return Tokens(
+            self.input_ids[at],
+            None if self.types is None else self.types[at],
+            np.r_[0, np.cumsum(self.lengths[rows])].astype(np.int64),
+            self.labels[rows],
+            [self.example_ids[i] for i in rows],
+            self.pad_id,
+        )
 
 # %% ../../nbs/data/10_batches.ipynb #00e9a65f
 def collate(
     tokens: Tokens,
-    rows: np.ndarray, # (B,) which examples
-    multiple: int = 1, # T is rounded up to this; 8 suits tensor cores
-) -> dict: # input_ids, attention_mask [, token_type_ids] (B, T) and labels (B,)
+    rows: np.ndarray,  # (B,) which examples
+    multiple: int = 1,  # T is rounded up to this; 8 suits tensor cores
+) -> dict:  # input_ids, attention_mask [, token_type_ids] (B, T) and labels (B,)
     "One padded batch, cut from the flat arrays without a Python loop over examples."
     lengths = tokens.lengths[rows]
     T = -(-int(lengths.max()) // multiple) * multiple
-    mask = np.arange(T) < lengths[:, None]                                     # (B, T)
-    flat = tokens.where(rows)                                                  # (tokens of the batch,)
+    mask = np.arange(T) < lengths[:, None]  # (B, T)
+    flat = tokens.where(rows)  # (tokens of the batch,)
     ids = np.full((len(rows), T), tokens.pad_id, dtype=np.int64)
     ids[mask] = tokens.input_ids[flat]
     batch = {"input_ids": ids, "attention_mask": mask.astype(np.int64), "labels": tokens.labels[rows]}
@@ -78,18 +88,22 @@ def collate(
 
 # %% ../../nbs/data/10_batches.ipynb #51d2d76d
 def tokenizer_fingerprint(
-    tokenizer, # a Hugging Face tokenizer
-) -> str: # 16 hexadecimal digits
+    tokenizer,  # a Hugging Face tokenizer
+) -> str:  # 16 hexadecimal digits
     "Identity of a tokenizer: its vocabulary, rules, special tokens and the side on which it cuts; not how its last call cut and padded."
     backend, side = getattr(tokenizer, "backend_tokenizer", None), tokenizer.truncation_side
-    if backend is None: return fingerprint([type(tokenizer).__name__, tokenizer.get_vocab(), side])
+    if backend is None:
+        return fingerprint([type(tokenizer).__name__, tokenizer.get_vocab(), side])
     return fingerprint(json.loads(backend.to_str()) | {"truncation": side, "padding": None})
 
 
 def _cache_name(columns: dict, tokenizer, max_length: int) -> str:
     with_types = "token_type_ids" in tokenizer.model_input_names
-    digest = hashlib.sha256(f"4|{version('tokenizers')}|{tokenizer_fingerprint(tokenizer)}|{with_types}|{max_length}".encode())
-    for texts in columns.values(): digest.update("\x1e".join(texts).encode() + b"\x1d")
+    digest = hashlib.sha256(
+        f"4|{version('tokenizers')}|{tokenizer_fingerprint(tokenizer)}|{with_types}|{max_length}".encode()
+    )
+    for texts in columns.values():
+        digest.update("\x1e".join(texts).encode() + b"\x1d")
     return digest.hexdigest()[:32]
 
 # %% ../../nbs/data/10_batches.ipynb #ac04efb9
@@ -99,74 +113,99 @@ def _encode(columns: dict, tokenizer, max_length: int, desc: str) -> dict:
     with_types = "token_type_ids" in tokenizer.model_input_names
     ids, types, lengths, truncated = [], [], [], 0
     for i in progress(range(0, n, chunk), desc=desc, disable=n <= chunk):
-        texts = [c[i:i + chunk] for c in columns.values()]
-        out = tokenizer(*texts, truncation=True, max_length=max_length, return_token_type_ids=with_types,
-                        return_attention_mask=False, return_overflowing_tokens=False)
+        texts = [c[i : i + chunk] for c in columns.values()]
+        out = tokenizer(
+            *texts,
+            truncation=True,
+            max_length=max_length,
+            return_token_type_ids=with_types,
+            return_attention_mask=False,
+            return_overflowing_tokens=False,
+        )
         lengths += [len(x) for x in out["input_ids"]]
         truncated += sum(bool(e.overflowing) for e in out.encodings if len(e.ids) >= max_length)
         ids.append(np.concatenate(out["input_ids"]).astype(np.int32))
-        if with_types: types.append(np.concatenate(out["token_type_ids"]).astype(np.uint8))
-    arrays = {"input_ids": np.concatenate(ids), "offsets": np.r_[0, np.cumsum(lengths)].astype(np.int64),
-              "truncated": np.array([truncated])}
+        if with_types:
+            types.append(np.concatenate(out["token_type_ids"]).astype(np.uint8))
+    arrays = {
+        "input_ids": np.concatenate(ids),
+        "offsets": np.r_[0, np.cumsum(lengths)].astype(np.int64),
+        "truncated": np.array([truncated]),
+    }
     return arrays | ({"types": np.concatenate(types)} if with_types else {})
 
 # %% ../../nbs/data/10_batches.ipynb #3daab317
 def tokenise(
-    dataset, # columns example_id, text [, text_pair], label
-    tokenizer, # a Hugging Face tokenizer
-    max_length: int = 128, # tokens, special ones included; longer inputs are cut
-    cached: bool = True, # read and write the cache on disk
-    desc: str = "tokenise", # label of the progress bar
+    dataset,  # columns example_id, text [, text_pair], label
+    tokenizer,  # a Hugging Face tokenizer
+    max_length: int = 128,  # tokens, special ones included; longer inputs are cut
+    cached: bool = True,  # read and write the cache on disk
+    desc: str = "tokenise",  # label of the progress bar
 ) -> Tokens:
     "Tokens of a dataset, from the cache when the same texts were seen before; raises DataError for an empty dataset."
-    if not len(dataset): raise DataError("there is nothing to tokenise: the dataset has no rows")
+    if not len(dataset):
+        raise DataError("there is nothing to tokenise: the dataset has no rows")
     columns = {k: list(dataset[k]) for k in ("text", "text_pair") if k in dataset.column_names}
     make = partial(_encode, columns, tokenizer, max_length, desc)
     arrays = cached_arrays("tokens", _cache_name(columns, tokenizer, max_length), make) if cached else make()
     labels = np.asarray(dataset["label"])
     labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
-    return Tokens(arrays["input_ids"], arrays.get("types"), arrays["offsets"], labels, list(dataset["example_id"]),
-                  tokenizer.pad_token_id, int(arrays["truncated"][0]))
+    return Tokens(
+        arrays["input_ids"],
+        arrays.get("types"),
+        arrays["offsets"],
+        labels,
+        list(dataset["example_id"]),
+        tokenizer.pad_token_id,
+        int(arrays["truncated"][0]),
+    )
 
 # %% ../../nbs/data/10_batches.ipynb #330128fd
 @dataclass(frozen=True)
 class Batches:
     "The batches of every epoch, as a function of the seed and the epoch's number."
+
     tokens: Tokens
     batch_size: int = 16
     seed: int = 0
-    bucketed: bool = True   # False: plain shuffling
-    pool: int = 8           # batches that are sorted together
-    multiple: int = 1       # rows are padded to a multiple of this
+    bucketed: bool = True  # False: plain shuffling
+    pool: int = 8  # batches that are sorted together
+    multiple: int = 1  # rows are padded to a multiple of this
 
-    def __len__(self): return -(-len(self.tokens) // self.batch_size)
+    def __len__(self):
+        return -(-len(self.tokens) // self.batch_size)
 
-    def plan(self,
-        epoch: int, # 0, 1, …
-    ) -> list: # arrays of row numbers, one a batch
+    def plan(
+        self,
+        epoch: int,  # 0, 1, …
+    ) -> list:  # arrays of row numbers, one a batch
         "Which examples make up each batch of an epoch; every example appears once."
         rng = np.random.default_rng([self.seed, epoch])
         rows, size = rng.permutation(len(self.tokens)), self.batch_size
-        if not self.bucketed: return [rows[i:i + size] for i in range(0, len(rows), size)]
+        if not self.bucketed:
+            return [rows[i : i + size] for i in range(0, len(rows), size)]
         lengths, batches = self.tokens.lengths, []
         for i in range(0, len(rows), size * self.pool):
-            pool = rows[i:i + size * self.pool]
+            pool = rows[i : i + size * self.pool]
             pool = pool[np.argsort(lengths[pool], kind="stable")]
-            batches += [pool[j:j + size] for j in range(0, len(pool), size)]
+            batches += [pool[j : j + size] for j in range(0, len(pool), size)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def epoch(self,
-        epoch: int, # 0, 1, …
-        start: int = 0, # batches to pass over
+    def epoch(
+        self,
+        epoch: int,  # 0, 1, …
+        start: int = 0,  # batches to pass over
     ):
         "The padded batches of an epoch, from batch `start` on."
-        for rows in self.plan(epoch)[start:]: yield collate(self.tokens, rows, self.multiple)
+        for rows in self.plan(epoch)[start:]:
+            yield collate(self.tokens, rows, self.multiple)
 
 # %% ../../nbs/data/10_batches.ipynb #76955d49
 @patch
-def padding_waste(self: Batches,
+def padding_waste(
+    self: Batches,
     epoch: int = 0,
-) -> float: # 0 = no padding at all
+) -> float:  # 0 = no padding at all
     "Share of an epoch's positions that hold padding."
     lengths = self.tokens.lengths
     slots = sum(len(rows) * -(-int(lengths[rows].max()) // self.multiple) * self.multiple for rows in self.plan(epoch))
@@ -174,23 +213,24 @@ def padding_waste(self: Batches,
 
 # %% ../../nbs/data/10_batches.ipynb #dd0e4813
 def longest_first(
-    lengths: np.ndarray, # (N,) tokens of all examples
-    positions: int, # padded tokens a batch, at most (one example at least)
-    rows: np.ndarray | None = None, # which of the examples; None = all
+    lengths: np.ndarray,  # (N,) tokens of all examples
+    positions: int,  # padded tokens a batch, at most (one example at least)
+    rows: np.ndarray | None = None,  # which of the examples; None = all
 ):
     "Yields the numbers of the examples of each batch; equal lengths keep their order."
     rows = np.arange(len(lengths)) if rows is None else rows
     rows, start = rows[np.argsort(-lengths[rows], kind="stable")], 0
     while start < len(rows):
         size = max(1, positions // int(lengths[rows[start]]))
-        yield rows[start:start + size]
+        yield rows[start : start + size]
         start += size
 
 
 def prediction_batches(
     tokens: Tokens,
-    positions: int = 4096, # padded tokens a batch, at most (one example at least)
+    positions: int = 4096,  # padded tokens a batch, at most (one example at least)
     multiple: int = 1,
 ):
     "Yields (rows, batch), longest examples first; the rows say where the results belong."
-    for rows in longest_first(tokens.lengths, positions): yield rows, collate(tokens, rows, multiple)
+    for rows in longest_first(tokens.lengths, positions):
+        yield rows, collate(tokens, rows, multiple)

@@ -29,61 +29,72 @@ _MARK = b"\xef\xbb\xbf"  # byte-order mark of UTF-8
 
 @contextmanager
 def _faults_of(path: Path):
-    try: yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as e: raise DataError(f"{path}: damaged gzip archive ({e})") from e
-    except OSError as e: raise DataError(f"{path} cannot be read: {e.strerror}") from e
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
+        raise DataError(f"{path}: damaged gzip archive ({e})") from e
+    except OSError as e:
+        raise DataError(f"{path} cannot be read: {e.strerror}") from e
 
 
 def read_bytes(
-    path: Path, # plain file or .gz
-) -> bytes: # content without a byte-order mark
+    path: Path,  # plain file or .gz
+) -> bytes:  # content without a byte-order mark
     "A whole file; raises DataError when it is missing, a folder, empty or a damaged archive."
     path = Path(path)
     with _faults_of(path):
         raw = path.read_bytes()
-        if path.suffix == ".gz" and raw: raw = gzip.decompress(raw)
+        if path.suffix == ".gz" and raw:
+            raw = gzip.decompress(raw)
     raw = raw.removeprefix(_MARK)
-    if not raw.strip(): raise DataError(f"{path}: the file is empty")
+    if not raw.strip():
+        raise DataError(f"{path}: the file is empty")
     return raw
 
 # %% ../../nbs/data/00_files.ipynb #5bf11e5f
 def read_lines(
-    path: Path, # plain file or .gz
+    path: Path,  # plain file or .gz
 ):
     "Yields the lines as bytes without their ends, for files that are larger than memory; raises DataError as `read_bytes`."
     path = Path(path)
     with _faults_of(path), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-        for n, line in enumerate(file): yield (line if n else line.removeprefix(_MARK)).rstrip(b"\r\n")
+        for n, line in enumerate(file):
+            yield (line if n else line.removeprefix(_MARK)).rstrip(b"\r\n")
 
 # %% ../../nbs/data/00_files.ipynb #b3f698f7
 def decode(
-    raw: bytes, # content of a file
-    path: Path, # for the message
-) -> str: # text with \n line ends
+    raw: bytes,  # content of a file
+    path: Path,  # for the message
+) -> str:  # text with \n line ends
     "UTF-8 text; raises DataError with the line and the byte that is not UTF-8."
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as e:
         line = raw.count(b"\n", 0, e.start) + 1
-        raise DataError(f"{path}:{line}: byte 0x{raw[e.start]:02x} at position {e.start} is not UTF-8; convert the file") from e
+        raise DataError(
+            f"{path}:{line}: byte 0x{raw[e.start]:02x} at position {e.start} is not UTF-8; convert the file"
+        ) from e
     return text.replace("\r\n", "\n")
 
 # %% ../../nbs/data/00_files.ipynb #450bbad4
 def corpus_files(
-    place, # a file, or a folder with .txt files, plain or .gz, at any depth
-) -> list: # of paths, in order of their names
+    place,  # a file, or a folder with .txt files, plain or .gz, at any depth
+) -> list:  # of paths, in order of their names
     "The files of a corpus; raises DataError when there are none."
     place = named_path(place)
-    if place.is_file(): return [place]
-    if not place.is_dir(): raise DataError(f"{place}: expected a text file or a folder of .txt files, there is nothing")
-    if found := sorted(p for p in place.rglob("*") if p.name.endswith((".txt", ".txt.gz")) and p.is_file()): return found
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise DataError(f"{place}: expected a text file or a folder of .txt files, there is nothing")
+    if found := sorted(p for p in place.rglob("*") if p.name.endswith((".txt", ".txt.gz")) and p.is_file()):
+        return found
     raise DataError(f"{place}: expected .txt or .txt.gz files in the folder, found none")
 
 
 def corpus_place(
-    corpus: str, # a file or folder, by itself or within the data folder
-    data: str = "", # the data folder; "" = BERTVISION_DATA
-) -> Path: # which may not exist
+    corpus: str,  # a file or folder, by itself or within the data folder
+    data: str = "",  # the data folder; "" = BERTVISION_DATA
+) -> Path:  # which may not exist
     "Where a corpus is looked for."
     place, within = named_path(corpus), named_path(named_path(data or os.environ.get("BERTVISION_DATA", "")) / corpus)
     return within if within.exists() and not place.exists() else place
@@ -93,76 +104,99 @@ FORMATS = ("txt", "tsv", "csv", "jsonl")
 
 
 def table_format(
-    path, # file, plain or .gz
-) -> str: # txt | tsv | csv | jsonl
+    path,  # file, plain or .gz
+) -> str:  # txt | tsv | csv | jsonl
     "What a file is, by its ending; raises DataError for another."
     kind = Path(path).name.removesuffix(".gz").rpartition(".")[2].lower()
-    if kind in FORMATS: return kind
-    raise DataError(f"{path}: expected a file that ends in {', '.join(f'.{f}' for f in FORMATS)}, or in one of them and .gz")
+    if kind in FORMATS:
+        return kind
+    raise DataError(
+        f"{path}: expected a file that ends in {', '.join(f'.{f}' for f in FORMATS)}, or in one of them and .gz"
+    )
 
 
 def _text_lines(path: Path):
     "Yields lines as text, their ends left out; raises DataError with the line that is not UTF-8."
     for n, raw in enumerate(read_lines(path), 1):
-        try: yield raw.decode("utf-8")
-        except UnicodeDecodeError as e: raise DataError(f"{path}:{n}: byte 0x{raw[e.start]:02x} at position {e.start} is not UTF-8; convert the file") from e
+        try:
+            yield raw.decode("utf-8")
+        except UnicodeDecodeError as e:
+            raise DataError(
+                f"{path}:{n}: byte 0x{raw[e.start]:02x} at position {e.start} is not UTF-8; convert the file"
+            ) from e
 
-
+# %% ../../nbs/data/00_files.ipynb #560b24fd
 def _csv_records(path: Path):
     reader = csv.reader((f"{line}\n" for line in _text_lines(path)), strict=True)
     while True:
         first = reader.line_num + 1
-        try: record = next(reader)
-        except StopIteration: return
-        except csv.Error as e: raise DataError(f"{path}:{first}: not CSV ({e})") from e
-        if record: yield first, record
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as e:
+            raise DataError(f"{path}:{first}: not CSV ({e})") from e
+        if record:
+            yield first, record
 
 
-def _pick(path: Path, line: int, there, columns: tuple) -> list: # where the columns are
+def _pick(path: Path, line: int, there, columns: tuple) -> list:  # where the columns are
     for name in columns:
-        if there.count(name) > 1: raise DataError(f"{path}:{line}: column {name!r} is there {there.count(name)} times; expected one of that name")
-        if name not in there: raise DataError(f"{path}:{line}: no column {name!r}{suggest(name, there)}; there are {listed(there)}")
+        if there.count(name) > 1:
+            raise DataError(
+                f"{path}:{line}: column {name!r} is there {there.count(name)} times; expected one of that name"
+            )
+        if name not in there:
+            raise DataError(f"{path}:{line}: no column {name!r}{suggest(name, there)}; there are {listed(there)}")
     return [there.index(name) for name in columns]
 
 # %% ../../nbs/data/00_files.ipynb #391a7d02
 def _fields(path: Path, kind: str, columns: tuple):
     "Yields (line, values) of a .tsv or .csv file."
-    records = _csv_records(path) if kind == "csv" else ((n, line.split("\t")) for n, line in enumerate(_text_lines(path), 1))
+    records = (
+        _csv_records(path) if kind == "csv" else ((n, line.split("\t")) for n, line in enumerate(_text_lines(path), 1))
+    )
     header = next(records, (1, []))[1]
     at = _pick(path, 1, header, columns)
     for line, record in records:
         if len(record) != len(header):
-            raise DataError(f"{path}:{line}: {len(record)} field{'s' * (len(record) != 1)} where {len(header)} are expected ({'commas, quotes as spreadsheets write them' if kind == 'csv' else 'tab-separated, no quoting'})")
+            raise DataError(
+                f"{path}:{line}: {len(record)} field{'s' * (len(record) != 1)} where {len(header)} are expected ({'commas, quotes as spreadsheets write them' if kind == 'csv' else 'tab-separated, no quoting'})"
+            )
         yield line, tuple(record[i] for i in at)
 
 
 def _objects(path: Path, columns: tuple):
     "Yields (line, values) of a .jsonl file."
     for n, line in enumerate(_text_lines(path), 1):
-        try: row = parse_json(line)
-        except json.JSONDecodeError as e: raise DataError(f"{path}:{n}: not a JSON object ({e.msg})") from e
-        if not isinstance(row, dict): raise DataError(f"{path}:{n}: expected a JSON object, found {type(row).__name__}")
+        try:
+            row = parse_json(line)
+        except json.JSONDecodeError as e:
+            raise DataError(f"{path}:{n}: not a JSON object ({e.msg})") from e
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{n}: expected a JSON object, found {type(row).__name__}")
         names = list(row)
         yield n, tuple(row[names[i]] for i in _pick(path, n, names, columns))
 
 
 def read_columns(
-    path, # .txt, .tsv, .csv or .jsonl, plain or .gz
-    columns: tuple, # names; of a .txt file nothing but ("text",)
+    path,  # .txt, .tsv, .csv or .jsonl, plain or .gz
+    columns: tuple,  # names; of a .txt file nothing but ("text",)
 ):
     "Yields (line, values) of each row; values are text, and whatever JSON holds in .jsonl. Raises DataError that names the line."
     path, kind = Path(path), table_format(path)
     if kind == "txt":
         _pick(path, 1, ["text"], columns)
         yield from ((n, (line,)) for n, line in enumerate(_text_lines(path), 1))
-    else: yield from (_objects(path, columns) if kind == "jsonl" else _fields(path, kind, columns))
+    else:
+        yield from (_objects(path, columns) if kind == "jsonl" else _fields(path, kind, columns))
 
 # %% ../../nbs/data/00_files.ipynb #daef3586
 _MOST = 100_000  # values of a YAML file
-_DEPTH = 100     # lists in lists
+_DEPTH = 100  # lists in lists
 _TAG = "tag:yaml.org,2002:"
 _DECIMAL = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-_CORE = {        # type -> how it is written, and the characters that it can begin with
+_CORE = {  # type -> how it is written, and the characters that it can begin with
     "null": (r"(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     "bool": (r"(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
     "int": (r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", list("-+0123456789")),
@@ -181,7 +215,8 @@ def _yaml():
 
     for name, (pattern, first) in _CORE.items():
         rule = _TAG + name, re.compile(pattern)
-        for character in first: Core.versioned_resolver.setdefault(character, []).append(rule)
+        for character in first:
+            Core.versioned_resolver.setdefault(character, []).append(rule)
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver, yaml.max_depth = Core, _DEPTH
     return yaml
@@ -189,6 +224,7 @@ def _yaml():
 # %% ../../nbs/data/00_files.ipynb #9f0fdf91
 class _Fault(ValueError):
     "What is wrong with a node of a YAML text."
+
     def __init__(self, node, problem: str):
         super().__init__(problem)
         self.line = node.start_mark.line + 1
@@ -200,31 +236,41 @@ def _whole_number(text: str) -> int:
 
 def _decimal_number(text: str) -> float:
     value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    if math.isinf(value) and "inf" not in text.lower(): raise ValueError
+    if math.isinf(value) and "inf" not in text.lower():
+        raise ValueError
     return value
 
 
 _MAKE = {
-    "null": lambda text: None, "bool": lambda text: text.lower() == "true",
-    "int": _whole_number, "float": _decimal_number, "str": str, "merge": str,
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": _whole_number,
+    "float": _decimal_number,
+    "str": str,
+    "merge": str,
 }
 
 
 def _unknown_type(node) -> _Fault:
     return _Fault(node, f"unknown type {node.tag}; expected plain values, lists and mappings")
 
-
+# %% ../../nbs/data/00_files.ipynb #97279739
 def _scalar(node):
     "The value of a node without parts; raises _Fault when the text is not of its type."
     name, text = str(node.tag).removeprefix(_TAG), node.value
-    if name not in _MAKE: raise _unknown_type(node)
-    if name in _CORE and not re.match(_CORE[name][0], text): raise _Fault(node, f"{text!r:.60} is not of the type {name}")
-    try: return _MAKE[name](text)
-    except ValueError as e: raise _Fault(node, f"{text!r:.60} is too large for a number") from e
+    if name not in _MAKE:
+        raise _unknown_type(node)
+    if name in _CORE and not re.match(_CORE[name][0], text):
+        raise _Fault(node, f"{text!r:.60} is not of the type {name}")
+    try:
+        return _MAKE[name](text)
+    except ValueError as e:
+        raise _Fault(node, f"{text!r:.60} is too large for a number") from e
 
 # %% ../../nbs/data/00_files.ipynb #a5af6681
 class _Values:
     "Makes values of nodes, each once; a reference is the value that it refers to."
+
     def __init__(self):
         self.made, self.merged = {}, 0
         self.kinds = {"scalar": _scalar, "sequence": self.list_of, "mapping": self.mapping_of}
@@ -233,22 +279,29 @@ class _Values:
         if id(node) not in self.made:
             self.made[id(node)] = self  # until it is made
             self.made[id(node)] = self.kinds[node.id](node)
-        if self.made[id(node)] is self: raise _Fault(node, "a value that contains itself")
+        if self.made[id(node)] is self:
+            raise _Fault(node, "a value that contains itself")
         return self.made[id(node)]
 
     def list_of(self, node) -> list:
-        if node.tag != f"{_TAG}seq": raise _unknown_type(node)
+        if node.tag != f"{_TAG}seq":
+            raise _unknown_type(node)
         return [self.of(part) for part in node.value]
 
     def mapping_of(self, node) -> dict:
-        if node.tag != f"{_TAG}map": raise _unknown_type(node)
+        if node.tag != f"{_TAG}map":
+            raise _unknown_type(node)
         found, seen, merged = {}, set(), {}
         for key, value in node.value:
-            if key.id != "scalar": raise _Fault(key, "a key that is a list or a mapping; expected text")
-            if key.value in seen: raise _Fault(key, f"{key.value!r:.60} is given twice")
+            if key.id != "scalar":
+                raise _Fault(key, "a key that is a list or a mapping; expected text")
+            if key.value in seen:
+                raise _Fault(key, f"{key.value!r:.60} is given twice")
             seen.add(key.value)
-            if key.tag == f"{_TAG}merge": merged = self.merge(value)
-            else: found[self.of(key)] = self.of(value)
+            if key.tag == f"{_TAG}merge":
+                merged = self.merge(value)
+            else:
+                found[self.of(key)] = self.of(value)
         return merged | found
 
 # %% ../../nbs/data/00_files.ipynb #11d4551c
@@ -258,17 +311,19 @@ def merge(self: _Values, node) -> dict:
     parts = node.value if node.id == "sequence" else [node]
     found = {}
     for part in parts:
-        if part.id != "mapping": raise _Fault(part, "<<: expected a mapping, or a list of them")
+        if part.id != "mapping":
+            raise _Fault(part, "<<: expected a mapping, or a list of them")
         self.merged += len(self.of(part))
-        if self.merged > _MOST: raise _Fault(part, f"<< brings more than {_MOST:,} keys together")
+        if self.merged > _MOST:
+            raise _Fault(part, f"<< brings more than {_MOST:,} keys together")
         found = self.of(part) | found
     return found
 
-
+# %% ../../nbs/data/00_files.ipynb #660fe861
 def parse_yaml(
     text: str,
-    where: str, # named in errors
-    error: type = StudyError, # what is raised
+    where: str,  # named in errors
+    error: type = StudyError,  # what is raised
 ):
     "The value of a YAML text, by the rules of YAML 1.2; raises an error with the line of the fault."
     from ruamel.yaml.composer import MaxDepthExceededError
@@ -285,16 +340,20 @@ def parse_yaml(
         mark = getattr(e, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise error(f"{where}{line}: not YAML ({getattr(e, 'problem', None) or e})") from e
-    except _Fault as e: raise error(f"{where}, line {e.line}: not usable YAML ({e})") from e
-    except (ValueError, TypeError, LookupError, AttributeError) as e: raise error(f"{where}: not YAML ({e})") from e
-    if yaml.version not in (None, (1, 2)): raise error(f"{where}: %YAML other than 1.2: expected YAML 1.2; take this line out")
-    if why := unusable([value], _MOST): raise error(f"{where}: not usable YAML ({why})")
+    except _Fault as e:
+        raise error(f"{where}, line {e.line}: not usable YAML ({e})") from e
+    except (ValueError, TypeError, LookupError, AttributeError) as e:
+        raise error(f"{where}: not YAML ({e})") from e
+    if yaml.version not in (None, (1, 2)):
+        raise error(f"{where}: %YAML other than 1.2: expected YAML 1.2; take this line out")
+    if why := unusable([value], _MOST):
+        raise error(f"{where}: not usable YAML ({why})")
     return value
 
 # %% ../../nbs/data/00_files.ipynb #e65cf5d3
 def format_yaml(
-    value, # of dictionaries, lists, text, numbers, truth values and None
-) -> str: # block style, keys sorted
+    value,  # of dictionaries, lists, text, numbers, truth values and None
+) -> str:  # block style, keys sorted
     "Write a value as YAML that `parse_yaml` reads back unchanged."
     yaml, text = _yaml(), io.StringIO()
     yaml.default_flow_style, yaml.width = False, 4096

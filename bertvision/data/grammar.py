@@ -21,10 +21,13 @@ LASTING = """laugh smile dance work wait talk travel arrive appear agree shout l
 hesitate jump walk knock stare disappear whisper complain wander pray""".split()
 TRAITS = """tall short young old rich busy tired hungry quiet famous angry nervous proud calm lonely sick strong weak brave
 thin clever honest polite lazy gentle cruel shy greedy loyal humble wise curious sleepy""".split()
-SYNONYMS = [tuple(pair.split()) for pair in """help assist,attack assault,rescue save,hire employ,scare frighten,injure wound,
+SYNONYMS = [
+    tuple(pair.split())
+    for pair in """help assist,attack assault,rescue save,hire employ,scare frighten,injure wound,
 love adore,hate despise,admire respect,chase pursue,arrest detain,fire dismiss,annoy irritate,surprise astonish,
 protect defend,watch observe,disturb bother,question interrogate,cure heal,defeat conquer,ignore neglect,abandon desert,
-punish discipline,amuse entertain,insult offend,guide escort,murder kill,call summon""".split(",")]
+punish discipline,amuse entertain,insult offend,guide escort,murder kill,call summon""".split(",")
+]
 
 # %% ../../nbs/data/03_grammar.ipynb #59c4b4d0
 GOOD = """good great lovely excellent wonderful perfect beautiful delightful pleasant amazing brilliant fantastic superb charming
@@ -47,34 +50,47 @@ GIVING, TRADING = ([tuple(pair.split()) for pair in table.split(",")] for table 
 
 # %% ../../nbs/data/03_grammar.ipynb #88a188ae
 SPLITS = ("train", "validation", "test")
-LISTS = dict(people=PEOPLE, lasting=LASTING, traits=TRAITS, synonyms=SYNONYMS, good=GOOD, bad=BAD, things=THINGS, gifts=GIFTS,
-              places=PLACES, names=NAMES, cities=CITIES, giving=GIVING, trading=TRADING)
+LISTS = dict(
+    people=PEOPLE,
+    lasting=LASTING,
+    traits=TRAITS,
+    synonyms=SYNONYMS,
+    good=GOOD,
+    bad=BAD,
+    things=THINGS,
+    gifts=GIFTS,
+    places=PLACES,
+    names=NAMES,
+    cities=CITIES,
+    giving=GIVING,
+    trading=TRADING,
+)
 
 
 def lexicon(
-    split: str, # train | validation | test
-    seed: int = 0, # decides which word goes to which split
-) -> dict: # list name -> the words of this split: 60, 20 and 20 %
+    split: str,  # train | validation | test
+    seed: int = 0,  # decides which word goes to which split
+) -> dict:  # list name -> the words of this split: 60, 20 and 20 %
     "The content words of one split."
     part = SPLITS.index(split)
     words = {}
     for name, whole in LISTS.items():
         mixed = random.Random(f"{seed} {name}").sample(whole, len(whole))
         cuts = 0, round(0.6 * len(mixed)), round(0.8 * len(mixed)), len(mixed)
-        words[name] = mixed[cuts[part]:cuts[part + 1]]
+        words[name] = mixed[cuts[part] : cuts[part + 1]]
     words["verbs"] = [verb for pair in words["synonyms"] for verb in pair]
     return words
 
 # %% ../../nbs/data/03_grammar.ipynb #94f6d28b
 def past(
-    verb: str, # regular
+    verb: str,  # regular
 ) -> str:
     "The past tense of a verb."
     return verb + ("d" if verb.endswith("e") else "ed")
 
 
 def sentence(
-    *parts: str, # words or phrases; empty ones are left out
+    *parts: str,  # words or phrases; empty ones are left out
 ) -> str:
     "A sentence with its capital and full stop."
     text = " ".join(p for p in parts if p)
@@ -82,7 +98,7 @@ def sentence(
 
 
 def plain(
-    text: str, # one sentence
+    text: str,  # one sentence
 ) -> str:
     "The words of a sentence in lower case, with spaces between them."
     return text.lower().rstrip(".?").replace(",", "")
@@ -93,9 +109,9 @@ PREPOSITIONS = ("near", "behind", "beside")
 
 def modifier(
     rng: random.Random,
-    words: dict, # see `lexicon`
-    noun: str, # with an adjective, if it is to have one
-) -> str: # near the king, that the king saw, that saw the king
+    words: dict,  # see `lexicon`
+    noun: str,  # with an adjective, if it is to have one
+) -> str:  # near the king, that the king saw, that saw the king
     "A phrase that puts one more noun between subject and verb."
     verb = past(rng.choice(words["verbs"]))
     return rng.choice((f"{rng.choice(PREPOSITIONS)} the {noun}", f"that the {noun} {verb}", f"that {verb} the {noun}"))
@@ -105,14 +121,17 @@ def _subject(rng, words, depth):
     "(number, head, attractors, phrase): the attractors are singular when the head is plural, and the other way round."
     number = rng.choice(("singular", "plural"))
     head, *others = rng.sample(words["people"], depth + 1)
-    if number == "plural": head += "s"
-    else: others = [noun + "s" for noun in others]
+    if number == "plural":
+        head += "s"
+    else:
+        others = [noun + "s" for noun in others]
     return number, head, others, " ".join([f"the {head}", *(modifier(rng, words, noun) for noun in others)])
 
 
 def exchange(
-    text: str, # in lower case
-    a: str, b: str, # two of its words
+    text: str,  # in lower case
+    a: str,
+    b: str,  # two of its words
 ) -> str:
     "The text with the words `a` and `b` in each other's place."
     return " ".join({a: b, b: a}.get(word, word) for word in text.split())
@@ -124,21 +143,28 @@ OTHER = {"singular": "plural", "plural": "singular"}
 def _predicate(rng, words, number):
     "A verb phrase that shows the number of its subject."
     verb, trait = rng.choice(words["lasting"]), rng.choice(words["traits"])
-    if number == "singular": return rng.choice((f"{verb}s", f"is {trait}", f"has {past(verb)}"))
+    if number == "singular":
+        return rng.choice((f"{verb}s", f"is {trait}", f"has {past(verb)}"))
     return rng.choice((verb, f"are {trait}", f"have {past(verb)}"))
 
 
 def _minimal_pair(good, bad, rule, depth, numbers):
     "The two rows of a group, each with the number of its first noun and the count of nouns between it and its verb."
-    return [dict(text=sentence(text), label=label, rule=rule, subject_number=number, depth=depth)
-            for text, label, number in zip((good, bad), ("acceptable", "unacceptable"), numbers)]
+    return [
+        dict(text=sentence(text), label=label, rule=rule, subject_number=number, depth=depth)
+        for text, label, number in zip((good, bad), ("acceptable", "unacceptable"), numbers)
+    ]
 
 
 def _agreement(rng, words, attractors):
     depth = rng.randint(0, attractors)
     number, head, others, phrase = _subject(rng, words, max(depth, 1))
-    if depth: good = f"{phrase} {_predicate(rng, words, number)}"
-    else: good = f"the {head} {_predicate(rng, words, number)} and the {others[0]} {_predicate(rng, words, OTHER[number])}"
+    if depth:
+        good = f"{phrase} {_predicate(rng, words, number)}"
+    else:
+        good = (
+            f"the {head} {_predicate(rng, words, number)} and the {others[0]} {_predicate(rng, words, OTHER[number])}"
+        )
     return _minimal_pair(good, exchange(good, head, rng.choice(others)), "agreement", depth, (number, OTHER[number]))
 
 # %% ../../nbs/data/03_grammar.ipynb #960b431e
@@ -156,7 +182,8 @@ def _polarity(rng, words, attractors):
     depth = rng.randint(0, attractors)
     number, head, others, phrase = _subject(rng, words, depth)
     ending = past(rng.choice(words["lasting"]))
-    if not depth: ending = f"{past(rng.choice(words['verbs']))} the {rng.choice([p for p in words['people'] if p not in head])}"
+    if not depth:
+        ending = f"{past(rng.choice(words['verbs']))} the {rng.choice([p for p in words['people'] if p not in head])}"
     rest = f"{phrase[4:]} {'has' if number == 'singular' else 'have'} ever {ending}"
     return _minimal_pair(f"no {rest}", f"the {rest.replace('the ', 'no ', 1)}", "polarity", depth, (number, number))
 
@@ -168,27 +195,56 @@ def _determiner(rng, words, attractors):
     good = f"{one} {head} {past(rng.choice(words['verbs']))} {two} {other}"
     return _minimal_pair(good, exchange(good, one, two), "determiner", 0, (number, number))
 
-
+# %% ../../nbs/data/03_grammar.ipynb #79fcc74b
 def _order(rng, words, attractors):
     number, head, (other,), _ = _subject(rng, words, 1)
-    trait, verb, lasting = rng.choice(words["traits"]), past(rng.choice(words["verbs"])), past(rng.choice(words["lasting"]))
-    good = rng.choice((f"the {trait} {head} {lasting} {rng.choice(PREPOSITIONS)} the {other}",
-                       f"the {head} {verb} the {trait} {other}", f"the {trait} {head} {verb} the {other}"))
+    trait, verb, lasting = (
+        rng.choice(words["traits"]),
+        past(rng.choice(words["verbs"])),
+        past(rng.choice(words["lasting"])),
+    )
+    good = rng.choice(
+        (
+            f"the {trait} {head} {lasting} {rng.choice(PREPOSITIONS)} the {other}",
+            f"the {head} {verb} the {trait} {other}",
+            f"the {trait} {head} {verb} the {other}",
+        )
+    )
     tokens = good.split()
-    swaps = [" ".join([*tokens[:i], tokens[i + 1], tokens[i], *tokens[i + 2:]]) for i in range(len(tokens) - 1)]
+    swaps = [" ".join([*tokens[:i], tokens[i + 1], tokens[i], *tokens[i + 2 :]]) for i in range(len(tokens) - 1)]
     return _minimal_pair(good, rng.choice([s for s in swaps if not is_acceptable(s)]), "order", 0, (number, number))
 
 
-ACCEPTABILITY = dict(agreement=_agreement, reflexive=_reflexive, determiner=_determiner, polarity=_polarity, order=_order)
+ACCEPTABILITY = dict(
+    agreement=_agreement, reflexive=_reflexive, determiner=_determiner, polarity=_polarity, order=_order
+)
 
 # %% ../../nbs/data/03_grammar.ipynb #15e1853c
 def _classes() -> dict:
     "Word -> the letter of its class."
-    letters = {"the": "d", "no": "x", "that": "c", "said": "s", "and": "&", "is": "b", "are": "B", "has": "h", "have": "H",
-               "ever": "e", "himself": "r", "herself": "r", "themselves": "R",
-               "this": "q", "these": "Q", "those": "Q", **dict.fromkeys(PREPOSITIONS, "p")}
+    letters = {
+        "the": "d",
+        "no": "x",
+        "that": "c",
+        "said": "s",
+        "and": "&",
+        "is": "b",
+        "are": "B",
+        "has": "h",
+        "have": "H",
+        "ever": "e",
+        "himself": "r",
+        "herself": "r",
+        "themselves": "R",
+        "this": "q",
+        "these": "Q",
+        "those": "Q",
+        **dict.fromkeys(PREPOSITIONS, "p"),
+    }
     letters |= {noun: "n" for noun in PEOPLE} | {noun + "s": "N" for noun in PEOPLE} | dict.fromkeys(TRAITS, "a")
-    letters |= {f"{verb}s": "v" for verb in LASTING} | dict.fromkeys(LASTING, "V") | {past(verb): "i" for verb in LASTING}
+    letters |= (
+        {f"{verb}s": "v" for verb in LASTING} | dict.fromkeys(LASTING, "V") | {past(verb): "i" for verb in LASTING}
+    )
     return letters | {past(verb): "t" for pair in SYNONYMS for verb in pair}
 
 
@@ -205,14 +261,14 @@ _ACCEPTABLE = re.compile(f"{_THIS}t{_THIS}|{_CLAUSE}(?:&{_CLAUSE})?|(?:{_NP}sc)?
 
 # %% ../../nbs/data/03_grammar.ipynb #d4e2a49a
 def letters(
-    text: str, # a sentence in the words of `toy-acceptability`
-) -> str: # one letter a word: n a noun, N its plural, d the, t a transitive past; ? for a word that the grammar lacks
+    text: str,  # a sentence in the words of `toy-acceptability`
+) -> str:  # one letter a word: n a noun, N its plural, d the, t a transitive past; ? for a word that the grammar lacks
     "The classes of the words of a sentence."
     return "".join(_CLASS.get(word, "?") for word in plain(text).split())
 
 
 def is_acceptable(
-    text: str, # a sentence in the words of `toy-acceptability`
+    text: str,  # a sentence in the words of `toy-acceptability`
 ) -> bool:
     "Whether the grammar accepts the sentence."
     return bool(_ACCEPTABLE.fullmatch(letters(text)))

@@ -9,7 +9,18 @@ __all__ = ['TARGETS', 'RULES', 'LABELS', 'ORACLES', 'length_of', 'word_of', 'shi
 import re
 from functools import partial
 
-from .grammar import ACCEPTABILITY, exchange, is_acceptable, letters, modifier, OTHER, past, plain, PREPOSITIONS, sentence
+from bertvision.data.grammar import (
+    ACCEPTABILITY,
+    OTHER,
+    PREPOSITIONS,
+    exchange,
+    is_acceptable,
+    letters,
+    modifier,
+    past,
+    plain,
+    sentence,
+)
 
 # %% ../../nbs/data/04_probing_tasks.ipynb #60cdbe40
 def _nouns(rng, words, n):
@@ -30,7 +41,8 @@ def _phrase(rng, words, noun, others):
 def _event(rng, words, nouns):
     "An event in which all the nouns take part: as subject, as object if there are two, or in a modifier of one of these."
     one, *others = (_tall(rng, words, noun) for noun in nouns)
-    if not others or rng.random() < 0.3: return f"{_phrase(rng, words, one, others)} {past(rng.choice(words['lasting']))}"
+    if not others or rng.random() < 0.3:
+        return f"{_phrase(rng, words, one, others)} {past(rng.choice(words['lasting']))}"
     two, *others = others
     cut = rng.randint(0, len(others))
     return f"{_phrase(rng, words, one, others[:cut])} {past(rng.choice(words['verbs']))} {_phrase(rng, words, two, others[cut:])}"
@@ -44,7 +56,8 @@ def _length(rng, words):
     found = {}
     while len(found) < len(_BINS):
         text = _event(rng, words, _nouns(rng, words, rng.randint(1, 6)))
-        if label := length_of(text): found.setdefault(label, text)
+        if label := length_of(text):
+            found.setdefault(label, text)
     return [dict(text=sentence(found[label]), label=label, rule="events") for label in _BINS]
 
 
@@ -57,15 +70,15 @@ def _word(rng, words):
 
 # %% ../../nbs/data/04_probing_tasks.ipynb #c1a2a765
 def length_of(
-    text: str, # one sentence
-) -> str | None: # the bin of its number of words, None outside all bins
+    text: str,  # one sentence
+) -> str | None:  # the bin of its number of words, None outside all bins
     "The known rule of `toy-length`: count the words."
     return next((label for label, lengths in _BINS.items() if len(plain(text).split()) in lengths), None)
 
 
 def word_of(
-    text: str, # a sentence of `toy-word`
-) -> str: # one of TARGETS
+    text: str,  # a sentence of `toy-word`
+) -> str:  # one of TARGETS
     "The known rule of `toy-word`: the one target among the words; raises ValueError when there is not exactly one."
     (word,) = set(plain(text).split()) & set(TARGETS)
     return word
@@ -74,14 +87,16 @@ def word_of(
 def _shift(rule, rng, words, attractors):
     good = plain(ACCEPTABILITY[rule](rng, words, attractors)[0]["text"])
     tokens = good.split()
-    swaps = [" ".join([*tokens[:i], tokens[i + 1], tokens[i], *tokens[i + 2:]]) for i in range(len(tokens) - 1)]
+    swaps = [" ".join([*tokens[:i], tokens[i + 1], tokens[i], *tokens[i + 2 :]]) for i in range(len(tokens) - 1)]
     bad = rng.choice([swap for swap in swaps if not is_acceptable(swap)])
-    return [dict(text=sentence(text), label=label, rule=rule) for text, label in ((good, "original"), (bad, "inverted"))]
+    return [
+        dict(text=sentence(text), label=label, rule=rule) for text, label in ((good, "original"), (bad, "inverted"))
+    ]
 
 
 def shift_of(
-    text: str, # a sentence of `toy-shift`
-) -> str: # original | inverted
+    text: str,  # a sentence of `toy-shift`
+) -> str:  # original | inverted
     "The known rule of `toy-shift`: whether the grammar accepts it."
     return "original" if is_acceptable(text) else "inverted"
 
@@ -96,8 +111,10 @@ def _number(rule, rng, words):
     ends = [f"{verb} the {after}", f"{lasting} {near} the {after}", *([lasting] if depth else [])]
     text = f"{_phrase(rng, words, head, others[:depth])} {rng.choice(ends)}"
     number = "plural" if mark else "singular"
-    return [dict(text=sentence(text), label=label, rule=rule, depth=depth)
-            for text, label in ((text, number), (exchange(text, head, rng.choice(others)), OTHER[number]))]
+    return [
+        dict(text=sentence(text), label=label, rule=rule, depth=depth)
+        for text, label in ((text, number), (exchange(text, head, rng.choice(others)), OTHER[number]))
+    ]
 
 # %% ../../nbs/data/04_probing_tasks.ipynb #dea00c3a
 _COUNTS = ("zero", "one", "two", "three")
@@ -106,8 +123,10 @@ _COUNTS = ("zero", "one", "two", "three")
 def _depth(rng, words):
     one, two, *others = (_tall(rng, words, noun) for noun in _nouns(rng, words, 5))
     verb, between = past(rng.choice(words["verbs"])), [modifier(rng, words, noun) for noun in others]
-    return [dict(text=sentence(f"the {one}", *between[:i], f"{verb} the {two}", *between[i:]), label=label, rule="moved")
-            for i, label in enumerate(_COUNTS)]
+    return [
+        dict(text=sentence(f"the {one}", *between[:i], f"{verb} the {two}", *between[i:]), label=label, rule="moved")
+        for i, label in enumerate(_COUNTS)
+    ]
 
 # %% ../../nbs/data/04_probing_tasks.ipynb #592ec952
 _NP = "da?[nN]"
@@ -116,15 +135,15 @@ _READING = re.compile(f"da?(?P<subject>[nN])(?P<between>{_MODIFIERS})(?:i(?:p{_N
 
 
 def number_of(
-    text: str, # a sentence of `toy-number`
-) -> str: # singular | plural
+    text: str,  # a sentence of `toy-number`
+) -> str:  # singular | plural
     "The known rule of `toy-number`: the first noun."
     return "plural" if _READING.fullmatch(letters(text))["subject"] == "N" else "singular"
 
 
 def depth_of(
-    text: str, # a sentence of `toy-depth` or `toy-number`
-) -> str: # zero | one | two | three
+    text: str,  # a sentence of `toy-depth` or `toy-number`
+) -> str:  # zero | one | two | three
     "The known rule of `toy-depth`: the nouns between the first noun and its verb."
     return _COUNTS[_READING.fullmatch(letters(text))["between"].lower().count("n")]
 
@@ -136,6 +155,17 @@ RULES = {
     "toy-number": {rule: partial(_number, rule) for rule in ("object", "attractor", "attractors")},
     "toy-depth": dict(moved=_depth),
 }
-LABELS = {"toy-length": tuple(_BINS), "toy-word": TARGETS, "toy-shift": ("original", "inverted"),
-          "toy-number": ("singular", "plural"), "toy-depth": _COUNTS}
-ORACLES = {"toy-length": length_of, "toy-word": word_of, "toy-shift": shift_of, "toy-number": number_of, "toy-depth": depth_of}
+LABELS = {
+    "toy-length": tuple(_BINS),
+    "toy-word": TARGETS,
+    "toy-shift": ("original", "inverted"),
+    "toy-number": ("singular", "plural"),
+    "toy-depth": _COUNTS,
+}
+ORACLES = {
+    "toy-length": length_of,
+    "toy-word": word_of,
+    "toy-shift": shift_of,
+    "toy-number": number_of,
+    "toy-depth": depth_of,
+}

@@ -40,16 +40,18 @@ def _read(name="glue"):
     import pandas as pd
 
     path = resources() / "published" / f"{name}.csv"
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except OSError as e: raise DataError(f"{path} cannot be read: {e.strerror}; install the package again") from e
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as e:
+        raise DataError(f"{path} cannot be read: {e.strerror}; install the package again") from e
     return table.assign(value=pd.to_numeric(table["value"]))  # the empty cell becomes NaN
 
 
 def published(
-    task: str | None = None,    # "cola", …; None = all
-    encoder: str | None = None, # "bert-base-uncased", …; None = all
-    model: str | None = None,   # "fine-tuning" | "AdapterPooler"; None = both
-): # DataFrame, one row a printed cell
+    task: str | None = None,  # "cola", …; None = all
+    encoder: str | None = None,  # "bert-base-uncased", …; None = all
+    model: str | None = None,  # "fine-tuning" | "AdapterPooler"; None = both
+):  # DataFrame, one row a printed cell
     "The published cells of a task, an encoder and a kind of model; raises DataError for a name that the table lacks."
     return _chosen(_read(), task=task, encoder=encoder, model=model)
 
@@ -58,9 +60,11 @@ def _chosen(table, **wanted):
     "Rows with the wanted values, where one is wanted."
     rows = table
     for column, name in wanted.items():
-        if name is None: continue
+        if name is None:
+            continue
         known = sorted(table[column].unique())
-        if name not in known: raise DataError(f"no published {column} {name!r}{suggest(name, known)}; there are {', '.join(known)}")
+        if name not in known:
+            raise DataError(f"no published {column} {name!r}{suggest(name, known)}; there are {', '.join(known)}")
         rows = rows[rows[column] == name]
     return rows.reset_index(drop=True)
 
@@ -69,13 +73,13 @@ _USABLE = ("ok", "typo", "test_file", "superseded", "exchanged")
 
 
 def published_value(
-    task: str,    # "cola", …
-    encoder: str, # "bert-base-uncased", …
+    task: str,  # "cola", …
+    encoder: str,  # "bert-base-uncased", …
     metric: str,  # "accuracy", …
-    split: str | None = None,   # "validation_matched", …; None = whichever comes first
-    model: str = "fine-tuning", # fine-tuning | AdapterPooler
-    source: str = "", # the one that is preferred to all others, one of SOURCES; "" = none
-) -> dict | None: # a row of the table, or None when nothing was published
+    split: str | None = None,  # "validation_matched", …; None = whichever comes first
+    model: str = "fine-tuning",  # fine-tuning | AdapterPooler
+    source: str = "",  # the one that is preferred to all others, one of SOURCES; "" = none
+) -> dict | None:  # a row of the table, or None when nothing was published
     "The published cell to hold a result against."
     found = _value(task, encoder, metric, split, model, source)
     return None if found is None else dict(found)
@@ -85,7 +89,8 @@ def published_value(
 def _value(task, encoder, metric, split, model, source):
     rows = _read()
     rows = rows[(rows[["task", "encoder", "metric", "model"]] == [task, encoder, metric, model]).all(axis=1)]
-    if split: rows = rows[(rows["split"] == split) | (rows["flag"] == "test_file")]
+    if split:
+        rows = rows[(rows["split"] == split) | (rows["flag"] == "test_file")]
     order = list(SOURCES)
     rank = lambda row: (row["source"] != source, row["flag"] == "test_file", order.index(row["source"]))
     usable = [row for row in rows.to_dict("records") if row["flag"] in _USABLE]
@@ -97,15 +102,17 @@ SILENT_CS224N = 0.52122  # exact match and F1 of answering nothing on CS224N's h
 
 
 def published_probes(
-    task: str | None = None,    # "squad2"; None = all
-    encoder: str | None = None, # "albert-base-v2", …; None = all
-    side: str | None = None,    # "pretrained" | "fine-tuned"; None = both
-): # DataFrame: source, place, task, split, encoder, side, layer, metric, value, printed, remark, flag
+    task: str | None = None,  # "squad2"; None = all
+    encoder: str | None = None,  # "albert-base-v2", …; None = all
+    side: str | None = None,  # "pretrained" | "fine-tuned"; None = both
+):  # DataFrame: source, place, task, split, encoder, side, layer, metric, value, printed, remark, flag
     "Published scores of single layers, `value` a fraction and `layer` empty where it was said of all; raises DataError for a name that the table lacks."
     import pandas as pd
 
     rows = _read("probes")
-    return _chosen(rows.assign(layer=pd.to_numeric(rows["layer"]).astype("Int64")), task=task, encoder=encoder, side=side)
+    return _chosen(
+        rows.assign(layer=pd.to_numeric(rows["layer"]).astype("Int64")), task=task, encoder=encoder, side=side
+    )
 
 # %% ../../nbs/data/02_published.ipynb #433e5210
 SUBSET_SOURCES = {
@@ -127,17 +134,23 @@ SUBSET_FLAGS = {
 
 
 def published_subsets(
-    task: str | None = None,     # "mnli" | "hans"; None = both
+    task: str | None = None,  # "mnli" | "hans"; None = both
     encoder: str | None = None,  # "albert-base-v1" | "albert-base-v2" | "bert-base-uncased"; None = all
-    strategy: str | None = None, # "random" | "clusters" | "centroids" | "diverse" | "frozen" | "untrained"; None = all
-    split: str | None = None,    # "validation_matched" | "validation_mismatched" | "hans"; None = all
-): # DataFrame: source, place, task, encoder, strategy, percent, count, epoch, seed, split, heuristic, label, metric, value, reading, printed, remark, flag
+    strategy: str | None = None,  # "random" | "clusters" | "centroids" | "diverse" | "frozen" | "untrained"; None = all
+    split: str | None = None,  # "validation_matched" | "validation_mismatched" | "hans"; None = all
+):  # DataFrame: source, place, task, encoder, strategy, percent, count, epoch, seed, split, heuristic, label, metric, value, reading, printed, remark, flag
     "Published scores of models that were trained on parts of MNLI, `value` and `reading` fractions; raises DataError for a name that the table lacks."
     import pandas as pd
 
     rows = _read("subsets")
     whole = {name: pd.to_numeric(rows[name]).astype("Int64") for name in ("percent", "count", "epoch", "seed")}
-    return _chosen(rows.assign(**whole, reading=pd.to_numeric(rows["reading"])), task=task, encoder=encoder, strategy=strategy, split=split)
+    return _chosen(
+        rows.assign(**whole, reading=pd.to_numeric(rows["reading"])),
+        task=task,
+        encoder=encoder,
+        strategy=strategy,
+        split=split,
+    )
 
 # %% ../../nbs/data/02_published.ipynb #54542bf4
 ATTENTION_SOURCES = {
@@ -153,7 +166,7 @@ ATTENTION_FLAGS = {
 
 def published_attention(
     task: str | None = None,  # "sst-2" | "imdb" | "qnli"; None = all
-    model: str | None = None, # "bigbird-roberta-base" | "longformer-base-4096" | "performer" | "linformer"; None = all
-): # DataFrame: source, place, task, split, model, metric, value, printed, remark, flag
+    model: str | None = None,  # "bigbird-roberta-base" | "longformer-base-4096" | "performer" | "linformer"; None = all
+):  # DataFrame: source, place, task, split, model, metric, value, printed, remark, flag
     "Published accuracies (fractions), losses and seconds of efficient attention; raises DataError for a name that the table lacks."
     return _chosen(_read("attention"), task=task, model=model)

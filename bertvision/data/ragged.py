@@ -15,94 +15,105 @@ from fastcore.basics import patch
 @dataclass
 class Ragged:
     "Sequences end to end. A batch with one vector an example is the case where every length is 1."
-    values: torch.Tensor    # (N, …), N = lengths.sum()
-    lengths: torch.Tensor   # (B,) int64 tokens of each example, none of them 0
+
+    values: torch.Tensor  # (N, …), N = lengths.sum()
+    lengths: torch.Tensor  # (B,) int64 tokens of each example, none of them 0
     index: dict = field(default_factory=dict, repr=False)  # what was computed from the lengths
 
     def __post_init__(self):
-        if self.index or self.lengths.device.type != "cpu": return  # checked before, or a question that a GPU answers slowly
+        if self.index or self.lengths.device.type != "cpu":
+            return  # checked before, or a question that a GPU answers slowly
         if self.lengths.ndim != 1 or int(self.lengths.sum()) != len(self.values):
-            raise ValueError(f"{len(self.values)} values do not make sequences of lengths that sum to {int(self.lengths.sum())}")
+            raise ValueError(
+                f"{len(self.values)} values do not make sequences of lengths that sum to {int(self.lengths.sum())}"
+            )
 
     def like(self, values) -> "Ragged":
         "Other values of the same tokens, (N, …)."
         return Ragged(values, self.lengths, self.index)
 
-    def __len__(self): return len(self.lengths)
+    def __len__(self):
+        return len(self.lengths)
 
-    def __repr__(self): return f"Ragged({len(self)} sequences, {tuple(self.values.shape)} {str(self.values.dtype)[6:]})"
+    def __repr__(self):
+        return f"Ragged({len(self)} sequences, {tuple(self.values.shape)} {str(self.values.dtype)[6:]})"
 
 # %% ../../nbs/data/11_ragged.ipynb #9ce936f2
 @patch
 def _once(self: Ragged, name, make):
-    if name not in self.index: self.index[name] = make()
+    if name not in self.index:
+        self.index[name] = make()
     return self.index[name]
 
 
 @patch(as_prop=True)
-def starts(self: Ragged) -> torch.Tensor: # (B,)
+def starts(self: Ragged) -> torch.Tensor:  # (B,)
     "Position of each sequence's first token among the values."
     return self._once("starts", lambda: self.lengths.cumsum(0) - self.lengths)
 
 
 @patch(as_prop=True)
-def rows(self: Ragged) -> torch.Tensor: # (N,)
+def rows(self: Ragged) -> torch.Tensor:  # (N,)
     "To which example each token belongs."
     examples = torch.arange(len(self), device=self.lengths.device)
     return self._once("rows", lambda: torch.repeat_interleave(examples, self.lengths, output_size=len(self.values)))
 
 
 @patch(as_prop=True)
-def columns(self: Ragged) -> torch.Tensor: # (N,)
+def columns(self: Ragged) -> torch.Tensor:  # (N,)
     "Position of each token in its own sequence."
     tokens = torch.arange(len(self.values), device=self.lengths.device)
     return self._once("columns", lambda: tokens - self.starts[self.rows])
 
 # %% ../../nbs/data/11_ragged.ipynb #baa4aa2c
 @patch
-def first(self: Ragged) -> Ragged: # every length 1
+def first(self: Ragged) -> Ragged:  # every length 1
     "The first token of each sequence."
     return Ragged(self.values[self.starts], torch.ones_like(self.lengths))
 
 
 @patch(as_prop=True)
-def averaging(self: Ragged) -> torch.Tensor: # (B, N) float32
+def averaging(self: Ragged) -> torch.Tensor:  # (B, N) float32
     "The matrix whose product with the values is the mean of each sequence."
     examples = torch.arange(len(self), device=self.lengths.device)
     return self._once("averaging", lambda: (self.rows == examples[:, None]) / self.lengths[:, None])
 
 
 @patch
-def mean(self: Ragged) -> Ragged: # every length 1
+def mean(self: Ragged) -> Ragged:  # every length 1
     "The mean token of each sequence."
     means = self.averaging.to(self.values.dtype) @ self.values.flatten(1)
     return Ragged(means.reshape(len(self), *self.values.shape[1:]), torch.ones_like(self.lengths))
 
 # %% ../../nbs/data/11_ragged.ipynb #b1c5f85e
 @patch
-def padded(self: Ragged,
-    length: int = 0, # T; 0 = the longest of the batch
-    fill: float = 0.0, # where there is no token
-) -> torch.Tensor: # (B, T, …)
+def padded(
+    self: Ragged,
+    length: int = 0,  # T; 0 = the longest of the batch
+    fill: float = 0.0,  # where there is no token
+) -> torch.Tensor:  # (B, T, …)
     "The values as a rectangle; longer sequences are cut to `length`."
     T = length or int(self.lengths.max())
     out = self.values.new_full((len(self), T, *self.values.shape[1:]), fill)
     kept = self.columns < T
-    if bool(kept.all()): return out.index_put((self.rows, self.columns), self.values)
+    if bool(kept.all()):
+        return out.index_put((self.rows, self.columns), self.values)
     return out.index_put((self.rows[kept], self.columns[kept]), self.values[kept])
 
 
 def from_padded(
-    values: torch.Tensor, # (B, T, …)
-    mask: torch.Tensor, # (B, T), not 0 where there is a token; padding on the right
+    values: torch.Tensor,  # (B, T, …)
+    mask: torch.Tensor,  # (B, T), not 0 where there is a token; padding on the right
 ) -> Ragged:
     "Drop the padding."
     return Ragged(values[mask.bool()], mask.long().sum(1))
 
 
 @patch
-def to(self: Ragged,
-    *args, **kwargs # as for `torch.Tensor.to`; a dtype goes to the values alone
+def to(
+    self: Ragged,
+    *args,
+    **kwargs,  # as for `torch.Tensor.to`; a dtype goes to the values alone
 ) -> Ragged:
     "The same sequences elsewhere or in another dtype."
     values = self.values.to(*args, **kwargs)

@@ -9,12 +9,14 @@ __all__ = ['KEYS', 'LEANING', 'ONE_END', 'LENGTHS', 'RECALL_LABELS', 'RECALL', '
 import re
 from functools import partial
 
-from .grammar import CITIES, LASTING, past, PEOPLE, PLACES, sentence
+from .grammar import CITIES, LASTING, PEOPLE, PLACES, past, sentence
 
 # %% ../../nbs/data/05_recall.ipynb #8d92933b
 KEYS = tuple(CITIES[:2])
 LEANING = 0.7  # of the texts that name the same city twice, those that name the first
-ONE_END = LEANING / 2 + 1 / 4  # accuracy of the best guess from one end: its city, or the label that the city is more frequent in
+ONE_END = (
+    LEANING / 2 + 1 / 4
+)  # accuracy of the best guess from one end: its city, or the label that the city is more frequent in
 LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)  # words, about; the last two only when they are named
 RECALL_LABELS = ("different", "same")
 
@@ -22,7 +24,13 @@ RECALL_LABELS = ("different", "same")
 def _filler(rng) -> str:
     "A sentence that names no city."
     one, two = rng.sample(PEOPLE, 2)
-    return sentence(f"the {one}", past(rng.choice(LASTING)), rng.choice(("with", "near", "before", "for")), f"the {two}", *rng.choice(((), ("in the", rng.choice(PLACES)))))
+    return sentence(
+        f"the {one}",
+        past(rng.choice(LASTING)),
+        rng.choice(("with", "near", "before", "for")),
+        f"the {two}",
+        *rng.choice(((), ("in the", rng.choice(PLACES)))),
+    )
 
 
 def _recall(length, rng, words):
@@ -32,15 +40,18 @@ def _recall(length, rng, words):
         room -= len(filler[-1].split())
     text = lambda start, end: " ".join([f"The letter was for {start}.", *filler, f"The letter came to {end}."])
     same = KEYS[rng.random() >= LEANING]
-    return [dict(text=text(*ends), label=label, rule=str(length)) for ends, label in ((rng.sample(KEYS, 2), "different"), ((same, same), "same"))]
+    return [
+        dict(text=text(*ends), label=label, rule=str(length))
+        for ends, label in ((rng.sample(KEYS, 2), "different"), ((same, same), "same"))
+    ]
 
 
 RECALL = {str(n): partial(_recall, n) for n in LENGTHS}
 
 # %% ../../nbs/data/05_recall.ipynb #632adb2f
 def recall_of(
-    text: str, # of `toy-recall`
-) -> str: # different | same
+    text: str,  # of `toy-recall`
+) -> str:  # different | same
     "The known rule of `toy-recall`: compare the two cities."
     start, end = re.search(r"was for (\w+)", text)[1], re.search(r"came to (\w+)", text)[1]
     return "same" if start == end else "different"

@@ -17,127 +17,195 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core.errors import DataError, ParameterError, suggest
-from ..core.io import listed
 from ..core.hashing import file_fingerprint, fingerprint
+from ..core.io import listed
 from . import toy
 from .files import decode, read_bytes, read_columns, table_format
 from .squad import article_titles, join, read_squad
-from .tasks import Articles, choose_layout, data_root, File, file_names, find_file, get_task, Task, task_folder
+from bertvision.data.tasks import (
+    Articles,
+    File,
+    Task,
+    choose_layout,
+    data_root,
+    file_names,
+    find_file,
+    get_task,
+    task_folder,
+)
 
 # %% ../../nbs/data/08_sources.ipynb #98930cae
 @dataclass
 class Rows:
     "One split as its source writes it."
-    texts: list            # one or two columns of text
-    labels: list | None    # raw labels; None = unlabelled
-    numbers: list          # row numbers in the official file, from 0
-    place: str             # file or table, for error messages
-    mark: str = " row "    # between the place and a row's number; ":" before a line
-    first: int = 0         # what the row 0 is called there
-    files: tuple = ()      # files that were read
-    dropped: list = field(default_factory=list) # names of rows that were left out
-    names: tuple = ()      # class names when the labels are their ids
-    ids: list | None = None     # ids that the source gives to its examples; of a file with rows of other splits, their count
+
+    texts: list  # one or two columns of text
+    labels: list | None  # raw labels; None = unlabelled
+    numbers: list  # row numbers in the official file, from 0
+    place: str  # file or table, for error messages
+    mark: str = " row "  # between the place and a row's number; ":" before a line
+    first: int = 0  # what the row 0 is called there
+    files: tuple = ()  # files that were read
+    dropped: list = field(default_factory=list)  # names of rows that were left out
+    names: tuple = ()  # class names when the labels are their ids
+    ids: list | None = (
+        None  # ids that the source gives to its examples; of a file with rows of other splits, their count
+    )
     titles: list | None = None  # of the articles that contexts are from
     more: dict = field(default_factory=dict)  # column that travels along -> its values
 
-    def where(self,
-        i: int, # index of a row
-    ) -> str: # "…/train.tsv:17"
+    def where(
+        self,
+        i: int,  # index of a row
+    ) -> str:  # "…/train.tsv:17"
         "The name of a row for an error message."
         return f"{self.place}{self.mark}{self.numbers[i] + self.first}"
 
 # %% ../../nbs/data/08_sources.ipynb #9fd23db5
-def _positions(path: Path, header: list, file: File) -> list: # of the text columns, of those that travel along, of the label, of the one that chooses rows
+def _positions(
+    path: Path, header: list, file: File
+) -> list:  # of the text columns, of those that travel along, of the label, of the one that chooses rows
     wanted = [*file.text, *file.more, *([] if file.label is None else [file.label]), *file.only[:1]]
-    if file.width: return wanted
+    if file.width:
+        return wanted
     missing = [name for name in wanted if name not in header]
-    if missing: raise DataError(f"{path}:1: no column {', '.join(map(repr, missing))}; the header has {listed(header)}")
-    if twice := [name for name in wanted if header.count(name) > 1]: raise DataError(f"{path}:1: column {twice[0]!r} is there {header.count(twice[0])} times; expected one of that name")
+    if missing:
+        raise DataError(f"{path}:1: no column {', '.join(map(repr, missing))}; the header has {listed(header)}")
+    if twice := [name for name in wanted if header.count(name) > 1]:
+        raise DataError(
+            f"{path}:1: column {twice[0]!r} is there {header.count(twice[0])} times; expected one of that name"
+        )
     return [header.index(name) for name in wanted]
 
 
-def _cut_rows(path: Path, records: list, width: int, first: int, allowed: int) -> set: # row numbers to leave out
+def _cut_rows(path: Path, records: list, width: int, first: int, allowed: int) -> set:  # row numbers to leave out
     bad = [i for i, record in enumerate(records) if len(record) != width]
     short = {i for i in bad if len(records[i]) < width}
     wrong = next((i for i in bad if i not in short or len(short) > allowed), None)
-    if wrong is None: return short
+    if wrong is None:
+        return short
     n = len(records[wrong])
-    raise DataError(f"{path}:{wrong + first}: {n} field{'s' * (n != 1)} where {width} are expected (tab-separated, no quoting)")
+    raise DataError(
+        f"{path}:{wrong + first}: {n} field{'s' * (n != 1)} where {width} are expected (tab-separated, no quoting)"
+    )
 
 
-def _only(path: Path, records: list, kept: list, column: int, name: str, value: str) -> list: # row numbers
+def _only(path: Path, records: list, kept: list, column: int, name: str, value: str) -> list:  # row numbers
     found = [i for i in kept if records[i][column] == value]
-    if found: return found
+    if found:
+        return found
     there = dict.fromkeys(records[i][column] for i in kept)
     raise DataError(f"{path}: no row has {name} {value!r}; there are {listed(there)}")
 
 # %% ../../nbs/data/08_sources.ipynb #6b616fb1
 def read_tsv(
-    path: Path, # plain or .gz
-    file: File, # columns
-    flaws=None, # Flaws of the official file, if it has any
+    path: Path,  # plain or .gz
+    file: File,  # columns
+    flaws=None,  # Flaws of the official file, if it has any
 ) -> Rows:
     "Read the text and label columns of one split, and those that travel along; raises DataError that names the file and the line."
     lines = decode(read_bytes(path), path).rstrip("\n").split("\n")
     header = [] if file.width else lines.pop(0).split("\t")
     width, first = file.width or len(header), 1 + (not file.width)
-    if not lines: raise DataError(f"{path}: a header and no rows")
+    if not lines:
+        raise DataError(f"{path}: a header and no rows")
     records = [line.split("\t") for line in lines]
     columns = _positions(path, header, file)
     official = flaws is not None and len(records) >= flaws.rows
     cut = _cut_rows(path, records, width, first, flaws.cut if official else 0)
     kept = [i for i in range(len(records)) if i not in cut] if cut else list(range(len(records)))
-    if file.only: kept = _only(path, records, kept, columns.pop(), *file.only)
-    if len(kept) < len(records): records = [records[i] for i in kept]
+    if file.only:
+        kept = _only(path, records, kept, columns.pop(), *file.only)
+    if len(kept) < len(records):
+        records = [records[i] for i in kept]
     values = [[record[c] for record in records] for c in columns]
     labels, n = None if file.label is None else values.pop(), len(file.text)
     dropped = [f"{path}:{i + first}" for i in sorted(cut)]
     ids = list(range(len(kept))) if file.only else None
-    return Rows(values[:n], labels, kept, str(path), ":", first, (path,), dropped, ids=ids, more=dict(zip(file.more, values[n:])))
+    return Rows(
+        values[:n],
+        labels,
+        kept,
+        str(path),
+        ":",
+        first,
+        (path,),
+        dropped,
+        ids=ids,
+        more=dict(zip(file.more, values[n:])),
+    )
 
 # %% ../../nbs/data/08_sources.ipynb #8d38b1f8
 def read_table(
-    path: Path, # .tsv, .csv or .jsonl, plain or .gz
-    file: File, # columns
+    path: Path,  # .tsv, .csv or .jsonl, plain or .gz
+    file: File,  # columns
 ) -> Rows:
     "Read the text and label columns of one split of a task in a file; raises DataError that names the file and the line."
-    columns, n, first = (*file.text, *([] if file.label is None else [file.label])), len(file.text), 1 + (table_format(path) != "jsonl")
+    columns, n, first = (
+        (*file.text, *([] if file.label is None else [file.label])),
+        len(file.text),
+        1 + (table_format(path) != "jsonl"),
+    )
     found = list(read_columns(path, columns))
-    if not found: raise DataError(f"{path}: no rows")
+    if not found:
+        raise DataError(f"{path}: no rows")
     for line, values in found:
         for name, value in zip(columns, values):
-            if not isinstance(value, str) and (name in file.text or type(value) not in (int, float)): raise DataError(f"{path}:{line}: {name} = {value!r:.40}: expected text" + ("" if name in file.text else " or a number"))
+            if not isinstance(value, str) and (name in file.text or type(value) not in (int, float)):
+                raise DataError(
+                    f"{path}:{line}: {name} = {value!r:.40}: expected text"
+                    + ("" if name in file.text else " or a number")
+                )
     texts = [[values[i] for _, values in found] for i in range(n)]
-    return Rows(texts, None if file.label is None else [str(values[n]) for _, values in found], [line - first for line, _ in found], str(path), ":", first, (path,))
+    return Rows(
+        texts,
+        None if file.label is None else [str(values[n]) for _, values in found],
+        [line - first for line, _ in found],
+        str(path),
+        ":",
+        first,
+        (path,),
+    )
 
 # %% ../../nbs/data/08_sources.ipynb #a7e2151a
-def _natural(path: Path) -> list: # 2.txt before 10.txt
+def _natural(path: Path) -> list:  # 2.txt before 10.txt
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def read_tree(
-    path: Path, # folder of one split, with one folder a class
-    classes, # raw labels that may name a folder
+    path: Path,  # folder of one split, with one folder a class
+    classes,  # raw labels that may name a folder
 ) -> Rows:
     "One example a .txt file; raises DataError when no folder is named like a class."
     found = [(name, path / name) for name in sorted(classes) if (path / name).is_dir()]
-    if not found: raise DataError(f"{path}: no folder {' or '.join(sorted(classes))} with texts in it")
+    if not found:
+        raise DataError(f"{path}: no folder {' or '.join(sorted(classes))} with texts in it")
     files = [(name, file) for name, inside in found for file in sorted(inside.glob("*.txt"), key=_natural)]
-    if not files: raise DataError(f"{path}: no .txt file in {', '.join(str(inside) for _, inside in found)}")
+    if not files:
+        raise DataError(f"{path}: no .txt file in {', '.join(str(inside) for _, inside in found)}")
     texts = [decode(read_bytes(file), file).strip("\n") for _, file in files]
-    return Rows([texts], [name for name, _ in files], list(range(len(files))), str(path), " text ", files=tuple(f for _, f in files))
+    return Rows(
+        [texts],
+        [name for name, _ in files],
+        list(range(len(files))),
+        str(path),
+        " text ",
+        files=tuple(f for _, f in files),
+    )
 
 # %% ../../nbs/data/08_sources.ipynb #f5d0787e
 def _class_ids(task: Task, rows: Rows) -> list:
     names = task.labels
     ids = {raw: names.index(name) for raw, name in ({n: n for n in names} | task.raw).items()}
-    if rows.names: ids = {i: ids.get(name, -1) for i, name in enumerate(rows.names)}
+    if rows.names:
+        ids = {i: ids.get(name, -1) for i, name in enumerate(rows.names)}
     found = [ids.get(raw, -1) for raw in rows.labels]
     if -1 in found:
         i = found.index(-1)
         raw = dict(enumerate(rows.names)).get(rows.labels[i], rows.labels[i])
-        raise DataError(f"{rows.where(i)}: label {raw!r:.200}: expected one of {', '.join(names if rows.names else task.raw or names)}")
+        raise DataError(
+            f"{rows.where(i)}: label {raw!r:.200}: expected one of {', '.join(names if rows.names else task.raw or names)}"
+        )
     return found
 
 
@@ -145,10 +213,15 @@ def _scores(task: Task, rows: Rows) -> list:
     low, high = task.scores or (-np.inf, np.inf)
     found = []
     for i, raw in enumerate(rows.labels):
-        try: score = float(raw)
-        except (TypeError, ValueError, OverflowError): score = np.nan
+        try:
+            score = float(raw)
+        except (TypeError, ValueError, OverflowError):
+            score = np.nan
         if not low <= score <= high or abs(score) > 1e30:
-            raise DataError(f"{rows.where(i)}: score {raw!r:.40}: expected a number" + (f" from {low:g} to {high:g}" if task.scores else ""))
+            raise DataError(
+                f"{rows.where(i)}: score {raw!r:.40}: expected a number"
+                + (f" from {low:g} to {high:g}" if task.scores else "")
+            )
         found.append(score)
     return found
 
@@ -157,71 +230,90 @@ def _check_texts(task: Task, rows: Rows, split: str):
     flaws = task.flaws.get(split)
     allowed = flaws.empty if flaws and len(rows.numbers) >= flaws.rows else 0
     for name, texts in zip(task.columns, rows.texts):
-        if all(texts) and not any(text.isspace() for text in texts): continue
+        if all(texts) and not any(text.isspace() for text in texts):
+            continue
         empty = [i for i, text in enumerate(texts) if not text or text.isspace()]
-        if len(empty) > allowed: raise DataError(f"{rows.where(empty[0])}: {name} is empty")
+        if len(empty) > allowed:
+            raise DataError(f"{rows.where(empty[0])}: {name} is empty")
 
 
 def _check_more(task: Task, rows: Rows):
     for name, known in task.values.items():
         i = next((i for i, value in enumerate(rows.more.get(name, ())) if value not in known), None)
-        if i is not None: raise DataError(f"{rows.where(i)}: {name} {rows.more[name][i]!r:.200}: expected one of {', '.join(known)}")
+        if i is not None:
+            raise DataError(f"{rows.where(i)}: {name} {rows.more[name][i]!r:.200}: expected one of {', '.join(known)}")
 
 
 def _features(task: Task, more) -> datasets.Features:
     text = datasets.Value("string")
     label = datasets.ClassLabel(names=list(task.labels)) if task.labels else datasets.Value("float32")
-    return datasets.Features({"example_id": text, **{c: text for c in task.columns}, "label": label, **{c: text for c in more}})
+    return datasets.Features(
+        {"example_id": text, **{c: text for c in task.columns}, "label": label, **{c: text for c in more}}
+    )
 
-
+# %% ../../nbs/data/08_sources.ipynb #7ab6c95d
 def canonical(
     task: Task,
-    split: str, # name of the split
-    rows: Rows, # what a reader found
-) -> datasets.Dataset: # example_id, text[, text_pair], label[, what travels along]
+    split: str,  # name of the split
+    rows: Rows,  # what a reader found
+) -> datasets.Dataset:  # example_id, text[, text_pair], label[, what travels along]
     "The common form of one split; raises DataError for an unknown label or value, a score out of range or an empty text."
     _check_texts(task, rows, split)
     _check_more(task, rows)
     unlabelled = rows.labels is None or (split.startswith("test") and set(rows.labels) <= {-1, -1.0})
-    if unlabelled: labels = [-1 if task.labels else np.nan] * len(rows.numbers)
-    else: labels = _class_ids(task, rows) if task.labels else _scores(task, rows)
-    columns = {"example_id": [f"{split}/{n}" for n in (rows.ids or rows.numbers)], **dict(zip(task.columns, rows.texts)), "label": labels}
+    if unlabelled:
+        labels = [-1 if task.labels else np.nan] * len(rows.numbers)
+    else:
+        labels = _class_ids(task, rows) if task.labels else _scores(task, rows)
+    columns = {
+        "example_id": [f"{split}/{n}" for n in (rows.ids or rows.numbers)],
+        **dict(zip(task.columns, rows.texts)),
+        "label": labels,
+    }
     return datasets.Dataset.from_dict(columns | rows.more, features=_features(task, rows.more))
 
 # %% ../../nbs/data/08_sources.ipynb #1dd166f0
 @dataclass
 class TaskData:
     "A task with its splits, and where they came from."
+
     task: Task
     splits: dict[str, datasets.Dataset]  # train, validation (or validation_matched, …), test when there is one
-    source: dict                         # kind, place, files, dropped, missing
+    source: dict  # kind, place, files, dropped, missing
     notes: list = field(default_factory=list)  # what a reader of the results should know
 
-    def __getitem__(self,
-        split: str, # "train", …
+    def __getitem__(
+        self,
+        split: str,  # "train", …
     ) -> datasets.Dataset:
         "A split; raises DataError when the source did not have it."
-        if split in self.splits: return self.splits[split]
-        raise DataError(f"task {self.task.name!r} has no split {split!r} here{suggest(split, self.splits)}; there are {', '.join(self.splits)}")
+        if split in self.splits:
+            return self.splits[split]
+        raise DataError(
+            f"task {self.task.name!r} has no split {split!r} here{suggest(split, self.splits)}; there are {', '.join(self.splits)}"
+        )
 
-    def labels(self,
-        split: str, # "train", …
-    ) -> np.ndarray: # (N,) class ids or scores
+    def labels(
+        self,
+        split: str,  # "train", …
+    ) -> np.ndarray:  # (N,) class ids or scores
         "The labels of a split as one array."
         return np.asarray(self[split].with_format("numpy")["label"][:])
 
     @property
-    def fingerprint(self) -> str: # 16 hexadecimal digits; the same for the same content from any source
+    def fingerprint(self) -> str:  # 16 hexadecimal digits; the same for the same content from any source
         "Fingerprint of the content of all splits."
         return fingerprint({split: _content(ds) for split, ds in self.splits.items()})
 
 
 def _content(ds: datasets.Dataset) -> str:
     columns = ds.with_format("arrow")[:]
-    return fingerprint("\x1e".join("\x1f".join(map(str, columns[c].to_pylist())) for c in columns.column_names).encode())
+    return fingerprint(
+        "\x1e".join("\x1f".join(map(str, columns[c].to_pylist())) for c in columns.column_names).encode()
+    )
 
 # %% ../../nbs/data/08_sources.ipynb #a0d86c58
-def _overview(data: TaskData) -> list: # rows of text, the first is the header
+def _overview(data: TaskData) -> list:  # rows of text, the first is the header
     out = [("split", "rows", "official", "labels")]
     for split, ds in data.splits.items():
         official = data.task.rows.get(split)
@@ -235,9 +327,11 @@ def _answers_told(ds) -> str:
     return f"with an answer {len(ds) - without:,}, without {without:,}"
 
 
-def _labels_told(task: Task, labels: np.ndarray) -> str: # "negative 3, positive 5"
-    if not np.any(labels >= 0): return "none"
-    if not task.labels: return f"{labels.min():g} … {labels.max():g}, mean {labels.mean():.2f}"
+def _labels_told(task: Task, labels: np.ndarray) -> str:  # "negative 3, positive 5"
+    if not np.any(labels >= 0):
+        return "none"
+    if not task.labels:
+        return f"{labels.min():g} … {labels.max():g}, mean {labels.mean():.2f}"
     counts = Counter(labels.tolist())
     return ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(task.labels) if counts[i])
 
@@ -262,73 +356,111 @@ def _repr_html_(self: TaskData) -> str:
 def _chosen(home: Path, part: Articles):
     "Which articles of a file belong to a part, as `read_squad` asks."
     among, beside = (article_titles(find_file(home, name)) if name else None for name in (part.within, part.without))
+
     def keep(number: int, title: str) -> bool:
-        if part.half and number % 2 != ("first", "second").index(part.half): return False
+        if part.half and number % 2 != ("first", "second").index(part.half):
+            return False
         return (among is None or title in among) and (beside is None or title not in beside)
+
     return keep
 
 
 def _read_articles(home: Path, parts: tuple) -> Rows:
     "One split of SQuAD, from one file or several."
     q = join([read_squad(find_file(home, part.name), _chosen(home, part)) for part in parts])
-    if q.unlabelled: raise DataError(f"{q.files[0]}: question {q.unlabelled[0]!r} has no list of answers; {len(q.unlabelled)} of {len(q)} lack it")
+    if q.unlabelled:
+        raise DataError(
+            f"{q.files[0]}: question {q.unlabelled[0]!r} has no list of answers; {len(q.unlabelled)} of {len(q)} lack it"
+        )
     files = tuple(find_file(home, name) for name in file_names(parts))
-    return Rows([q.questions, q.contexts], q.answers, list(range(len(q))), " + ".join(map(str, q.files)), " question ", files=files, ids=q.ids, titles=q.titles)
+    return Rows(
+        [q.questions, q.contexts],
+        q.answers,
+        list(range(len(q))),
+        " + ".join(map(str, q.files)),
+        " question ",
+        files=files,
+        ids=q.ids,
+        titles=q.titles,
+    )
 
 # %% ../../nbs/data/08_sources.ipynb #4629d73c
 def _needed(task: Task) -> tuple:
     return ("train", task.report[0])
 
 
-def _asked(known, splits: tuple | None) -> list: # names of splits
+def _asked(known, splits: tuple | None) -> list:  # names of splits
     unknown = next((s for s in splits or () if s not in known), None)
-    if unknown is not None: raise ParameterError(f"splits: unknown split {unknown!r}{suggest(unknown, known)}; there are {', '.join(known)}")
+    if unknown is not None:
+        raise ParameterError(
+            f"splits: unknown split {unknown!r}{suggest(unknown, known)}; there are {', '.join(known)}"
+        )
     return list(splits or known)
 
 # %% ../../nbs/data/08_sources.ipynb #4272ff41
 def load_folder(
     task: Task,
-    data=None, # folder with one directory a task; None = BERTVISION_DATA
-    files: dict | None = None, # split -> file name, where it differs from the layout
-    splits: tuple | None = None, # read these and ask for no other; None = all that are there
-) -> tuple[dict, dict]: # split -> Rows, and a note of what was read
+    data=None,  # folder with one directory a task; None = BERTVISION_DATA
+    files: dict | None = None,  # split -> file name, where it differs from the layout
+    splits: tuple | None = None,  # read these and ask for no other; None = all that are there
+) -> tuple[dict, dict]:  # split -> Rows, and a note of what was read
     "Read a task from a folder in the layout of GLUE's download script; raises DataError naming what is missing."
     root = Path(task.file).parent if task.file else data_root(data)
-    if root is None: raise DataError(f"task {task.name!r}: a folder is wanted and none is given; use data (--data) or BERTVISION_DATA")
+    if root is None:
+        raise DataError(
+            f"task {task.name!r}: a folder is wanted and none is given; use data (--data) or BERTVISION_DATA"
+        )
     home, layout, found, missing = task_folder(task, root), _layout(task, files), {}, []
     for split in _asked(layout, splits):
         file = choose_layout(home, layout[split])
         absent = [name for name in file_names(file) if find_file(home, name) is None]
-        if not absent: found[split] = _read_split(task, home, split, file)
+        if not absent:
+            found[split] = _read_split(task, home, split, file)
         elif split in (splits or _needed(task)) or split in (files or {}):
-            raise DataError(f"{home / absent[0]}: no such file (nor {absent[0]}.gz); task {task.name!r} needs it for the split {split!r}")
-        else: missing.append(split)
+            raise DataError(
+                f"{home / absent[0]}: no such file (nor {absent[0]}.gz); task {task.name!r} needs it for the split {split!r}"
+            )
+        else:
+            missing.append(split)
     return found, {"kind": "folder", "place": str(home), "missing": missing}
 
-
-def _layout(task: Task, files: dict | None) -> dict: # split -> File
+# %% ../../nbs/data/08_sources.ipynb #186ca89a
+def _layout(task: Task, files: dict | None) -> dict:  # split -> File
     layout = dict(task.folder.files) if task.folder else {}
     for split, name in (files or {}).items():
-        if split not in layout: raise ParameterError(f"files: unknown split {split!r}{suggest(split, layout)}; there are {', '.join(layout)}")
-        layout[split] = replace(layout[split], name=name, instead=()) if isinstance(layout[split], File) else (Articles(name),)
+        if split not in layout:
+            raise ParameterError(
+                f"files: unknown split {split!r}{suggest(split, layout)}; there are {', '.join(layout)}"
+            )
+        layout[split] = (
+            replace(layout[split], name=name, instead=()) if isinstance(layout[split], File) else (Articles(name),)
+        )
     return layout
 
 
 def _read_split(task: Task, home: Path, split: str, file) -> Rows:
-    if not isinstance(file, File): return _read_articles(home, file)
+    if not isinstance(file, File):
+        return _read_articles(home, file)
     place = find_file(home, file.name)
-    if task.file: return read_table(place, file)
+    if task.file:
+        return read_table(place, file)
     return read_tree(place, task.raw or task.labels) if place.is_dir() else read_tsv(place, file, task.flaws.get(split))
 
 # %% ../../nbs/data/08_sources.ipynb #baf39462
-def _fetch(task: Task, revision: str) -> Path: # local folder in the hub's layout
+def _fetch(task: Task, revision: str) -> Path:  # local folder in the hub's layout
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    wanted = dict(repo_id=task.hub.id, repo_type="dataset", revision=revision, allow_patterns=["README.md", f"{task.hub.config}/*"])
+    wanted = dict(
+        repo_id=task.hub.id,
+        repo_type="dataset",
+        revision=revision,
+        allow_patterns=["README.md", f"{task.hub.config}/*"],
+    )
     try:
         place = Path(snapshot_download(**wanted, local_files_only=True))
-        if all(_parquet(place, task, split) for split in _needed(task)): return place
+        if all(_parquet(place, task, split) for split in _needed(task)):
+            return place
     except LocalEntryNotFoundError:
         pass  # not in the cache: ask the network
     try:
@@ -337,14 +469,17 @@ def _fetch(task: Task, revision: str) -> Path: # local folder in the hub's layou
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise DataError(
             f"task {task.name!r}: the hub data set {task.hub.id} ({task.hub.config}, revision {revision[:8]}) cannot be had: {reason}. "
-            f"No folder was read instead: give one with data (--data DIR) or BERTVISION_DATA, or use a generated task such as toy-sentiment") from e
+            f"No folder was read instead: give one with data (--data DIR) or BERTVISION_DATA, or use a generated task such as toy-sentiment"
+        ) from e
 
 
-def _parquet(place: Path, task: Task, split: str) -> list: # the split's files in order
+def _parquet(place: Path, task: Task, split: str) -> list:  # the split's files in order
     return sorted((place / task.hub.config).glob(f"{split}-*.parquet"))
 
 # %% ../../nbs/data/08_sources.ipynb #b576371e
-def _class_names(place: Path, task: Task, schema, where: str) -> tuple: # names by class id; () when labels are text or scores
+def _class_names(
+    place: Path, task: Task, schema, where: str
+) -> tuple:  # names by class id; () when labels are text or scores
     "From the data set's card, else from the Parquet file's own header."
     from datasets.info import DatasetInfosDict
 
@@ -352,42 +487,55 @@ def _class_names(place: Path, task: Task, schema, where: str) -> tuple: # names 
     told = card[task.hub.config].features if task.hub.config in card else None
     names = getattr((told or datasets.Features.from_arrow_schema(schema)).get(task.hub.label), "names", None) or ()
     if task.labels and not names and "int" in str(schema.field(task.hub.label).type):
-        raise DataError(f"{where}: the classes of column {task.hub.label!r} have no names; expected {', '.join(task.labels)}")
+        raise DataError(
+            f"{where}: the classes of column {task.hub.label!r} have no names; expected {', '.join(task.labels)}"
+        )
     return tuple(names)
 
-
+# %% ../../nbs/data/08_sources.ipynb #68d0d067
 def read_parquet(
-    place: Path, # folder in the hub's layout: <configuration>/<split>-00000-of-00001.parquet
+    place: Path,  # folder in the hub's layout: <configuration>/<split>-00000-of-00001.parquet
     task: Task,
     split: str,
-) -> Rows | None: # None when the split has no file
+) -> Rows | None:  # None when the split has no file
     "One split of a hub data set; raises DataError when a column or the class names are missing."
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     files = _parquet(place, task, split)
-    if not files: return None
-    try: table = pa.concat_tables([pq.read_table(file) for file in files])
-    except (pa.ArrowInvalid, OSError) as e: raise DataError(f"{files[0]}: damaged Parquet file ({e})") from e
+    if not files:
+        return None
+    try:
+        table = pa.concat_tables([pq.read_table(file) for file in files])
+    except (pa.ArrowInvalid, OSError) as e:
+        raise DataError(f"{files[0]}: damaged Parquet file ({e})") from e
     hub, where = task.hub, f"{task.hub.id}/{task.hub.config}/{split}"
     wanted = [*hub.text, hub.label, *(name for name in (hub.row, hub.ids) if name)]
     missing = [name for name in wanted if name not in table.column_names]
-    if missing: raise DataError(f"{where}: no column {', '.join(map(repr, missing))}; there are {listed(table.column_names)}")
+    if missing:
+        raise DataError(f"{where}: no column {', '.join(map(repr, missing))}; there are {listed(table.column_names)}")
     names = _class_names(place, task, table.schema, where)
     *texts, labels = (["" if v is None else v for v in table[name].to_pylist()] for name in (*hub.text, hub.label))
     numbers = table[hub.row].to_pylist() if hub.row else list(range(len(table)))
-    own = {key: table[name].to_pylist() for key, name in (("ids", hub.ids), ("titles", "title")) if name in table.column_names}
+    own = {
+        key: table[name].to_pylist()
+        for key, name in (("ids", hub.ids), ("titles", "title"))
+        if name in table.column_names
+    }
     return Rows(texts, labels, numbers, where, files=tuple(files), names=names, **own)
 
 # %% ../../nbs/data/08_sources.ipynb #9e7688d0
 def load_hub(
     task: Task,
-    data=None, # local folder in the hub's layout, in place of the hub
-    revision: str | None = None, # commit, tag or branch in place of the pinned one
-    splits: tuple | None = None, # read these and ask for no other; None = all that are there
-) -> tuple[dict, dict]: # split -> Rows, and a note of what was read
+    data=None,  # local folder in the hub's layout, in place of the hub
+    revision: str | None = None,  # commit, tag or branch in place of the pinned one
+    splits: tuple | None = None,  # read these and ask for no other; None = all that are there
+) -> tuple[dict, dict]:  # split -> Rows, and a note of what was read
     "Read a task from the Hugging Face hub; raises DataError saying what was tried."
-    if task.hub is None: raise DataError(f"task {task.name!r} is not on the hub; give a folder with data (--data DIR) or BERTVISION_DATA")
+    if task.hub is None:
+        raise DataError(
+            f"task {task.name!r} is not on the hub; give a folder with data (--data DIR) or BERTVISION_DATA"
+        )
     revision = revision or task.hub.revision
     if data and not Path(data).is_dir():
         raise DataError(f"data = {data}: expected a folder in the hub's layout, with {task.hub.config}/train-*.parquet")
@@ -395,15 +543,16 @@ def load_hub(
     wanted = _asked([*task.rows] or [*dict.fromkeys(("train", *task.report, "test"))], splits)
     found = {split: rows for split in wanted if (rows := read_parquet(place, task, split)) is not None}
     for split in splits or _needed(task):
-        if split not in found: raise DataError(f"{place / task.hub.config}: no {split}-*.parquet; task {task.name!r} needs it")
+        if split not in found:
+            raise DataError(f"{place / task.hub.config}: no {split}-*.parquet; task {task.name!r} needs it")
     where = str(place) if data else f"{task.hub.id}@{revision}"
     return found, {"kind": "hub", "place": where, "missing": [s for s in wanted if s not in found]}
 
 # %% ../../nbs/data/08_sources.ipynb #bd6a383a
 def load_toy(
     task: Task,
-    **options, # seed, sizes and the grammar's own, see the toy suite
-) -> tuple[dict, dict]: # split -> Rows, and a note
+    **options,  # seed, sizes and the grammar's own, see the toy suite
+) -> tuple[dict, dict]:  # split -> Rows, and a note
     "Generate a toy task."
     made = toy.generate(task.name, **options)
     found = {}
@@ -420,48 +569,65 @@ def _check_counts(task: Task, rows: dict):
         n, official = len(rows[split].numbers), task.rows[split]
         tests = [task.rows[name] for name in task.rows if name.startswith("test") and name != split]
         if n != official and n in tests:
-            raise DataError(f"{rows[split].place}: {n:,} rows are those of the test file; {task.title}'s {split} has {official:,}")
+            raise DataError(
+                f"{rows[split].place}: {n:,} rows are those of the test file; {task.title}'s {split} has {official:,}"
+            )
 
 
-def _spans(task: Task, split: str, rows: Rows) -> datasets.Dataset: # example_id, title, question, context, answers
+def _spans(task: Task, split: str, rows: Rows) -> datasets.Dataset:  # example_id, title, question, context, answers
     "Questions in the common form; raises DataError for an empty context."
     for i, context in enumerate(rows.texts[1]):
-        if not context.strip(): raise DataError(f"{rows.where(i)}: context is empty")
+        if not context.strip():
+            raise DataError(f"{rows.where(i)}: context is empty")
     text = datasets.Value("string")
     answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
     ids = rows.ids or [f"{split}/{n}" for n in rows.numbers]
-    columns = {"example_id": ids, "title": rows.titles or [""] * len(ids), **dict(zip(task.columns, rows.texts)), "answers": rows.labels}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features({c: text for c in ("example_id", "title", *task.columns)} | {"answers": answers}))
+    columns = {
+        "example_id": ids,
+        "title": rows.titles or [""] * len(ids),
+        **dict(zip(task.columns, rows.texts)),
+        "answers": rows.labels,
+    }
+    return datasets.Dataset.from_dict(
+        columns,
+        features=datasets.Features({c: text for c in ("example_id", "title", *task.columns)} | {"answers": answers}),
+    )
 
 # %% ../../nbs/data/08_sources.ipynb #f36498f1
 SOURCES = ("folder", "hub", "toy")
 
 
 def _choose(task: Task, data, source: str | None) -> str:
-    if source not in (None, *SOURCES): raise ParameterError(f"source = {source!r}: expected one of {', '.join(SOURCES)}{suggest(source, SOURCES)}")
+    if source not in (None, *SOURCES):
+        raise ParameterError(f"source = {source!r}: expected one of {', '.join(SOURCES)}{suggest(source, SOURCES)}")
     if source and task.toy != (source == "toy"):
         raise ParameterError(f"source = {source!r}: task {task.name!r} is {'always' if task.toy else 'not'} generated")
-    if task.toy: return "toy"
+    if task.toy:
+        return "toy"
     return source or ("folder" if data or task.file or (data_root() and task.folder) else "hub")
 
-
+# %% ../../nbs/data/08_sources.ipynb #d6c5825a
 def load_task(
-    name, # a task's name, or a Task
-    data=None, # folder with one directory a task; None or "" = BERTVISION_DATA, else the hub
+    name,  # a task's name, or a Task
+    data=None,  # folder with one directory a task; None or "" = BERTVISION_DATA, else the hub
     *,
-    source: str | None = None, # folder | hub | toy, in place of the choice above
-    files: dict | None = None, # split -> file name, where a folder differs from the layout
-    revision: str | None = None, # of the hub's data set
-    splits: tuple | None = None, # read these and ask for no other; None = all that are there
-    **options, # of the toy generator: seed, sizes, …
+    source: str | None = None,  # folder | hub | toy, in place of the choice above
+    files: dict | None = None,  # split -> file name, where a folder differs from the layout
+    revision: str | None = None,  # of the hub's data set
+    splits: tuple | None = None,  # read these and ask for no other; None = all that are there
+    **options,  # of the toy generator: seed, sizes, …
 ) -> TaskData:
     "Load a task in the canonical columns; raises DataError that says what was tried and what was expected."
     task = get_task(name)
     kind = _choose(task, data, source)
-    if options and kind != "toy": raise ParameterError(f"unknown option {', '.join(options)}: only toy tasks have options")
-    if kind == "toy": rows, note = load_toy(task, **options)
-    elif kind == "folder": rows, note = load_folder(task, data, files, splits)
-    else: rows, note = load_hub(task, data, revision, splits)
+    if options and kind != "toy":
+        raise ParameterError(f"unknown option {', '.join(options)}: only toy tasks have options")
+    if kind == "toy":
+        rows, note = load_toy(task, **options)
+    elif kind == "folder":
+        rows, note = load_folder(task, data, files, splits)
+    else:
+        rows, note = load_hub(task, data, revision, splits)
     rows = {split: rows[split] for split in _asked(rows, splits)}
     _check_counts(task, rows)
     note["files"] = {split: [[file.name, file_fingerprint(file)] for file in r.files] for split, r in rows.items()}

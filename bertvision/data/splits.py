@@ -19,106 +19,131 @@ from ..runs.recipes import check_value
 
 # %% ../../nbs/data/09_splits.ipynb #430b986f
 def strata(
-    examples: Dataset, # of the task
+    examples: Dataset,  # of the task
     task: Task,
-) -> np.ndarray: # (N,) group of each example
+) -> np.ndarray:  # (N,) group of each example
     "Classes; for scores, tenths of their ranking; for questions, whether they have an answer."
-    if task.kind == "span": return np.array([len(a["text"]) > 0 for a in examples["answers"]])
+    if task.kind == "span":
+        return np.array([len(a["text"]) > 0 for a in examples["answers"]])
     labels = np.asarray(examples.with_format("numpy")["label"][:])
-    if task.labels: return labels
+    if task.labels:
+        return labels
     ranks = labels.argsort(kind="stable").argsort(kind="stable")
     return ranks * min(10, max(1, len(labels) // 2)) // len(labels)
 
 
-def _shares(sizes: np.ndarray, n: int) -> np.ndarray: # (groups,) how many to draw of each
+def _shares(sizes: np.ndarray, n: int) -> np.ndarray:  # (groups,) how many to draw of each
     exact = sizes * n / sizes.sum()
     shares = np.floor(exact).astype(int)
-    for g in np.argsort(shares - exact, kind="stable")[: n - shares.sum()]: shares[g] += 1
+    for g in np.argsort(shares - exact, kind="stable")[: n - shares.sum()]:
+        shares[g] += 1
     return np.minimum(np.maximum(shares, 1), sizes - 1)
 
 
 def stratified(
-    strata: np.ndarray, # (N,) group of each example
-    n: int, # examples to draw, about; each group gives at least one and keeps at least one
+    strata: np.ndarray,  # (N,) group of each example
+    n: int,  # examples to draw, about; each group gives at least one and keeps at least one
     seed: int,
-) -> np.ndarray: # sorted indices
+) -> np.ndarray:  # sorted indices
     "Draw from every group in proportion to its size; the same seed draws the same. Raises DataError for a group of one."
     groups, sizes = np.unique(strata, return_counts=True)
     if sizes.min() < 2:
-        raise DataError(f"{len(strata)} examples in {len(groups)} groups, the smallest of {sizes.min()}: every group needs 2")
+        raise DataError(
+            f"{len(strata)} examples in {len(groups)} groups, the smallest of {sizes.min()}: every group needs 2"
+        )
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(np.flatnonzero(strata == g))[:k] for g, k in zip(groups, _shares(sizes, n))]
     return np.sort(np.concatenate(drawn))
 
 # %% ../../nbs/data/09_splits.ipynb #c2e36415
 def whole_articles(
-    titles: np.ndarray, # (N,) article of each example
-    n: int, # examples to draw, at least; the last article may bring more
+    titles: np.ndarray,  # (N,) article of each example
+    n: int,  # examples to draw, at least; the last article may bring more
     seed: int,
-) -> np.ndarray: # sorted indices
+) -> np.ndarray:  # sorted indices
     "Draw articles until they hold n examples. Raises DataError when that would take all of them."
     names, sizes = np.unique(titles, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
     many = int(np.searchsorted(np.cumsum(sizes[order]), n)) + 1
-    if many >= len(names): raise DataError(f"{n} of {len(titles)} examples would take all {len(names)} articles: expected more articles")
+    if many >= len(names):
+        raise DataError(f"{n} of {len(titles)} examples would take all {len(names)} articles: expected more articles")
     return np.flatnonzero(np.isin(titles, names[order[:many]]))
 
 # %% ../../nbs/data/09_splits.ipynb #f7f03710
 @dataclass
 class Splits:
     "What trains, what selects and what is reported."
+
     train: Dataset
     selection: Dataset
-    report: dict[str, Dataset]   # name of a reported split -> its examples
-    protocol: str                # carved | original
-    ids_fingerprint: str         # of the example ids that select
-    task: Task                   # what all of them are examples of
+    report: dict[str, Dataset]  # name of a reported split -> its examples
+    protocol: str  # carved | original
+    ids_fingerprint: str  # of the example ids that select
+    task: Task  # what all of them are examples of
     notes: list = field(default_factory=list)  # what a reader of the results should know
 
     def __repr__(self):
         report = ", ".join(f"{name} {len(ds):,}" for name, ds in self.report.items())
-        lines = [f"protocol {self.protocol}: train {len(self.train):,}, selection {len(self.selection):,}, reported {report}", *self.notes]
+        lines = [
+            f"protocol {self.protocol}: train {len(self.train):,}, selection {len(self.selection):,}, reported {report}",
+            *self.notes,
+        ]
         return "\n".join(lines)
 
 # %% ../../nbs/data/09_splits.ipynb #467e1480
-def _carve(data: TaskData, fraction: float, at_most: int, seed: int) -> tuple: # train, selection
+def _carve(data: TaskData, fraction: float, at_most: int, seed: int) -> tuple:  # train, selection
     train = data["train"]
     n = max(1, min(round(fraction * len(train)), at_most))
     try:
-        if "title" in train.column_names and any(train["title"]): part = whole_articles(np.array(train["title"]), n, seed)
-        else: part = stratified(strata(train, data.task), n, seed)
+        if "title" in train.column_names and any(train["title"]):
+            part = whole_articles(np.array(train["title"]), n, seed)
+        else:
+            part = stratified(strata(train, data.task), n, seed)
     except DataError as e:
-        raise DataError(f"task {data.task.name!r}: no part of train can be carved for model selection: {e}; "
-                        "give more examples, or use protocol = 'original'") from e
+        raise DataError(
+            f"task {data.task.name!r}: no part of train can be carved for model selection: {e}; "
+            "give more examples, or use protocol = 'original'"
+        ) from e
     rest = np.setdiff1d(np.arange(len(train)), part)
     return train.select(rest), train.select(part)
 
 
-def _repeats(task, train: Dataset, selection: Dataset) -> list: # a note when texts of selection also train
+def _repeats(task, train: Dataset, selection: Dataset) -> list:  # a note when texts of selection also train
     seen = set(zip(*(train[c] for c in task.columns)))
     n = sum(texts in seen for texts in zip(*(selection[c] for c in task.columns)))
     return [f"{n:,} of {len(selection):,} texts that select also occur in train"] if n else []
 
 # %% ../../nbs/data/09_splits.ipynb #f0e82351
-def _placed(train: Dataset) -> tuple: # train without questions whose answer is nowhere; notes
+def _placed(train: Dataset) -> tuple:  # train without questions whose answer is nowhere; notes
     absent, moved = [], []
     for i, (context, a) in enumerate(zip(train["context"], train["answers"])):
-        if not a["text"] or (a["answer_start"][0] >= 0 and context.startswith(a["text"][0], a["answer_start"][0])): continue
+        if not a["text"] or (a["answer_start"][0] >= 0 and context.startswith(a["text"][0], a["answer_start"][0])):
+            continue
         (moved if a["text"][0] in context else absent).append(i)
     named = lambda rows: ", ".join(train["example_id"][i] for i in rows[:5]) + ", …" * (len(rows) > 5)
-    notes = [f"{len(moved)} answers of train do not stand where their offset says, the nearest place counts: {named(moved)}"] if moved else []
-    if not absent: return train, notes
-    if len(absent) == len(train): raise DataError(f"no question of train has its answer in its context: {named(absent)}")
-    notes.append(f"{len(absent)} questions of train are left out, their answer is not in their context: {named(absent)}")
+    notes = (
+        [
+            f"{len(moved)} answers of train do not stand where their offset says, the nearest place counts: {named(moved)}"
+        ]
+        if moved
+        else []
+    )
+    if not absent:
+        return train, notes
+    if len(absent) == len(train):
+        raise DataError(f"no question of train has its answer in its context: {named(absent)}")
+    notes.append(
+        f"{len(absent)} questions of train are left out, their answer is not in their context: {named(absent)}"
+    )
     return train.select(np.setdiff1d(np.arange(len(train)), absent)), notes
 
 # %% ../../nbs/data/09_splits.ipynb #e7379800
 def split(
     data: TaskData,
-    protocol: str = "carved", # carved | original
-    fraction: float = 0.1, # share of train that selects, above 0 and at most 0.9
-    at_most: int = 2000, # … but no more examples than this
-    seed: int = 0, # of the draw; keep it while training seeds vary
+    protocol: str = "carved",  # carved | original
+    fraction: float = 0.1,  # share of train that selects, above 0 and at most 0.9
+    at_most: int = 2000,  # … but no more examples than this
+    seed: int = 0,  # of the draw; keep it while training seeds vary
 ) -> Splits:
     "Apply a protocol. Raises ParameterError for an unknown one, DataError when train is too small to carve or nothing can be reported."
     check_value("protocol", protocol)
@@ -126,12 +151,15 @@ def split(
     check_value("split_seed", seed)
     task, train = data.task, data["train"]
     report = {name: data[name] for name in task.report if name in data.splits}
-    if not report: raise DataError(f"task {task.name!r}: none of the reported splits {', '.join(task.report)} was loaded")
+    if not report:
+        raise DataError(f"task {task.name!r}: none of the reported splits {', '.join(task.report)} was loaded")
     notes = data.notes + [f"{name} is missing and not reported" for name in task.report if name not in report]
     if protocol == "original":
         name = task.selects or next(iter(report))
         selection = data[name]
-        notes.append(f"selected on {name}" + (", which is also reported: its scores are optimistic" if name in report else ""))
+        notes.append(
+            f"selected on {name}" + (", which is also reported: its scores are optimistic" if name in report else "")
+        )
     else:
         train, selection = _carve(data, fraction, at_most, seed)
         notes += _repeats(task, train, selection)
@@ -143,37 +171,47 @@ def split(
 # %% ../../nbs/data/09_splits.ipynb #149cd35d
 def subset(
     dataset: Dataset,
-    n: int, # examples; 0 or more than there are = all
+    n: int,  # examples; 0 or more than there are = all
     seed: int = 0,
-) -> Dataset: # in the order of the original
+) -> Dataset:  # in the order of the original
     "n examples drawn at random; raises ParameterError for a negative n or seed."
     check_value("seed", seed)
-    if n < 0: raise ParameterError(f"examples = {n}: expected 0 (all) or more")
-    if n == 0 or n >= len(dataset): return dataset
+    if n < 0:
+        raise ParameterError(f"examples = {n}: expected 0 (all) or more")
+    if n == 0 or n >= len(dataset):
+        return dataset
     return dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:n]))
 
 # %% ../../nbs/data/09_splits.ipynb #0b18167e
 def part_of(
     data: TaskData,
-    train_examples: int = 0, # of train; 0 or more than there are = all
-    report_examples: int = 0, # of each reported split, likewise
+    train_examples: int = 0,  # of train; 0 or more than there are = all
+    report_examples: int = 0,  # of each reported split, likewise
     seed: int = 0,
-    min_words: int = 0, # of an example's texts together; shorter examples are left out of every split, first
-) -> TaskData: # with a note for each reported split that was cut
+    min_words: int = 0,  # of an example's texts together; shorter examples are left out of every split, first
+) -> TaskData:  # with a note for each reported split that was cut
     "The same task with fewer examples, drawn at random; raises ParameterError for a negative number or seed, and when no example is long enough."
-    if min_words: data = _long_ones(data, min_words)
+    if min_words:
+        data = _long_ones(data, min_words)
     wanted = {"train": train_examples} | dict.fromkeys(data.task.report, report_examples)
     splits = {name: subset(rows, wanted.get(name, 0), seed) for name, rows in data.splits.items()}
     cut = [name for name in data.task.report if name in splits and len(splits[name]) < len(data.splits[name])]
-    notes = [f"{name} is reported on {len(splits[name]):,} of {len(data.splits[name]):,} examples, drawn with seed {seed}" for name in cut]
+    notes = [
+        f"{name} is reported on {len(splits[name]):,} of {len(data.splits[name]):,} examples, drawn with seed {seed}"
+        for name in cut
+    ]
     return replace(data, splits=splits, notes=data.notes + notes)
 
 
 def _long_ones(data: TaskData, words: int) -> TaskData:
-    if words < 0: raise ParameterError(f"min_words = {words}: expected at least 0")
-    long = lambda rows: np.flatnonzero([sum(len(text.split()) for text in texts) >= words for texts in zip(*(rows[c] for c in data.task.columns))])
+    if words < 0:
+        raise ParameterError(f"min_words = {words}: expected at least 0")
+    long = lambda rows: np.flatnonzero(
+        [sum(len(text.split()) for text in texts) >= words for texts in zip(*(rows[c] for c in data.task.columns))]
+    )
     splits = {name: rows.select(long(rows)) for name, rows in data.splits.items()}
     for name, rows in splits.items():
-        if not len(rows): raise ParameterError(f"min_words = {words}: no example of {name} has so many")
+        if not len(rows):
+            raise ParameterError(f"min_words = {words}: no example of {name} has so many")
     kept = ", ".join(f"{name} {len(rows):,} of {len(data.splits[name]):,}" for name, rows in splits.items())
     return replace(data, splits=splits, notes=[*data.notes, f"only examples of at least {words} words: {kept}"])

@@ -18,26 +18,29 @@ from .files import decode, read_bytes
 @dataclass
 class Questions:
     "Questions of one or several files, in their order."
+
     ids: list = field(default_factory=list)
-    titles: list = field(default_factory=list)     # of the article
+    titles: list = field(default_factory=list)  # of the article
     questions: list = field(default_factory=list)
     contexts: list = field(default_factory=list)
-    answers: list = field(default_factory=list)    # {"text": […], "answer_start": […]}, both empty when there is none
-    moved: list = field(default_factory=list)      # ids with an answer whose text does not stand where it should
-    absent: list = field(default_factory=list)     # ids with an answer that is not in the context at all
-    unlabelled: list = field(default_factory=list) # ids without a list of answers
+    answers: list = field(default_factory=list)  # {"text": […], "answer_start": […]}, both empty when there is none
+    moved: list = field(default_factory=list)  # ids with an answer whose text does not stand where it should
+    absent: list = field(default_factory=list)  # ids with an answer that is not in the context at all
+    unlabelled: list = field(default_factory=list)  # ids without a list of answers
     files: tuple = ()
 
-    def __len__(self): return len(self.ids)
+    def __len__(self):
+        return len(self.ids)
 
     def __repr__(self):
         n = sum(not a["text"] for a in self.answers)
         return f"Questions({len(self):,}, {n:,} without an answer, {len(set(self.titles)):,} articles, {len(set(self.contexts)):,} contexts)"
 
 # %% ../../nbs/data/06_squad.ipynb #c8cb2aed
-def _load(path: Path) -> list: # articles
+def _load(path: Path) -> list:  # articles
     text = decode(read_bytes(path), path)
-    try: found = parse_json(text)
+    try:
+        found = parse_json(text)
     except json.JSONDecodeError as e:
         why = "has been cut off" if e.pos >= len(text.rstrip()) - 1 or "Unterminated" in e.msg else "is not JSON"
         raise DataError(f"{path} {why}: {e.msg} in line {e.lineno}, column {e.colno}") from e
@@ -49,9 +52,12 @@ _NAMES = {list: "a list", str: "text", int: "a whole number", dict: "an object"}
 
 def _get(thing, key: str, kind: type, where: str):
     "A field of the right type; raises DataError that says where it is missing."
-    if not isinstance(thing, dict): raise DataError(f"{where}: {type(thing).__name__}, expected an object with {key!r}")
-    if key not in thing: raise DataError(f"{where} lacks {key!r}; it has {listed(thing) or 'nothing'}")
-    if not isinstance(thing[key], kind) or isinstance(thing[key], bool): raise DataError(f"{where}: {key!r} is {thing[key]!r:.40}, expected {_NAMES[kind]}")
+    if not isinstance(thing, dict):
+        raise DataError(f"{where}: {type(thing).__name__}, expected an object with {key!r}")
+    if key not in thing:
+        raise DataError(f"{where} lacks {key!r}; it has {listed(thing) or 'nothing'}")
+    if not isinstance(thing[key], kind) or isinstance(thing[key], bool):
+        raise DataError(f"{where}: {key!r} is {thing[key]!r:.40}, expected {_NAMES[kind]}")
     return thing[key]
 
 # %% ../../nbs/data/06_squad.ipynb #c3688417
@@ -64,37 +70,52 @@ def _answers(qa: dict, context: str, id: str, where: str, out: Questions) -> dic
     for n, answer in enumerate(_get(qa, "answers", list, where)):
         texts.append(_get(answer, "text", str, f"{where}, answers[{n}]"))
         starts.append(_get(answer, "answer_start", int, f"{where}, answers[{n}]"))
-        if not texts[-1]: raise DataError(f"{where}, answers[{n}]: 'text' is empty; expected words of the context, or no answers at all")
-        if abs(starts[-1]) >= 2**31: raise DataError(f"{where}, answers[{n}]: 'answer_start' is {starts[-1]}, expected a place in a context of {len(context)} characters")
-    if qa.get("is_impossible") and texts: raise DataError(f"{where}: is_impossible, and yet it has {len(texts)} answers; expected none")
-    if any(t not in context for t in texts): out.absent.append(id)
-    elif any(s < 0 or not context.startswith(t, s) for t, s in zip(texts, starts)): out.moved.append(id)
+        if not texts[-1]:
+            raise DataError(
+                f"{where}, answers[{n}]: 'text' is empty; expected words of the context, or no answers at all"
+            )
+        if abs(starts[-1]) >= 2**31:
+            raise DataError(
+                f"{where}, answers[{n}]: 'answer_start' is {starts[-1]}, expected a place in a context of {len(context)} characters"
+            )
+    if qa.get("is_impossible") and texts:
+        raise DataError(f"{where}: is_impossible, and yet it has {len(texts)} answers; expected none")
+    if any(t not in context for t in texts):
+        out.absent.append(id)
+    elif any(s < 0 or not context.startswith(t, s) for t, s in zip(texts, starts)):
+        out.moved.append(id)
     return {"text": texts, "answer_start": starts}
 
 
 def _paragraph(paragraph: dict, title: str, where: str, out: Questions):
     context = _get(paragraph, "context", str, where)
-    if not context.strip(): raise DataError(f"{where}: the context is empty")
+    if not context.strip():
+        raise DataError(f"{where}: the context is empty")
     for n, qa in enumerate(_get(paragraph, "qas", list, where)):
         place = f"{where}.qas[{n}]"
         id = str(qa["id"]) if isinstance(qa, dict) and isinstance(qa.get("id"), int) else _get(qa, "id", str, place)
         out.answers.append(_answers(qa, context, id, f"{place} ({id})", out))
         out.questions.append(_get(qa, "question", str, f"{place} ({id})"))
-        out.ids.append(id); out.titles.append(title); out.contexts.append(context)
+        out.ids.append(id)
+        out.titles.append(title)
+        out.contexts.append(context)
 
 # %% ../../nbs/data/06_squad.ipynb #ce7ec1f3
 def read_squad(
-    path, # official JSON file
-    keep=lambda number, title: True, # which articles, by number from 0 and title
+    path,  # official JSON file
+    keep=lambda number, title: True,  # which articles, by number from 0 and title
 ) -> Questions:
     "All questions of a file; raises DataError that names the article, paragraph and question at fault, or ids that are there twice."
     out = Questions(files=(Path(path),))
     for a, article in enumerate(_load(path)):
         where = f"{path}: data[{a}]"
         title = str(article.get("title", "")) if isinstance(article, dict) else ""
-        if not keep(a, title): continue
-        for p, paragraph in enumerate(_get(article, "paragraphs", list, where)): _paragraph(paragraph, title, f"{where}.paragraphs[{p}]", out)
-    if not len(out): raise DataError(f"{path}: there are no questions in it")
+        if not keep(a, title):
+            continue
+        for p, paragraph in enumerate(_get(article, "paragraphs", list, where)):
+            _paragraph(paragraph, title, f"{where}.paragraphs[{p}]", out)
+    if not len(out):
+        raise DataError(f"{path}: there are no questions in it")
     _check_ids(out, path)
     return out
 
@@ -102,18 +123,19 @@ def read_squad(
 def _check_ids(questions: Questions, where):
     seen = set()
     twice = [i for i in questions.ids if i in seen or seen.add(i)]
-    if twice: raise DataError(f"{where}: question id {twice[0]!r} is there more than once; {len(twice)} ids are repeated")
+    if twice:
+        raise DataError(f"{where}: question id {twice[0]!r} is there more than once; {len(twice)} ids are repeated")
 
 # %% ../../nbs/data/06_squad.ipynb #7cdf9bac
 def article_titles(
-    path, # official JSON file
-) -> set: # of text
+    path,  # official JSON file
+) -> set:  # of text
     "The titles of a file's articles."
     return {str(article.get("title", "")) for article in _load(path) if isinstance(article, dict)}
 
 
 def join(
-    parts: list, # of Questions
+    parts: list,  # of Questions
 ) -> Questions:
     "Questions of several files as one; raises DataError for an id that is in two of them."
     out = Questions(files=tuple(f for p in parts for f in p.files))

@@ -23,51 +23,56 @@ from .files import decode, parse_yaml, read_bytes
 @dataclass(frozen=True)
 class Hub:
     "A data set on the Hugging Face hub."
-    id: str            # "owner/name"
-    config: str        # configuration = folder of the Parquet files
-    revision: str      # commit; a branch would move under our feet
-    text: tuple        # one or two text columns
+
+    id: str  # "owner/name"
+    config: str  # configuration = folder of the Parquet files
+    revision: str  # commit; a branch would move under our feet
+    text: tuple  # one or two text columns
     label: str = "label"  # column of class ids, class names or scores
-    row: str = ""      # column with the row number of the official file; "" = count the rows
-    ids: str = ""      # column with ids of the examples; "" = made from split and row
+    row: str = ""  # column with the row number of the official file; "" = count the rows
+    ids: str = ""  # column with ids of the examples; "" = made from split and row
 
 
 @dataclass(frozen=True)
 class File:
     "One split in a folder: a tab-separated file, plain or .gz."
-    name: str          # "train.tsv"; "train.tsv.gz" is read when there is no plain one
-    text: tuple        # one or two columns: names in the header, or positions
+
+    name: str  # "train.tsv"; "train.tsv.gz" is read when there is no plain one
+    text: tuple  # one or two columns: names in the header, or positions
     label: str | int | None = None  # column of the label; None = an unlabelled test file
-    width: int = 0     # number of columns of a file without header; 0 = it has a header
-    more: tuple = ()   # further columns of the header that travel along as text, under their own names
-    only: tuple = ()   # column of the header and its value, ("language", "zh"): no other row belongs to the split
+    width: int = 0  # number of columns of a file without header; 0 = it has a header
+    more: tuple = ()  # further columns of the header that travel along as text, under their own names
+    only: tuple = ()  # column of the header and its value, ("language", "zh"): no other row belongs to the split
     instead: tuple = ()  # Files of other layouts, each looked for when none before it is there
 
 # %% ../../nbs/data/01_tasks.ipynb #785b68ce
 @dataclass(frozen=True)
 class Articles:
     "Articles of an official SQuAD file, all of them or a part."
-    name: str          # "train-v2.0.json"
-    within: str = ""   # another file: only articles whose titles it has, too
+
+    name: str  # "train-v2.0.json"
+    within: str = ""  # another file: only articles whose titles it has, too
     without: str = ""  # another file: only articles whose titles it does not have
-    half: str = ""     # first | second: every other article, from the first or the second
+    half: str = ""  # first | second: every other article, from the first or the second
 
     def __post_init__(self):
-        if self.half not in ("", "first", "second"): raise ParameterError(f"half = {self.half!r}: expected first or second")
+        if self.half not in ("", "first", "second"):
+            raise ParameterError(f"half = {self.half!r}: expected first or second")
 
 
 @dataclass(frozen=True)
 class Folder:
     "The directory of one task and its files by split."
-    names: tuple       # directory names, the first that exists counts
-    files: dict        # split -> File, or a tuple of Articles
+
+    names: tuple  # directory names, the first that exists counts
+    files: dict  # split -> File, or a tuple of Articles
 
 # %% ../../nbs/data/01_tasks.ipynb #c5b1fd86
 def tsv(
-    text: tuple, # one or two column names
-    label: str, # column of the label
-    **names: str, # split = file name
-) -> dict: # split -> File
+    text: tuple,  # one or two column names
+    label: str,  # column of the label
+    **names: str,  # split = file name
+) -> dict:  # split -> File
     "The files of a task whose header is the same in each; splits named test… have no label."
     return {split: File(name, text, None if split.startswith("test") else label) for split, name in names.items()}
 
@@ -75,93 +80,117 @@ def tsv(
 @dataclass(frozen=True)
 class Flaws:
     "The faults of one official file that are known and passed over."
-    rows: int          # a file with fewer rows is not the official one and must be clean
-    cut: int = 0       # rows with too few fields, at most; left out
-    empty: int = 0     # rows with an empty text, at most; kept, as the hub keeps them
+
+    rows: int  # a file with fewer rows is not the official one and must be clean
+    cut: int = 0  # rows with too few fields, at most; left out
+    empty: int = 0  # rows with an empty text, at most; kept, as the hub keeps them
 
 # %% ../../nbs/data/01_tasks.ipynb #2639852b
-KINDS = {"classification": ("accuracy", "f1", "matthews"), "regression": ("pearson", "spearman"), "span": ("answer_f1", "exact_match")}
+KINDS = {
+    "classification": ("accuracy", "f1", "matthews"),
+    "regression": ("pearson", "spearman"),
+    "span": ("answer_f1", "exact_match"),
+}
 _COLUMNS = {"span": ("question", "context"), True: ("text", "text_pair"), False: ("text",)}
 _OUTPUTS = {"regression": ("score",), "span": ("start", "end")}
 
 
-def _faults(task): # yields what is wrong with a row
+def _faults(task):  # yields what is wrong with a row
     if task.kind not in KINDS:
         yield f"kind = {task.kind!r}: expected one of {', '.join(KINDS)}"
         return
     known = KINDS[task.kind]
-    if not task.metrics: yield "needs at least one metric"
+    if not task.metrics:
+        yield "needs at least one metric"
     yield from (f"metric {m!r}: a {task.kind} task has {', '.join(known)}" for m in task.metrics if m not in known)
-    if task.selects and task.rows and task.selects not in task.rows: yield f"selects = {task.selects!r}: expected one of its splits {', '.join(task.rows)}"
-    if task.kind == "classification" and len(task.labels) < 2: yield "needs at least two label names"
-    yield from (f"raw label {r!r} maps to {n!r}, which is no label of the task" for r, n in task.raw.items() if n not in task.labels)
-    for place in (task.hub, *(layout for file in (task.folder.files.values() if task.folder else ()) for layout in _layouts(file))):
-        if isinstance(place, (Hub, File)) and len(place.text) != 1 + task.pair: yield f"{len(place.text)} text columns where {1 + task.pair} are expected"
-        if isinstance(place, File): yield from _travel_faults(task, place)
+    if task.selects and task.rows and task.selects not in task.rows:
+        yield f"selects = {task.selects!r}: expected one of its splits {', '.join(task.rows)}"
+    if task.kind == "classification" and len(task.labels) < 2:
+        yield "needs at least two label names"
+    yield from (
+        f"raw label {r!r} maps to {n!r}, which is no label of the task"
+        for r, n in task.raw.items()
+        if n not in task.labels
+    )
+    for place in (
+        task.hub,
+        *(layout for file in (task.folder.files.values() if task.folder else ()) for layout in _layouts(file)),
+    ):
+        if isinstance(place, (Hub, File)) and len(place.text) != 1 + task.pair:
+            yield f"{len(place.text)} text columns where {1 + task.pair} are expected"
+        if isinstance(place, File):
+            yield from _travel_faults(task, place)
 
 # %% ../../nbs/data/01_tasks.ipynb #28cb6001
-def _layouts(file) -> tuple: # of Files, or of Articles
+def _layouts(file) -> tuple:  # of Files, or of Articles
     return (file, *file.instead) if isinstance(file, File) else tuple(file)
 
 
-def _travel_faults(task, file): # yields what is wrong with the columns that travel along, or choose the rows
-    if file.more and file.width: yield f"{file.name} has no header, so no column can travel along by its name"
-    if file.only and (file.width or len(file.only) != 2): yield f"{file.name}: only = {file.only!r}: expected a column of its header and a value"
+def _travel_faults(task, file):  # yields what is wrong with the columns that travel along, or choose the rows
+    if file.more and file.width:
+        yield f"{file.name} has no header, so no column can travel along by its name"
+    if file.only and (file.width or len(file.only) != 2):
+        yield f"{file.name}: only = {file.only!r}: expected a column of its header and a value"
     taken = {"example_id", "label", *_COLUMNS[task.pair]} & set(file.more)
-    if taken: yield f"column {', '.join(sorted(taken))} cannot travel along: the loaded task has one of that name"
-    yield from (f"values are given for {name!r}, which does not travel along" for name in task.values if name not in file.more)
+    if taken:
+        yield f"column {', '.join(sorted(taken))} cannot travel along: the loaded task has one of that name"
+    yield from (
+        f"values are given for {name!r}, which does not travel along" for name in task.values if name not in file.more
+    )
 
 # %% ../../nbs/data/01_tasks.ipynb #38f2e91e
 @dataclass(frozen=True)
 class Task:
     "All that is particular to one task; raises ParameterError when the row contradicts itself."
-    name: str                  # lower case, as on the command line
-    title: str                 # as in a table
-    kind: str                  # classification | regression | span
-    metrics: tuple             # the headline first
-    labels: tuple = ()         # class names in the hub's order
-    pair: bool = False         # two texts an example
-    no_answer: bool = False    # questions may have no answer (SQuAD 2.0)
-    aliases: tuple = ()        # other names that people use
-    raw: dict = field(default_factory=dict)       # what a source writes -> label name
-    scores: tuple = ()         # lowest and highest score of a regression
+
+    name: str  # lower case, as on the command line
+    title: str  # as in a table
+    kind: str  # classification | regression | span
+    metrics: tuple  # the headline first
+    labels: tuple = ()  # class names in the hub's order
+    pair: bool = False  # two texts an example
+    no_answer: bool = False  # questions may have no answer (SQuAD 2.0)
+    aliases: tuple = ()  # other names that people use
+    raw: dict = field(default_factory=dict)  # what a source writes -> label name
+    scores: tuple = ()  # lowest and highest score of a regression
     hub: Hub | None = None
     folder: Folder | None = None
-    report: tuple = ("validation",)               # splits whose scores are reported
-    selects: str = ""                             # split on which the original protocol selects; "" = the first that is reported
-    rows: dict = field(default_factory=dict)      # split -> official number of rows
-    flaws: dict = field(default_factory=dict)     # split -> Flaws
-    values: dict = field(default_factory=dict)    # column that travels along -> the values that it may have
-    recipes: dict = field(default_factory=dict)   # encoder -> published lr, batch_size, max_length
-    notes: tuple = ()          # where the published record contradicts itself
-    file: str = ""             # of a task of one's own: the YAML that describes it, its data lie beside it
-    max_length: int = 0        # of a task of one's own: tokens that studies read; 0 = as the study says
+    report: tuple = ("validation",)  # splits whose scores are reported
+    selects: str = ""  # split on which the original protocol selects; "" = the first that is reported
+    rows: dict = field(default_factory=dict)  # split -> official number of rows
+    flaws: dict = field(default_factory=dict)  # split -> Flaws
+    values: dict = field(default_factory=dict)  # column that travels along -> the values that it may have
+    recipes: dict = field(default_factory=dict)  # encoder -> published lr, batch_size, max_length
+    notes: tuple = ()  # where the published record contradicts itself
+    file: str = ""  # of a task of one's own: the YAML that describes it, its data lie beside it
+    max_length: int = 0  # of a task of one's own: tokens that studies read; 0 = as the study says
 
     def __post_init__(self):
         fault = next(_faults(self), None)
-        if fault: raise ParameterError(f"task {self.name!r}: {fault}")
+        if fault:
+            raise ParameterError(f"task {self.name!r}: {fault}")
 
 # %% ../../nbs/data/01_tasks.ipynb #ab31fca6
 @patch(as_prop=True)
-def columns(self: Task) -> tuple: # names of the text columns once loaded
+def columns(self: Task) -> tuple:  # names of the text columns once loaded
     "text, text and text_pair, or question and context."
     return _COLUMNS[self.kind if self.kind == "span" else self.pair]
 
 
 @patch(as_prop=True)
-def id2label(self: Task) -> dict: # output number -> name, for a checkpoint's configuration
+def id2label(self: Task) -> dict:  # output number -> name, for a checkpoint's configuration
     "The model's outputs by name."
     return dict(enumerate(self.labels or _OUTPUTS[self.kind]))
 
 
 @patch(as_prop=True)
-def label2id(self: Task) -> dict: # name -> output number
+def label2id(self: Task) -> dict:  # name -> output number
     "The model's outputs by number."
     return {name: i for i, name in self.id2label.items()}
 
 
 @patch(as_prop=True)
-def num_labels(self: Task) -> int: # classes; 1 for a score, 2 for start and end of a span
+def num_labels(self: Task) -> int:  # classes; 1 for a score, 2 for start and end of a span
     "How many outputs a head needs."
     return len(self.id2label)
 
@@ -179,9 +208,10 @@ def at_hand(self: Task) -> bool:
 
 
 @patch
-def recipe(self: Task,
-    encoder: str, # "bert-base-uncased", …
-) -> dict: # lr, batch_size, max_length; empty when nothing was published for that encoder
+def recipe(
+    self: Task,
+    encoder: str,  # "bert-base-uncased", …
+) -> dict:  # lr, batch_size, max_length; empty when nothing was published for that encoder
     "The published recipe."
     return dict(self.recipes.get(encoder, {}))
 
@@ -191,35 +221,40 @@ _ALIASES: dict[str, str] = {}
 
 
 def register_task(
-    task: Task, # a new row, or a changed one under its old name
+    task: Task,  # a new row, or a changed one under its old name
 ):
     "Add a row to the table; raises ParameterError when a name already belongs to another task."
     for name in (task.name, *task.aliases):
         owner = _ALIASES.get(name)
-        if name != name.lower(): raise ParameterError(f"task name {name!r}: expected lower case")
-        if owner not in (None, task.name): raise ParameterError(f"task name {name!r} already belongs to {owner!r}")
+        if name != name.lower():
+            raise ParameterError(f"task name {name!r}: expected lower case")
+        if owner not in (None, task.name):
+            raise ParameterError(f"task name {name!r} already belongs to {owner!r}")
     TASKS[task.name] = task
     _ALIASES.update({name: task.name for name in (task.name, *task.aliases)})
 
 
-def all_tasks() -> list[Task]: # in the order of registration
+def all_tasks() -> list[Task]:  # in the order of registration
     "Every task that is known."
     return list(TASKS.values())
 
 
-def _own_files() -> list: # of tasks that lie in files, see the end of this notebook
+def _own_files() -> list:  # of tasks that lie in files, see the end of this notebook
     return [p for p in os.environ.get("BERTVISION_TASKS", "").split(os.pathsep) if p]
 
-
+# %% ../../nbs/data/01_tasks.ipynb #ff481078
 def get_task(
-    name, # name or alias in any case, path of a YAML file that describes a task, or a Task
+    name,  # name or alias in any case, path of a YAML file that describes a task, or a Task
 ) -> Task:
     "The row of a task; raises DataError with the nearest name when there is none."
-    if isinstance(name, Task): return name
-    if str(name).endswith((".yaml", ".yml")): return own_task(name)
+    if isinstance(name, Task):
+        return name
+    if str(name).endswith((".yaml", ".yml")):
+        return own_task(name)
     key = str(name).strip().lower().replace("_", "-")
     if key not in _ALIASES:
-        for path in _own_files(): own_task(path)
+        for path in _own_files():
+            own_task(path)
     if key not in _ALIASES:
         raise DataError(f"unknown task {name!r}{suggest(key, _ALIASES)}; there are {', '.join(TASKS)}")
     return TASKS[_ALIASES[key]]
@@ -241,67 +276,174 @@ def _recipes(batch_size: int, max_length: int, base: float, large: float, **more
 _SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 
 # %% ../../nbs/data/01_tasks.ipynb #5134c30b
-register_task(Task(
-    "cola", "CoLA", "classification", ("matthews",), ("unacceptable", "acceptable"),
-    raw={"0": "unacceptable", "1": "acceptable"}, hub=_glue("cola", "sentence"),
-    folder=Folder(("CoLA",), {"train": File("train.tsv", (3,), 1, width=4), "validation": File("dev.tsv", (3,), 1, width=4),
-                              "test": File("test.tsv", ("sentence",))}),
-    rows={"train": 8_551, "validation": 1_043, "test": 1_063}, recipes=_recipes(16, 64, 2.3571e-5, 1.49047e-5),
-    notes=("BERTVision-large is printed with Matthews 0.0: a collapsed run",)))
+register_task(
+    Task(
+        "cola",
+        "CoLA",
+        "classification",
+        ("matthews",),
+        ("unacceptable", "acceptable"),
+        raw={"0": "unacceptable", "1": "acceptable"},
+        hub=_glue("cola", "sentence"),
+        folder=Folder(
+            ("CoLA",),
+            {
+                "train": File("train.tsv", (3,), 1, width=4),
+                "validation": File("dev.tsv", (3,), 1, width=4),
+                "test": File("test.tsv", ("sentence",)),
+            },
+        ),
+        rows={"train": 8_551, "validation": 1_043, "test": 1_063},
+        recipes=_recipes(16, 64, 2.3571e-5, 1.49047e-5),
+        notes=("BERTVision-large is printed with Matthews 0.0: a collapsed run",),
+    )
+)
 
-register_task(Task(
-    "sst-2", "SST-2", "classification", ("accuracy",), ("negative", "positive"), aliases=("sst", "sst2"),
-    raw={"0": "negative", "1": "positive"}, hub=_glue("sst2", "sentence"),
-    folder=Folder(("SST-2", "SST2"), tsv(("sentence",), "label", **_SPLITS)),
-    rows={"train": 67_349, "validation": 872, "test": 1_821}, recipes=_recipes(32, 66, 2.87889e-5, 1.73352e-5),
-    notes=("one command names the checkpoint bert-large-base, which does not exist; bert-base-uncased is meant",)))
+register_task(
+    Task(
+        "sst-2",
+        "SST-2",
+        "classification",
+        ("accuracy",),
+        ("negative", "positive"),
+        aliases=("sst", "sst2"),
+        raw={"0": "negative", "1": "positive"},
+        hub=_glue("sst2", "sentence"),
+        folder=Folder(("SST-2", "SST2"), tsv(("sentence",), "label", **_SPLITS)),
+        rows={"train": 67_349, "validation": 872, "test": 1_821},
+        recipes=_recipes(32, 66, 2.87889e-5, 1.73352e-5),
+        notes=("one command names the checkpoint bert-large-base, which does not exist; bert-base-uncased is meant",),
+    )
+)
 
 # %% ../../nbs/data/01_tasks.ipynb #589850b2
-register_task(Task(
-    "mrpc", "MRPC", "classification", ("accuracy", "f1"), ("not_equivalent", "equivalent"), pair=True, aliases=("msr", "msrp"),
-    raw={"0": "not_equivalent", "1": "equivalent"}, hub=_glue("mrpc", "sentence1", "sentence2"),
-    folder=Folder(("MRPC",), tsv(("#1 String", "#2 String"), "Quality", **_SPLITS)),
-    rows={"train": 3_668, "validation": 408, "test": 1_725}, recipes=_recipes(32, 86, 2.0178e-5, 1.9e-5),
-    notes=("batch size: 32 in the commands, 16 in the table of hyper-parameters",
-           "the published 'dev' accuracy is measured on the 1,725 rows of the original test file, not on GLUE's dev set")))
+register_task(
+    Task(
+        "mrpc",
+        "MRPC",
+        "classification",
+        ("accuracy", "f1"),
+        ("not_equivalent", "equivalent"),
+        pair=True,
+        aliases=("msr", "msrp"),
+        raw={"0": "not_equivalent", "1": "equivalent"},
+        hub=_glue("mrpc", "sentence1", "sentence2"),
+        folder=Folder(("MRPC",), tsv(("#1 String", "#2 String"), "Quality", **_SPLITS)),
+        rows={"train": 3_668, "validation": 408, "test": 1_725},
+        recipes=_recipes(32, 86, 2.0178e-5, 1.9e-5),
+        notes=(
+            "batch size: 32 in the commands, 16 in the table of hyper-parameters",
+            "the published 'dev' accuracy is measured on the 1,725 rows of the original test file, not on GLUE's dev set",
+        ),
+    )
+)
 
-register_task(Task(
-    "sts-b", "STS-B", "regression", ("pearson", "spearman"), pair=True, aliases=("stsb", "sts"), scores=(0.0, 5.0),
-    hub=_glue("stsb", "sentence1", "sentence2"),
-    folder=Folder(("STS-B", "STSB"), tsv(("sentence1", "sentence2"), "score", **_SPLITS)),
-    rows={"train": 5_749, "validation": 1_500, "test": 1_379}, recipes=_recipes(16, 77, 2.1123e-5, 1.18555e-5)))
+register_task(
+    Task(
+        "sts-b",
+        "STS-B",
+        "regression",
+        ("pearson", "spearman"),
+        pair=True,
+        aliases=("stsb", "sts"),
+        scores=(0.0, 5.0),
+        hub=_glue("stsb", "sentence1", "sentence2"),
+        folder=Folder(("STS-B", "STSB"), tsv(("sentence1", "sentence2"), "score", **_SPLITS)),
+        rows={"train": 5_749, "validation": 1_500, "test": 1_379},
+        recipes=_recipes(16, 77, 2.1123e-5, 1.18555e-5),
+    )
+)
 
 # %% ../../nbs/data/01_tasks.ipynb #edc19afd
-register_task(Task(
-    "qqp", "QQP", "classification", ("accuracy", "f1"), ("not_duplicate", "duplicate"), pair=True, aliases=("qqpairs",),
-    raw={"0": "not_duplicate", "1": "duplicate"}, hub=_glue("qqp", "question1", "question2", row="idx"),
-    folder=Folder(("QQP",), tsv(("question1", "question2"), "is_duplicate", **_SPLITS)),
-    rows={"train": 363_846, "validation": 40_430, "test": 390_965}, flaws={"train": Flaws(rows=363_846, cut=24, empty=2)},
-    recipes=_recipes(32, 84, 1e-5, 1e-5), notes=("an older table of QQP is titled RTE",)))
+register_task(
+    Task(
+        "qqp",
+        "QQP",
+        "classification",
+        ("accuracy", "f1"),
+        ("not_duplicate", "duplicate"),
+        pair=True,
+        aliases=("qqpairs",),
+        raw={"0": "not_duplicate", "1": "duplicate"},
+        hub=_glue("qqp", "question1", "question2", row="idx"),
+        folder=Folder(("QQP",), tsv(("question1", "question2"), "is_duplicate", **_SPLITS)),
+        rows={"train": 363_846, "validation": 40_430, "test": 390_965},
+        flaws={"train": Flaws(rows=363_846, cut=24, empty=2)},
+        recipes=_recipes(32, 84, 1e-5, 1e-5),
+        notes=("an older table of QQP is titled RTE",),
+    )
+)
 
-register_task(Task(
-    "mnli", "MNLI", "classification", ("accuracy",), ("entailment", "neutral", "contradiction"), pair=True,
-    hub=_glue("mnli", "premise", "hypothesis"), report=("validation_matched", "validation_mismatched"),
-    folder=Folder(("MNLI",), tsv(("sentence1", "sentence2"), "gold_label", train="train.tsv",
-        validation_matched="dev_matched.tsv", validation_mismatched="dev_mismatched.tsv",
-        test_matched="test_matched.tsv", test_mismatched="test_mismatched.tsv")),
-    rows={"train": 392_702, "validation_matched": 9_815, "validation_mismatched": 9_832, "test_matched": 9_796, "test_mismatched": 9_847},
-    recipes=_recipes(32, 114, 1e-5, 1e-5)))
+# %% ../../nbs/data/01_tasks.ipynb #cf4e309c
+register_task(
+    Task(
+        "mnli",
+        "MNLI",
+        "classification",
+        ("accuracy",),
+        ("entailment", "neutral", "contradiction"),
+        pair=True,
+        hub=_glue("mnli", "premise", "hypothesis"),
+        report=("validation_matched", "validation_mismatched"),
+        folder=Folder(
+            ("MNLI",),
+            tsv(
+                ("sentence1", "sentence2"),
+                "gold_label",
+                train="train.tsv",
+                validation_matched="dev_matched.tsv",
+                validation_mismatched="dev_mismatched.tsv",
+                test_matched="test_matched.tsv",
+                test_mismatched="test_mismatched.tsv",
+            ),
+        ),
+        rows={
+            "train": 392_702,
+            "validation_matched": 9_815,
+            "validation_mismatched": 9_832,
+            "test_matched": 9_796,
+            "test_mismatched": 9_847,
+        },
+        recipes=_recipes(32, 114, 1e-5, 1e-5),
+    )
+)
 
 # %% ../../nbs/data/01_tasks.ipynb #178d1efe
 _ENTAILED = ("entailment", "not_entailment")
 
-register_task(Task(
-    "qnli", "QNLI", "classification", ("accuracy",), _ENTAILED, pair=True, hub=_glue("qnli", "question", "sentence"),
-    folder=Folder(("QNLI",), tsv(("question", "sentence"), "label", **_SPLITS)),
-    rows={"train": 104_743, "validation": 5_463, "test": 5_463}, recipes=_recipes(32, 121, 1e-5, 1e-5),
-    notes=("an older table of QNLI is titled RTE",)))
+register_task(
+    Task(
+        "qnli",
+        "QNLI",
+        "classification",
+        ("accuracy",),
+        _ENTAILED,
+        pair=True,
+        hub=_glue("qnli", "question", "sentence"),
+        folder=Folder(("QNLI",), tsv(("question", "sentence"), "label", **_SPLITS)),
+        rows={"train": 104_743, "validation": 5_463, "test": 5_463},
+        recipes=_recipes(32, 121, 1e-5, 1e-5),
+        notes=("an older table of QNLI is titled RTE",),
+    )
+)
 
-register_task(Task(
-    "rte", "RTE", "classification", ("accuracy",), _ENTAILED, pair=True, hub=_glue("rte", "sentence1", "sentence2"),
-    folder=Folder(("RTE",), tsv(("sentence1", "sentence2"), "label", **_SPLITS)),
-    rows={"train": 2_490, "validation": 277, "test": 3_000}, recipes=_recipes(16, 219, 1.21668e-5, 1.1798e-5),
-    notes=("BERT-large's learning rate: 1.1798e-5 in the training commands, 2.434992e-6 in the table and the embedding commands",)))
+register_task(
+    Task(
+        "rte",
+        "RTE",
+        "classification",
+        ("accuracy",),
+        _ENTAILED,
+        pair=True,
+        hub=_glue("rte", "sentence1", "sentence2"),
+        folder=Folder(("RTE",), tsv(("sentence1", "sentence2"), "label", **_SPLITS)),
+        rows={"train": 2_490, "validation": 277, "test": 3_000},
+        recipes=_recipes(16, 219, 1.21668e-5, 1.1798e-5),
+        notes=(
+            "BERT-large's learning rate: 1.1798e-5 in the training commands, 2.434992e-6 in the table and the embedding commands",
+        ),
+    )
+)
 
 # %% ../../nbs/data/01_tasks.ipynb #81e02b85
 def _toy(name: str, kind: str, metrics: tuple, labels: tuple = (), **rest):
@@ -316,50 +458,117 @@ _toy("similarity", "regression", ("pearson", "spearman"), pair=True, scores=(0.0
 _toy("qa", "span", ("answer_f1", "exact_match"), pair=True, no_answer=True)
 
 _toy("length", "classification", ("accuracy",), ("3-5", "6-8", "9-11", "12-14", "15-17", "18-20"))
-_toy("word", "classification", ("accuracy",), ("doctor", "teacher", "artist", "judge", "soldier", "queen", "neighbor", "captain"))
+_toy(
+    "word",
+    "classification",
+    ("accuracy",),
+    ("doctor", "teacher", "artist", "judge", "soldier", "queen", "neighbor", "captain"),
+)
 _toy("shift", "classification", ("accuracy",), ("original", "inverted"))
 _toy("number", "classification", ("accuracy",), ("singular", "plural"))
 _toy("depth", "classification", ("accuracy",), ("zero", "one", "two", "three"))
 _toy("recall", "classification", ("accuracy",), ("different", "same"))
 
 # %% ../../nbs/data/01_tasks.ipynb #cd729531
-register_task(Task(
-    "imdb", "IMDB", "classification", ("accuracy",), ("negative", "positive"), raw={"neg": "negative", "pos": "positive"},
-    hub=Hub("stanfordnlp/imdb", "plain_text", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31", ("text",)),
-    folder=Folder(("IMDB", "aclImdb"), {s: File(f"{s}.tsv", ("text",), "label") for s in ("train", "test")}),
-    report=("test",), rows={"train": 25_000, "test": 25_000}))
+register_task(
+    Task(
+        "imdb",
+        "IMDB",
+        "classification",
+        ("accuracy",),
+        ("negative", "positive"),
+        raw={"neg": "negative", "pos": "positive"},
+        hub=Hub("stanfordnlp/imdb", "plain_text", "e6281661ce1c48d982bc483cf8a173c1bbeb5d31", ("text",)),
+        folder=Folder(("IMDB", "aclImdb"), {s: File(f"{s}.tsv", ("text",), "label") for s in ("train", "test")}),
+        report=("test",),
+        rows={"train": 25_000, "test": 25_000},
+    )
+)
 
 # %% ../../nbs/data/01_tasks.ipynb #5d6e1d0d
 _HANS = dict(text=("sentence1", "sentence2"), label="gold_label", more=("pairID", "heuristic", "subcase", "template"))
 
-register_task(Task(
-    "hans", "HANS", "classification", ("accuracy",), ("entailment", "non-entailment"), pair=True,
-    folder=Folder(("HANS", "hans"), {"train": File("heuristics_train_set.txt", **_HANS), "validation": File("heuristics_evaluation_set.txt", **_HANS)}),
-    rows={"train": 30_000, "validation": 30_000}, values={"heuristic": ("lexical_overlap", "subsequence", "constituent")}))
+register_task(
+    Task(
+        "hans",
+        "HANS",
+        "classification",
+        ("accuracy",),
+        ("entailment", "non-entailment"),
+        pair=True,
+        folder=Folder(
+            ("HANS", "hans"),
+            {
+                "train": File("heuristics_train_set.txt", **_HANS),
+                "validation": File("heuristics_evaluation_set.txt", **_HANS),
+            },
+        ),
+        rows={"train": 30_000, "validation": 30_000},
+        values={"heuristic": ("lexical_overlap", "subsequence", "constituent")},
+    )
+)
 
 # %% ../../nbs/data/01_tasks.ipynb #4fba2647
-XNLI_LANGUAGES = {"zh": "Chinese", "ar": "Arabic", "bg": "Bulgarian", "de": "German", "el": "Greek", "en": "English", "es": "Spanish", "fr": "French", "hi": "Hindi",
-                  "ru": "Russian", "sw": "Swahili", "th": "Thai", "tr": "Turkish", "ur": "Urdu", "vi": "Vietnamese"}
+XNLI_LANGUAGES = {
+    "zh": "Chinese",
+    "ar": "Arabic",
+    "bg": "Bulgarian",
+    "de": "German",
+    "el": "Greek",
+    "en": "English",
+    "es": "Spanish",
+    "fr": "French",
+    "hi": "Hindi",
+    "ru": "Russian",
+    "sw": "Swahili",
+    "th": "Thai",
+    "tr": "Turkish",
+    "ur": "Urdu",
+    "vi": "Vietnamese",
+}
 _XNLI_LABELS = ("entailment", "neutral", "contradiction")
 
 
-def _xnli_file(kind: str, code: str) -> File: # of dev or test
-    official = [File(f"{folder}xnli.{kind}.tsv", ("sentence1", "sentence2"), "gold_label", only=("language", code)) for folder in ("XNLI-1.0/", "")]
+def _xnli_file(kind: str, code: str) -> File:  # of dev or test
+    official = [
+        File(f"{folder}xnli.{kind}.tsv", ("sentence1", "sentence2"), "gold_label", only=("language", code))
+        for folder in ("XNLI-1.0/", "")
+    ]
     return File(f"{kind}-{code}.tsv", (0, 1), 2, width=3, instead=tuple(official))
 
 
 def _xnli_train(code: str) -> File:
-    first, *rest = (File(f"{folder}multinli.train.{code}.tsv", ("premise", "hypo"), "label") for folder in ("XNLI-MT-1.0/multinli/", "multinli/", ""))
+    first, *rest = (
+        File(f"{folder}multinli.train.{code}.tsv", ("premise", "hypo"), "label")
+        for folder in ("XNLI-MT-1.0/multinli/", "multinli/", "")
+    )
     return replace(first, instead=tuple(rest))
 
-
+# %% ../../nbs/data/01_tasks.ipynb #905bd3b0
 for _code, _language in XNLI_LANGUAGES.items():
-    register_task(Task(
-        f"xnli-{_code}", f"XNLI, {_language}", "classification", ("accuracy",), _XNLI_LABELS, pair=True,
-        raw={name: name for name in _XNLI_LABELS} | {"contradictory": "contradiction"},
-        hub=Hub("facebook/xnli", _code, "b8dd5d7af51114dbda02c0e3f6133f332186418e", ("premise", "hypothesis")),
-        folder=Folder(("XNLI", "xnli"), {"train": _xnli_train(_code), "validation": _xnli_file("dev", _code), "test": _xnli_file("test", _code)}),
-        report=("test", "validation"), selects="validation", rows={"train": 392_702, "validation": 2_490, "test": 5_010}))
+    register_task(
+        Task(
+            f"xnli-{_code}",
+            f"XNLI, {_language}",
+            "classification",
+            ("accuracy",),
+            _XNLI_LABELS,
+            pair=True,
+            raw={name: name for name in _XNLI_LABELS} | {"contradictory": "contradiction"},
+            hub=Hub("facebook/xnli", _code, "b8dd5d7af51114dbda02c0e3f6133f332186418e", ("premise", "hypothesis")),
+            folder=Folder(
+                ("XNLI", "xnli"),
+                {
+                    "train": _xnli_train(_code),
+                    "validation": _xnli_file("dev", _code),
+                    "test": _xnli_file("test", _code),
+                },
+            ),
+            report=("test", "validation"),
+            selects="validation",
+            rows={"train": 392_702, "validation": 2_490, "test": 5_010},
+        )
+    )
 
 # %% ../../nbs/data/01_tasks.ipynb #8ed74c65
 _SPAN = dict(kind="span", metrics=("answer_f1", "exact_match"), pair=True)
@@ -369,65 +578,116 @@ def _squad(config: str, id: str, revision: str) -> Hub:
     return Hub(id, config, revision, ("question", "context"), "answers", ids="id")
 
 
-register_task(Task(
-    "squad1", "SQuAD 1.1", **_SPAN, aliases=("squad", "squad-v1", "squad-v1.1", "squad1.1"),
-    hub=_squad("plain_text", "rajpurkar/squad", "7b6d24c440a36b6815f21b70d25016731768db1f"),
-    folder=Folder(("SQuAD", "squad"), {"train": (Articles("train-v1.1.json"),), "validation": (Articles("dev-v1.1.json"),)}),
-    rows={"train": 87_599, "validation": 10_570}, recipes=_recipes(12, 384, 3e-5, 3e-5, epochs=2.0)))
+register_task(
+    Task(
+        "squad1",
+        "SQuAD 1.1",
+        **_SPAN,
+        aliases=("squad", "squad-v1", "squad-v1.1", "squad1.1"),
+        hub=_squad("plain_text", "rajpurkar/squad", "7b6d24c440a36b6815f21b70d25016731768db1f"),
+        folder=Folder(
+            ("SQuAD", "squad"), {"train": (Articles("train-v1.1.json"),), "validation": (Articles("dev-v1.1.json"),)}
+        ),
+        rows={"train": 87_599, "validation": 10_570},
+        recipes=_recipes(12, 384, 3e-5, 3e-5, epochs=2.0),
+    )
+)
 
-register_task(Task(
-    "squad2", "SQuAD 2.0", **_SPAN, no_answer=True, aliases=("squad-v2", "squad-v2.0", "squad2.0"),
-    hub=_squad("squad_v2", "rajpurkar/squad_v2", "3ffb306f725f7d2ce8394bc1873b24868140c412"),
-    folder=Folder(("SQuAD", "squad"), {"train": (Articles("train-v2.0.json"),), "validation": (Articles("dev-v2.0.json"),)}),
-    rows={"train": 130_319, "validation": 11_873}, recipes=_recipes(16, 384, 2e-5, 3e-5),
-    notes=("the weight decay of BERTVision's SQuAD commands is printed as 1.0 and is 0.01 elsewhere",)))
+register_task(
+    Task(
+        "squad2",
+        "SQuAD 2.0",
+        **_SPAN,
+        no_answer=True,
+        aliases=("squad-v2", "squad-v2.0", "squad2.0"),
+        hub=_squad("squad_v2", "rajpurkar/squad_v2", "3ffb306f725f7d2ce8394bc1873b24868140c412"),
+        folder=Folder(
+            ("SQuAD", "squad"), {"train": (Articles("train-v2.0.json"),), "validation": (Articles("dev-v2.0.json"),)}
+        ),
+        rows={"train": 130_319, "validation": 11_873},
+        recipes=_recipes(16, 384, 2e-5, 3e-5),
+        notes=("the weight decay of BERTVision's SQuAD commands is printed as 1.0 and is 0.01 elsewhere",),
+    )
+)
 
-register_task(Task(
-    "squad1-articles", "SQuAD 1.1, articles", **_SPAN, report=("test",),
-    folder=Folder(("SQuAD", "squad"), {
-        "train": (Articles("train-v1.1-first-articles.json"), Articles("dev-v1.1.json", without="dev-v2.0.json")),
-        "test": (Articles("dev-v1.1.json", within="dev-v2.0.json"),)}), rows={"train": 8_927, "test": 6_013},
-    notes=("trained and tested on other articles than the official split: not comparable with published scores",)))
+# %% ../../nbs/data/01_tasks.ipynb #13c220ba
+register_task(
+    Task(
+        "squad1-articles",
+        "SQuAD 1.1, articles",
+        **_SPAN,
+        report=("test",),
+        folder=Folder(
+            ("SQuAD", "squad"),
+            {
+                "train": (
+                    Articles("train-v1.1-first-articles.json"),
+                    Articles("dev-v1.1.json", without="dev-v2.0.json"),
+                ),
+                "test": (Articles("dev-v1.1.json", within="dev-v2.0.json"),),
+            },
+        ),
+        rows={"train": 8_927, "test": 6_013},
+        notes=("trained and tested on other articles than the official split: not comparable with published scores",),
+    )
+)
 
-register_task(Task(
-    "squad2-articles", "SQuAD 2.0, articles", **_SPAN, no_answer=True, report=("test",),
-    folder=Folder(("SQuAD", "squad"), {"train": (Articles("dev-v2.0.json", half="first"),), "test": (Articles("dev-v2.0.json", half="second"),)}),
-    rows={"train": 5_921, "test": 5_952},
-    notes=("trained and tested on halves of the official dev set: not comparable with published scores",)))
+register_task(
+    Task(
+        "squad2-articles",
+        "SQuAD 2.0, articles",
+        **_SPAN,
+        no_answer=True,
+        report=("test",),
+        folder=Folder(
+            ("SQuAD", "squad"),
+            {"train": (Articles("dev-v2.0.json", half="first"),), "test": (Articles("dev-v2.0.json", half="second"),)},
+        ),
+        rows={"train": 5_921, "test": 5_952},
+        notes=("trained and tested on halves of the official dev set: not comparable with published scores",),
+    )
+)
 
 # %% ../../nbs/data/01_tasks.ipynb #27dfaa20
 def data_root(
-    data=None, # folder that holds one directory a task; None or "" = BERTVISION_DATA
-) -> Path | None: # None when neither is given
+    data=None,  # folder that holds one directory a task; None or "" = BERTVISION_DATA
+) -> Path | None:  # None when neither is given
     "The folder with the data; raises DataError when what was given is not a folder."
     given = str(data or "") or os.environ.get("BERTVISION_DATA", "")
-    if not given: return None
+    if not given:
+        return None
     place = named_path(given)
     said = "data" if data else "BERTVISION_DATA"
-    if not place.exists(): raise DataError(f"{said} = {given}: there is no such folder")
-    if not place.is_dir(): raise DataError(f"{said} = {given}: this is a file; expected a folder with one directory a task")
+    if not place.exists():
+        raise DataError(f"{said} = {given}: there is no such folder")
+    if not place.is_dir():
+        raise DataError(f"{said} = {given}: this is a file; expected a folder with one directory a task")
     return place
 
 
 def task_folder(
-    task, # name or Task
-    root: Path, # see data_root
+    task,  # name or Task
+    root: Path,  # see data_root
 ) -> Path:
     "The directory of a task; raises DataError that lists the names that were looked for."
     task = get_task(task)
-    if task.file: return Path(task.file).parent
-    if task.folder is None: raise DataError(f"task {task.name!r} has no folder layout; it cannot be read from {root}")
+    if task.file:
+        return Path(task.file).parent
+    if task.folder is None:
+        raise DataError(f"task {task.name!r} has no folder layout; it cannot be read from {root}")
     places = [root / name for name in task.folder.names]
     for place in places:
-        if place.is_dir(): return place
-        if place.exists(): raise DataError(f"{place} is a file; expected the folder with the files of task {task.name!r}")
+        if place.is_dir():
+            return place
+        if place.exists():
+            raise DataError(f"{place} is a file; expected the folder with the files of task {task.name!r}")
     raise DataError(f"task {task.name!r}: no folder {' or '.join(map(str, places))}")
 
 # %% ../../nbs/data/01_tasks.ipynb #eb937982
 def find_file(
-    folder: Path, # directory of the task
-    name: str, # file name, with or without .gz; an absolute path is taken as it is
-) -> Path | None: # the plain file, else the .gz, else a folder named like the file without its ending
+    folder: Path,  # directory of the task
+    name: str,  # file name, with or without .gz; an absolute path is taken as it is
+) -> Path | None:  # the plain file, else the .gz, else a folder named like the file without its ending
     "The place of one split, or None."
     plain = named_path(folder / named_path(name))
     tree = plain.with_name(plain.name.removesuffix(".gz").removesuffix(".tsv"))
@@ -436,36 +696,42 @@ def find_file(
 
 
 def choose_layout(
-    folder: Path, # directory of the task
-    file, # File or tuple of Articles
-): # the same, or a File in place of it
+    folder: Path,  # directory of the task
+    file,  # File or tuple of Articles
+):  # the same, or a File in place of it
     "The first of a split's layouts of which the file is there; the split's own when none is."
     found = (f for f in _layouts(file) if find_file(folder, f.name)) if isinstance(file, File) else ()
     return next(iter(found), file)
 
 # %% ../../nbs/data/01_tasks.ipynb #4cd80ced
 def file_names(
-    file, # File or tuple of Articles
-) -> list: # of text
+    file,  # File or tuple of Articles
+) -> list:  # of text
     "The files that one split is made from."
-    if isinstance(file, File): return [file.name]
+    if isinstance(file, File):
+        return [file.name]
     return list(dict.fromkeys(name for part in file for name in (part.name, part.within, part.without) if name))
 
 
 def input_files(
-    task, # name or Task
-    data=None, # folder; None or "" = BERTVISION_DATA
-    files: dict | None = None, # split -> file name, where it differs from the layout
-) -> list[Path]: # existing files in the order of the splits; empty for toy tasks and for the hub
+    task,  # name or Task
+    data=None,  # folder; None or "" = BERTVISION_DATA
+    files: dict | None = None,  # split -> file name, where it differs from the layout
+) -> list[Path]:  # existing files in the order of the splits; empty for toy tasks and for the hub
     "The files that `load_task` would read."
     task = get_task(task)
     root = Path(task.file).parent if task.file else data_root(data)
-    if root is None or task.toy or task.folder is None: return []
+    if root is None or task.toy or task.folder is None:
+        return []
     folder = task_folder(task, root)
-    named = {split: file_names(choose_layout(folder, file)) for split, file in task.folder.files.items()} | {split: [name] for split, name in (files or {}).items()}
+    named = {split: file_names(choose_layout(folder, file)) for split, file in task.folder.files.items()} | {
+        split: [name] for split, name in (files or {}).items()
+    }
     names = dict.fromkeys(name for several in named.values() for name in several)
     found = [place for name in names if (place := find_file(folder, name))]
-    return [Path(task.file)] * bool(task.file) + [file for place in found for file in (sorted(place.rglob("*.txt")) if place.is_dir() else [place])]
+    return [Path(task.file)] * bool(task.file) + [
+        file for place in found for file in (sorted(place.rglob("*.txt")) if place.is_dir() else [place])
+    ]
 
 # %% ../../nbs/data/01_tasks.ipynb #e902a00d
 _OWN_KEYS = ("name", "kind", "text", "label", "labels", "metrics", "files", "title", "scores", "report", "max_length")
@@ -475,75 +741,137 @@ _OWN_METRICS = {k: v for k, v in KINDS.items() if k != "span"}
 def _names(raw: dict, key: str, where: str, allowed=None) -> tuple:
     "A list of words under a key, or one of them."
     given = raw[key] if isinstance(raw[key], list) else [raw[key]]
-    if not given or any(not isinstance(x, str) or not x for x in given) or len(set(given)) < len(given): raise DataError(f"{where}: {key} = {raw[key]!r}: expected different names, at least one (numbers in quotes)")
+    if not given or any(not isinstance(x, str) or not x for x in given) or len(set(given)) < len(given):
+        raise DataError(f"{where}: {key} = {raw[key]!r}: expected different names, at least one (numbers in quotes)")
     wrong = next((x for x in given if allowed and x not in allowed), None)
-    if wrong is not None: raise DataError(f"{where}: {key}: {wrong!r}{suggest(wrong, allowed)}: expected one of {', '.join(allowed)}")
+    if wrong is not None:
+        raise DataError(f"{where}: {key}: {wrong!r}{suggest(wrong, allowed)}: expected one of {', '.join(allowed)}")
     return tuple(given)
 
 
-def _own_labels(raw: dict, where: str) -> tuple: # names, {what the files write: name}
+def _own_labels(raw: dict, where: str) -> tuple:  # names, {what the files write: name}
     given = raw.get("labels")
     if raw["kind"] == "regression":
-        if given is not None: raise DataError(f"{where}: labels: a regression has none, it has scores: [lowest, highest]")
+        if given is not None:
+            raise DataError(f"{where}: labels: a regression has none, it has scores: [lowest, highest]")
         return (), {}
-    if isinstance(given, dict) and all(isinstance(n, str) for n in given.values()): names, given = tuple(dict.fromkeys(given.values())), {str(k): n for k, n in given.items()}
-    elif isinstance(given, list): names, given = _names(raw, "labels", where), {}
-    else: raise DataError(f"{where}: labels = {given!r}: expected a list of names, or what the files write and its name, such as {{0: bad, 1: good}}")
-    if len(names) < 2: raise DataError(f"{where}: labels: expected at least two different names, found {', '.join(names)}")
+    if isinstance(given, dict) and all(isinstance(n, str) for n in given.values()):
+        names, given = tuple(dict.fromkeys(given.values())), {str(k): n for k, n in given.items()}
+    elif isinstance(given, list):
+        names, given = _names(raw, "labels", where), {}
+    else:
+        raise DataError(
+            f"{where}: labels = {given!r}: expected a list of names, or what the files write and its name, such as {{0: bad, 1: good}}"
+        )
+    if len(names) < 2:
+        raise DataError(f"{where}: labels: expected at least two different names, found {', '.join(names)}")
     return names, given
 
 # %% ../../nbs/data/01_tasks.ipynb #b45e99c1
-def _own_splits(raw: dict, path: Path) -> tuple: # split -> File, splits that are reported
+def _own_splits(raw: dict, path: Path) -> tuple:  # split -> File, splits that are reported
     where, files = path.name, raw["files"]
-    if not isinstance(files, dict) or any(not isinstance(n, str) for n in files.values()): raise DataError(f"{where}: files = {files!r}: expected train, validation or test and their file names")
+    if not isinstance(files, dict) or any(not isinstance(n, str) for n in files.values()):
+        raise DataError(f"{where}: files = {files!r}: expected train, validation or test and their file names")
     wrong = next((s for s in files if s not in ("train", "validation", "test")), None)
-    if wrong is not None: raise DataError(f"{where}: files: unknown split {wrong!r}{suggest(wrong, ('train', 'validation', 'test'))}; there are train, validation, test")
+    if wrong is not None:
+        raise DataError(
+            f"{where}: files: unknown split {wrong!r}{suggest(wrong, ('train', 'validation', 'test'))}; there are train, validation, test"
+        )
     report = _names(raw, "report", where, ("validation", "test")) if "report" in raw else ("validation",)
     for split in dict.fromkeys(("train", *report, *files)):
-        if split not in files: raise DataError(f"{where}: files: no {split}; {'it is what trains' if split == 'train' else 'its scores are to be reported (report)'}")
-        if not files[split].removesuffix(".gz").endswith((".tsv", ".csv", ".jsonl")): raise DataError(f"{where}: files: {split}: {files[split]!r}: expected a .tsv, .csv or .jsonl file, plain or .gz")
-        if find_file(path.parent, files[split]) is None: raise DataError(f"{where}: files: {split}: there is no {files[split]} beside it")
+        if split not in files:
+            raise DataError(
+                f"{where}: files: no {split}; {'it is what trains' if split == 'train' else 'its scores are to be reported (report)'}"
+            )
+        if not files[split].removesuffix(".gz").endswith((".tsv", ".csv", ".jsonl")):
+            raise DataError(
+                f"{where}: files: {split}: {files[split]!r}: expected a .tsv, .csv or .jsonl file, plain or .gz"
+            )
+        if find_file(path.parent, files[split]) is None:
+            raise DataError(f"{where}: files: {split}: there is no {files[split]} beside it")
     text = _names(raw, "text", where)
-    if len(text) > 2: raise DataError(f"{where}: text = {raw['text']!r}: expected one column or two")
-    return {s: File(n, text, None if s == "test" and s not in report else _names(raw, "label", where)[0]) for s, n in files.items()}, report
+    if len(text) > 2:
+        raise DataError(f"{where}: text = {raw['text']!r}: expected one column or two")
+    return {
+        s: File(n, text, None if s == "test" and s not in report else _names(raw, "label", where)[0])
+        for s, n in files.items()
+    }, report
 
-
-def _own_numbers(raw: dict, where: str) -> tuple: # scores, max_length
+# %% ../../nbs/data/01_tasks.ipynb #a7f9fef9
+def _own_numbers(raw: dict, where: str) -> tuple:  # scores, max_length
     scores, longest = raw.get("scores", []), raw.get("max_length", 0)
-    fine = isinstance(scores, list) and len(scores) in (0, 2) and all(type(x) in (int, float) for x in scores) and scores == sorted(scores)
-    if not fine or (scores and raw["kind"] != "regression"): raise DataError(f"{where}: scores = {scores!r}: expected [lowest, highest] of a regression")
-    if type(longest) is not int or longest < 0: raise DataError(f"{where}: max_length = {longest!r}: expected a whole number of tokens")
+    fine = (
+        isinstance(scores, list)
+        and len(scores) in (0, 2)
+        and all(type(x) in (int, float) for x in scores)
+        and scores == sorted(scores)
+    )
+    if not fine or (scores and raw["kind"] != "regression"):
+        raise DataError(f"{where}: scores = {scores!r}: expected [lowest, highest] of a regression")
+    if type(longest) is not int or longest < 0:
+        raise DataError(f"{where}: max_length = {longest!r}: expected a whole number of tokens")
     return tuple(map(float, scores)), longest
 
 # %% ../../nbs/data/01_tasks.ipynb #fc26361c
 def read_task(
-    path, # YAML file
+    path,  # YAML file
 ) -> Task:
     "The task that a file describes, not registered; raises DataError that names the key of the fault."
     path = named_path(path).resolve()
     where, raw = path.name, parse_yaml(decode(read_bytes(path), path), path.name, DataError)
-    if not isinstance(raw, dict): raise DataError(f"{where}: expected `key: value` lines with {', '.join(_OWN_KEYS)}")
+    if not isinstance(raw, dict):
+        raise DataError(f"{where}: expected `key: value` lines with {', '.join(_OWN_KEYS)}")
     for key in raw:
-        if key not in _OWN_KEYS: raise DataError(f"{where}: unknown key {key!r}{suggest(key, _OWN_KEYS)}; there are {', '.join(_OWN_KEYS)}")
+        if key not in _OWN_KEYS:
+            raise DataError(f"{where}: unknown key {key!r}{suggest(key, _OWN_KEYS)}; there are {', '.join(_OWN_KEYS)}")
     for key in ("name", "kind", "text", "label", "metrics", "files"):
-        if key not in raw: raise DataError(f"{where}: {key} is missing")
-    if not isinstance(raw["name"], str) or not re.fullmatch("[a-z0-9][a-z0-9.-]*", raw["name"]) or raw["name"].startswith("toy-"):
-        raise DataError(f"{where}: name = {raw['name']!r}: expected lower case letters, digits, dots and dashes, not beginning with toy-")
+        if key not in raw:
+            raise DataError(f"{where}: {key} is missing")
+    if (
+        not isinstance(raw["name"], str)
+        or not re.fullmatch("[a-z0-9][a-z0-9.-]*", raw["name"])
+        or raw["name"].startswith("toy-")
+    ):
+        raise DataError(
+            f"{where}: name = {raw['name']!r}: expected lower case letters, digits, dots and dashes, not beginning with toy-"
+        )
     raw["kind"], *more = _names(raw, "kind", where, tuple(_OWN_METRICS))
-    if more: raise DataError(f"{where}: kind: expected one, found {len(more) + 1}")
-    metrics, (labels, written), (files, report), (scores, longest) = _names(raw, "metrics", where, _OWN_METRICS[raw["kind"]]), _own_labels(raw, where), _own_splits(raw, path), _own_numbers(raw, where)
-    if "f1" in metrics and len(labels) != 2: raise DataError(f"{where}: metrics: f1 is for two labels, here are {len(labels)}: use accuracy or matthews")
-    return Task(raw["name"], str(raw.get("title", raw["name"])), raw["kind"], metrics, labels, pair=len(files["train"].text) == 2, raw=written, scores=scores,
-                folder=Folder((".",), files), report=report, file=str(path), max_length=longest)
+    if more:
+        raise DataError(f"{where}: kind: expected one, found {len(more) + 1}")
+    metrics, (labels, written), (files, report), (scores, longest) = (
+        _names(raw, "metrics", where, _OWN_METRICS[raw["kind"]]),
+        _own_labels(raw, where),
+        _own_splits(raw, path),
+        _own_numbers(raw, where),
+    )
+    if "f1" in metrics and len(labels) != 2:
+        raise DataError(f"{where}: metrics: f1 is for two labels, here are {len(labels)}: use accuracy or matthews")
+    return Task(
+        raw["name"],
+        str(raw.get("title", raw["name"])),
+        raw["kind"],
+        metrics,
+        labels,
+        pair=len(files["train"].text) == 2,
+        raw=written,
+        scores=scores,
+        folder=Folder((".",), files),
+        report=report,
+        file=str(path),
+        max_length=longest,
+    )
 
 # %% ../../nbs/data/01_tasks.ipynb #69bca862
 def own_task(
-    path, # YAML file, see `read_task`
+    path,  # YAML file, see `read_task`
 ) -> Task:
     "Read a task's file and register it, here and for the processes that this one starts; raises DataError, also for a name that belongs to another task."
     task = read_task(path)
     owner = TASKS.get(_ALIASES.get(task.name))
-    if owner and owner.file != task.file: raise DataError(f"{Path(task.file).name}: name = {task.name!r}: already the name of {owner.file or 'a task that comes with the package'}; choose another")
+    if owner and owner.file != task.file:
+        raise DataError(
+            f"{Path(task.file).name}: name = {task.name!r}: already the name of {owner.file or 'a task that comes with the package'}; choose another"
+        )
     register_task(task)
     os.environ["BERTVISION_TASKS"] = os.pathsep.join(dict.fromkeys([*_own_files(), task.file]))
     return task

@@ -11,7 +11,18 @@ import random
 import re
 
 from ..core.errors import ParameterError, suggest
-from .grammar import ACCEPTABILITY, GOOD, is_acceptable, lexicon, past, plain, sentence, SPLITS, SYNONYMS, TRADING
+from bertvision.data.grammar import (
+    ACCEPTABILITY,
+    GOOD,
+    SPLITS,
+    SYNONYMS,
+    TRADING,
+    is_acceptable,
+    lexicon,
+    past,
+    plain,
+    sentence,
+)
 from .probing_tasks import LABELS, ORACLES, RULES
 from .recall import RECALL, RECALL_LABELS, recall_of
 
@@ -25,7 +36,11 @@ def _opinions(texts, rule):
 
 def _sentiment_plain(rng, words):
     thing, extra = rng.choice(words["things"]), rng.choice(("", "that we chose", "really", "rather"))
-    form = f"the {thing} {extra} was {{}}" if extra.startswith("that") else f"the {thing} was {extra} {{}}".replace("  ", " ")
+    form = (
+        f"the {thing} {extra} was {{}}"
+        if extra.startswith("that")
+        else f"the {thing} was {extra} {{}}".replace("  ", " ")
+    )
     return _opinions([form.format(rng.choice(words["good"])), form.format(rng.choice(words["bad"]))], "plain")
 
 
@@ -33,17 +48,23 @@ def _sentiment_negation(rng, words):
     kind = rng.choice(("good", "bad"))
     thing, opinion, who = rng.choice(words["things"]), rng.choice(words[kind]), rng.choice(("we", "they", "you"))
     verb = rng.choice(("choose", "expect", "try"))
-    texts = [f"the {thing} that {who} did not {verb} was {opinion}", f"the {thing} that {who} did {verb} was not {opinion}"]
+    texts = [
+        f"the {thing} that {who} did not {verb} was {opinion}",
+        f"the {thing} that {who} did {verb} was not {opinion}",
+    ]
     return _opinions(texts if kind == "good" else texts[::-1], "negation")
 
 
 def _sentiment_contrast(rng, words):
     good, bad = rng.choice(words["good"]), rng.choice(words["bad"])
     (one, two), no = rng.sample(words["things"], 2), rng.choice(("", "", "not "))
-    texts = [f"the {one} was {no}{bad} but the {two} was {no}{good}", f"the {one} was {no}{good} but the {two} was {no}{bad}"]
+    texts = [
+        f"the {one} was {no}{bad} but the {two} was {no}{good}",
+        f"the {one} was {no}{good} but the {two} was {no}{bad}",
+    ]
     return _opinions(texts[::-1] if no else texts, "contrast")
 
-
+# %% ../../nbs/data/07_toy.ipynb #21a8f6ab
 def _sentiment_intensity(rng, words):
     good, bad = rng.choice(words["good"]), rng.choice(words["bad"])
     one, two = rng.sample(words["things"], 2)
@@ -62,8 +83,8 @@ def _clause_sentiment(clause) -> int:
 
 
 def sentiment_of(
-    text: str, # a sentence in the words of `toy-sentiment`
-) -> str: # negative | positive
+    text: str,  # a sentence in the words of `toy-sentiment`
+) -> str:  # negative | positive
     "The known rule: the last clause after but, the stronger one after and."
     clauses = re.split(r" but ", plain(text))
     score = sum(map(_clause_sentiment, clauses[-1].split(" and ")))
@@ -71,11 +92,13 @@ def sentiment_of(
 
 # %% ../../nbs/data/07_toy.ipynb #cb34a199
 def say(
-    agent: str, verb: str, patient: str, # who, did what (base form), to whom
+    agent: str,
+    verb: str,
+    patient: str,  # who, did what (base form), to whom
     passive: bool = False,
-    place: str = "", # "in the garden"
-    front: bool = False, # the place first
-) -> str: # words in lower case, no full stop
+    place: str = "",  # "in the garden"
+    front: bool = False,  # the place first
+) -> str:  # words in lower case, no full stop
     "An event in the past tense, active or passive."
     core = f"the {patient} was {past(verb)} by the {agent}" if passive else f"the {agent} {past(verb)} the {patient}"
     return " ".join(p for p in ((place, core) if front else (core, place)) if p)
@@ -83,12 +106,14 @@ def say(
 
 _BASE = {past(verb): verb for pair in SYNONYMS for verb in pair}
 _MEANING = {verb: pair[0] for pair in SYNONYMS for verb in pair}
-_EVENT = re.compile(rf"(?:in the (\w+) )?the ([\w ]+?) (was )?({'|'.join(_BASE)}) (?:by )?the ([\w ]+?)(?: in the (\w+))?")
+_EVENT = re.compile(
+    rf"(?:in the (\w+) )?the ([\w ]+?) (was )?({'|'.join(_BASE)}) (?:by )?the ([\w ]+?)(?: in the (\w+))?"
+)
 
 
 def read_event(
-    text: str, # what `say` wrote
-) -> tuple: # agent, verb, patient, place
+    text: str,  # what `say` wrote
+) -> tuple:  # agent, verb, patient, place
     "The event that a sentence tells, the same for active and passive."
     before, first, passive, verb, second, after = _EVENT.fullmatch(plain(text)).groups()
     agent, patient = (second, first) if passive else (first, second)
@@ -115,20 +140,28 @@ _JOINED = re.compile(" and | but | while ")
 
 # %% ../../nbs/data/07_toy.ipynb #75cf9867
 def _pairs(text, equivalent, other, rule):
-    return [dict(text=sentence(text), text_pair=sentence(pair), label=label, rule=rule)
-            for pair, label in ((equivalent, "equivalent"), (other, "not_equivalent"))]
+    return [
+        dict(text=sentence(text), text_pair=sentence(pair), label=label, rule=rule)
+        for pair, label in ((equivalent, "equivalent"), (other, "not_equivalent"))
+    ]
 
 
 def _exchange_roles(rng, words, one, two, rule):
     verb, passive, (agent, patient) = rng.choice(words["verbs"]), rng.random() < 0.5, rng.sample((one, two), 2)
-    texts = say(agent, verb, patient, passive), say(agent, verb, patient, not passive), say(patient, verb, agent, not passive)
+    texts = (
+        say(agent, verb, patient, passive),
+        say(agent, verb, patient, not passive),
+        say(patient, verb, agent, not passive),
+    )
     return _pairs(*(text.replace("the someone", "someone") for text in texts), rule)
 
 
-def _voice(rng, words): return _exchange_roles(rng, words, rng.choice(words["people"]), "someone", "voice")
+def _voice(rng, words):
+    return _exchange_roles(rng, words, rng.choice(words["people"]), "someone", "voice")
 
 
-def _turned_roles(rng, words): return _exchange_roles(rng, words, *rng.sample(words["people"], 2), "roles")
+def _turned_roles(rng, words):
+    return _exchange_roles(rng, words, *rng.sample(words["people"], 2), "roles")
 
 
 def _synonym(rng, words):
@@ -148,7 +181,12 @@ def _dative(rng, words):
 
 
 def _quantity(rng, words):
-    noun, gift, verb, (n, m) = rng.choice(words["people"]), rng.choice(words["gifts"]), rng.choice(_WANTED), rng.sample(_NUMBERS, 2)
+    noun, gift, verb, (n, m) = (
+        rng.choice(words["people"]),
+        rng.choice(words["gifts"]),
+        rng.choice(_WANTED),
+        rng.sample(_NUMBERS, 2),
+    )
     one, two = rng.sample((f"{{0}} {noun}s {verb} {{1}} {gift}s", f"{{1}} {gift}s were {verb} by {{0}} {noun}s"), 2)
     return _pairs(one.format(n, m), two.format(n, m), two.format(m, n), "quantity")
 
@@ -169,16 +207,20 @@ _COUNT = re.compile(rf"({'|'.join(_NUMBERS)}) (\w+) (?:were )?(\w+) (?:by )?({'|
 def _meaning(text):
     "What a sentence says, the same for all its forms."
     text = plain(text)
-    if gift := _GIFT.fullmatch(text): return gift[1], gift[2], gift[3] or gift[6], gift[4] or gift[5]
-    if count := _COUNT.fullmatch(text): return count[3], {count.group(1, 2), count.group(4, 5)}
-    if _JOINED.search(text): return set(_JOINED.split(text))
+    if gift := _GIFT.fullmatch(text):
+        return gift[1], gift[2], gift[3] or gift[6], gift[4] or gift[5]
+    if count := _COUNT.fullmatch(text):
+        return count[3], {count.group(1, 2), count.group(4, 5)}
+    if _JOINED.search(text):
+        return set(_JOINED.split(text))
     agent, verb, patient, _ = read_event(re.sub(r"\bsomeone\b", "the someone", text))
     return agent, _MEANING[verb], patient
 
 
 def paraphrase_of(
-    text: str, text_pair: str, # two sentences in the words of `toy-paraphrase`
-) -> str: # not_equivalent | equivalent
+    text: str,
+    text_pair: str,  # two sentences in the words of `toy-paraphrase`
+) -> str:  # not_equivalent | equivalent
     "The known rule: both sentences say the same."
     return "equivalent" if _meaning(text) == _meaning(text_pair) else "not_equivalent"
 
@@ -188,8 +230,10 @@ _LABELS3 = ("entailment", "neutral", "contradiction")
 
 def _triple(premises, hypotheses, rule):
     "The three rows of a group, premises and hypotheses in the order of the labels."
-    return [dict(text=sentence(p), text_pair=sentence(h), label=label, rule=rule, heuristic=heuristic_of(p, h))
-            for p, h, label in zip(premises, hypotheses, _LABELS3)]
+    return [
+        dict(text=sentence(p), text_pair=sentence(h), label=label, rule=rule, heuristic=heuristic_of(p, h))
+        for p, h, label in zip(premises, hypotheses, _LABELS3)
+    ]
 
 
 def _two_facts(rng, words, tell, small, rule):
@@ -200,10 +244,12 @@ def _two_facts(rng, words, tell, small, rule):
     return _triple(premises, [_clause(*asked)] * 3, rule)
 
 
-def _before(clause, small): return _clause(*clause, before=small)
+def _before(clause, small):
+    return _clause(*clause, before=small)
 
 
-def _inside(clause, small): return _clause(*clause, inside=small)
+def _inside(clause, small):
+    return _clause(*clause, inside=small)
 
 
 def _beside(clause, small):
@@ -212,11 +258,21 @@ def _beside(clause, small):
 
 # %% ../../nbs/data/07_toy.ipynb #c8296883
 def _modality(rng, words):
-    return _two_facts(rng, words, _inside, (("indeed", "perhaps not"), ("perhaps", "indeed not"), ("not", "perhaps indeed")), "modality")
+    return _two_facts(
+        rng,
+        words,
+        _inside,
+        (("indeed", "perhaps not"), ("perhaps", "indeed not"), ("not", "perhaps indeed")),
+        "modality",
+    )
 
 
 def _company(rng, words):
-    small = ("with someone", "everyone except"), ("someone with", "everyone except"), ("everyone except", rng.choice(("with someone", "someone with")))
+    small = (
+        ("with someone", "everyone except"),
+        ("someone with", "everyone except"),
+        ("everyone except", rng.choice(("with someone", "someone with"))),
+    )
     return _two_facts(rng, words, _beside, small, "company")
 
 
@@ -230,10 +286,14 @@ def _opinion(rng, words):
     (told, like), unlike, thing = rng.sample(same, 2), rng.choice(other), rng.choice(words["things"])
     deed, order = (rng.choice(words["people"]), "had", past(rng.choice(words["lasting"]))), rng.random()
     hedges = ("", "perhaps"), ("perhaps", ""), ("", "perhaps")
-    premises = [_join(random.Random(order), _clause(thing, "was", told, one), _clause(*deed, two)) for one, two in hedges]
-    return _triple(premises, [_clause(thing, "was", word) for word in (like, rng.choice((like, unlike)), unlike)], "opinion")
+    premises = [
+        _join(random.Random(order), _clause(thing, "was", told, one), _clause(*deed, two)) for one, two in hedges
+    ]
+    return _triple(
+        premises, [_clause(thing, "was", word) for word in (like, rng.choice((like, unlike)), unlike)], "opinion"
+    )
 
-
+# %% ../../nbs/data/07_toy.ipynb #86253147
 def _roles(rng, words):
     a, b, c, d = rng.sample(words["people"], 4)
     (one, two), passive = rng.sample(words["verbs"], 2), rng.random() < 0.5
@@ -243,8 +303,15 @@ def _roles(rng, words):
     return _triple([_join(rng, say(a, one, b, passive), never)] * 3, (told, back, denied), "roles")
 
 # %% ../../nbs/data/07_toy.ipynb #ef3df375
-_SIGNS = {"perhaps": "neutral", "someone with": "neutral", "something with": "neutral", "every": "contradiction", "false": "contradiction",
-          "not": "contradiction", "never": "contradiction"}  # the first that is found decides
+_SIGNS = {
+    "perhaps": "neutral",
+    "someone with": "neutral",
+    "something with": "neutral",
+    "every": "contradiction",
+    "false": "contradiction",
+    "not": "contradiction",
+    "never": "contradiction",
+}  # the first that is found decides
 _FRAME = re.compile(r"^(perhaps )?(it is false that )?(?=the )")
 
 
@@ -253,23 +320,27 @@ def _told(premise):
     found = []
     for part in _JOINED.split(plain(premise)):
         label = next((label for sign, label in _SIGNS.items() if re.search(rf"\b{sign}", part)), "entailment")
-        found.append((label, re.sub(r" (perhaps|indeed|not|never)\b", "", part[re.search(r"\bthe ", part).start():])))
+        found.append((label, re.sub(r" (perhaps|indeed|not|never)\b", "", part[re.search(r"\bthe ", part).start() :])))
     return found
 
 
 def heuristic_of(
-    premise: str, hypothesis: str, # two sentences
-) -> str: # constituent | subsequence | lexical_overlap | "" when a word of the hypothesis is new
+    premise: str,
+    hypothesis: str,  # two sentences
+) -> str:  # constituent | subsequence | lexical_overlap | "" when a word of the hypothesis is new
     "The narrowest of the three HANS heuristics that the pair satisfies."
     premise, hypothesis = plain(premise), plain(hypothesis)
-    if hypothesis in [_FRAME.sub("", part) for part in _JOINED.split(premise)]: return "constituent"
-    if f" {hypothesis} " in f" {premise} ": return "subsequence"
+    if hypothesis in [_FRAME.sub("", part) for part in _JOINED.split(premise)]:
+        return "constituent"
+    if f" {hypothesis} " in f" {premise} ":
+        return "subsequence"
     return "lexical_overlap" if set(hypothesis.split()) <= set(premise.split()) else ""
 
 # %% ../../nbs/data/07_toy.ipynb #53d6ee32
 def _read_fact(clause):
     "(subject, what it did) or (thing, whether the opinion is good)."
-    if _EVENT.fullmatch(clause): return read_event(clause)[0], read_event(clause)[1:3]
+    if _EVENT.fullmatch(clause):
+        return read_event(clause)[0], read_event(clause)[1:3]
     words = clause.split()
     return words[1], words[-1] in GOOD if words[2] == "was" else words[-1]
 
@@ -278,18 +349,21 @@ _TURNED = {"entailment": "contradiction", "contradiction": "entailment", "neutra
 
 
 def entailment_of(
-    premise: str, hypothesis: str, # sentences in the words of `toy-entailment`
-) -> str: # entailment | neutral | contradiction
+    premise: str,
+    hypothesis: str,  # sentences in the words of `toy-entailment`
+) -> str:  # entailment | neutral | contradiction
     "The known rule: look the hypothesis up among the facts that the premise tells; what it does not tell is neutral."
     told = {_read_fact(clause): label for label, clause in _told(premise)}
     subject, said = _read_fact(plain(hypothesis))
-    if isinstance(said, bool) and (subject, not said) in told: return _TURNED[told[subject, not said]]  # the opposite opinion
+    if isinstance(said, bool) and (subject, not said) in told:
+        return _TURNED[told[subject, not said]]  # the opposite opinion
     return told.get((subject, said), "neutral")
 
 # %% ../../nbs/data/07_toy.ipynb #1fdec265
 def similarity_of(
-    text: str, text_pair: str, # sentences in the words of `toy-similarity`
-) -> float: # 0 (nothing in common) … 5 (the same event)
+    text: str,
+    text_pair: str,  # sentences in the words of `toy-similarity`
+) -> float:  # 0 (nothing in common) … 5 (the same event)
     "The known rule: predicate 2 (synonym 1.5) + agent 1 + patient 1 (each 0.5 in the other role) + place 1."
     one, two = read_event(text), read_event(text_pair)
     verb = 2.0 if one[1] == two[1] else 1.5 if _MEANING[one[1]] == _MEANING[two[1]] else 0.0
@@ -303,11 +377,21 @@ def _similar(rng, words):
     place, elsewhere = rng.sample(words["places"], 2)
     agent, patient = rng.choice(((a, b), (a, b), (b, a), (a, c), (c, b), (c, d)))
     one = say(a, verb, b, rng.random() < 0.5, f"in the {place}")
-    two = say(agent, rng.choice((verb, synonym, other)), patient, rng.random() < 0.5, f"in the {rng.choice((place, elsewhere))}")
+    two = say(
+        agent,
+        rng.choice((verb, synonym, other)),
+        patient,
+        rng.random() < 0.5,
+        f"in the {rng.choice((place, elsewhere))}",
+    )
     return [dict(text=sentence(one), text_pair=sentence(two), label=similarity_of(one, two), rule="event")]
 
 # %% ../../nbs/data/07_toy.ipynb #7cc10357
-_ASK = {"who": "Who {past} the {thing}?", "what": "What did {who} {base} in {city}?", "where": "Where did {who} {base} the {thing}?"}
+_ASK = {
+    "who": "Who {past} the {thing}?",
+    "what": "What did {who} {base} in {city}?",
+    "where": "Where did {who} {base} the {thing}?",
+}
 _ANSWER = {"who": "who", "what": "thing", "where": "city"}
 
 
@@ -323,34 +407,53 @@ def _question(rng, words, facts, unanswerable):
     asked, other = rng.sample(trades, 2)
     kind = rng.choice(tuple(_ASK))
     answerable = rng.random() >= unanswerable
-    if not answerable: asked = asked | ({"thing": other["thing"]} if kind == "who" else {"who": other["who"]})
+    if not answerable:
+        asked = asked | ({"thing": other["thing"]} if kind == "who" else {"who": other["who"]})
     question = _ASK[kind].format(**asked)
     answer = asked[_ANSWER[kind]]
-    answer = {"text": [answer], "answer_start": [_start(context, answer)]} if answerable else {"text": [], "answer_start": []}
+    answer = (
+        {"text": [answer], "answer_start": [_start(context, answer)]}
+        if answerable
+        else {"text": [], "answer_start": []}
+    )
     return [dict(question=question, context=context, answers=answer, rule="trade", kind=kind)]
 
 
-def _start(context, answer): return re.search(rf"\b{answer}\b", context).start()
+def _start(context, answer):
+    return re.search(rf"\b{answer}\b", context).start()
 
 # %% ../../nbs/data/07_toy.ipynb #7ce097e7
 def answer_of(
-    question: str, context: str, # texts in the words of `toy-qa`
-) -> str: # the answer, "" when there is none
+    question: str,
+    context: str,  # texts in the words of `toy-qa`
+) -> str:  # the answer, "" when there is none
     "The known rule: the one fact that agrees with all that the question states."
-    patterns = (r"who (?P<past>\w+) the (?P<thing>\w+)", r"what did (?P<who>\w+) (?P<base>\w+) in (?P<city>\w+)",
-                r"where did (?P<who>\w+) (?P<base>\w+) the (?P<thing>\w+)")
+    patterns = (
+        r"who (?P<past>\w+) the (?P<thing>\w+)",
+        r"what did (?P<who>\w+) (?P<base>\w+) in (?P<city>\w+)",
+        r"where did (?P<who>\w+) (?P<base>\w+) the (?P<thing>\w+)",
+    )
     asked = next(m.groupdict() for m in (re.fullmatch(p, plain(question)) for p in patterns) if m)
-    if "base" in asked: asked["past"] = dict(TRADING)[asked.pop("base")]
+    if "base" in asked:
+        asked["past"] = dict(TRADING)[asked.pop("base")]
     for who, past, thing, city in re.findall(r"(\w+) (\w+) the (\w+) in (\w+)", context):
         fact = dict(who=who, past=past, thing=thing, city=city)
-        if all(fact[key].lower() == value for key, value in asked.items()): return fact[next(k for k in ("who", "thing", "city") if k not in asked)]
+        if all(fact[key].lower() == value for key, value in asked.items()):
+            return fact[next(k for k in ("who", "thing", "city") if k not in asked)]
     return ""
 
 # %% ../../nbs/data/07_toy.ipynb #69b6de0c
 _RULES = {
     "toy-acceptability": ACCEPTABILITY,
-    "toy-sentiment": dict(plain=_sentiment_plain, negation=_sentiment_negation, contrast=_sentiment_contrast, intensity=_sentiment_intensity),
-    "toy-paraphrase": dict(voice=_voice, dative=_dative, quantity=_quantity, negation=_negation, synonym=_synonym, roles=_turned_roles),
+    "toy-sentiment": dict(
+        plain=_sentiment_plain,
+        negation=_sentiment_negation,
+        contrast=_sentiment_contrast,
+        intensity=_sentiment_intensity,
+    ),
+    "toy-paraphrase": dict(
+        voice=_voice, dative=_dative, quantity=_quantity, negation=_negation, synonym=_synonym, roles=_turned_roles
+    ),
     "toy-entailment": dict(modality=_modality, company=_company, scope=_scope, opinion=_opinion, roles=_roles),
     "toy-similarity": dict(event=_similar),
     "toy-qa": dict(trade=_question),
@@ -360,25 +463,52 @@ _RULES = {
 TOY_TASKS = tuple(_RULES)
 HARD_RULES = ("roles", "1024", "2048")  # only when `rules` names them
 SIZES = {"train": 2000, "validation": 500, "test": 500}
-_LABELS = {"toy-acceptability": ("unacceptable", "acceptable"), "toy-sentiment": ("negative", "positive"),
-           "toy-paraphrase": ("not_equivalent", "equivalent"), "toy-entailment": _LABELS3, **LABELS, "toy-recall": RECALL_LABELS}
-_RANGES = {"noise": (0.0, 0.0, 0.5), "attractors": (1, 0, 3), "facts": (3, 2, 5), "unanswerable": (0.5, 0.0, 1.0)}  # default, lowest, highest
-_SPECIAL = {"toy-acceptability": ("noise", "attractors"), "toy-shift": ("noise", "attractors"), "toy-similarity": (), "toy-qa": ("facts", "unanswerable")}
+_LABELS = {
+    "toy-acceptability": ("unacceptable", "acceptable"),
+    "toy-sentiment": ("negative", "positive"),
+    "toy-paraphrase": ("not_equivalent", "equivalent"),
+    "toy-entailment": _LABELS3,
+    **LABELS,
+    "toy-recall": RECALL_LABELS,
+}
+_RANGES = {
+    "noise": (0.0, 0.0, 0.5),
+    "attractors": (1, 0, 3),
+    "facts": (3, 2, 5),
+    "unanswerable": (0.5, 0.0, 1.0),
+}  # default, lowest, highest
+
+# %% ../../nbs/data/07_toy.ipynb #2057b365
+_SPECIAL = {
+    "toy-acceptability": ("noise", "attractors"),
+    "toy-shift": ("noise", "attractors"),
+    "toy-similarity": (),
+    "toy-qa": ("facts", "unanswerable"),
+}
 
 # %% ../../nbs/data/07_toy.ipynb #1aaba5ba
 def _check_sizes(sizes):
-    if not isinstance(sizes or {}, dict): raise ParameterError(f"sizes = {sizes!r}: expected a dict such as {SIZES}")
+    if not isinstance(sizes or {}, dict):
+        raise ParameterError(f"sizes = {sizes!r}: expected a dict such as {SIZES}")
     for split, n in (sizes or {}).items():
-        if split not in SPLITS: raise ParameterError(f"sizes: unknown split {split!r}{suggest(split, SPLITS)}; there are {', '.join(SPLITS)}")
-        if type(n) is not int or not 1 <= n <= 100_000: raise ParameterError(f"sizes: {split} = {n!r}: expected a whole number from 1 to 100000")
+        if split not in SPLITS:
+            raise ParameterError(
+                f"sizes: unknown split {split!r}{suggest(split, SPLITS)}; there are {', '.join(SPLITS)}"
+            )
+        if type(n) is not int or not 1 <= n <= 100_000:
+            raise ParameterError(f"sizes: {split} = {n!r}: expected a whole number from 1 to 100000")
     return SIZES | (sizes or {})
 
 
 def _check_rules(task_name, rules):
     known = tuple(_RULES[task_name])
-    if not isinstance(rules, (list, tuple)) or not rules: raise ParameterError(f"rules = {rules!r}: expected a list of {', '.join(known)}")
+    if not isinstance(rules, (list, tuple)) or not rules:
+        raise ParameterError(f"rules = {rules!r}: expected a list of {', '.join(known)}")
     for rule in rules:
-        if rule not in known: raise ParameterError(f"rules: {task_name} has no rule {rule!r}{suggest(rule, known)}; it has {', '.join(known)}")
+        if rule not in known:
+            raise ParameterError(
+                f"rules: {task_name} has no rule {rule!r}{suggest(rule, known)}; it has {', '.join(known)}"
+            )
 
 
 def _check_number(name, value):
@@ -392,20 +522,29 @@ def _check_options(task_name, options):
     "All options of the task, with their defaults."
     special = _SPECIAL.get(task_name, ("noise",))
     for name, value in options.items():
-        if name == "rules": _check_rules(task_name, value)
-        elif name in special: _check_number(name, value)
-        else: raise ParameterError(f"{task_name} has no option {name!r}{suggest(name, special)}; it has {', '.join(('rules', *special))}")
+        if name == "rules":
+            _check_rules(task_name, value)
+        elif name in special:
+            _check_number(name, value)
+        else:
+            raise ParameterError(
+                f"{task_name} has no option {name!r}{suggest(name, special)}; it has {', '.join(('rules', *special))}"
+            )
     rules = tuple(rule for rule in _RULES[task_name] if rule not in HARD_RULES)
     return {"rules": rules} | {name: _RANGES[name][0] for name in special} | options
 
 
 def _check_task(task_name, seed=0):
     if task_name not in _RULES:
-        raise ParameterError(f"unknown toy task {task_name!r}{suggest(task_name, TOY_TASKS)}; there are {', '.join(TOY_TASKS)}")
-    if type(seed) is not int or seed < 0: raise ParameterError(f"seed = {seed!r}: expected a whole number, 0 or above")
+        raise ParameterError(
+            f"unknown toy task {task_name!r}{suggest(task_name, TOY_TASKS)}; there are {', '.join(TOY_TASKS)}"
+        )
+    if type(seed) is not int or seed < 0:
+        raise ParameterError(f"seed = {seed!r}: expected a whole number, 0 or above")
 
 # %% ../../nbs/data/07_toy.ipynb #71c5bc92
-def _texts(row): return tuple(row.get(key) for key in ("text", "text_pair", "question", "context"))
+def _texts(row):
+    return tuple(row.get(key) for key in ("text", "text_pair", "question", "context"))
 
 
 def _groups(task_name, split, seed, options):
@@ -413,7 +552,8 @@ def _groups(task_name, split, seed, options):
     rng, words = random.Random(f"{seed} {task_name} {split}"), lexicon(split, seed)
     arguments = {key: options[key] for key in ("attractors", "facts", "unanswerable") if key in options}
     while True:
-        for rule in options["rules"]: yield _RULES[task_name][rule](rng, words, **arguments)
+        for rule in options["rules"]:
+            yield _RULES[task_name][rule](rng, words, **arguments)
 
 
 def _rows(task_name, split, seed, n, options):
@@ -421,9 +561,12 @@ def _rows(task_name, split, seed, n, options):
     rows, seen = [], set()
     for tries, group in enumerate(_groups(task_name, split, seed, options)):
         texts = {_texts(row) for row in group}
-        if len(rows) >= n: break
-        if tries > 20 * n + 1000: raise ParameterError(f"sizes: {split} = {n}: {task_name} has too few different sentences; ask for fewer")
-        if texts & seen or len(texts) < len(group): continue
+        if len(rows) >= n:
+            break
+        if tries > 20 * n + 1000:
+            raise ParameterError(f"sizes: {split} = {n}: {task_name} has too few different sentences; ask for fewer")
+        if texts & seen or len(texts) < len(group):
+            continue
         seen |= texts
         rows += [row | {"group": tries} for row in group]
     rows = random.Random(f"{seed} {task_name} {split} order").sample(rows[:n], n)
@@ -438,11 +581,11 @@ def _add_noise(task_name, rows, seed, share):
 
 # %% ../../nbs/data/07_toy.ipynb #2583f2a4
 def generate(
-    task_name: str, # one of TOY_TASKS
-    seed: int = 0, # decides the words of each split and the rows
-    sizes: dict | None = None, # split -> rows; a split left out has its size from SIZES
-    **options, # rules, noise, attractors, facts, unanswerable: see the table
-) -> dict: # split -> list of rows (dicts)
+    task_name: str,  # one of TOY_TASKS
+    seed: int = 0,  # decides the words of each split and the rows
+    sizes: dict | None = None,  # split -> rows; a split left out has its size from SIZES
+    **options,  # rules, noise, attractors, facts, unanswerable: see the table
+) -> dict:  # split -> list of rows (dicts)
     "A toy task; the same arguments give the same rows. Raises ParameterError for an unknown task, split or option and for a value out of range."
     _check_task(task_name, seed)
     sizes, options = _check_sizes(sizes), _check_options(task_name, options)
@@ -453,43 +596,57 @@ def generate(
 # %% ../../nbs/data/07_toy.ipynb #9e3430ac
 def predict(
     task_name: str,
-    row: dict, # a row of that task; its label or answers are not read
-) -> str | float: # a label, a similarity or an answer ("" for none)
+    row: dict,  # a row of that task; its label or answers are not read
+) -> str | float:  # a label, a similarity or an answer ("" for none)
     "What the known rule says of one row; raises ParameterError for an unknown task."
     _check_task(task_name)
-    if task_name == "toy-qa": return answer_of(row["question"], row["context"])
-    if task_name == "toy-acceptability": return "acceptable" if is_acceptable(row["text"]) else "unacceptable"
-    if task_name == "toy-sentiment": return sentiment_of(row["text"])
-    if task_name == "toy-recall": return recall_of(row["text"])
-    if task_name in ORACLES: return ORACLES[task_name](row["text"])
-    rule = {"toy-paraphrase": paraphrase_of, "toy-entailment": entailment_of, "toy-similarity": similarity_of}[task_name]
+    if task_name == "toy-qa":
+        return answer_of(row["question"], row["context"])
+    if task_name == "toy-acceptability":
+        return "acceptable" if is_acceptable(row["text"]) else "unacceptable"
+    if task_name == "toy-sentiment":
+        return sentiment_of(row["text"])
+    if task_name == "toy-recall":
+        return recall_of(row["text"])
+    if task_name in ORACLES:
+        return ORACLES[task_name](row["text"])
+    rule = {"toy-paraphrase": paraphrase_of, "toy-entailment": entailment_of, "toy-similarity": similarity_of}[
+        task_name
+    ]
     return rule(row["text"], row["text_pair"])
 
 
-def _truth(row): return (row["answers"]["text"] or [""])[0] if "answers" in row else row["label"]
+def _truth(row):
+    return (row["answers"]["text"] or [""])[0] if "answers" in row else row["label"]
 
 
 def oracle(
     task_name: str,
-    rows: list, # rows of that task
-) -> float: # share of rows whose label is what the known rule says: 1 without noise
+    rows: list,  # rows of that task
+) -> float:  # share of rows whose label is what the known rule says: 1 without noise
     "The score of the known rule; raises ParameterError for an unknown task."
     return sum(predict(task_name, row) == _truth(row) for row in rows) / len(rows)
 
 # %% ../../nbs/data/07_toy.ipynb #963f05a3
 def bag_of_words(
-    task_name: str, # any toy task but toy-qa
-    train: list, rows: list, # fitted on the one, scored on the other
-) -> float: # accuracy; Matthews correlation for toy-acceptability, Pearson for toy-similarity
+    task_name: str,  # any toy task but toy-qa
+    train: list,
+    rows: list,  # fitted on the one, scored on the other
+) -> float:  # accuracy; Matthews correlation for toy-acceptability, Pearson for toy-similarity
     "Score of a linear model over word counts; raises ParameterError for toy-qa or an unknown task."
     _check_task(task_name)
-    if task_name == "toy-qa": raise ParameterError("bag_of_words: toy-qa has spans, not labels")
+    if task_name == "toy-qa":
+        raise ParameterError("bag_of_words: toy-qa has spans, not labels")
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
 
-    def read(row): return [f"{i}{word}" for i, text in enumerate(_texts(row)[:2]) if text for word in plain(text).split()]
-    model = make_pipeline(CountVectorizer(analyzer=read), Ridge() if task_name == "toy-similarity" else LogisticRegression(max_iter=500))
+    def read(row):
+        return [f"{i}{word}" for i, text in enumerate(_texts(row)[:2]) if text for word in plain(text).split()]
+
+    model = make_pipeline(
+        CountVectorizer(analyzer=read), Ridge() if task_name == "toy-similarity" else LogisticRegression(max_iter=500)
+    )
     model.fit(train, [row["label"] for row in train])
     return _headline(task_name, model.predict(rows), [row["label"] for row in rows])
 
@@ -497,6 +654,7 @@ def bag_of_words(
 def _headline(task_name, predictions, labels):
     from bertvision.metrics.scores import score
 
-    if task_name == "toy-similarity": return score(["pearson"], predictions, labels)["pearson"]
+    if task_name == "toy-similarity":
+        return score(["pearson"], predictions, labels)["pearson"]
     names, metric = _LABELS[task_name], "matthews" if task_name == "toy-acceptability" else "accuracy"
     return score([metric], *([names.index(x) for x in some] for some in (predictions, labels)))[metric]

@@ -10,10 +10,10 @@ from itertools import chain, combinations, islice, product
 
 from ..core.errors import ParameterError, StudyError
 from ..core.hashing import fingerprint
-from ..runs.parameters import read_parameters
+from .plan import Job, Plan, job_state
 from ..runs.locks import lock
+from ..runs.parameters import read_parameters
 from ..runs.records import foreign_record, mark_accepted
-from .plan import Job, job_state, Plan
 from ..runs.witness import stamps_of
 
 # %% ../../nbs/engine/11_accept.ipynb #108b3405
@@ -37,7 +37,10 @@ def _with_less(job: Job, record: dict) -> tuple | None:
     absent = [n for n in at_default if n not in record["parameters"]]
     before = _found_new.setdefault(job.experiment, [])
     for names in chain(before, _subsets(absent, 8), _subsets(at_default, 3)):
-        if set(names) <= set(at_default) and fingerprint({k: v for k, v in job.settings.items() if k not in names}) == wanted:
+        if (
+            set(names) <= set(at_default)
+            and fingerprint({k: v for k, v in job.settings.items() if k not in names}) == wanted
+        ):
             if names not in before:
                 before.append(names)
             return names
@@ -46,12 +49,14 @@ def _with_less(job: Job, record: dict) -> tuple | None:
 # %% ../../nbs/engine/11_accept.ipynb #3f675647
 def objection_to(
     job: Job,
-    record: dict, # of its finished run
-) -> str: # '' when there is none
+    record: dict,  # of its finished run
+) -> str:  # '' when there is none
     "Tell why a record's settings are not those of a job, the runs before it apart."
     old = record.get("fingerprints") or {}
-    if old.get("inputs") != job.parts["inputs"]: return "its data or encoder is another one"
-    if old.get("parameters") == job.parts["parameters"] or _with_less(job, record): return ""
+    if old.get("inputs") != job.parts["inputs"]:
+        return "its data or encoder is another one"
+    if old.get("parameters") == job.parts["parameters"] or _with_less(job, record):
+        return ""
     return "its parameters have other values"
 
 
@@ -62,27 +67,37 @@ def _known_as(record: dict) -> list:
 
 def _objection(job: Job, record: dict, was: dict) -> str:
     "Tell why a finished run cannot count for this job; '' when it can. `was` holds the fingerprints of each run before it."
-    if foreign := foreign_record(job.folder, record): return foreign
+    if foreign := foreign_record(job.folder, record):
+        return foreign
     old = record.get("fingerprints") or {}
     differ = [name for name, value in job.parts.items() if old.get(name) != value]
-    if why := objection_to(job, record): return why
-    if "needs" not in differ: return ""
+    if why := objection_to(job, record):
+        return why
+    if "needs" not in differ:
+        return ""
     missing = [n for n in job.needs if n not in was]
-    if missing: return f"it builds on {missing[0]}, which is not finished or not accepted"
+    if missing:
+        return f"it builds on {missing[0]}, which is not finished or not accepted"
     sets = islice(product(*(was[n] for n in job.needs)), 10_000)
     return "" if any(fingerprint(sorted(one)) == old.get("needs") for one in sets) else "it was built on other runs"
 
 # %% ../../nbs/engine/11_accept.ipynb #6761383c
 def accept(
     plan: Plan,
-    reason: str, # why the changes since leave every number as it was
-) -> tuple: # (ids of the runs accepted now, {id of a run that is refused: why})
+    reason: str,  # why the changes since leave every number as it was
+) -> tuple:  # (ids of the runs accepted now, {id of a run that is refused: why})
     "Let finished runs that only code has changed since count for the code of today. Raises ParameterError without a reason, StudyError."
-    if not reason.strip(): raise ParameterError("reason: expected a sentence that says why the numbers would be the same; the report prints it")
+    if not reason.strip():
+        raise ParameterError(
+            "reason: expected a sentence that says why the numbers would be the same; the report prints it"
+        )
     held = lock(plan.folder / ".lock")
-    if held is None: raise StudyError(f"another bertvision is running in {plan.folder}; wait for it")
-    try: return _accept_all(plan, reason.strip())
-    finally: held.close()
+    if held is None:
+        raise StudyError(f"another bertvision is running in {plan.folder}; wait for it")
+    try:
+        return _accept_all(plan, reason.strip())
+    finally:
+        held.close()
 
 
 def _accept_all(plan: Plan, reason: str, proofs: dict | None = None) -> tuple:
@@ -90,11 +105,15 @@ def _accept_all(plan: Plan, reason: str, proofs: dict | None = None) -> tuple:
     taken, refused, was = [], {}, {}
     for job in plan.jobs:  # needs come first
         state = job_state(job)
-        if state.name == "done": was[job.id] = list(dict.fromkeys([*_known_as(state.record), job.fingerprint]))
-        if state.name != "changed" or state.record["status"] != "done": continue
-        if proofs is not None and job.id not in proofs: continue
+        if state.name == "done":
+            was[job.id] = list(dict.fromkeys([*_known_as(state.record), job.fingerprint]))
+        if state.name != "changed" or state.record["status"] != "done":
+            continue
+        if proofs is not None and job.id not in proofs:
+            continue
         proof = (proofs or {}).get(job.id)
-        if why := _objection(job, state.record, was): refused[job.id] = why
+        if why := _objection(job, state.record, was):
+            refused[job.id] = why
         else:
             was[job.id] = _known_as(state.record)
             mark_accepted(job.folder, job.parts | {"job": job.fingerprint}, reason or REPLAYED[proof["result"]], proof)
@@ -107,7 +126,7 @@ REPLAYED = {"equal": "replayed: equal to the bit", "rounding": "replayed: equal 
 
 def accept_replayed(
     plan: Plan,
-    proofs: dict, # job id -> evidence that its setting gives the same numbers today
-) -> tuple: # (ids of the runs accepted now, {id of a run that is refused: why})
+    proofs: dict,  # job id -> evidence that its setting gives the same numbers today
+) -> tuple:  # (ids of the runs accepted now, {id of a run that is refused: why})
     "Let finished runs count for the code of today because a replay has shown that it gives their numbers; the caller holds the lock."
     return _accept_all(plan, "", proofs)

@@ -17,17 +17,19 @@ from ..runs.records import read_record
 # %% ../../nbs/engine/04_agreement.ipynb #07f0a4f6
 class Difference(NamedTuple):
     "One place where two runs part."
-    kind: str             # loss | metrics | predictions | weights | states | results
-    where: str            # step, tensor, column …
-    size: float | None    # of the difference, as `BOUNDS` measures it; None = not a matter of rounding
-    bound: float = 0.0    # up to which size it counts as rounding
+
+    kind: str  # loss | metrics | predictions | weights | states | results
+    where: str  # step, tensor, column …
+    size: float | None  # of the difference, as `BOUNDS` measures it; None = not a matter of rounding
+    bound: float = 0.0  # up to which size it counts as rounding
 
 
 @dataclass
 class Agreement:
     "What was compared in two run folders, and where they part."
-    counts: dict = field(default_factory=dict)        # kind -> values compared
-    differences: list = field(default_factory=list)   # the first of each kind and file first
+
+    counts: dict = field(default_factory=dict)  # kind -> values compared
+    differences: list = field(default_factory=list)  # the first of each kind and file first
 
     def count(self, kind: str, values: int):
         "Add values to those compared."
@@ -39,9 +41,13 @@ class Agreement:
 
 # %% ../../nbs/engine/04_agreement.ipynb #5540c1ae
 BOUNDS = {
-    "first loss": 1e-6, "loss": 2e-6, "metrics": 1e-6, "results": 1e-6,  # relative
-    "predictions": 1e-6,                                                 # absolute
-    "weights": 0.01, "states": 0.01,                                     # share that parts by more than its last bits
+    "first loss": 1e-6,
+    "loss": 2e-6,
+    "metrics": 1e-6,
+    "results": 1e-6,  # relative
+    "predictions": 1e-6,  # absolute
+    "weights": 0.01,
+    "states": 0.01,  # share that parts by more than its last bits
 }
 
 
@@ -122,7 +128,7 @@ def _compare_json(found: Agreement, name: str, old, new):
             found.differ("results", f"{name}: {': '.join(map(str, path))}", _apart(a, b), BOUNDS["results"])
 
 # %% ../../nbs/engine/04_agreement.ipynb #b68c3242
-def _gap(old, new): # array of float64; None where they cannot be subtracted
+def _gap(old, new):  # array of float64; None where they cannot be subtracted
     "Return the distances of two arrays of floats of which some bytes differ."
     import numpy as np
 
@@ -246,9 +252,9 @@ def _result_files(folder: Path) -> dict[str, Path]:
 
 
 def compare_runs(
-    old, # folder of a finished run
-    new, # folder of the same run, made by other code
-    files=None, # names of those to compare beside the records; None = all that hold results
+    old,  # folder of a finished run
+    new,  # folder of the same run, made by other code
+    files=None,  # names of those to compare beside the records; None = all that hold results
 ) -> Agreement:
     "Compare all results of two runs. Raises DataError if a record or a file cannot be read."
     old, new, found = Path(old), Path(new), Agreement()
@@ -270,7 +276,7 @@ def compare_runs(
 # %% ../../nbs/engine/04_agreement.ipynb #93e3e006
 def verdict(
     found: Agreement,
-) -> str: # equal | rounding | different | nothing
+) -> str:  # equal | rounding | different | nothing
     "Judge a comparison."
     if not sum(found.counts.values()):
         return "nothing"
@@ -282,7 +288,7 @@ def verdict(
 
 def first_differences(
     found: Agreement,
-) -> dict: # kind -> where and by how much
+) -> dict:  # kind -> where and by how much
     "Tell for each kind where two runs part first."
     told = {}
     for d in found.differences:

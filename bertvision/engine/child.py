@@ -18,53 +18,71 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..core.errors import DataError
-from ..core.io import read_json, write_json
 from ..core.distributed import process_index
+from ..core.errors import DataError
 from ..core.executed import told_changes
-from ..runs.parameters import notebook_cells
-from ..runs.locks import lock
-from ..runs.witness import executed_changes, home_of, stamps_of, TOLD
-from ..runs.records import mark_failed, read_record
-from .kernel import KERNEL, kernel_manager, kernel_room, leave_rooms, load_papermill, PORT_TAKEN, ROOMS
-from .forkserver import kernel_waits, prepare_kernel, warm_provisioner
+from ..core.io import read_json, write_json
 from .fingerprint import notebook_fingerprint
+from .forkserver import kernel_waits, prepare_kernel, warm_provisioner
+from .kernel import KERNEL, PORT_TAKEN, ROOMS, kernel_manager, kernel_room, leave_rooms, load_papermill
 from .plan import RUNNER_LOCK
+from ..runs.locks import lock
+from ..runs.parameters import notebook_cells
+from ..runs.records import mark_failed, read_record
+from ..runs.witness import TOLD, executed_changes, home_of, stamps_of
 
 # %% ../../nbs/engine/09_child.ipynb #e3c1a5e5
-_FULL_DISK = (r"(?i)No space left on device|\bENOSPC\b|database or disk is full|Disk quota exceeded|\bEDQUOT\b"
-              r"|(?:errno|os error)(?: = | )(?:28|122)\b")  # as Python, HDF5, Arrow, Rust and SQLite write it
+_FULL_DISK = (
+    r"(?i)No space left on device|\bENOSPC\b|database or disk is full|Disk quota exceeded|\bEDQUOT\b"
+    r"|(?:errno|os error)(?: = | )(?:28|122)\b"
+)  # as Python, HDF5, Arrow, Rust and SQLite write it
 _PORT_TAKEN = r"(?i)Address already in use|\bEADDRINUSE\b|errno 98\b"
 _REASONS = (
-    (r"CUDA out of memory|OutOfMemoryError", "out of GPU memory: lower batch_size or max_length (accumulate keeps the effective batch)"),
-    (r"\bMemoryError|DefaultCPUAllocator|Cannot allocate memory|Unable to allocate", "out of memory: lower batch_size or max_length, or run fewer jobs at once"),
+    (
+        r"CUDA out of memory|OutOfMemoryError",
+        "out of GPU memory: lower batch_size or max_length (accumulate keeps the effective batch)",
+    ),
+    (
+        r"\bMemoryError|DefaultCPUAllocator|Cannot allocate memory|Unable to allocate",
+        "out of memory: lower batch_size or max_length, or run fewer jobs at once",
+    ),
     (_FULL_DISK, "disk full: free some space, or give another folder with --out"),
     (_PORT_TAKEN, "a network port was taken by another process meanwhile: run the same command again"),
 )
 _KILLED = (-9, 137)
 
 
-def oom_kills() -> int: # processes killed so far; 0 where the system does not tell
+def oom_kills() -> int:  # processes killed so far; 0 where the system does not tell
     "How often the system has killed a process of this control group for want of memory."
     for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
-        try: found = re.search(r"oom_kill (\d+)", Path(path).read_text())
-        except OSError: continue
-        if found: return int(found[1])
+        try:
+            found = re.search(r"oom_kill (\d+)", Path(path).read_text())
+        except OSError:
+            continue
+        if found:
+            return int(found[1])
     return 0
 
-
+# %% ../../nbs/engine/09_child.ipynb #68fe4b1d
 def explain(
-    message: str, # exception and its text
-    exit_code: int | None = None, # of the process that died; -9 or 137 = killed
-    killed_for_memory: bool = False, # the system counted such a kill meanwhile
-) -> str: # one line
+    message: str,  # exception and its text
+    exit_code: int | None = None,  # of the process that died; -9 or 137 = killed
+    killed_for_memory: bool = False,  # the system counted such a kill meanwhile
+) -> str:  # one line
     "The reason of a failure in words."
     for pattern, reason in _REASONS:
-        if re.search(pattern, message): return reason
+        if re.search(pattern, message):
+            return reason
     if exit_code in _KILLED:
-        if killed_for_memory: return "out of memory: the system killed the kernel; lower batch_size or max_length, or run fewer jobs at once"
-        return f"the kernel was killed (exit code {exit_code}); when nobody did it by hand, the system ran out of memory"
-    if exit_code: return f"the kernel died with exit code {exit_code}"
+        if killed_for_memory:
+            return (
+                "out of memory: the system killed the kernel; lower batch_size or max_length, or run fewer jobs at once"
+            )
+        return (
+            f"the kernel was killed (exit code {exit_code}); when nobody did it by hand, the system ran out of memory"
+        )
+    if exit_code:
+        return f"the kernel died with exit code {exit_code}"
     return message.strip().splitlines()[0][:300] if message.strip() else "unknown"
 
 # %% ../../nbs/engine/09_child.ipynb #9de9c4b1
@@ -82,8 +100,10 @@ def _cell(template: Path, source: str) -> dict:
 
 def _last_started(notebook: Path) -> str:
     "Source of the last cell that was started, from papermill's marks; '' when there are none."
-    try: cells = read_json(notebook)["cells"]
-    except DataError: return ""
+    try:
+        cells = read_json(notebook)["cells"]
+    except DataError:
+        return ""
     started = [c for c in cells if c.get("metadata", {}).get("papermill", {}).get("start_time")]
     return "".join(started[-1]["source"]) if started else ""
 
@@ -99,19 +119,25 @@ def _register_engine():
         @classmethod
         def execute_managed_notebook(cls, manager, *given, **options):
             manager.save = lambda **_: None
-            try: return super().execute_managed_notebook(manager, *given, **options)
-            finally: del manager.save  # its caller saves, also what has failed
+            try:
+                return super().execute_managed_notebook(manager, *given, **options)
+            finally:
+                del manager.save  # its caller saves, also what has failed
 
     papermill_engines.register(_AT_THE_END, AtTheEnd)
 
 # %% ../../nbs/engine/09_child.ipynb #8fa83bab
-_OUTPUT_PATIENCE = 3600  # seconds that a finished cell's outputs may take; a kernel that dies meanwhile is noticed at once
+_OUTPUT_PATIENCE = (
+    3600  # seconds that a finished cell's outputs may take; a kernel that dies meanwhile is noticed at once
+)
 
 
 def _only_lost_outputs(record) -> bool:
     "Filter of papermill's log: errors, and in plain words that outputs were lost."
     if "IOPub" in record.getMessage():
-        record.msg = f"warning: the last outputs of a cell did not arrive within {_OUTPUT_PATIENCE} s; notebook.ipynb lacks them"
+        record.msg = (
+            f"warning: the last outputs of a cell did not arrive within {_OUTPUT_PATIENCE} s; notebook.ipynb lacks them"
+        )
         return True
     return record.levelname in ("ERROR", "CRITICAL")
 
@@ -122,12 +148,24 @@ def _papermill(template: Path, target: Path, parameters: dict, manager: type, en
 
     from papermill import execute_notebook
 
-    if engine: _register_engine()
+    if engine:
+        _register_engine()
     logging.getLogger("papermill").addFilter(_only_lost_outputs)
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)  # it warns about every comment with a `;` in it
-    execute_notebook(os.path.relpath(template), target.name, parameters, engine_name=engine, cwd=".", progress_bar=False, start_timeout=180,
-                     kernel_name=KERNEL, language="python", kernel_manager_class=manager,
-                     iopub_timeout=_OUTPUT_PATIENCE, raise_on_iopub_timeout=False)
+    execute_notebook(
+        os.path.relpath(template),
+        target.name,
+        parameters,
+        engine_name=engine,
+        cwd=".",
+        progress_bar=False,
+        start_timeout=180,
+        kernel_name=KERNEL,
+        language="python",
+        kernel_manager_class=manager,
+        iopub_timeout=_OUTPUT_PATIENCE,
+        raise_on_iopub_timeout=False,
+    )
 
 # %% ../../nbs/engine/09_child.ipynb #37567235
 def _no_port(manager: type, target: Path) -> bool:
@@ -135,30 +173,46 @@ def _no_port(manager: type, target: Path) -> bool:
     return manager.exit_code == PORT_TAKEN and not _last_started(target)
 
 
-def _execute_once(template: Path, target: Path, parameters: dict, manager: type, engine: str | None = None) -> dict | None:
+def _execute_once(
+    template: Path, target: Path, parameters: dict, manager: type, engine: str | None = None
+) -> dict | None:
     "Execute a notebook; None, or its failure."
     load_papermill()
     from papermill import PapermillExecutionError
 
     kills = oom_kills()
-    try: _papermill(template, target, parameters, manager, engine)
+    try:
+        _papermill(template, target, parameters, manager, engine)
     except PapermillExecutionError as e:
         text = f"{e.ename}: {_plain(e.evalue)}"
-        return {"reason": explain(text), "exception": text, **_cell(template, e.source),
-                "traceback": _plain("\n".join(e.traceback)).splitlines()[-40:], "exit_code": None}
+        return {
+            "reason": explain(text),
+            "exception": text,
+            **_cell(template, e.source),
+            "traceback": _plain("\n".join(e.traceback)).splitlines()[-40:],
+            "exit_code": None,
+        }
     except Exception as e:  # the kernel died or could not start: nbclient and jupyter_client raise many kinds
         text = "Address already in use" if _no_port(manager, target) else str(e)
-        return {"reason": explain(text, manager.exit_code, oom_kills() > kills), "exception": f"{type(e).__name__}: {e}",
-                **_cell(template, _last_started(target)), "traceback": [], "exit_code": manager.exit_code}
+        return {
+            "reason": explain(text, manager.exit_code, oom_kills() > kills),
+            "exception": f"{type(e).__name__}: {e}",
+            **_cell(template, _last_started(target)),
+            "traceback": [],
+            "exit_code": manager.exit_code,
+        }
 
-
-def _execute(template: Path, target: Path, parameters: dict, attempts: int = 3, engine: str | None = None) -> dict | None:
+# %% ../../nbs/engine/09_child.ipynb #fc8d87f2
+def _execute(
+    template: Path, target: Path, parameters: dict, attempts: int = 3, engine: str | None = None
+) -> dict | None:
     "Execute into a notebook in the present folder; None, or its failure."
     for _ in range(attempts):
         with kernel_room() as room:
             manager = kernel_manager(room, warm_provisioner())
             failure = _execute_once(template, target, parameters, manager, engine)
-        if not _no_port(manager, target): break
+        if not _no_port(manager, target):
+            break
     return failure
 
 # %% ../../nbs/engine/09_child.ipynb #a603f9c4
@@ -167,8 +221,10 @@ def _kill_descendants():
     import psutil
 
     for process in psutil.Process().children(recursive=True):
-        try: process.kill()
-        except psutil.Error: pass
+        try:
+            process.kill()
+        except psutil.Error:
+            pass
 
 
 def _leave(code: int):
@@ -179,22 +235,30 @@ def _leave(code: int):
 
 def _watch_runner(gone):
     "End this process, and its kernel, when the runner is gone or asks for it."
+
     def look():
-        while not gone(): time.sleep(0.5)
+        while not gone():
+            time.sleep(0.5)
         _leave(1)
 
     signal.signal(signal.SIGTERM, lambda *_: _leave(143))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
-    if os.name == "posix": threading.Thread(target=look, daemon=True).start()
+    if os.name == "posix":
+        threading.Thread(target=look, daemon=True).start()
 
 # %% ../../nbs/engine/09_child.ipynb #c9ab1a5e
-_clock = {"minutes": 0.0, "over": False, "told": False}  # this child's time limit, 0 = none; whether it has passed, and was written down
+_clock = {
+    "minutes": 0.0,
+    "over": False,
+    "told": False,
+}  # this child's time limit, 0 = none; whether it has passed, and was written down
 
 
 def _over_its_time() -> dict:
     "What a failure says when this child's time limit is the cause; else {}."
     _clock["told"] = True
-    if not _clock["over"]: return {}
+    if not _clock["over"]:
+        return {}
     return {"reason": f"over its time limit of {_clock['minutes']:g} minutes", "exit_code": None}
 
 
@@ -204,26 +268,34 @@ def _time_limit(folder: Path, minutes: float):
     ended = threading.Event()
 
     def watch():
-        if ended.wait(60 * minutes): return
+        if ended.wait(60 * minutes):
+            return
         _clock["over"] = True
         for _ in range(60):
-            if not _clock["told"]: _kill_descendants()  # again and again: a kernel may be about to start
-            if ended.wait(1): return
+            if not _clock["told"]:
+                _kill_descendants()  # again and again: a kernel may be about to start
+            if ended.wait(1):
+                return
         _fail(folder, read_json(folder / "job.json"), {})
         _leave(1)
 
     _clock["minutes"] = minutes
-    if minutes: threading.Thread(target=watch, daemon=True).start()
-    try: yield
-    finally: ended.set()
+    if minutes:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 # %% ../../nbs/engine/09_child.ipynb #bd1d7bed
 _KEEP = ("job.json", "log.txt", "record.json", "predictions.parquet", ".lock", RUNNER_LOCK)
 
 
 def _same_job(folder: Path, job: dict) -> bool:
-    try: return (read_record(folder).get("fingerprints") or {}).get("job") == job["fingerprint"]
-    except DataError: return False
+    try:
+        return (read_record(folder).get("fingerprints") or {}).get("job") == job["fingerprint"]
+    except DataError:
+        return False
 
 
 def _can_resume(folder: Path, job: dict) -> bool:
@@ -233,30 +305,48 @@ def _can_resume(folder: Path, job: dict) -> bool:
 
 def _still_done(folder: Path, job: dict) -> bool:
     "Whether a run that waited for others need not be executed: they have come out as they were when it was made."
-    try: record = read_record(folder)
-    except DataError: return False
-    if record["status"] != "done" or not record.get("executed") or not _same_job(folder, job): return False
+    try:
+        record = read_record(folder)
+    except DataError:
+        return False
+    if record["status"] != "done" or not record.get("executed") or not _same_job(folder, job):
+        return False
     try:
         known = {id: stamps_of(read_record(folder.parent / id)) for id in record.get("made_from") or {}}
-        return not executed_changes(record, home_of(folder, job)) and all(stamp in known[id] for id, stamp in record["made_from"].items())
-    except DataError: return False
+        return not executed_changes(record, home_of(folder, job)) and all(
+            stamp in known[id] for id, stamp in record["made_from"].items()
+        )
+    except DataError:
+        return False
 
-
+# %% ../../nbs/engine/09_child.ipynb #1e32ea3c
 def _empty(folder: Path, keep=_KEEP):
     "Remove what an older job left in its folder."
     for path in folder.iterdir():
-        if path.name in keep: continue
-        if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
-        else: path.unlink(missing_ok=True)
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _fail(folder: Path, job: dict, failure: dict):
     "Put the failure where the runner and the reader look for it."
     failure = failure | _over_its_time()
-    if not job["record"]: return write_json(folder / "failure.json", failure)
-    if not _same_job(folder, job): (folder / "record.json").unlink(missing_ok=True)
-    mark_failed(folder, failure, experiment=job["experiment"], parameters=job["parameters"],
-                seed=job["parameters"].get("seed", 0), protocol=job["parameters"].get("protocol", "carved"), job=job)
+    if not job["record"]:
+        return write_json(folder / "failure.json", failure)
+    if not _same_job(folder, job):
+        (folder / "record.json").unlink(missing_ok=True)
+    mark_failed(
+        folder,
+        failure,
+        experiment=job["experiment"],
+        parameters=job["parameters"],
+        seed=job["parameters"].get("seed", 0),
+        protocol=job["parameters"].get("protocol", "carved"),
+        job=job,
+    )
 
 # %% ../../nbs/engine/09_child.ipynb #09cbab3a
 BUSY = 75  # exit code of a child whose folder is still held by another process
@@ -266,7 +356,8 @@ def _carry_out(folder: Path) -> int:
     "Execute the job of a folder; 0 only when its record says done."
     held = lock(folder / RUNNER_LOCK, patience=15)
     writer = lock(folder / ".lock", patience=15)
-    if held is None or writer is None: return BUSY
+    if held is None or writer is None:
+        return BUSY
     held.truncate(0)
     print(platform.node(), file=held, flush=True)  # for a look from a machine that cannot see the lock
     writer.close()  # from here on it belongs to the kernel
@@ -274,41 +365,80 @@ def _carry_out(folder: Path) -> int:
     if job["record"] and _still_done(folder, job):
         os.utime(folder / "record.json")
         return 0
-    if job["record"] and not _can_resume(folder, job): _empty(folder)
-    if job.get("processes", 1) > 1: failure = _share_out(folder, job["processes"])
+    if job["record"] and not _can_resume(folder, job):
+        _empty(folder)
+    if job.get("processes", 1) > 1:
+        failure = _share_out(folder, job["processes"])
     else:
         engine = None if job["record"] else _AT_THE_END
-        failure = _execute((folder / job["notebook"]).resolve(), folder / "notebook.ipynb", job["parameters"], engine=engine)
+        failure = _execute(
+            (folder / job["notebook"]).resolve(), folder / "notebook.ipynb", job["parameters"], engine=engine
+        )
     if failure is None and job["record"] and not (_same_job(folder, job) and read_record(folder)["status"] == "done"):
         failure = {"reason": "the notebook ended without run.finish: its record does not say done", "exit_code": 0}
-    if failure is None and job["record"]: failure = _notebook_fault(folder, job)
-    if failure: _fail(folder, job, failure)
+    if failure is None and job["record"]:
+        failure = _notebook_fault(folder, job)
+    if failure:
+        _fail(folder, job, failure)
     return 1 if failure else 0
 
-
+# %% ../../nbs/engine/09_child.ipynb #a8fd005e
 def _notebook_fault(folder: Path, job: dict) -> dict | None:
     "Return why the cells that were executed are not those that were planned; None when they are."
     planned = (job.get("parts") or {}).get("notebook")
-    if planned in (None, notebook_fingerprint(folder / "notebook.ipynb")): return None
-    return {"reason": f"this is not the run that was planned: {job['experiment']}.ipynb was changed between the plan and the run; run again", "exit_code": 0}
-
+    if planned in (None, notebook_fingerprint(folder / "notebook.ipynb")):
+        return None
+    return {
+        "reason": f"this is not the run that was planned: {job['experiment']}.ipynb was changed between the plan and the run; run again",
+        "exit_code": 0,
+    }
 
 # %% ../../nbs/engine/09_child.ipynb #65702554
 _LOST = r"onnection (closed|reset|refused)|DistBackendError|DistNetworkError|NCCL error"
 
-
+# %% ../../nbs/engine/09_child.ipynb #a9400046
 def _share_out(folder: Path, processes: int) -> dict | None:
     "Execute a run in several processes; None, or what went wrong first."
-    for old in folder.glob("failure.*.json"): old.unlink()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--no-python",
-               sys.executable, "-c", "from bertvision.engine.child import worker; worker()", str(folder), str(os.getpid())]
-    with kernel_room() as room: code = subprocess.run(command, env=os.environ | {ROOMS: str(room.folder)}).returncode
-    failures = sorted((read_json(p) for p in folder.glob("failure.*.json")), key=lambda f: (bool(re.search(_LOST, f["exception"])), f["time"]))
-    if not failures: return {"reason": f"the processes of this run ended with exit code {code}; see log.txt", "exception": "", "exit_code": code} if code else None
-    if re.search(_LOST, failures[0]["exception"]): failures[0] |= {"reason": "one process of this run lost touch with another, which was killed", "exit_code": code}
+    for old in folder.glob("failure.*.json"):
+        old.unlink()
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+        "--no-python",
+        sys.executable,
+        "-c",
+        "from bertvision.engine.child import worker; worker()",
+        str(folder),
+        str(os.getpid()),
+    ]
+    with kernel_room() as room:
+        code = subprocess.run(command, env=os.environ | {ROOMS: str(room.folder)}).returncode
+    failures = sorted(
+        (read_json(p) for p in folder.glob("failure.*.json")),
+        key=lambda f: (bool(re.search(_LOST, f["exception"])), f["time"]),
+    )
+    if not failures:
+        return (
+            {
+                "reason": f"the processes of this run ended with exit code {code}; see log.txt",
+                "exception": "",
+                "exit_code": code,
+            }
+            if code
+            else None
+        )
+    if re.search(_LOST, failures[0]["exception"]):
+        failures[0] |= {
+            "reason": "one process of this run lost touch with another, which was killed",
+            "exit_code": code,
+        }
     return failures[0]
 
-
+# %% ../../nbs/engine/09_child.ipynb #b20b1536
 def worker():
     "Entry of one of several processes: `python -c 'from bertvision.engine.child import worker; worker()' FOLDER CHILD`, from torch's launcher."
     import psutil
@@ -318,20 +448,23 @@ def worker():
     _watch_runner(lambda: os.getppid() != launcher or psutil.Process(launcher).ppid() != child)
     job, target = read_json(folder / "job.json"), folder / (f"process{number}.ipynb" if number else "notebook.ipynb")
     failure = _execute((folder / job["notebook"]).resolve(), target, job["parameters"])
-    if failure: write_json(folder / f"failure.{number}.json", failure | {"time": time.time()})
-    elif number: target.unlink()
+    if failure:
+        write_json(folder / f"failure.{number}.json", failure | {"time": time.time()})
+    elif number:
+        target.unlink()
     _kill_descendants()
     sys.exit(int(failure is not None))
 
 # %% ../../nbs/engine/09_child.ipynb #115bac09
 def be_child(
-    folder: Path, # of a run, with a job.json
-    gone, # () -> True when the runner is no more
-) -> int: # exit code; 0 only when the run is done
+    folder: Path,  # of a run, with a job.json
+    gone,  # () -> True when the runner is no more
+) -> int:  # exit code; 0 only when the run is done
     "Turn this process into the child of a run: execute its job, end with the runner, leave no kernel behind."
     os.chdir(folder)
     _watch_runner(gone)
-    with _time_limit(folder, read_json(folder / "job.json").get("minutes", 0)): code = _carry_out(folder)
+    with _time_limit(folder, read_json(folder / "job.json").get("minutes", 0)):
+        code = _carry_out(folder)
     _kill_descendants()
     return code
 
@@ -339,7 +472,8 @@ def be_child(
 def _import_meanwhile(folder: Path):
     "Let a process import what a job names and wait to become its kernel, while this one imports papermill."
     modules = read_json(folder / "job.json").get("imports")
-    if modules and sys.platform == "linux" and not kernel_waits(): prepare_kernel(modules)
+    if modules and sys.platform == "linux" and not kernel_waits():
+        prepare_kernel(modules)
 
 
 def child():

@@ -27,12 +27,12 @@ from fastcore.basics import patch
 
 from ..core.errors import DataError, StudyError
 from ..core.io import read_json, write_json, write_text
+from .child import be_child
+from .forecast import Forecast, _speed, forecast, this_machine
+from .local import Loop, Outcome, child_environment, computes, judge, make_ready, run_study
+from .plan import Job, Plan
 from ..runs.locks import lock
 from ..runs.records import read_record
-from .plan import Job, Plan
-from .forecast import _speed, Forecast, forecast, this_machine
-from .child import be_child
-from .local import child_environment, computes, judge, Loop, make_ready, Outcome, run_study
 
 # %% ../../nbs/engine/13_cluster.ipynb #dfc07e03
 PROFILES = ("local", "slurm")
@@ -48,24 +48,34 @@ def _own_profile(profile: str) -> bool:
 
 def _check_place(folder: Path):
     "Refuse what Snakemake would hand to a shell unquoted."
-    for path, allowed, cure in ((folder, _PLAIN + " ", "give another --out"), (sys.executable, _PLAIN, "use a Python in a folder with a plain name")):
+    for path, allowed, cure in (
+        (folder, _PLAIN + " ", "give another --out"),
+        (sys.executable, _PLAIN, "use a Python in a folder with a plain name"),
+    ):
         if odd := re.search(rf"[^{allowed}]", str(path)):
             raise StudyError(f"{path}: Snakemake does not quote {odd[0]!r} when it submits jobs; {cure}")
 
-
+# %% ../../nbs/engine/13_cluster.ipynb #dfc87cf4
 def check_engine(
-    profile: str, # local | slurm | name or folder of a profile of Snakemake's
-    folder: Path, # of the study
+    profile: str,  # local | slurm | name or folder of a profile of Snakemake's
+    folder: Path,  # of the study
 ):
     "Raise a StudyError that says what is missing, before anything starts."
     wanted = ["snakemake"] + ["snakemake_executor_plugin_slurm"] * (profile == "slurm")
     if missing := [name for name in wanted if find_spec(name) is None]:
-        raise StudyError(f'--engine snakemake: {missing[0].replace("_", "-")} is not installed: pip install "bertvision[cluster]"')
+        raise StudyError(
+            f'--engine snakemake: {missing[0].replace("_", "-")} is not installed: pip install "bertvision[cluster]"'
+        )
     if profile == "slurm" and (lacking := [c for c in ("sbatch", "squeue", "scancel", "sinfo") if not shutil.which(c)]):
-        raise StudyError(f"--profile slurm: there is no {lacking[0]} on the PATH: run this where jobs are submitted to SLURM, or use --profile local")
+        raise StudyError(
+            f"--profile slurm: there is no {lacking[0]} on the PATH: run this where jobs are submitted to SLURM, or use --profile local"
+        )
     if profile not in PROFILES and not _own_profile(profile):
-        raise StudyError(f"--profile {profile}: expected {', '.join(PROFILES)}, or a profile of Snakemake's: a folder, or the name of one in ~/.config/snakemake, with a config.yaml")
-    if profile != "local": _check_place(folder)
+        raise StudyError(
+            f"--profile {profile}: expected {', '.join(PROFILES)}, or a profile of Snakemake's: a folder, or the name of one in ~/.config/snakemake, with a config.yaml"
+        )
+    if profile != "local":
+        _check_place(folder)
 
 # %% ../../nbs/engine/13_cluster.ipynb #97153930
 THREADS = 4  # of a job on a cluster, where the nodes have as many
@@ -74,7 +84,8 @@ THREADS = 4  # of a job on a cluster, where the nodes have as many
 @dataclass(frozen=True)
 class Site:
     "Where jobs will run."
-    machine: dict               # device cuda | cpu, name, count, cores: as `this_machine` has them, for one job
+
+    machine: dict  # device cuda | cpu, name, count, cores: as `this_machine` has them, for one job
     minutes: int | None = None  # longest time limit, None = none
     memory_mb: int | None = None  # of the largest node
 
@@ -86,14 +97,20 @@ def _limit(text: str) -> int | None:
 
 
 def slurm_site(
-    told: str, # what `sinfo -h -o "%l|%m|%c|%G"` prints: limit, memory, cores, generic resources
+    told: str,  # what `sinfo -h -o "%l|%m|%c|%G"` prints: limit, memory, cores, generic resources
 ) -> Site:
     "The largest of everything that a cluster offers."
     rows = [line.split("|") for line in told.splitlines() if line.count("|") >= 3]
-    if not rows: raise StudyError("--profile slurm: sinfo lists no node")
+    if not rows:
+        raise StudyError("--profile slurm: sinfo lists no node")
     limits, numbers = [_limit(r[0].strip()) for r in rows], lambda i: [int(re.sub(r"\D", "", r[i]) or 0) for r in rows]
     cards = [card[1] or "" for r in rows if (card := re.search(r"\bgpu(?::([A-Za-z]\w*))?", r[3]))]
-    machine = {"device": "cuda" if cards else "cpu", "name": cards[0].upper() if cards else "", "count": len(cards), "cores": min(THREADS, max(numbers(2)))}
+    machine = {
+        "device": "cuda" if cards else "cpu",
+        "name": cards[0].upper() if cards else "",
+        "count": len(cards),
+        "cores": min(THREADS, max(numbers(2))),
+    }
     return Site(machine, None if None in limits else max(limits), max(numbers(1)))
 
 # %% ../../nbs/engine/13_cluster.ipynb #f645c307
@@ -104,18 +121,22 @@ def _seconds(cost: Forecast, machine: dict) -> float | None:
 
 def resources(
     job: Job,
-    cost: Forecast, # for this machine
+    cost: Forecast,  # for this machine
     site: Site,
-    processes: int = 1, # that share it
-) -> dict: # mem_mb, runtime in minutes, gpu, threads: Snakemake's names
+    processes: int = 1,  # that share it
+) -> dict:  # mem_mb, runtime in minutes, gpu, threads: Snakemake's names
     "What a job asks a cluster for at its first attempt."
     seconds, memory = _seconds(cost, site.machine), cost.memory or 0
     minutes = 60 if seconds is None else max(10, ceil(3 * seconds / 60))
-    return {"mem_mb": min(processes * max(4000, ceil(1.5 * memory / 1e6)), site.memory_mb or 10**9), "runtime": min(minutes, site.minutes or 10**6),
-            "gpu": processes * int(site.machine["device"] == "cuda" and computes(job.experiment)), "threads": processes * site.machine["cores"]}
+    return {
+        "mem_mb": min(processes * max(4000, ceil(1.5 * memory / 1e6)), site.memory_mb or 10**9),
+        "runtime": min(minutes, site.minutes or 10**6),
+        "gpu": processes * int(site.machine["device"] == "cuda" and computes(job.experiment)),
+        "threads": processes * site.machine["cores"],
+    }
 
 # %% ../../nbs/engine/13_cluster.ipynb #5e13b618
-SNAKEFILE = '''# Written by bertvision. One job a run; jobs.json says what each needs and asks for.
+SNAKEFILE = """# Written by bertvision. One job a run; jobs.json says what each needs and asks for.
 import json
 
 with open("jobs.json", encoding="utf-8") as f: TOLD = json.load(f)
@@ -137,19 +158,30 @@ rule run:
         gpu=lambda w: JOBS[w.name]["gpu"],
     params: python=TOLD["python"], entry="from bertvision.engine.cluster import job; job()"
     shell: "{params.python:q} -c {params.entry:q} {wildcards.name:q}"
-'''
+"""
 
 
-def _names(jobs: list) -> dict[str, str]: # job id -> its name for Snakemake
+def _names(jobs: list) -> dict[str, str]:  # job id -> its name for Snakemake
     "Ids, but numbers for those with letters that a shell or a file system could take for something else."
-    return {j.id: j.id if re.fullmatch(r"[\w.+=-]{1,150}", j.id, re.ASCII) else f"run-{i}" for i, j in enumerate(jobs, 1)}
+    return {
+        j.id: j.id if re.fullmatch(r"[\w.+=-]{1,150}", j.id, re.ASCII) else f"run-{i}" for i, j in enumerate(jobs, 1)
+    }
 
-
+# %% ../../nbs/engine/13_cluster.ipynb #9f17752b
 def _described(plan: Plan, jobs: list, names: dict, site: Site, place: Path) -> dict:
     "Name -> folder, needs that are not done, and what the job asks for."
     costs, shared = forecast(plan), {j.id: plan.processes_of(j) for j in jobs}
-    return {names[j.id]: {"id": j.id, "folder": os.path.relpath(j.folder, place), "fingerprint": j.fingerprint, "processes": shared[j.id],
-                          "needs": [names[n] for n in j.needs if n in names], **resources(j, costs[j.id], site, shared[j.id])} for j in jobs}
+    return {
+        names[j.id]: {
+            "id": j.id,
+            "folder": os.path.relpath(j.folder, place),
+            "fingerprint": j.fingerprint,
+            "processes": shared[j.id],
+            "needs": [names[n] for n in j.needs if n in names],
+            **resources(j, costs[j.id], site, shared[j.id]),
+        }
+        for j in jobs
+    }
 
 # %% ../../nbs/engine/13_cluster.ipynb #5b90dd9c
 def _exists(pid: int) -> bool:
@@ -158,11 +190,12 @@ def _exists(pid: int) -> bool:
     return psutil.pid_exists(pid)
 
 
-def _claim(place: Path, slots: int): # (slot, its lock)
+def _claim(place: Path, slots: int):  # (slot, its lock)
     "The first free of this machine's slots: the run's share of the cores and its GPU go by it."
     while True:
         for slot in range(slots):
-            if held := lock(place / f"slot-{slot}.lock", patience=0): return slot, held
+            if held := lock(place / f"slot-{slot}.lock", patience=0):
+                return slot, held
         time.sleep(0.2)
 
 
@@ -170,14 +203,19 @@ def _set_environment(place: Path, told: dict, processes: int):
     "Threads as Snakemake granted them; on this machine also one GPU of several. SLURM shows a job its own GPUs. Returns a lock to keep."
     threads = str(max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // processes))
     slot, held = _claim(place, told["slots"]) if told["slots"] else (0, None)
-    os.environ.update(child_environment(told["slots"] or 1, slot, processes) | {f"{name}_NUM_THREADS": threads for name in ("OMP", "RAYON", "MKL")})
+    os.environ.update(
+        child_environment(told["slots"] or 1, slot, processes)
+        | {f"{name}_NUM_THREADS": threads for name in ("OMP", "RAYON", "MKL")}
+    )
     return held
 
 
 def _its_own_fault(folder: Path, fingerprint: str) -> bool:
     "Whether the notebook failed by an exception of its own; a kernel that died has an exit code."
-    try: record = read_record(folder)
-    except DataError: return False
+    try:
+        record = read_record(folder)
+    except DataError:
+        return False
     mine = (record.get("fingerprints") or {}).get("job") == fingerprint
     return mine and record["status"] == "failed" and not (record.get("failure") or {}).get("exit_code")
 
@@ -185,8 +223,10 @@ def _its_own_fault(folder: Path, fingerprint: str) -> bool:
 def _into(log: Path):
     "From here on what this process prints goes to the run's log."
     with open(log, "ab") as f:
-        for stream in (1, 2): os.dup2(f.fileno(), stream)
-    with open(os.devnull) as f: os.dup2(f.fileno(), 0)
+        for stream in (1, 2):
+            os.dup2(f.fileno(), stream)
+    with open(os.devnull) as f:
+        os.dup2(f.fileno(), 0)
 
 
 def job():
@@ -195,40 +235,77 @@ def job():
     told = read_json(place / "jobs.json")
     mine, engine = told["jobs"][name], told["engine"]
     folder = (place / mine["folder"]).resolve()
-    if (place / "failed" / name).exists(): sys.exit(1)
+    if (place / "failed" / name).exists():
+        sys.exit(1)
     with open(place / "attempts" / name, "a", encoding="utf-8") as f:
-        f.write(json.dumps({"node": os.environ.get("SLURMD_NODENAME", ""), "job": os.environ.get("SLURM_JOB_ID", ""), "time": time.time()}) + "\n")
+        f.write(
+            json.dumps(
+                {
+                    "node": os.environ.get("SLURMD_NODENAME", ""),
+                    "job": os.environ.get("SLURM_JOB_ID", ""),
+                    "time": time.time(),
+                }
+            )
+            + "\n"
+        )
     _into(folder / "log.txt")
     held = _set_environment(place, told, mine["processes"])  # until this process ends
     code = be_child(folder, lambda: os.getppid() != parent or bool(engine and not _exists(engine)))
-    if code == 0: write_json(place / "done" / name, {"seconds": time.monotonic() - start})
-    elif _its_own_fault(folder, mine["fingerprint"]): write_text(place / "failed" / name, "")
+    if code == 0:
+        write_json(place / "done" / name, {"seconds": time.monotonic() - start})
+    elif _its_own_fault(folder, mine["fingerprint"]):
+        write_text(place / "failed" / name, "")
     sys.exit(code)
 
 # %% ../../nbs/engine/13_cluster.ipynb #12235137
 RETRIES = 3
-_COMMON = ("--keep-going", "--retries", str(RETRIES), "--rerun-triggers", "mtime", "--nolock", "--drop-metadata", "--latency-wait", "30",
-           "--workflow-profile", "none", "--nocolor")
+_COMMON = (
+    "--keep-going",
+    "--retries",
+    str(RETRIES),
+    "--rerun-triggers",
+    "mtime",
+    "--nolock",
+    "--drop-metadata",
+    "--latency-wait",
+    "30",
+    "--workflow-profile",
+    "none",
+    "--nocolor",
+)
 
 
 def _slurm_options() -> list[str]:
     "Options that depend on whether this cluster keeps accounts."
     ask = ["sacct", "-n", "-X", "--starttime", "now-1minute"]
     accounts = shutil.which("sacct") and subprocess.run(ask, capture_output=True).returncode == 0
-    found = ["--slurm-status-command", "sacct"] if accounts else ["--slurm-status-command", "squeue", "--slurm-no-account"]
-    return [*found, "--slurm-requeue", "--slurm-pass-command-as-script", "--slurm-logdir", "logs", "--slurm-init-seconds-before-status-checks", "10"]
+    found = (
+        ["--slurm-status-command", "sacct"] if accounts else ["--slurm-status-command", "squeue", "--slurm-no-account"]
+    )
+    return [
+        *found,
+        "--slurm-requeue",
+        "--slurm-pass-command-as-script",
+        "--slurm-logdir",
+        "logs",
+        "--slurm-init-seconds-before-status-checks",
+        "10",
+    ]
 
-
+# %% ../../nbs/engine/13_cluster.ipynb #b61559f8
 def snakemake_command(
-    profile: str, # local | slurm | one of Snakemake's
-    at_once: int | None, # runs; None = as the profile has it
-    threads: int = 1, # of a run on this machine
-    extra=(), # further arguments for Snakemake, as the user gave them; these win
+    profile: str,  # local | slurm | one of Snakemake's
+    at_once: int | None,  # runs; None = as the profile has it
+    threads: int = 1,  # of a run on this machine
+    extra=(),  # further arguments for Snakemake, as the user gave them; these win
 ) -> list[str]:
     "How Snakemake is started in the study's folder `cluster`."
-    if profile == "local": where = ["--executor", "local", "--cores", str(at_once * threads)]
-    elif profile == "slurm": where = ["--executor", "slurm", "--jobs", str(at_once), *_slurm_options()]
-    else: where = ["--profile", str(profile), *(["--jobs", str(at_once)] if at_once else [])]
+    if profile == "local":
+        where = ["--executor", "local", "--cores", str(at_once * threads)]
+    elif profile == "slurm":
+        where = ["--executor", "slurm", "--jobs", str(at_once), *_slurm_options()]
+    else:
+        where = ["--profile", str(profile), *(["--jobs", str(at_once)] if at_once else [])]
     return [sys.executable, "-m", "snakemake", *where, *_COMMON, *extra]
 
 # %% ../../nbs/engine/13_cluster.ipynb #e6686557
@@ -239,55 +316,74 @@ def _slurm_jobs(place: Path, *which: str) -> list[str]:
 
 
 def cancel_jobs(
-    place: Path, # a study's folder `cluster`
+    place: Path,  # a study's folder `cluster`
 ):
     "Cancel all of this user's SLURM jobs that work in a folder."
-    if ids := _slurm_jobs(place): subprocess.run(["scancel", *ids], capture_output=True)
+    if ids := _slurm_jobs(place):
+        subprocess.run(["scancel", *ids], capture_output=True)
 
 
 def revive_jobs(
-    place: Path, # a study's folder `cluster`
+    place: Path,  # a study's folder `cluster`
 ):
     "Put jobs that were pre-empted by cancelling back into the queue."
-    for id in _slurm_jobs(place, "--states", "PREEMPTED"): subprocess.run(["scontrol", "requeue", id], capture_output=True)
+    for id in _slurm_jobs(place, "--states", "PREEMPTED"):
+        subprocess.run(["scontrol", "requeue", id], capture_output=True)
 
 
 def _descendants(process: subprocess.Popen) -> list:
     import psutil
 
-    try: return psutil.Process(process.pid).children(recursive=True)
-    except psutil.Error: return []
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.Error:
+        return []
 
 
 def _kill(processes: list, how: int):
     import psutil
 
     for process in processes:
-        with contextlib.suppress(psutil.Error): process.send_signal(how)
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(how)
 
 # %% ../../nbs/engine/13_cluster.ipynb #2b819c67
 def end_snakemake(
     process: subprocess.Popen,
-    place: Path, # the folder it works in
+    place: Path,  # the folder it works in
     profile: str,
-    patience: float = 20.0, # seconds before it is killed
+    patience: float = 20.0,  # seconds before it is killed
 ):
     "Stop Snakemake and whatever it has started; runs can be resumed."
     if process.poll() is None:
         process.send_signal(signal.SIGINT)  # it cancels what it has submitted
         end = time.monotonic() + patience
         while process.poll() is None and time.monotonic() < end:
-            if profile == "local": _kill(_descendants(process), signal.SIGTERM)  # it would wait for them
+            if profile == "local":
+                _kill(_descendants(process), signal.SIGTERM)  # it would wait for them
             time.sleep(0.5)
         _kill(_descendants(process), signal.SIGKILL)
-        if process.poll() is None: process.kill()
+        if process.poll() is None:
+            process.kill()
         process.wait()
-    if profile == "slurm": cancel_jobs(place)
+    if profile == "slurm":
+        cancel_jobs(place)
 
 # %% ../../nbs/engine/13_cluster.ipynb #5b5d1cd9
 class Cluster(Loop):
     "Hands the jobs that are not done to Snakemake, and watches their folders."
-    def __init__(self, plan: Plan, states: dict, at_once: int, outcome: Outcome, show, profile: str = "local", extra=(), given: int | None = 1):
+
+    def __init__(
+        self,
+        plan: Plan,
+        states: dict,
+        at_once: int,
+        outcome: Outcome,
+        show,
+        profile: str = "local",
+        extra=(),
+        given: int | None = 1,
+    ):
         super().__init__(plan, states, at_once, outcome, show)
         self.place, self.profile, self.extra, self.given = plan.folder / "cluster", profile, tuple(extra), given
         self.here = profile == "local"
@@ -296,23 +392,39 @@ class Cluster(Loop):
 
     def write(self) -> int:
         "Write what Snakemake and the jobs read, and forget what they told at an earlier start; returns the threads of a job."
-        if self.profile == "slurm": cancel_jobs(self.place)
-        for old in (".snakemake", "done", "failed", "attempts"): shutil.rmtree(self.place / old, ignore_errors=True)
-        for new in ("done", "failed", "attempts"): (self.place / new).mkdir(parents=True)
+        if self.profile == "slurm":
+            cancel_jobs(self.place)
+        for old in (".snakemake", "done", "failed", "attempts"):
+            shutil.rmtree(self.place / old, ignore_errors=True)
+        for new in ("done", "failed", "attempts"):
+            (self.place / new).mkdir(parents=True)
         site, local = self.site(), self.profile == "local"
         write_text(self.place / "Snakefile", SNAKEFILE)
-        write_json(self.place / "jobs.json", {
-            "python": sys.executable, "engine": os.getpid() if local else 0, "slots": self.at_once if local else 0,
-            "memory_mb": site.memory_mb or 10**9, "minutes": site.minutes or 10**6,
-            "jobs": _described(self.plan, self.waiting, self.names, site, self.place)})
-        self.begun = {self.names[j.id]: make_ready(j, self.plan.folder.name, processes=self.plan.processes_of(j), minutes=self.plan.minutes)
-                      for j in self.waiting}
+        write_json(
+            self.place / "jobs.json",
+            {
+                "python": sys.executable,
+                "engine": os.getpid() if local else 0,
+                "slots": self.at_once if local else 0,
+                "memory_mb": site.memory_mb or 10**9,
+                "minutes": site.minutes or 10**6,
+                "jobs": _described(self.plan, self.waiting, self.names, site, self.place),
+            },
+        )
+        self.begun = {
+            self.names[j.id]: make_ready(
+                j, self.plan.folder.name, processes=self.plan.processes_of(j), minutes=self.plan.minutes
+            )
+            for j in self.waiting
+        }
         return site.machine["cores"]
 
     def site(self) -> Site:
         "Where the jobs will run."
         if self.profile == "slurm":
-            return slurm_site(subprocess.run(["sinfo", "-h", "-o", "%l|%m|%c|%G"], capture_output=True, text=True).stdout)
+            return slurm_site(
+                subprocess.run(["sinfo", "-h", "-o", "%l|%m|%c|%G"], capture_output=True, text=True).stdout
+            )
         here, asked = this_machine(), os.environ.get("OMP_NUM_THREADS", "")
         share = here["cores"] // self.at_once if self.profile == "local" else min(THREADS, here["cores"])
         return Site(here | {"cores": max(1, int(asked) if asked.isdigit() else share)})
@@ -320,22 +432,26 @@ class Cluster(Loop):
 # %% ../../nbs/engine/13_cluster.ipynb #507f2217
 def _files_in(folder: Path) -> set:
     "Names in a folder; Snakemake removes the one of its outputs when it is empty."
-    try: return set(os.listdir(folder))
-    except FileNotFoundError: return set()
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
 
 
 @patch
 def look(self: Cluster):
     "Settle what has ended, and tell what has begun or is tried again."
     for kind in ("done", "failed"):
-        for name in sorted(_files_in(self.place / kind) & set(self.open)): self.settle_one(name)
+        for name in sorted(_files_in(self.place / kind) & set(self.open)):
+            self.settle_one(name)
     for name in sorted(_files_in(self.place / "attempts") & set(self.open)):
         tries = (self.place / "attempts" / name).read_text(encoding="utf-8").splitlines()
         a = self.begun[name]
         if name not in self.attempts:
             a.started = time.monotonic()
             self.active.append(a)
-        elif len(tries) > self.attempts[name]: self.show.say(f"{a.job.id}: died and was submitted again, attempt {len(tries)}")
+        elif len(tries) > self.attempts[name]:
+            self.show.say(f"{a.job.id}: died and was submitted again, attempt {len(tries)}")
         self.attempts[name] = len(tries)
 
 
@@ -344,9 +460,12 @@ def settle_one(self: Cluster, name: str, reason: str = ""):
     "Judge a run that will not be tried again."
     a, job = self.begun[name], self.open.pop(name)
     self.waiting.remove(job)
-    if a in self.active: self.active.remove(a)
-    try: seconds = read_json(self.place / "done" / name)["seconds"]
-    except (DataError, KeyError): seconds = a.seconds if name in self.attempts else 0.0
+    if a in self.active:
+        self.active.remove(a)
+    try:
+        seconds = read_json(self.place / "done" / name)["seconds"]
+    except (DataError, KeyError):
+        seconds = a.seconds if name in self.attempts else 0.0
     self.settle(a, judge(a, None, reason), seconds)
 
 # %% ../../nbs/engine/13_cluster.ipynb #433a73a8
@@ -365,8 +484,10 @@ def reason(self: Cluster, name: str) -> str:
 @patch
 def log_text(self: Cluster) -> str:
     "What Snakemake has printed since this engine started."
-    try: return (self.place / "log.txt").read_text(encoding="utf-8", errors="replace")
-    except OSError: return ""
+    try:
+        return (self.place / "log.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 # %% ../../nbs/engine/13_cluster.ipynb #37031866
 @patch
@@ -374,10 +495,13 @@ def finish(self: Cluster, code: int):
     "Judge what is left after Snakemake has ended; raises StudyError when it did not come to start a single run."
     if code and not self.attempts and not re.search(r"^(local)?rule run:", self.log_text(), re.M):
         told = [line for line in self.log_text().splitlines() if line.strip()] or ["nothing was printed"]
-        raise StudyError(f"snakemake ended with exit code {code} before it started a run: {told[-1].strip()} (see {self.place / 'log.txt'})")
+        raise StudyError(
+            f"snakemake ended with exit code {code} before it started a run: {told[-1].strip()} (see {self.place / 'log.txt'})"
+        )
     while self.waiting:
         self.block()
-        if self.waiting: self.settle_one(self.names[self.waiting[0].id], self.reason(self.names[self.waiting[0].id]))
+        if self.waiting:
+            self.settle_one(self.names[self.waiting[0].id], self.reason(self.names[self.waiting[0].id]))
 
 
 @patch
@@ -387,25 +511,30 @@ def run(self: Cluster):
     command = snakemake_command(self.profile, self.given, threads, self.extra)
     env = {k: v for k, v in child_environment(1, 0).items() if k != "SNAKEMAKE_PROFILE"}
     with open(self.place / "log.txt", "wb") as log:
-        process = subprocess.Popen(command, cwd=self.place, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=self.place, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         for i in itertools.count():
-            if process.poll() is not None: break
+            if process.poll() is not None:
+                break
             self.look()
             self.show.tick(self.active)
-            if self.profile == "slurm" and i % 60 == 59: revive_jobs(self.place)
+            if self.profile == "slurm" and i % 60 == 59:
+                revive_jobs(self.place)
             time.sleep(0.5)
-    finally: end_snakemake(process, self.place, self.profile)
+    finally:
+        end_snakemake(process, self.place, self.profile)
     self.look()
     self.finish(process.returncode)
 
 # %% ../../nbs/engine/13_cluster.ipynb #44d36a65
 def run_on_cluster(
     plan: Plan,
-    jobs: int | None = None, # runs at once; None = 1 on this machine, 100 in SLURM's queue, else as the profile has it
-    profile: str = "local", # local | slurm | name or folder of a profile of Snakemake's
-    extra=(), # further arguments for Snakemake
-    live: bool | None = None, # a live table; None = when the output is a terminal
+    jobs: int | None = None,  # runs at once; None = 1 on this machine, 100 in SLURM's queue, else as the profile has it
+    profile: str = "local",  # local | slurm | name or folder of a profile of Snakemake's
+    extra=(),  # further arguments for Snakemake
+    live: bool | None = None,  # a live table; None = when the output is a terminal
 ) -> Outcome:
     "`run_study` with Snakemake as its engine; raises StudyError before anything starts when something is missing."
     check_engine(profile, plan.folder)

@@ -9,21 +9,24 @@ __all__ = ['known_task', 'task_title', 'TaskFacts', 'task_facts', 'facts_of_rows
 from dataclasses import dataclass
 
 from ..core.errors import DataError
-from ..data.tasks import all_tasks, get_task, Task
+from ..data.tasks import Task, all_tasks, get_task
 from ..metrics.scores import METRICS
 
 # %% ../../nbs/engine/00_facts.ipynb #67364f10
 def known_task(
-    name, # of a task; None of a run without one
+    name,  # of a task; None of a run without one
 ) -> Task | None:
     "Return the row of a task, read from its file where it is one's own. None when it is not known any more."
-    if not isinstance(name, str) or not name: return None
-    try: return get_task(name)
-    except DataError: return None
+    if not isinstance(name, str) or not name:
+        return None
+    try:
+        return get_task(name)
+    except DataError:
+        return None
 
 
 def task_title(
-    name, # of a task, known or not
+    name,  # of a task, known or not
 ) -> str:
     "Return what tables and figures call a task: its name when it is not known."
     task = known_task(name)
@@ -33,22 +36,24 @@ def task_title(
 @dataclass(frozen=True)
 class TaskFacts:
     "What a report has to know about a task."
+
     name: str
     title: str
-    kind: str          # classification | regression | span; "" when nothing was scored
-    metrics: tuple     # the headline first
-    report: tuple      # splits whose scores are reported, the headline first
+    kind: str  # classification | regression | span; "" when nothing was scored
+    metrics: tuple  # the headline first
+    report: tuple  # splits whose scores are reported, the headline first
     notes: tuple = ()  # where the published record contradicts itself
-    known: bool = True # False: made from what was scored
+    known: bool = True  # False: made from what was scored
 
 
 def task_facts(
-    name, # of a task
-    scored: dict = {}, # split -> names of its metrics, as in a record
+    name,  # of a task
+    scored: dict = {},  # split -> names of its metrics, as in a record
 ) -> TaskFacts:
     "Return the facts of a task, from what was scored when it is not known any more."
     task = known_task(name)
-    if task: return TaskFacts(task.name, task.title, task.kind, task.metrics, task.report, task.notes)
+    if task:
+        return TaskFacts(task.name, task.title, task.kind, task.metrics, task.report, task.notes)
     reported = {split: metrics for split, metrics in scored.items() if split != "selection"}
     metrics = tuple(dict.fromkeys(m for each in reported.values() for m in each if m in METRICS))
     kind = METRICS[metrics[0]].kind if metrics else ""
@@ -56,8 +61,8 @@ def task_facts(
 
 # %% ../../nbs/engine/00_facts.ipynb #8b0d0c94
 def facts_of_rows(
-    rows, # DataFrame with columns task, split and metric, such as those of `glue_table`
-) -> dict: # task -> TaskFacts; a row without a task, split or metric counts for none
+    rows,  # DataFrame with columns task, split and metric, such as those of `glue_table`
+) -> dict:  # task -> TaskFacts; a row without a task, split or metric counts for none
     "Return the facts of all tasks of a table."
     scored = {}
     for task, split, metric in rows[["task", "split", "metric"]].dropna().drop_duplicates().itertuples(index=False):
@@ -66,15 +71,15 @@ def facts_of_rows(
 
 
 def facts_of_record(
-    record: dict, # of a run, or of one of its variants
+    record: dict,  # of a run, or of one of its variants
 ) -> TaskFacts:
     "Return the facts of the task of a record."
     return task_facts(record.get("task"), record.get("metrics") or {})
 
 # %% ../../nbs/engine/00_facts.ipynb #74975f80
 def task_places(
-    names, # of tasks
-) -> dict: # name -> number to sort by
+    names,  # of tasks
+) -> dict:  # name -> number to sort by
     "Number tasks as they are registered; those that are not known come last, as they are given."
     known = {name: known_task(name) for name in dict.fromkeys(names)}
     order = [task.name for task in all_tasks()]

@@ -16,12 +16,11 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 import bertvision
-
 from ..core.errors import StudyError
 from ..core.hashing import file_fingerprint, fingerprint
-from ..runs.parameters import notebook_cells, read_parameters
 from ..data.tasks import get_task, input_files
 from ..models.encoders import encoder_fingerprint
+from ..runs.parameters import notebook_cells, read_parameters
 
 # %% ../../nbs/engine/06_fingerprint.ipynb #affaa470
 _NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)  # what ast.parse raises
@@ -37,7 +36,8 @@ def _with_percent(source: str) -> str:
     "A cell of one line that is a magic without its %, such as `pip install x`, with it."
     from IPython.core import alias, magics
 
-    if "\n" in source.strip(): return source
+    if "\n" in source.strip():
+        return source
     classes = [getattr(magics, name) for name in dir(magics) if name.endswith("Magics")]
     known = {name for c in classes for name in c.magics.get("line", ())} | {name for name, _ in alias.default_aliases()}
     return f"%{source.strip()}" if source.split(maxsplit=1)[0] in known else source
@@ -45,34 +45,41 @@ def _with_percent(source: str) -> str:
 
 def _python(source: str) -> str:
     "A cell as the Python that IPython makes of it; raises SyntaxError."
-    try: return _tree(source) and source
-    except _NOT_PYTHON: pass
+    try:
+        return _tree(source) and source
+    except _NOT_PYTHON:
+        pass
     from IPython.core.inputtransformer2 import TransformerManager
 
     for cell in (source, _with_percent(source)):
         python = TransformerManager().transform_cell(cell)
-        try: return _tree(python) and python
-        except _NOT_PYTHON as e: fault = e
+        try:
+            return _tree(python) and python
+        except _NOT_PYTHON as e:
+            fault = e
     raise fault if isinstance(fault, SyntaxError) else SyntaxError(str(fault)) from fault
 
 # %% ../../nbs/engine/06_fingerprint.ipynb #4b60b3b4
 def notebook_code(
-    path, # notebook
-    parameters: bool = False, # with the cell of the parameters
-) -> list[str]: # one a code cell
+    path,  # notebook
+    parameters: bool = False,  # with the cell of the parameters
+) -> list[str]:  # one a code cell
     "Return a notebook's code cells as Python; raises StudyError that names the cell which is none."
     found = []
     for number, cell in enumerate(notebook_cells(path), 1):
-        if cell["type"] != "code" or "injected-parameters" in cell["tags"]: continue
-        if "parameters" in cell["tags"] and not parameters: continue
-        try: found.append(_python(cell["source"]))
+        if cell["type"] != "code" or "injected-parameters" in cell["tags"]:
+            continue
+        if "parameters" in cell["tags"] and not parameters:
+            continue
+        try:
+            found.append(_python(cell["source"]))
         except SyntaxError as e:
             line = f" ({e.text.strip()!r:.100})" if e.text and e.text.strip() else ""
             raise StudyError(f"{Path(path).name}, cell {number}: neither Python nor IPython: {e.msg}{line}") from e
     return found
 
 # %% ../../nbs/engine/06_fingerprint.ipynb #1c17a99c
-def _statements(tree: ast.Module) -> list: # of nodes, the module first
+def _statements(tree: ast.Module) -> list:  # of nodes, the module first
     "All statements of a source, without their expressions, which are many more."
     found, waiting = [], [tree]
     while waiting:
@@ -86,7 +93,11 @@ def _statements(tree: ast.Module) -> list: # of nodes, the module first
 def _docstrings(source: str) -> list[ast.Expr]:
     "The docstrings of a source, last one first."
     kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
-    found = [node.body[0] for node in _statements(_tree(source)) if isinstance(node, kinds) and ast.get_docstring(node) is not None]
+    found = [
+        node.body[0]
+        for node in _statements(_tree(source))
+        if isinstance(node, kinds) and ast.get_docstring(node) is not None
+    ]
     return sorted(found, key=lambda node: node.lineno, reverse=True)
 
 
@@ -95,17 +106,20 @@ def _without_prose(source: str) -> str:
     lines = source.split("\n")
     try:
         for t in tokenize.generate_tokens(io.StringIO(source).readline):
-            if t.type == tokenize.COMMENT: lines[t.start[0] - 1] = lines[t.start[0] - 1][:t.start[1]]
+            if t.type == tokenize.COMMENT:
+                lines[t.start[0] - 1] = lines[t.start[0] - 1][: t.start[1]]
         for d in _docstrings(source):  # ast counts columns in bytes
             first, last = (lines[n - 1].encode() for n in (d.lineno, d.end_lineno))
-            lines[d.lineno - 1:d.end_lineno] = [(first[:d.col_offset] + last[d.end_col_offset:]).decode()]
-    except (tokenize.TokenError, SyntaxError): pass
+            lines[d.lineno - 1 : d.end_lineno] = [(first[: d.col_offset] + last[d.end_col_offset :]).decode()]
+    except (tokenize.TokenError, SyntaxError):
+        pass
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 # %% ../../nbs/engine/06_fingerprint.ipynb #eb71691a
 def _package_file(module: str) -> Path | None:
     "File of a module; None for the package itself, which holds no more than its lazy names."
-    if module == "bertvision": return None
+    if module == "bertvision":
+        return None
     place = Path(bertvision.__file__).parent.joinpath(*module.split(".")[1:])
     return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
 
@@ -113,20 +127,32 @@ def _package_file(module: str) -> Path | None:
 def _loaded(node: ast.Call, package: str) -> set[str]:
     "Name that a call of `import_module` or `__import__` gives as text; {} for any other call."
     called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    texts = [a.value for a in (*node.args, *(k.value for k in node.keywords)) if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-    if called not in ("import_module", "__import__") or not texts: return set()
-    if not texts[0].startswith("."): return {texts[0]}
-    try: return {resolve_name(texts[0], texts[1] if len(texts) > 1 else package)}
-    except ImportError: return set()
+    texts = [
+        a.value
+        for a in (*node.args, *(k.value for k in node.keywords))
+        if isinstance(a, ast.Constant) and isinstance(a.value, str)
+    ]
+    if called not in ("import_module", "__import__") or not texts:
+        return set()
+    if not texts[0].startswith("."):
+        return {texts[0]}
+    try:
+        return {resolve_name(texts[0], texts[1] if len(texts) > 1 else package)}
+    except ImportError:
+        return set()
 
 
 def _imported(node, package: str, aliases: set) -> set[str]:
     "Names that one node imports; relative imports count from `package`."
-    if isinstance(node, ast.Import): return {a.name for a in node.names}
-    if isinstance(node, ast.Call): return _loaded(node, package)
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases: return {f"bertvision.{node.attr}"}
-    if not isinstance(node, ast.ImportFrom): return set()
-    above = package.split(".")[:len(package.split(".")) + 1 - node.level] if node.level else []
+    if isinstance(node, ast.Import):
+        return {a.name for a in node.names}
+    if isinstance(node, ast.Call):
+        return _loaded(node, package)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+        return {f"bertvision.{node.attr}"}
+    if not isinstance(node, ast.ImportFrom):
+        return set()
+    above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
     base = ".".join([*above, *filter(None, [node.module])])
     return {base, *(f"{base}.{a.name}" for a in node.names)}
 
@@ -136,26 +162,38 @@ _MAGICS = ("run_cell_magic", "run_line_magic", "system", "getoutput")
 
 def _behind_magics(nodes: list) -> list[str]:
     "The texts that a cell hands to magics and to the shell."
-    calls = [n for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in _MAGICS]
+    calls = [
+        n for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in _MAGICS
+    ]
     return [a.value for call in calls for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
 
 
 def _imports_of_text(text: str) -> set[str]:
     "Modules of bertvision that a text names, which may be Python."
     named = set(re.findall(r"\bbertvision(?:\.\w+)+", text))
-    if "bertvision" not in text or "import" not in text: return named
-    try: return _imports(_python(re.sub(r"^(?:-\w+[ =]?\d*\s+)+", "", text)))  # without options such as -n 10
-    except SyntaxError: return named
+    if "bertvision" not in text or "import" not in text:
+        return named
+    try:
+        return _imports(_python(re.sub(r"^(?:-\w+[ =]?\d*\s+)+", "", text)))  # without options such as -n 10
+    except SyntaxError:
+        return named
 
 
 _BY_NAME = ("import_module", "__import__", *_MAGICS)  # calls that may name a module in a text
 
-
+# %% ../../nbs/engine/06_fingerprint.ipynb #f4e4e745
 def _imports(source: str, package: str = "bertvision") -> set[str]:
     "Modules of bertvision that Python names, also inside functions and through the package's lazy names. Raises SyntaxError."
     nodes = _statements(_tree(source))
-    aliases = {a.asname or "bertvision" for n in nodes if isinstance(n, ast.Import) for a in n.names if a.name.split(".")[0] == "bertvision"}
-    if aliases or any(name in source for name in _BY_NAME): nodes = list(ast.walk(_tree(source)))
+    aliases = {
+        a.asname or "bertvision"
+        for n in nodes
+        if isinstance(n, ast.Import)
+        for a in n.names
+        if a.name.split(".")[0] == "bertvision"
+    }
+    if aliases or any(name in source for name in _BY_NAME):
+        nodes = list(ast.walk(_tree(source)))
     found = {name for n in nodes for name in _imported(n, package, aliases)}
     lazy = {f"bertvision.{name}": f"bertvision.{home}" for name, home in getattr(bertvision, "_HOME_OF", {}).items()}
     mine = {lazy.get(name, name) for name in found if name.split(".")[0] == "bertvision"}
@@ -166,27 +204,30 @@ def _imports(source: str, package: str = "bertvision") -> set[str]:
 def _module(path: Path, package: str, stamp: tuple) -> tuple[str, frozenset]:
     "Fingerprint of a module and the modules it imports; remembered until the file changes."
     source = path.read_text(encoding="utf-8")
-    try: _tree(source)
-    except _NOT_PYTHON as e: raise StudyError(f"{path}, line {getattr(e, 'lineno', 1)}: not Python ({getattr(e, 'msg', e)})") from e
+    try:
+        _tree(source)
+    except _NOT_PYTHON as e:
+        raise StudyError(f"{path}, line {getattr(e, 'lineno', 1)}: not Python ({getattr(e, 'msg', e)})") from e
     return fingerprint(_without_prose(source).encode()), frozenset(_imports(source, package))
 
 
 def named_modules(
-    sources, # texts of code cells, as `notebook_code` has them
-) -> list[str]: # such as bertvision.reporting.page
+    sources,  # texts of code cells, as `notebook_code` has them
+) -> list[str]:  # such as bertvision.reporting.page
     "Return the modules of the package that the sources import, without what these import in turn."
     return sorted(name for name in {n for s in sources for n in _imports(s)} if _package_file(name))
 
 
 def code_closure(
-    sources, # texts of code cells, as `notebook_code` has them
-) -> dict[str, str]: # module file, relative to the package -> fingerprint
+    sources,  # texts of code cells, as `notebook_code` has them
+) -> dict[str, str]:  # module file, relative to the package -> fingerprint
     "All modules of the package that the sources import, directly or through others."
     package, closure = Path(bertvision.__file__).parent, {}
     waiting = {name for s in sources for name in _imports(s)}
     while waiting:
         path = _package_file(waiting.pop())
-        if path is None or (key := path.relative_to(package).as_posix()) in closure: continue
+        if path is None or (key := path.relative_to(package).as_posix()) in closure:
+            continue
         stat, parent = path.stat(), ".".join(["bertvision", *key.split("/")[:-1]])
         closure[key], more = _module(path, parent, (stat.st_mtime_ns, stat.st_size))
         waiting |= more
@@ -196,20 +237,22 @@ def code_closure(
 @dataclass(frozen=True)
 class _Template:
     "What is read once of each experiment: its parameters' names, and the fingerprints of its code."
+
     names: tuple
     notebook: str
     code: str
 
 
 def notebook_fingerprint(
-    path, # of an experiment, or of what was executed of it
+    path,  # of an experiment, or of what was executed of it
 ) -> str:
     "Return the fingerprint of a notebook's code cells, without comments and without the cells that hold parameters."
     return fingerprint([source for cell in notebook_code(path) if (source := _without_prose(cell))])
 
 
 def _template(path: Path, code: bool = True) -> _Template:
-    if not code: return _Template(tuple(read_parameters(path)), "", "")
+    if not code:
+        return _Template(tuple(read_parameters(path)), "", "")
     cells = notebook_code(path)
     return _Template(tuple(read_parameters(path)), notebook_fingerprint(path), fingerprint(code_closure(cells)))
 
@@ -217,9 +260,12 @@ def _template(path: Path, code: bool = True) -> _Template:
 def _inputs(task: str | None, encoder: str | None, data: str, model: Path | None = None) -> dict:
     "Content of the files that a run will read; a data set or encoder of the hub by its id and pinned commit; a model that no run of the study makes."
     found = {"encoder": encoder_fingerprint(encoder)} if encoder else {}
-    if model: found["model"] = [file_fingerprint(p) for p in sorted(model.glob("*.safetensors"))]
-    if task is None: return found
+    if model:
+        found["model"] = [file_fingerprint(p) for p in sorted(model.glob("*.safetensors"))]
+    if task is None:
+        return found
     row = get_task(task)
     found["files"] = [[p.name, file_fingerprint(p)] for p in input_files(row, data)]
-    if not found["files"] and not row.at_hand: found["hub"] = str(row.hub)
+    if not found["files"] and not row.at_hand:
+        found["hub"] = str(row.hub)
     return found

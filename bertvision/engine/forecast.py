@@ -17,90 +17,124 @@ from pathlib import Path
 from statistics import median
 
 from ..core.errors import DataError
-from ..runs.parameters import read_parameters
-from ..runs.records import foreign_record, read_record, run_identity
 from ..data.files import read_lines
-from ..data.tasks import choose_layout, File, find_file, get_task, task_folder
+from ..data.tasks import File, choose_layout, find_file, get_task, task_folder
 from .facts import known_task
 from .grid import GRID
-from .plan import _languages, _zoo, Job, Plan
+from .plan import Job, Plan, _languages, _zoo
+from ..runs.parameters import read_parameters
+from ..runs.records import foreign_record, read_record, run_identity
 
 # %% ../../nbs/engine/08_forecast.ipynb #c0c4090a
 # Sustained operations a second for fine-tuning, by a part of the device's name; a stated rule of thumb.
-SPEED = {"H200": 3e14, "H100": 2.5e14, "A100": 1.2e14, "L40S": 9e13, "L4": 4e13, "V100": 4e13, "T4": 2e13, "cuda": 2e13, "core": 5e10}
+SPEED = {
+    "H200": 3e14,
+    "H100": 2.5e14,
+    "A100": 1.2e14,
+    "L40S": 9e13,
+    "L4": 4e13,
+    "V100": 4e13,
+    "T4": 2e13,
+    "cuda": 2e13,
+    "core": 5e10,
+}
 
 
 @lru_cache(maxsize=None)
-def this_machine() -> dict: # device cuda | cpu, name, count, cores
+def this_machine() -> dict:  # device cuda | cpu, name, count, cores
     "What the runs would compute on, found without torch."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     names = []
     if shutil.which("nvidia-smi"):
         ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        try: out = subprocess.run(ask, capture_output=True, text=True, timeout=20)
-        except (OSError, subprocess.TimeoutExpired): out = None
-        if out and out.returncode == 0: names = [line.strip() for line in out.stdout.splitlines() if line.strip()]
-    return {"device": "cuda" if names else "cpu", "name": names[0] if names else "", "count": len(names), "cores": cores}
+        try:
+            out = subprocess.run(ask, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            out = None
+        if out and out.returncode == 0:
+            names = [line.strip() for line in out.stdout.splitlines() if line.strip()]
+    return {
+        "device": "cuda" if names else "cpu",
+        "name": names[0] if names else "",
+        "count": len(names),
+        "cores": cores,
+    }
 
 
 def _speed(machine: dict) -> float:
-    if machine["device"] == "cpu": return SPEED["core"] * machine["cores"]
+    if machine["device"] == "cpu":
+        return SPEED["core"] * machine["cores"]
     return next((v for k, v in SPEED.items() if re.search(rf"\bG?{k}\b", machine["name"])), SPEED["cuda"])
 
 # %% ../../nbs/engine/08_forecast.ipynb #c0e7125d
 @dataclass(frozen=True)
 class Forecast:
     "What one job will take; None where nothing is known."
-    examples: int | None = None      # training examples processed, all epochs
+
+    examples: int | None = None  # training examples processed, all epochs
     seconds: float | None = None
-    memory: float | None = None      # bytes at the peak
-    disk: float | None = None        # bytes left behind
-    transient: float = 0.0           # bytes more on the disk while it runs
-    basis: str = "unknown"           # measured | estimate | unknown
+    memory: float | None = None  # bytes at the peak
+    disk: float | None = None  # bytes left behind
+    transient: float = 0.0  # bytes more on the disk while it runs
+    basis: str = "unknown"  # measured | estimate | unknown
 
 # %% ../../nbs/engine/08_forecast.ipynb #0d99dda9
 _CARVED_AT_MOST = 2000  # as `data.splits.split` has it, which is too heavy to be asked here
 
 
 @lru_cache(maxsize=None)
-def _lines(path: Path, size: int) -> int: return sum(1 for _ in read_lines(path))
+def _lines(path: Path, size: int) -> int:
+    return sum(1 for _ in read_lines(path))
 
 
 def split_rows(
     job: Job,
     split: str = "train",
-) -> int | None: # None when nobody knows
+) -> int | None:  # None when nobody knows
     "Count the rows of a split's file at hand, which may be a part of the official one; else return the official number."
-    if "task" not in job.grid: return None
+    if "task" not in job.grid:
+        return None
     task, data = get_task(job.grid["task"]), job.parameters.get("data")
-    home, file = (task_folder(task, Path(data or "")), task.folder.files.get(split)) if task.folder and (data or task.file) else (None, None)
+    home, file = (
+        (task_folder(task, Path(data or "")), task.folder.files.get(split))
+        if task.folder and (data or task.file)
+        else (None, None)
+    )
     path = find_file(home, (file := choose_layout(home, file)).name) if isinstance(file, File) else None
-    if path is None or not path.is_file() or path.stat().st_size > 2**28: return task.rows.get(split)
+    if path is None or not path.is_file() or path.stat().st_size > 2**28:
+        return task.rows.get(split)
     return _lines(path, path.stat().st_size) - (not file.width)
 
 # %% ../../nbs/engine/08_forecast.ipynb #fd92d2af
 def _processed(job: Job) -> int | None:
     "Training examples times epochs; what is carved for model selection does not train. Of a run that only asks in several languages, the pairs."
     p = job.parameters
-    if codes := _languages(job): return len(codes) * (p["report_examples"] or get_task(f"xnli-{codes[0]}").rows["test"])
+    if codes := _languages(job):
+        return len(codes) * (p["report_examples"] or get_task(f"xnli-{codes[0]}").rows["test"])
     rows = split_rows(job)
-    if wanted := p.get("train_examples"): rows = min(wanted, rows or wanted)
-    if not rows: return None
-    if p.get("protocol") == "carved": rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
-    if drawn := p.get("head_examples") or p.get("probe_examples"): rows = min(rows, drawn)
+    if wanted := p.get("train_examples"):
+        rows = min(wanted, rows or wanted)
+    if not rows:
+        return None
+    if p.get("protocol") == "carved":
+        rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
+    if drawn := p.get("head_examples") or p.get("probe_examples"):
+        rows = min(rows, drawn)
     return _trained(p, _subset(p, rows))
 
 
 def _subset(parameters: dict, rows: int) -> int:
     "The budget of a run that trains on one; a run that chooses for several looks at all rows."
     share, count = (parameters.get(name) for name in ("data_pct", "data_count"))
-    if isinstance(count, int) and count: return min(rows, count)
+    if isinstance(count, int) and count:
+        return min(rows, count)
     return round(rows * share) if isinstance(share, float) and share else rows
 
 
 def _trained(parameters: dict, examples: int) -> int:
     "Examples that pass by in training, from the recipe: by steps where these are given, else by epochs."
-    if steps := parameters.get("steps"): return steps * parameters.get("batch_size", 1)
+    if steps := parameters.get("steps"):
+        return steps * parameters.get("batch_size", 1)
     return round(examples * parameters.get("epochs", 1))
 
 # %% ../../nbs/engine/08_forecast.ipynb #951e3167
@@ -115,14 +149,21 @@ def _transient(job: Job) -> float:
     return 28.0 * _weights(row) if row and "checkpoint_seconds" in job.parameters else 0.0
 
 # %% ../../nbs/engine/08_forecast.ipynb #62ad0426
-_WORK = {"extract_states": 2, "select_examples": 2, "evaluate_languages": 2, "train_heads": 0.3}  # operations a weight of the encoder and token; 6 for what trains it
+_WORK = {
+    "extract_states": 2,
+    "select_examples": 2,
+    "evaluate_languages": 2,
+    "train_heads": 0.3,
+}  # operations a weight of the encoder and token; 6 for what trains it
 
 
 def _states_bytes(job: Job, row, tokens: float, count: int) -> float:
     "What stored states will take, with half of max_length filled; those of probes while the probes train."
     p = job.parameters
-    if job.experiment.stem not in ("extract_states", "probe_layers") or not p.get("stored", True): return 0.0
-    if job.experiment.stem == "probe_layers": count /= p["epochs"]
+    if job.experiment.stem not in ("extract_states", "probe_layers") or not p.get("stored", True):
+        return 0.0
+    if job.experiment.stem == "probe_layers":
+        count /= p["epochs"]
     every = get_task(job.grid["task"]).kind == "span" or p.get("norm") if "stored" in p else p.get("kind") == "tokens"
     vectors = count * (tokens if every else 1) * (row.layers + 1)
     return vectors * row.width * {"fp16": 2, "fp32": 4, "int8": 1}.get(p.get("dtype"), 2)
@@ -132,14 +173,17 @@ def _estimate(job: Job) -> Forecast:
     "The rule of thumb: half of max_length filled, evaluation a tenth on top, 16 bytes a weight in training."
     count = _processed(job)
     row = _zoo(job.grid.get("encoder"))
-    if row is None or count is None: return Forecast(count)
+    if row is None or count is None:
+        return Forecast(count)
     p, weights = job.parameters, _weights(row)
     tokens = p.get("max_length", 128) / 2
     work = _WORK.get(job.experiment.stem, 6) * 12 * row.layers * row.width**2 * tokens * count * 1.1
     activations = p.get("batch_size", 16) * tokens * row.layers * row.width * 60
     kept = bool(p.get("keep_model")) + (p.get("evaluations") or p.get("epochs", 0)) * bool(p.get("keep_epochs"))
     disk = 1e6 + 4 * weights * kept + _states_bytes(job, row, tokens, count)
-    return Forecast(count, 8 + work / _speed(this_machine()), 1e9 + 16 * weights + activations, disk, _transient(job), "estimate")
+    return Forecast(
+        count, 8 + work / _speed(this_machine()), 1e9 + 16 * weights + activations, disk, _transient(job), "estimate"
+    )
 
 # %% ../../nbs/engine/08_forecast.ipynb #4d4b5950
 @lru_cache(maxsize=None)
@@ -149,8 +193,8 @@ def _record_of(folder: Path, stamp: tuple) -> dict:
 
 
 def finished_runs(
-    out: Path, # folder of all studies
-) -> tuple: # ([(folder, record)], {folder: why its record cannot be read})
+    out: Path,  # folder of all studies
+) -> tuple:  # ([(folder, record)], {folder: why its record cannot be read})
     "Return the finished runs of all studies, without copies."
     found, broken, seen = [], {}, set()
     for path in sorted(out.glob("*/runs/*/record.json")):
@@ -181,40 +225,60 @@ def _asks(task) -> bool:
     row = known_task(task)
     return bool(row) and row.kind == "span"
 
-
+# %% ../../nbs/engine/08_forecast.ipynb #3ae35f02
 def _measured(job: Job, finished: list) -> Forecast | None:
     "From finished runs of the same experiment and encoder, of the same task where there are any; labels say nothing about questions."
-    def key(r, *names): return [r["experiment"], *(r.get(n) for n in names)]
-    def mine(*names): return [job.experiment.stem, *(job.grid.get(n) for n in names)]
+
+    def key(r, *names):
+        return [r["experiment"], *(r.get(n) for n in names)]
+
+    def mine(*names):
+        return [job.experiment.stem, *(job.grid.get(n) for n in names)]
+
     for names in (("encoder", "task"), ("encoder",)):
-        alike = [r for r in finished if key(r, *names) == mine(*names) and _asks(r.get("task")) == _asks(job.grid.get("task"))]
-        if alike: break
-    else: return None
+        alike = [
+            r
+            for r in finished
+            if key(r, *names) == mine(*names) and _asks(r.get("task")) == _asks(job.grid.get("task"))
+        ]
+        if alike:
+            break
+    else:
+        return None
     count, rates = _processed(job), []
     for r in alike:
-        if done := _trained(r["parameters"], (r.get("examples") or {}).get("train", 0)): rates.append(r["seconds"]["total"] / done)
+        if done := _trained(r["parameters"], (r.get("examples") or {}).get("train", 0)):
+            rates.append(r["seconds"]["total"] / done)
     seconds = median(rates) * count if rates and count else median(r["seconds"]["total"] for r in alike)
-    return Forecast(count, seconds, max(r.get("peak_memory_bytes") or 0 for r in alike),
-                    median(r.get("bytes_written") or 0 for r in alike), _transient(job), "measured")
+    return Forecast(
+        count,
+        seconds,
+        max(r.get("peak_memory_bytes") or 0 for r in alike),
+        median(r.get("bytes_written") or 0 for r in alike),
+        _transient(job),
+        "measured",
+    )
 
 # %% ../../nbs/engine/08_forecast.ipynb #11d7e2f0
 def forecast(
     plan: Plan,
-) -> dict[str, Forecast]: # by job id
+) -> dict[str, Forecast]:  # by job id
     "What each job will take on this machine."
     finished = _finished(plan.folder.parent)
     return {job.id: _measured(job, finished) or _estimate(job) for job in plan.jobs}
 
 # %% ../../nbs/engine/08_forecast.ipynb #eab57a9b
 def text_table(
-    rows, # rows of cells; numbers are set to the right
-    heads, # titles of the columns
+    rows,  # rows of cells; numbers are set to the right
+    heads,  # titles of the columns
 ) -> str:
     "Columns set out with spaces."
     cells = [list(heads)] + [["" if c is None else str(c) for c in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
     right = [all(re.match(r"^[~≈]?[-\d.,]+( \w+)?$|^$|^\?$", row[i]) for row in cells[1:]) for i in range(len(heads))]
-    lines = ["  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)).rstrip() for row in cells]
+    lines = [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)).rstrip() for row in cells
+    ]
     return "\n".join([lines[0], "  ".join("─" * w for w in widths), *lines[1:]])
 
 # %% ../../nbs/engine/08_forecast.ipynb #8cff5cea
@@ -229,8 +293,8 @@ def _sum(values) -> float | None:
 
 def disk_needed(
     forecasts: list,
-    at_once: int = 1, # runs
-) -> float | None: # bytes; None when nothing is known
+    at_once: int = 1,  # runs
+) -> float | None:  # bytes; None when nothing is known
     "What all runs leave behind, and the checkpoints of those that run at the same time."
     left = _sum(f.disk for f in forecasts)
     return None if left is None else left + sum(sorted((f.transient for f in forecasts), reverse=True)[:at_once])
@@ -239,25 +303,34 @@ def disk_needed(
 def _forecast_row(name: list, jobs: list, costs: dict) -> list:
     found = [costs[j.id] for j in jobs]
     peak = max((f.memory for f in found if f.memory), default=None)
-    return [*name, len(jobs), _amount(_sum(f.examples for f in found)), _amount(_sum(f.seconds for f in found), 60, 1),
-            _amount(peak, 1e9, 1), _amount(disk_needed(found), 1e6, 0), "/".join(sorted({f.basis for f in found}))]
+    return [
+        *name,
+        len(jobs),
+        _amount(_sum(f.examples for f in found)),
+        _amount(_sum(f.seconds for f in found), 60, 1),
+        _amount(peak, 1e9, 1),
+        _amount(disk_needed(found), 1e6, 0),
+        "/".join(sorted({f.basis for f in found})),
+    ]
 
-
+# %% ../../nbs/engine/08_forecast.ipynb #3d20d5b1
 def forecast_table(
     plan: Plan,
-    jobs=None, # those that count; None = all
+    jobs=None,  # those that count; None = all
 ) -> str:
     "Runs, examples, minutes, memory and disk by step, task and encoder."
     jobs, costs, groups = plan.jobs if jobs is None else jobs, forecast(plan), {}
-    for j in jobs: groups.setdefault((j.step, j.grid.get("task", ""), j.grid.get("encoder", "")), []).append(j)
+    for j in jobs:
+        groups.setdefault((j.step, j.grid.get("task", ""), j.grid.get("encoder", "")), []).append(j)
     rows = [_forecast_row(list(key), group, costs) for key, group in groups.items()]
-    if len(rows) > 1: rows.append(_forecast_row(["sum", "", ""], jobs, costs))
+    if len(rows) > 1:
+        rows.append(_forecast_row(["sum", "", ""], jobs, costs))
     return text_table(rows, ["step", "task", "encoder", "runs", "examples", "minutes", "memory GB", "disk MB", "basis"])
 
 # %% ../../nbs/engine/08_forecast.ipynb #8ecc538a
 def plan_table(
     plan: Plan,
-    states: dict, # job id -> State
+    states: dict,  # job id -> State
 ) -> str:
     "One line a run: its name, its state, the parameters that differ from the notebook's defaults."
     rows = []
@@ -265,7 +338,13 @@ def plan_table(
         defaults = {n: p.default for n, p in read_parameters(j.experiment).items()}
         shown = {k: v for k, v in j.parameters.items() if v != defaults[k] and k not in GRID and k not in j.places}
         state = states[j.id]
-        rows.append([j.id, state.name + (f" ({state.why})" if state.name == "changed" else ""), " ".join(f"{k}={_brief(v)}" for k, v in shown.items())])
+        rows.append(
+            [
+                j.id,
+                state.name + (f" ({state.why})" if state.name == "changed" else ""),
+                " ".join(f"{k}={_brief(v)}" for k, v in shown.items()),
+            ]
+        )
     return text_table(rows, ["run", "state", "parameters that differ from the notebook's"])
 
 

@@ -28,33 +28,42 @@ def _code(status: int) -> int:
     "Exit code as subprocess gives it: negative for a signal."
     return os.waitstatus_to_exitcode(status)
 
-
+# %% ../../nbs/engine/02_forkserver.ipynb #aae6f031
 class Forked:
     "A child of this process that was forked: the part of `subprocess.Popen` that kernel managers use."
+
     stdin = stdout = stderr = None
 
-    def __init__(self, pid: int): self.pid, self.returncode = pid, None
+    def __init__(self, pid: int):
+        self.pid, self.returncode = pid, None
 
-    def poll(self) -> int | None: # exit code, negative for a signal; None while it runs
+    def poll(self) -> int | None:  # exit code, negative for a signal; None while it runs
         if self.returncode is None:
-            try: pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError: pid, status = self.pid, 0
-            if pid: self.returncode = _code(status)
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = self.pid, 0
+            if pid:
+                self.returncode = _code(status)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         end = None if timeout is None else time.monotonic() + timeout
         while self.poll() is None:
-            if end is not None and time.monotonic() > end: raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            if end is not None and time.monotonic() > end:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
             time.sleep(0.02)
         return self.returncode
 
     def send_signal(self, number: int):
-        if self.poll() is None: os.kill(self.pid, number)
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
-    def terminate(self): self.send_signal(signal.SIGTERM)
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
 
-    def kill(self): self.send_signal(signal.SIGKILL)
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
 # %% ../../nbs/engine/02_forkserver.ipynb #8ea98e01
 def _import_all(names):
@@ -74,7 +83,8 @@ def _print_to(log: str):
     "Let this process print to the end of a file."
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # whatever captured the runner's
     with open(log, "ab") as file:
-        for stream in (1, 2): os.dup2(file.fileno(), stream)
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
 
 # %% ../../nbs/engine/02_forkserver.ipynb #557d772f
 def _become_kernel(told: dict):
@@ -82,14 +92,17 @@ def _become_kernel(told: dict):
     os.setsid()
     os.environ.clear()
     os.environ.update(told["env"])
-    if told["log"]: _print_to(told["log"])
+    if told["log"]:
+        _print_to(told["log"])
     os.chdir(told["cwd"])  # where its parent is: this process may have been forked before that had moved
-    for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     import numpy as np
 
     np.random.seed()
-    if "torch" in sys.modules: sys.modules["torch"].default_generator.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.seed()
     be_kernel(told["arguments"])
 
 
@@ -97,9 +110,9 @@ def kernel_waits() -> bool:
     "Whether this process has a kernel ready."
     return bool(_waiting)
 
-
+# %% ../../nbs/engine/02_forkserver.ipynb #79deeaf4
 def prepare_kernel(
-    modules=(), # that it imports while it waits
+    modules=(),  # that it imports while it waits
 ):
     "Fork a process that waits to become a kernel."
     read, write = os.pipe()
@@ -111,8 +124,10 @@ def prepare_kernel(
     os.close(write)
     _import_all(modules)
     gc.freeze()  # what is imported stays: not to be looked through again and again
-    with os.fdopen(read) as pipe: line = pipe.readline()
-    if line: _become_kernel(json.loads(line))
+    with os.fdopen(read) as pipe:
+        line = pipe.readline()
+    if line:
+        _become_kernel(json.loads(line))
     os._exit(0)  # nobody wanted it
 
 # %% ../../nbs/engine/02_forkserver.ipynb #1bb7c9a4
@@ -122,10 +137,17 @@ def warm_provisioner() -> type:
 
     class Warm(LocalProvisioner):
         async def launch_kernel(self, cmd, **given):
-            if not _waiting: return await super().launch_kernel(cmd, **given)
+            if not _waiting:
+                return await super().launch_kernel(cmd, **given)
             self.process, pipe = _waiting.pop()
-            told = {"arguments": cmd[cmd.index("-f"):], "env": given["env"], "cwd": os.path.abspath(given.get("cwd") or "."), "log": _called["log"]}
-            with os.fdopen(pipe, "w") as f: f.write(json.dumps(told) + "\n")
+            told = {
+                "arguments": cmd[cmd.index("-f") :],
+                "env": given["env"],
+                "cwd": os.path.abspath(given.get("cwd") or "."),
+                "log": _called["log"],
+            }
+            with os.fdopen(pipe, "w") as f:
+                f.write(json.dumps(told) + "\n")
             self.pid = self.pgid = self.process.pid
             return self.connection_info
 
@@ -134,15 +156,22 @@ def warm_provisioner() -> type:
 # %% ../../nbs/engine/02_forkserver.ipynb #7a8ca8b8
 class Mail:
     "One end of the line: whole messages in, whole messages out."
-    def __init__(self, line: socket.socket): self.line, self.rest, self.open = line, b"", True
 
-    def send(self, message: dict): self.line.sendall(json.dumps(message).encode() + b"\n")
+    def __init__(self, line: socket.socket):
+        self.line, self.rest, self.open = line, b"", True
 
-    def read(self, wait: float = 0.0) -> list: # messages that have come, after at most `wait` seconds
-        if not (self.open and select.select([self.line], [], [], wait)[0]): return []
-        try: came = self.line.recv(2**16)
-        except OSError: came = b""
-        if not came: self.open = False
+    def send(self, message: dict):
+        self.line.sendall(json.dumps(message).encode() + b"\n")
+
+    def read(self, wait: float = 0.0) -> list:  # messages that have come, after at most `wait` seconds
+        if not (self.open and select.select([self.line], [], [], wait)[0]):
+            return []
+        try:
+            came = self.line.recv(2**16)
+        except OSError:
+            came = b""
+        if not came:
+            self.open = False
         *lines, self.rest = (self.rest + came).split(b"\n")
         return [json.loads(x) for x in lines]
 
@@ -151,15 +180,41 @@ class Mail:
         self.line.close()
 
 # %% ../../nbs/engine/02_forkserver.ipynb #ed196f06
-IMPORTS = ("numpy", "pandas", "torch", "torch._dynamo", "transformers", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-           "transformers.models.bert.modeling_bert", "datasets", "accelerate", "matplotlib.pyplot", "seaborn", "scipy.stats", "h5py", "papermill", "nbclient", "ipykernel.kernelapp", "matplotlib_inline.backend_inline")
-REPORT_IMPORTS = ("pandas", "pyarrow.parquet", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "matplotlib_inline.backend_inline",
-                  "PIL.PngImagePlugin", "ipykernel.kernelapp", "scipy.special")
+IMPORTS = (
+    "numpy",
+    "pandas",
+    "torch",
+    "torch._dynamo",
+    "transformers",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.bert.modeling_bert",
+    "datasets",
+    "accelerate",
+    "matplotlib.pyplot",
+    "seaborn",
+    "scipy.stats",
+    "h5py",
+    "papermill",
+    "nbclient",
+    "ipykernel.kernelapp",
+    "matplotlib_inline.backend_inline",
+)
+REPORT_IMPORTS = (
+    "pandas",
+    "pyarrow.parquet",
+    "matplotlib.pyplot",
+    "matplotlib.backends.backend_agg",
+    "matplotlib_inline.backend_inline",
+    "PIL.PngImagePlugin",
+    "ipykernel.kernelapp",
+    "scipy.special",
+)
 
 
 _called = {"log": ""}  # where this process was told to print
 
-
+# %% ../../nbs/engine/02_forkserver.ipynb #2cd8b260
 def _call(asked: dict):
     "Do in this process what was asked for, with the folder, environment and log that were given."
     os.setsid()
@@ -168,25 +223,30 @@ def _call(asked: dict):
     os.chdir(asked["folder"])
     _print_to(asked["log"])
     _called.update(log=asked["log"])
-    if not _waiting: prepare_kernel()
+    if not _waiting:
+        prepare_kernel()
     sys.argv = ["-c", *asked["words"]]
     module, name = asked["entry"]
     getattr(importlib.import_module(module), name)()
 
 # %% ../../nbs/engine/02_forkserver.ipynb #c14179cb
-def _fork(asked: dict, mail: Mail) -> int: # process number
+def _fork(asked: dict, mail: Mail) -> int:  # process number
     "Fork a process that does what `python -c` with these words would do."
     pid = os.fork()
-    if pid: return pid
+    if pid:
+        return pid
     code = 1
     try:
         mail.close()
         _call(asked)
         code = 0
-    except SystemExit as e: code = e.code if isinstance(e.code, int) else int(e.code is not None)
-    except BaseException: sys.excepthook(*sys.exc_info())
+    except SystemExit as e:
+        code = e.code if isinstance(e.code, int) else int(e.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     finally:
-        sys.stdout.flush(); sys.stderr.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 # %% ../../nbs/engine/02_forkserver.ipynb #e0aca994
@@ -194,7 +254,8 @@ def nursery():
     "Entry of the nursery: `python -c 'from bertvision.engine.forkserver import nursery; nursery()' SOCKET RUNNER MODULES`."
     mail, runner, children = Mail(socket.socket(fileno=int(sys.argv[1]))), int(sys.argv[2]), set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
-    if sys.path[0] == "": del sys.path[0]
+    if sys.path[0] == "":
+        del sys.path[0]
     _import_all([*IMPORTS, *filter(None, sys.argv[3].split(","))])
     while mail.open and os.getppid() == runner:
         for asked in mail.read(0.05):
@@ -202,7 +263,8 @@ def nursery():
             mail.send({"pid": pid})
         for pid in list(children):
             found, status = os.waitpid(pid, os.WNOHANG)
-            if not found: continue
+            if not found:
+                continue
             children.remove(pid)
             mail.send({"pid": pid, "code": _code(status)})
     os._exit(0)  # its children see that they are alone, and end
@@ -210,45 +272,64 @@ def nursery():
 # %% ../../nbs/engine/02_forkserver.ipynb #c506dece
 class Nursling:
     "A process in the nursery, as `subprocess.Popen` has it."
-    def __init__(self, nursery: "Nursery"): self.nursery, self.pid, self.returncode = nursery, None, None
 
-    def poll(self) -> int | None: # exit code, negative for a signal; None while it runs
+    def __init__(self, nursery: "Nursery"):
+        self.nursery, self.pid, self.returncode = nursery, None, None
+
+    def poll(self) -> int | None:  # exit code, negative for a signal; None while it runs
         self.nursery.read()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         end = None if timeout is None else time.monotonic() + timeout
         while self.poll() is None:
-            if end is not None and time.monotonic() > end: raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            if end is not None and time.monotonic() > end:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
             self.nursery.read(0.05)
         return self.returncode
 
     def send_signal(self, number: int):
-        if self.poll() is not None: return
-        if self.pid is None: self.nursery.close()  # it has not begun
+        if self.poll() is not None:
+            return
+        if self.pid is None:
+            self.nursery.close()  # it has not begun
         else:
-            with contextlib.suppress(ProcessLookupError): os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
-    def terminate(self): self.send_signal(signal.SIGTERM)
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
 
-    def kill(self): self.send_signal(signal.SIGKILL)
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
 # %% ../../nbs/engine/02_forkserver.ipynb #259647fd
 class Nursery:
     "Start it once, ask it for processes, close it."
+
     def __init__(self, env: dict, modules=()):
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-c", "from bertvision.engine.forkserver import nursery; nursery()", str(theirs.fileno()), str(os.getpid()), ",".join(modules)]
-        self.process = subprocess.Popen(command, cwd=os.sep, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                                        start_new_session=True)
+        command = [
+            sys.executable,
+            "-c",
+            "from bertvision.engine.forkserver import nursery; nursery()",
+            str(theirs.fileno()),
+            str(os.getpid()),
+            ",".join(modules),
+        ]
+        self.process = subprocess.Popen(
+            command, cwd=os.sep, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+        )
         theirs.close()
         self.mail, self.born, self.all = Mail(ours), 0, []
 
     @property
-    def alive(self) -> bool: return self.mail.open
+    def alive(self) -> bool:
+        return self.mail.open
 
     @property
-    def runner(self) -> int: return self.process.pid # the parent of what it starts
+    def runner(self) -> int:
+        return self.process.pid  # the parent of what it starts
 
     def start(self, entry: tuple, words: list, folder: Path, env: dict, log: Path) -> Nursling:
         "A process that calls entry = (module, function) with these words as arguments; what it prints goes to the log."
@@ -259,12 +340,14 @@ class Nursery:
     def read(self, wait: float = 0.0):
         "Take in what the nursery has told."
         for told in self.mail.read(wait):
-            if "code" in told: next(c for c in self.all if c.pid == told["pid"] and c.returncode is None).returncode = told["code"]
+            if "code" in told:
+                next(c for c in self.all if c.pid == told["pid"] and c.returncode is None).returncode = told["code"]
             else:
                 self.all[self.born].pid = told["pid"]
                 self.born += 1
         if not self.alive:
-            for c in self.all: c.returncode = -signal.SIGKILL if c.returncode is None else c.returncode
+            for c in self.all:
+                c.returncode = -signal.SIGKILL if c.returncode is None else c.returncode
 
     def close(self):
         "Let the nursery end; children that still run end with it."
@@ -275,37 +358,46 @@ class Nursery:
 # %% ../../nbs/engine/02_forkserver.ipynb #e982a591
 class Standby:
     "A fork that imports what a report needs, and waits to be told which; it ends when this process does."
+
     def __init__(self):
         read, self.line = os.pipe()
         pid = os.fork()
-        if not pid: self._wait_for_call(read)
+        if not pid:
+            self._wait_for_call(read)
         os.close(read)
         self.process, self.runner = Forked(pid), os.getpid()
 
-    def _wait_for_call(self, read: int): # in the fork; does not return
+    def _wait_for_call(self, read: int):  # in the fork; does not return
         code = 1
         try:
             os.close(self.line)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
-            if sys.path[0] == "": del sys.path[0]
+            if sys.path[0] == "":
+                del sys.path[0]
             prepare_kernel(REPORT_IMPORTS)
             load_papermill()
-            with os.fdopen(read) as pipe: line = pipe.readline()
-            if line: _call(json.loads(line))
+            with os.fdopen(read) as pipe:
+                line = pipe.readline()
+            if line:
+                _call(json.loads(line))
             code = 0
-        except SystemExit as e: code = e.code if isinstance(e.code, int) else int(e.code is not None)
-        except BaseException: sys.excepthook(*sys.exc_info())
+        except SystemExit as e:
+            code = e.code if isinstance(e.code, int) else int(e.code is not None)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
         finally:
-            sys.stdout.flush(); sys.stderr.flush()
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
 
     def start(self, entry: tuple, words: list, folder: Path, env: dict, log: Path) -> Forked:
         "Let the fork call entry = (module, function) with these words as arguments; what it prints goes to the log."
         told = {"entry": entry, "words": words, "folder": str(folder), "env": env, "log": str(log)}
-        with os.fdopen(self.line, "w") as pipe: pipe.write(json.dumps(told) + "\n")
+        with os.fdopen(self.line, "w") as pipe:
+            pipe.write(json.dumps(told) + "\n")
         return self.process
 
-
-def standby() -> Standby | None: # None where a process cannot be forked, or should not be: it has threads
+# %% ../../nbs/engine/02_forkserver.ipynb #3421f6fc
+def standby() -> Standby | None:  # None where a process cannot be forked, or should not be: it has threads
     "Begin to import what a report needs."
     return Standby() if sys.platform == "linux" and threading.active_count() == 1 else None

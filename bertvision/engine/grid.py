@@ -13,63 +13,83 @@ from typing import NamedTuple
 
 from ..core.errors import ParameterError, StudyError, suggest
 from ..core.io import named_path, resources
-from ..runs.parameters import read_parameters
 from ..data.files import parse_yaml
-from ..data.tasks import get_task
 from ..data.published import SOURCES
+from ..data.tasks import get_task
 from ..models.registry import check_encoder
+from ..runs.parameters import read_parameters
 
 # %% ../../nbs/engine/05_grid.ipynb #9893f63d
 class Need(NamedTuple):
     "Runs of another step that a step builds on."
+
     step: str
-    task: str = ""   # whose; "" = the same task
+    task: str = ""  # whose; "" = the same task
 
 
 @dataclass(frozen=True)
 class Step:
     "One experiment notebook within a study, and how it is to be set."
+
     name: str
-    experiment: Path                                 # the notebook
-    needs: dict = field(default_factory=dict)        # parameter without its `_dir` -> Needs: the steps whose runs it is given
-    tasks: tuple = ()                                # of the study's, those that the step is for; () = all
-    encoders: tuple = ()                             # likewise
-    seeds: tuple = ()                                # likewise: the rows of a question may have more of them
-    over: tuple = ("task", "encoder", "seed")        # of these, what the step has a run for each of
-    sweep: dict = field(default_factory=dict)        # parameter -> its values; the step has a run for each combination
-    parameters: dict = field(default_factory=dict)   # for every run
-    per_task: dict = field(default_factory=dict)     # task -> parameters that differ
-    recipe: str = ""                                 # "published" = lr, batch_size, max_length from the Task table; or a file
-    found: dict = field(default_factory=dict)        # what stands in that file, as a search has written it
-    title: str = ""                                  # what tables call it; its name when empty
-    highlights: tuple = ()                           # of its variants, those in the report's first table and figure; () = all
-    overrides: dict = field(default_factory=dict)    # from --set; these win
+    experiment: Path  # the notebook
+    needs: dict = field(default_factory=dict)  # parameter without its `_dir` -> Needs: the steps whose runs it is given
+    tasks: tuple = ()  # of the study's, those that the step is for; () = all
+    encoders: tuple = ()  # likewise
+    seeds: tuple = ()  # likewise: the rows of a question may have more of them
+    over: tuple = ("task", "encoder", "seed")  # of these, what the step has a run for each of
+    sweep: dict = field(default_factory=dict)  # parameter -> its values; the step has a run for each combination
+    parameters: dict = field(default_factory=dict)  # for every run
+    per_task: dict = field(default_factory=dict)  # task -> parameters that differ
+    recipe: str = ""  # "published" = lr, batch_size, max_length from the Task table; or a file
+    found: dict = field(default_factory=dict)  # what stands in that file, as a search has written it
+    title: str = ""  # what tables call it; its name when empty
+    highlights: tuple = ()  # of its variants, those in the report's first table and figure; () = all
+    overrides: dict = field(default_factory=dict)  # from --set; these win
 
-
+# %% ../../nbs/engine/05_grid.ipynb #47fc2136
 @dataclass(frozen=True)
 class Study:
     "A grid of runs that ends in one report."
+
     name: str
     title: str
     tasks: tuple
     encoders: tuple
     seeds: tuple
-    steps: dict              # name -> Step, in an order in which they can be run
-    report: Path | None      # notebook
-    call: tuple = ()         # words of the command line that ask for it: its name, and what was given in place of its own
-    published: str = ""      # source whose numbers stand beside the study's where it has one; "" = by the order of SOURCES
-    task_seeds: dict = field(default_factory=dict)  # task -> its own seeds, where the study gives each task its number of them
+    steps: dict  # name -> Step, in an order in which they can be run
+    report: Path | None  # notebook
+    call: tuple = ()  # words of the command line that ask for it: its name, and what was given in place of its own
+    published: str = ""  # source whose numbers stand beside the study's where it has one; "" = by the order of SOURCES
+    task_seeds: dict = field(
+        default_factory=dict
+    )  # task -> its own seeds, where the study gives each task its number of them
 
 # %% ../../nbs/engine/05_grid.ipynb #0a086f40
 GRID = {"task": "--tasks", "encoder": "--encoders", "seed": "--seeds", "data": "--data", "out_dir": "--out"}
 _STUDY_KEYS = ("title", "tasks", "encoders", "seeds", "steps", "report", "published")
-_STEP_KEYS = ("title", "experiment", "needs", "tasks", "encoders", "seeds", "over", "sweep", "parameters", "per_task", "recipe", "highlights")
+_STEP_KEYS = (
+    "title",
+    "experiment",
+    "needs",
+    "tasks",
+    "encoders",
+    "seeds",
+    "over",
+    "sweep",
+    "parameters",
+    "per_task",
+    "recipe",
+    "highlights",
+)
 
 
 def _mapping(raw, where: str, allowed=None) -> dict:
-    if not isinstance(raw, dict): raise StudyError(f"{where}: expected a mapping `key: value`, got {type(raw).__name__}")
+    if not isinstance(raw, dict):
+        raise StudyError(f"{where}: expected a mapping `key: value`, got {type(raw).__name__}")
     for key in raw:
-        if not isinstance(key, str): raise StudyError(f"{where}: the key {key!r} is {type(key).__name__}, expected text (in quotes)")
+        if not isinstance(key, str):
+            raise StudyError(f"{where}: the key {key!r} is {type(key).__name__}, expected text (in quotes)")
         if allowed and key not in allowed:
             raise StudyError(f"{where}: unknown key {key!r}{suggest(key, allowed)}; there are {', '.join(allowed)}")
     return raw
@@ -77,16 +97,21 @@ def _mapping(raw, where: str, allowed=None) -> dict:
 
 def _list(raw, kind: type, where: str) -> list:
     if not isinstance(raw, (list, tuple)) or not raw or any(type(x) is not kind for x in raw):
-        raise StudyError(f"{where} = {raw!r}: expected a list of {'whole numbers' if kind is int else 'names'}, at least one")
-    if len(set(raw)) < len(raw): raise StudyError(f"{where} = {raw!r}: something is listed twice")
+        raise StudyError(
+            f"{where} = {raw!r}: expected a list of {'whole numbers' if kind is int else 'names'}, at least one"
+        )
+    if len(set(raw)) < len(raw):
+        raise StudyError(f"{where} = {raw!r}: something is listed twice")
     return list(raw)
 
-
+# %% ../../nbs/engine/05_grid.ipynb #31ac91e7
 def _notebook(name, kind: str, places: list, where: str) -> Path:
     "experiments/<name>.ipynb or reports/<name>.ipynb in the first of the places that has it."
-    if not isinstance(name, str): raise StudyError(f"{where} = {name!r}: expected the name of a notebook in {kind}/")
+    if not isinstance(name, str):
+        raise StudyError(f"{where} = {name!r}: expected the name of a notebook in {kind}/")
     for place in places:
-        if named_path(place / kind / f"{name}.ipynb").is_file(): return place / kind / f"{name}.ipynb"
+        if named_path(place / kind / f"{name}.ipynb").is_file():
+            return place / kind / f"{name}.ipynb"
     known = sorted({p.stem for place in places for p in (place / kind).glob("*.ipynb")})
     raise StudyError(f"{where}: no {kind}/{name}.ipynb{suggest(name, known)}; there are {', '.join(known) or 'none'}")
 
@@ -96,29 +121,41 @@ def _step(name: str, raw, places: list, where: str) -> Step:
     raw = _mapping(raw, where, _STEP_KEYS)
     recipe = raw.get("recipe") or ""
     over = _list(raw.get("over", Step.over), str, f"{where}: over")
-    if unknown := set(over) - set(Step.over): raise StudyError(f"{where}: over: unknown {unknown.pop()!r}; there are {', '.join(Step.over)}")
+    if unknown := set(over) - set(Step.over):
+        raise StudyError(f"{where}: over: unknown {unknown.pop()!r}; there are {', '.join(Step.over)}")
     per_task = _mapping(raw.get("per_task") or {}, f"{where}: per_task")
-    return Step(name, _notebook(raw.get("experiment", name), "experiments", places, where),
-                _needs(raw.get("needs") or {}, f"{where}: needs"), _tasks(raw.get("tasks"), f"{where}: tasks"),
-                tuple(_encoder_name(e) for e in _list(raw["encoders"], str, f"{where}: encoders")) if "encoders" in raw else (),
-                tuple(_list(raw["seeds"], int, f"{where}: seeds")) if "seeds" in raw else (), tuple(over), _sweep(raw.get("sweep") or {}, f"{where}: sweep"), dict(_mapping(raw.get("parameters") or {}, f"{where}: parameters")),
-                {get_task(t).name: _mapping(p, f"{where}: per_task: {t}") for t, p in per_task.items()}, str(recipe),
-                _recipe_file(recipe, places[0] / "studies", where) if recipe and recipe != "published" else {},
-                title=str(raw.get("title") or ""),
-                highlights=tuple(_list(raw["highlights"], str, f"{where}: highlights")) if "highlights" in raw else ())
+    return Step(
+        name,
+        _notebook(raw.get("experiment", name), "experiments", places, where),
+        _needs(raw.get("needs") or {}, f"{where}: needs"),
+        _tasks(raw.get("tasks"), f"{where}: tasks"),
+        tuple(_encoder_name(e) for e in _list(raw["encoders"], str, f"{where}: encoders")) if "encoders" in raw else (),
+        tuple(_list(raw["seeds"], int, f"{where}: seeds")) if "seeds" in raw else (),
+        tuple(over),
+        _sweep(raw.get("sweep") or {}, f"{where}: sweep"),
+        dict(_mapping(raw.get("parameters") or {}, f"{where}: parameters")),
+        {get_task(t).name: _mapping(p, f"{where}: per_task: {t}") for t, p in per_task.items()},
+        str(recipe),
+        _recipe_file(recipe, places[0] / "studies", where) if recipe and recipe != "published" else {},
+        title=str(raw.get("title") or ""),
+        highlights=tuple(_list(raw["highlights"], str, f"{where}: highlights")) if "highlights" in raw else (),
+    )
 
 
-def _sweep(raw, where: str) -> dict: # parameter -> values
+def _sweep(raw, where: str) -> dict:  # parameter -> values
     found = {}
     for key, values in _mapping(raw, where).items():
-        if key in GRID: raise StudyError(f"{where}: {key} belongs to the study's own grid; use {GRID[key]}")
-        if not isinstance(values, list) or not values: raise StudyError(f"{where}: {key} = {values!r}: expected a list of values, at least one")
-        if len({str(v) for v in values}) < len(values): raise StudyError(f"{where}: {key} = {values!r}: something is listed twice")
+        if key in GRID:
+            raise StudyError(f"{where}: {key} belongs to the study's own grid; use {GRID[key]}")
+        if not isinstance(values, list) or not values:
+            raise StudyError(f"{where}: {key} = {values!r}: expected a list of values, at least one")
+        if len({str(v) for v in values}) < len(values):
+            raise StudyError(f"{where}: {key} = {values!r}: something is listed twice")
         found[key] = tuple(values)
     return found
 
 # %% ../../nbs/engine/05_grid.ipynb #d3e5178d
-def _seeds(raw, where: str) -> tuple: # list of all, dictionary of each task's or nothing
+def _seeds(raw, where: str) -> tuple:  # list of all, dictionary of each task's or nothing
     "Read a study's seeds: a list, or a list for each task."
     if not isinstance(raw, dict) or not raw:
         return _list(raw, int, where), {}
@@ -130,62 +167,84 @@ def _recipe_file(name, folder: Path, where: str) -> dict:
     "Parameters in a YAML file that a search has written; its place counts from the study's folder, or from here."
     path = next((p for p in (named_path(folder / str(name)), named_path(str(name))) if p.is_file()), None)
     if path is None or path.suffix not in (".yaml", ".yml"):
-        raise StudyError(f"{where}: recipe = {name!r}: expected published, or a .yaml file beside the study or below the present folder")
-    return dict(_mapping(_mapping(parse_yaml(_read(path), str(name)), str(name), ("parameters",)).get("parameters"), f"{name}: parameters"))
+        raise StudyError(
+            f"{where}: recipe = {name!r}: expected published, or a .yaml file beside the study or below the present folder"
+        )
+    return dict(
+        _mapping(
+            _mapping(parse_yaml(_read(path), str(name)), str(name), ("parameters",)).get("parameters"),
+            f"{name}: parameters",
+        )
+    )
 
 
 def _read(path: Path) -> str:
-    try: return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e: raise StudyError(f"{path} cannot be read: {e}") from e
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise StudyError(f"{path} cannot be read: {e}") from e
 
 # %% ../../nbs/engine/05_grid.ipynb #7998e2cf
-def _needs(raw, where: str) -> dict: # parameter -> Needs
+def _needs(raw, where: str) -> dict:  # parameter -> Needs
     "`[a]` is short for `{a: [{step: a}]}`: the runs of step a on the same task, handed over as the parameter `a_dir`."
-    if isinstance(raw, list): return {name: (Need(name),) for name in _list(raw, str, where)}
+    if isinstance(raw, list):
+        return {name: (Need(name),) for name in _list(raw, str, where)}
     several = {key: steps if isinstance(steps, list) else [steps] for key, steps in _mapping(raw, where).items()}
     found = {key: tuple(_need(s, f"{where}: {key}") for s in steps) for key, steps in several.items()}
-    for key, needs in found.items(): _list([" ".join(n) for n in needs], str, f"{where}: {key}")
+    for key, needs in found.items():
+        _list([" ".join(n) for n in needs], str, f"{where}: {key}")
     return found
 
 
 def _need(raw, where: str) -> Need:
-    if isinstance(raw, str): return Need(raw)
+    if isinstance(raw, str):
+        return Need(raw)
     raw = _mapping(raw, where, Need._fields)
-    if not isinstance(raw.get("step"), str): raise StudyError(f"{where} = {raw!r}: expected a step's name, or {{step: …, task: …}}")
+    if not isinstance(raw.get("step"), str):
+        raise StudyError(f"{where} = {raw!r}: expected a step's name, or {{step: …, task: …}}")
     return Need(raw["step"], get_task(raw["task"]).name if raw.get("task") else "")
 
 
 def _tasks(raw, where: str) -> tuple:
     return tuple(get_task(t).name for t in _list(raw, str, where)) if raw is not None else ()
 
-
+# %% ../../nbs/engine/05_grid.ipynb #3aba313b
 def _in_order(steps: dict, where: str) -> dict:
     "The steps, needed ones first; raises StudyError for an unknown need or a circle."
     done, path = {}, []
 
     def visit(name):
-        if name in done: return
-        if name in path: raise StudyError(f"{where}: steps need each other in a circle: {' → '.join([*path[path.index(name):], name])}")
+        if name in done:
+            return
+        if name in path:
+            raise StudyError(
+                f"{where}: steps need each other in a circle: {' → '.join([*path[path.index(name) :], name])}"
+            )
         path.append(name)
         for need in dict.fromkeys(n.step for several in steps[name].needs.values() for n in several):
             if need not in steps:
-                raise StudyError(f"{where}, step {name}: needs unknown step {need!r}{suggest(need, steps)}; there are {', '.join(steps)}")
+                raise StudyError(
+                    f"{where}, step {name}: needs unknown step {need!r}{suggest(need, steps)}; there are {', '.join(steps)}"
+                )
             visit(need)
         done[path.pop()] = steps[name]
 
-    for name in steps: visit(name)
+    for name in steps:
+        visit(name)
     return done
 
 # %% ../../nbs/engine/05_grid.ipynb #713ed1ff
 def parse_overrides(
-    pairs, # texts "key=value" or "step.key=value", or a dictionary
-) -> dict: # key -> value, parsed as YAML
+    pairs,  # texts "key=value" or "step.key=value", or a dictionary
+) -> dict:  # key -> value, parsed as YAML
     "Read `--set`; raises ParameterError for a pair without `=`."
-    if isinstance(pairs, dict): return dict(pairs)
+    if isinstance(pairs, dict):
+        return dict(pairs)
     found = {}
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
-        if not equals or not key.strip(): raise ParameterError(f"--set {pair:.200}: expected key=value or step.key=value")
+        if not equals or not key.strip():
+            raise ParameterError(f"--set {pair:.200}: expected key=value or step.key=value")
         found[key.strip()] = parse_yaml(value, f"--set {pair:.200}") if value.strip() else ""
     return found
 
@@ -196,26 +255,37 @@ def _override(steps: dict, overrides: dict) -> dict:
     given = {s: {} for s in steps}
     for key, value in overrides.items():
         only, _, name = key.rpartition(".")
-        if only and only not in steps: raise ParameterError(f"--set {key:.200}: unknown step {only!r:.200}{suggest(only, steps)}; there are {', '.join(steps)}")
-        if name in GRID: raise ParameterError(f"--set {key:.200}: {name} belongs to the grid; use {GRID[name]}")
+        if only and only not in steps:
+            raise ParameterError(
+                f"--set {key:.200}: unknown step {only!r:.200}{suggest(only, steps)}; there are {', '.join(steps)}"
+            )
+        if name in GRID:
+            raise ParameterError(f"--set {key:.200}: {name} belongs to the grid; use {GRID[name]}")
         meant = [s for s in ([only] if only else steps) if name in names[s]]
         if not meant:
             known = sorted({n for s in ([only] if only else steps) for n in names[s]})
-            raise ParameterError(f"--set {key:.200}: unknown parameter {name!r:.200}{suggest(name, known)}; there are {', '.join(known)}")
-        for s in meant: given[s][name] = value
+            raise ParameterError(
+                f"--set {key:.200}: unknown parameter {name!r:.200}{suggest(name, known)}; there are {', '.join(known)}"
+            )
+        for s in meant:
+            given[s][name] = value
     return {s: _overridden(step, given[s]) for s, step in steps.items()}
 
-
+# %% ../../nbs/engine/05_grid.ipynb #3339fc7f
 def _overridden(step: Step, given: dict) -> Step:
     "A value, or a list of them, for a swept parameter takes the place of the sweep's."
-    swept = _sweep({k: v if isinstance(v, list) else [v] for k, v in given.items() if k in step.sweep}, f"--set, step {step.name}")
+    swept = _sweep(
+        {k: v if isinstance(v, list) else [v] for k, v in given.items() if k in step.sweep}, f"--set, step {step.name}"
+    )
     return replace(step, sweep=step.sweep | swept, overrides={k: v for k, v in given.items() if k not in swept})
 
 # %% ../../nbs/engine/05_grid.ipynb #cabc8f12
 def _written(value) -> str:
     "A value as `--set` reads it back: a word by itself where that is the same, else JSON."
-    try: same = isinstance(value, str) and value != "" and parse_yaml(value, "") == value
-    except StudyError: same = False
+    try:
+        same = isinstance(value, str) and value != "" and parse_yaml(value, "") == value
+    except StudyError:
+        same = False
     return value if same else json.dumps(value, ensure_ascii=False)
 
 
@@ -223,14 +293,15 @@ def _call(name: str, tasks, encoders, seeds, overrides) -> tuple:
     "Words of a command line. It will be read by others, so a folder or file is given by its name."
     found = [Path(name).name]
     for flag, values in (("--tasks", tasks), ("--encoders", encoders), ("--seeds", seeds)):
-        if values: found += [flag, *(Path(v).name if Path(str(v)).is_absolute() else str(v) for v in values)]
+        if values:
+            found += [flag, *(Path(v).name if Path(str(v)).is_absolute() else str(v) for v in values)]
     pairs = [f"{k}={_written(v)}" for k, v in overrides.items()] if isinstance(overrides, dict) else overrides or ()
     return (*found, *(word for pair in pairs for word in ("--set", pair)))
 
 # %% ../../nbs/engine/05_grid.ipynb #b3a7c703
 def all_studies(
-    root: Path | None = None, # folder with studies/; None = the package's
-) -> list[str]: # names
+    root: Path | None = None,  # folder with studies/; None = the package's
+) -> list[str]:  # names
     "The studies that come with the package."
     return sorted(p.stem for p in ((root or resources()) / "studies").glob("*.yaml"))
 
@@ -238,11 +309,15 @@ def all_studies(
 def _study_file(name: str, root: Path) -> Path:
     path = named_path(name)
     if path.suffix in (".yaml", ".yml"):
-        if path.is_file(): return path.resolve()
+        if path.is_file():
+            return path.resolve()
         raise StudyError(f"{path}: there is no such study file")
-    if (root / "studies" / f"{name}.yaml").is_file(): return root / "studies" / f"{name}.yaml"
+    if (root / "studies" / f"{name}.yaml").is_file():
+        return root / "studies" / f"{name}.yaml"
     known = all_studies(root)
-    raise StudyError(f"unknown study {name!r}{suggest(name, known)}; there are {', '.join(known)}, or give the path of a .yaml file")
+    raise StudyError(
+        f"unknown study {name!r}{suggest(name, known)}; there are {', '.join(known)}, or give the path of a .yaml file"
+    )
 
 
 def _encoder_name(name: str) -> str:
@@ -251,18 +326,21 @@ def _encoder_name(name: str) -> str:
 
 
 def _source(name: str, where: str) -> str:
-    if name and (not isinstance(name, str) or name not in SOURCES): raise StudyError(f"{where}: published = {name!r}{suggest(str(name), SOURCES)}: expected one of {', '.join(SOURCES)}")
+    if name and (not isinstance(name, str) or name not in SOURCES):
+        raise StudyError(
+            f"{where}: published = {name!r}{suggest(str(name), SOURCES)}: expected one of {', '.join(SOURCES)}"
+        )
     return name
 
 # %% ../../nbs/engine/05_grid.ipynb #09416341
 def load_study(
-    name, # of a study that comes with the package, or path of a .yaml file
-    overrides=None, # ["lr=1e-4", "finetune.epochs=1"] or a dictionary
+    name,  # of a study that comes with the package, or path of a .yaml file
+    overrides=None,  # ["lr=1e-4", "finetune.epochs=1"] or a dictionary
     *,
-    tasks=None, # in place of the study's
-    encoders=None, # in place of the study's
-    seeds=None, # in place of the study's
-    root: Path | None = None, # folder with experiments/, reports/, studies/; None = the package's
+    tasks=None,  # in place of the study's
+    encoders=None,  # in place of the study's
+    seeds=None,  # in place of the study's
+    root: Path | None = None,  # folder with experiments/, reports/, studies/; None = the package's
 ) -> Study:
     "Read and check a study; raises StudyError, ParameterError, DataError (task) or EncoderError."
     root = Path(root or resources())
@@ -273,18 +351,37 @@ def load_study(
     own, task_seeds = _seeds(raw.get("seeds"), f"{where}: seeds")
     for step in steps.values():
         if lost := [s for s in step.seeds if s not in own]:
-            raise StudyError(f"{where}, step {step.name}: seeds = {list(step.seeds)}: {lost[0]} is none of the study's, {', '.join(map(str, own))}")
+            raise StudyError(
+                f"{where}, step {step.name}: seeds = {list(step.seeds)}: {lost[0]} is none of the study's, {', '.join(map(str, own))}"
+            )
     call = _call(str(name), tasks, encoders, seeds, overrides)
     tasks = [get_task(t).name for t in _list(tasks or raw.get("tasks"), str, f"{where}: tasks")]
     encoders = [_encoder_name(e) for e in _list(encoders or raw.get("encoders"), str, f"{where}: encoders")]
     if strange := set(task_seeds) - {get_task(t).name for t in raw.get("tasks") or ()}:
         raise StudyError(f"{where}: seeds: {sorted(strange)[0]} is no task of this study")
     if unseeded := [] if seeds or not task_seeds else [t for t in tasks if t not in task_seeds]:
-        raise StudyError(f"{where}: seeds: none for {unseeded[0]}, which is a task of this study; add it or give --seeds")
+        raise StudyError(
+            f"{where}: seeds: none for {unseeded[0]}, which is a task of this study; add it or give --seeds"
+        )
     task_seeds = {} if seeds else {t: task_seeds[t] for t in tasks if t in task_seeds}
-    seeds = _list(seeds, int, f"{where}: seeds") if seeds else sorted(set().union(*task_seeds.values())) if task_seeds else own
+    seeds = (
+        _list(seeds, int, f"{where}: seeds")
+        if seeds
+        else sorted(set().union(*task_seeds.values()))
+        if task_seeds
+        else own
+    )
     report = _notebook(raw["report"], "reports", places, f"{where}: report") if raw.get("report") else None
     steps = _override(_in_order(steps, where), parse_overrides(overrides))
-    return Study(path.stem, str(raw.get("title", path.stem)), tuple(_list(tasks, str, f"{where}: tasks")),
-                 tuple(_list(encoders, str, f"{where}: encoders")), tuple(seeds), steps, report, call,
-                 _source(raw.get("published") or "", where), task_seeds)
+    return Study(
+        path.stem,
+        str(raw.get("title", path.stem)),
+        tuple(_list(tasks, str, f"{where}: tasks")),
+        tuple(_list(encoders, str, f"{where}: encoders")),
+        tuple(seeds),
+        steps,
+        report,
+        call,
+        _source(raw.get("published") or "", where),
+        task_seeds,
+    )

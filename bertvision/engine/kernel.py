@@ -25,18 +25,22 @@ _SOCKET_BYTES = 100  # of a socket's path: Linux allows 107, macOS 103
 @dataclass(frozen=True)
 class KernelRoom:
     "Where a kernel keeps its connection file, its settings and its sockets."
+
     folder: Path
-    transport: str # ipc | tcp
+    transport: str  # ipc | tcp
 
 
 def _can_hold_sockets(folder: Path) -> bool:
     "Whether a socket can be made in a folder."
     name = str(folder / "k-0")
-    if os.name != "posix" or len(os.fsencode(name)) > _SOCKET_BYTES: return False
+    if os.name != "posix" or len(os.fsencode(name)) > _SOCKET_BYTES:
+        return False
     try:
-        with socket.socket(socket.AF_UNIX) as probe: probe.bind(name)
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(name)
         os.unlink(name)
-    except OSError: return False
+    except OSError:
+        return False
     return True
 
 # %% ../../nbs/engine/01_kernel.ipynb #ed7374c0
@@ -47,16 +51,20 @@ _rooms = set()  # folders of this process that still exist
 def _new_room() -> KernelRoom:
     "Make a room in the first temporary folder that can hold sockets."
     for place in (os.environ.get(ROOMS), tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
-        try: folder = Path(tempfile.mkdtemp(prefix="bv-", dir=place)).resolve()
-        except OSError: continue
-        if _can_hold_sockets(folder): return KernelRoom(folder, "ipc")
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="bv-", dir=place)).resolve()
+        except OSError:
+            continue
+        if _can_hold_sockets(folder):
+            return KernelRoom(folder, "ipc")
         shutil.rmtree(folder, ignore_errors=True)
     return KernelRoom(Path(tempfile.mkdtemp(prefix="bv-")).resolve(), "tcp")
 
 
 def leave_rooms():
     "Remove the rooms of this process."
-    while _rooms: shutil.rmtree(_rooms.pop(), ignore_errors=True)
+    while _rooms:
+        shutil.rmtree(_rooms.pop(), ignore_errors=True)
 
 
 @contextmanager
@@ -64,13 +72,22 @@ def kernel_room():
     "Yield a new `KernelRoom`; its folder is removed at the end."
     room = _new_room()
     _rooms.add(room.folder)
-    try: yield room
+    try:
+        yield room
     finally:
         shutil.rmtree(room.folder, ignore_errors=True)
         _rooms.discard(room.folder)
 
 # %% ../../nbs/engine/01_kernel.ipynb #bd7d88bb
-_PERSONAL = ("PYTHONSTARTUP", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "JUPYTER_CONFIG_DIR", "IPYTHONDIR", "JPY_PARENT_PID", ROOMS)
+_PERSONAL = (
+    "PYTHONSTARTUP",
+    "JUPYTER_PATH",
+    "JUPYTER_CONFIG_PATH",
+    "JUPYTER_CONFIG_DIR",
+    "IPYTHONDIR",
+    "JPY_PARENT_PID",
+    ROOMS,
+)
 
 
 def kernel_environment(
@@ -86,9 +103,11 @@ def kernel_class() -> type:
     from ipykernel.kernelapp import IPKernelApp
 
     class PlainKernel(IPKernelApp):
-        def load_config_file(self, *_, **__): "Read no settings."
+        def load_config_file(self, *_, **__):
+            "Read no settings."
 
-        def _run_startup_files(self): "Execute nothing before the first cell."
+        def _run_startup_files(self):
+            "Execute nothing before the first cell."
 
         def init_iopub(self, context):
             context.sndhwm = 0
@@ -101,7 +120,7 @@ PORT_TAKEN = 98  # exit code of a kernel that could not have one of its channels
 
 
 def be_kernel(
-    arguments: list, # -f CONNECTION_FILE and options
+    arguments: list,  # -f CONNECTION_FILE and options
 ):
     "Turn this process into a kernel. It ends with its parent."
     import zmq
@@ -109,13 +128,16 @@ def be_kernel(
     from bertvision.core.executed import forget
 
     forget("bertvision.studies")
-    if sys.path and sys.path[0] == "": del sys.path[0]  # IPython puts the run's folder where it belongs
+    if sys.path and sys.path[0] == "":
+        del sys.path[0]  # IPython puts the run's folder where it belongs
     parent = os.environ.pop("JPY_PARENT_PID", os.getppid())
     sys.argv = ["ipykernel_launcher", *arguments, f"--IPKernelApp.parent_handle={parent}"]
     app = kernel_class().instance()
-    try: app.initialize(sys.argv[1:])
+    try:
+        app.initialize(sys.argv[1:])
     except zmq.ZMQError as e:
-        if e.errno != errno.EADDRINUSE: raise
+        if e.errno != errno.EADDRINUSE:
+            raise
         print(f"the kernel could not start: {e}", file=sys.__stderr__, flush=True)
         os._exit(PORT_TAKEN)
     app.start()
@@ -149,8 +171,8 @@ def kernel_command() -> list[str]:
 
 def kernel_manager(
     room: KernelRoom,
-    provisioner: type, # launches the kernel, as jupyter_client's LocalProvisioner
-) -> type: # `exit_code` is that of its kernel when it has died, None before
+    provisioner: type,  # launches the kernel, as jupyter_client's LocalProvisioner
+) -> type:  # `exit_code` is that of its kernel when it has died, None before
     "Return a class of kernel managers whose kernel is this interpreter's, in a room of its own."
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
@@ -161,14 +183,18 @@ def kernel_manager(
 
         async def _async_pre_start_kernel(self, **given):
             self.transport, self.connection_file = room.transport, str(room.folder / "kernel.json")
-            if room.transport == "ipc": self.ip = str(room.folder / "k")
+            if room.transport == "ipc":
+                self.ip = str(room.folder / "k")
             self.kernel_id = room.folder.name
-            self.provisioner = self.provisioner or provisioner(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
+            self.provisioner = self.provisioner or provisioner(
+                kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self
+            )
             return await super()._async_pre_start_kernel(**given, env=kernel_environment(room))
 
         async def is_alive(self):
             alive = await super().is_alive()
-            if not alive and self.provisioner: OwnKernelManager.exit_code = await self.provisioner.poll()
+            if not alive and self.provisioner:
+                OwnKernelManager.exit_code = await self.provisioner.poll()
             return alive
 
     return OwnKernelManager

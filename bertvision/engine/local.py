@@ -20,43 +20,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bertvision
-
 from ..core.errors import DataError, OutputError, StudyError
-from ..core.io import listed, read_json, write_json, write_text
 from ..core.hashing import file_fingerprint, fingerprint
-from ..runs.parameters import notebook_cells, read_parameters
-from ..runs.locks import has_locks, lock
-from ..runs.witness import planned_code
-from ..runs.records import read_record
+from ..core.io import listed, read_json, write_json, write_text
+from .child import BUSY, _fail, _same_job, explain
 from .facts import facts_of_record
-from .kernel import kernel_room, ROOMS
-from .forkserver import Nursery, REPORT_IMPORTS, Standby
 from .fingerprint import code_closure, named_modules, notebook_code
-from .plan import data_forgotten, Job, job_state, Plan, read_plan, RUNNER_LOCK, State, study_states
 from .forecast import disk_needed, forecast, this_machine
-from .child import _fail, _same_job, BUSY, explain
+from .forkserver import REPORT_IMPORTS, Nursery, Standby
+from .kernel import ROOMS, kernel_room
+from .plan import RUNNER_LOCK, Job, Plan, State, data_forgotten, job_state, read_plan, study_states
+from ..runs.locks import has_locks, lock
+from ..runs.parameters import notebook_cells, read_parameters
+from ..runs.records import read_record
+from ..runs.witness import planned_code
 
 # %% ../../nbs/engine/10_local.ipynb #2489f773
-def gpus() -> list[str]: # ids for CUDA_VISIBLE_DEVICES
+def gpus() -> list[str]:  # ids for CUDA_VISIBLE_DEVICES
     "The GPUs that this process may use."
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None: return [d for d in allowed.split(",") if d.strip()]
+    if allowed is not None:
+        return [d for d in allowed.split(",") if d.strip()]
     return [str(i) for i in range(this_machine()["count"])]
 
 
 def child_environment(
-    jobs: int, # runs at once
-    slot: int, # 0 … jobs - 1: which of them this one is
-    processes: int = 1, # of this run
+    jobs: int,  # runs at once
+    slot: int,  # 0 … jobs - 1: which of them this one is
+    processes: int = 1,  # of this run
 ) -> dict:
     "Environment of a run: its share of the cores, its GPUs, and the places by their full path."
     env, threads = dict(os.environ), str(max(1, this_machine()["cores"] // (jobs * processes)))
     threads = env.setdefault("OMP_NUM_THREADS", threads)  # MKL's own number would win over a smaller wish
-    for name in ("MKL_NUM_THREADS", "RAYON_NUM_THREADS"): env.setdefault(name, threads)
+    for name in ("MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+        env.setdefault(name, threads)
     for name in ("BERTVISION_DATA", "BERTVISION_CACHE", "HF_HOME"):
-        if env.get(name): env[name] = str(Path(env[name]).expanduser().resolve())
+        if env.get(name):
+            env[name] = str(Path(env[name]).expanduser().resolve())
     cards = gpus()
-    if jobs > 1 and len(cards) > 1: env["CUDA_VISIBLE_DEVICES"] = ",".join(cards[(slot * processes + i) % len(cards)] for i in range(min(processes, len(cards))))
+    if jobs > 1 and len(cards) > 1:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(
+            cards[(slot * processes + i) % len(cards)] for i in range(min(processes, len(cards)))
+        )
     home = Path(bertvision.__file__).resolve().parents[1]
     if "site-packages" not in home.parts:  # a clone that was not installed
         env["PYTHONPATH"] = os.pathsep.join([str(home), *filter(None, [env.get("PYTHONPATH")])])
@@ -64,35 +69,63 @@ def child_environment(
 
 # %% ../../nbs/engine/10_local.ipynb #9f2d2b64
 def relative(
-    place, # folder, or list of folders
-    folder: Path, # from where
+    place,  # folder, or list of folders
+    folder: Path,  # from where
 ):
     "A place as seen from a folder; unchanged when it is on another drive."
-    if isinstance(place, list): return [relative(p, folder) for p in place]
-    try: return os.path.relpath(os.path.realpath(place), os.path.realpath(folder))
-    except ValueError: return str(place)
+    if isinstance(place, list):
+        return [relative(p, folder) for p in place]
+    try:
+        return os.path.relpath(os.path.realpath(place), os.path.realpath(folder))
+    except ValueError:
+        return str(place)
 
 
 CODE = ".code.json"  # in a study's folder: the package's code when the study was started
 
-
+# %% ../../nbs/engine/10_local.ipynb #c0951679
 def write_job(job: Job, study: str, processes: int = 1):
     "Write job.json, from which the child and the run's record learn what is asked."
     parameters = {k: relative(v, job.folder) if k in job.places else v for k, v in job.parameters.items()}
     code = job.folder.parents[1] / CODE
-    write_json(job.folder / "job.json", {
-        "python": sys.executable, "files": [[relative(p, job.folder), digest] for p, digest in job.files],
-        **({"code": relative(code, job.folder)} if code.exists() else {}),
-        "study": study, "step": job.step, "run": job.id, "fingerprint": job.fingerprint, "parts": job.parts, "needs": job.needs,
-        "experiment": job.experiment.stem, "notebook": relative(job.experiment, job.folder), "parameters": parameters, "record": True, **({"processes": processes} if processes > 1 else {})})
+    write_json(
+        job.folder / "job.json",
+        {
+            "python": sys.executable,
+            "files": [[relative(p, job.folder), digest] for p, digest in job.files],
+            **({"code": relative(code, job.folder)} if code.exists() else {}),
+            "study": study,
+            "step": job.step,
+            "run": job.id,
+            "fingerprint": job.fingerprint,
+            "parts": job.parts,
+            "needs": job.needs,
+            "experiment": job.experiment.stem,
+            "notebook": relative(job.experiment, job.folder),
+            "parameters": parameters,
+            "record": True,
+            **({"processes": processes} if processes > 1 else {}),
+        },
+    )
 
-
-def _start(folder: Path, env: dict, nursery: Nursery | Standby | None = None): # -> Popen, Nursling or Forked
+# %% ../../nbs/engine/10_local.ipynb #4461803f
+def _start(folder: Path, env: dict, nursery: Nursery | Standby | None = None):  # -> Popen, Nursling or Forked
     "Start the child of a folder that has a job.json, warm where there is a nursery; what it and its kernel print goes to log.txt."
-    if nursery: return nursery.start(("bertvision.engine.child", "child"), [str(folder), str(nursery.runner)], folder, env, folder / "log.txt")
-    command = [sys.executable, "-c", "from bertvision.engine.child import child; child()", str(folder), str(os.getpid())]
+    if nursery:
+        return nursery.start(
+            ("bertvision.engine.child", "child"), [str(folder), str(nursery.runner)], folder, env, folder / "log.txt"
+        )
+    command = [
+        sys.executable,
+        "-c",
+        "from bertvision.engine.child import child; child()",
+        str(folder),
+        str(os.getpid()),
+    ]
     with open(folder / "log.txt", "ab") as log:
-        return subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
 
 # %% ../../nbs/engine/10_local.ipynb #f7095ed6
 _SILENT = 300  # seconds after which a run on another machine counts as cut off
@@ -100,21 +133,25 @@ _SILENT = 300  # seconds after which a run on another machine counts as cut off
 
 def _heard_of(folder: Path) -> tuple[str, float]:
     "The machine that executes a run, '' when nobody knows, and the seconds since it last wrote its record or its progress."
-    try: host = (folder / RUNNER_LOCK).read_text(encoding="utf-8").strip()
-    except OSError: return "", 0.0
+    try:
+        host = (folder / RUNNER_LOCK).read_text(encoding="utf-8").strip()
+    except OSError:
+        return "", 0.0
     told = [p.stat().st_mtime for name in ("record.json", "progress.json") if (p := folder / name).exists()]
     return host, time.time() - max(told, default=0.0)
 
 
 def state_from_afar(
     job: Job,
-    state: State | None = None, # as this machine sees it; None = look
+    state: State | None = None,  # as this machine sees it; None = look
 ) -> State:
     "Return where a job stands, for a look from any machine that sees the folder."
     state = state or job_state(job)
-    if state.name != "interrupted": return state
+    if state.name != "interrupted":
+        return state
     host, silent = _heard_of(job.folder)
-    if host in ("", platform.node()) or silent > _SILENT: return state
+    if host in ("", platform.node()) or silent > _SILENT:
+        return state
     return State("running", f"on {host}, heard of {max(0, silent):.0f} s ago", state.record)
 
 # %% ../../nbs/engine/10_local.ipynb #70770e7b
@@ -128,23 +165,30 @@ def _closure(notebook: Path) -> dict:
 
 
 def open_nursery(
-    jobs: list, # that wait
+    jobs: list,  # that wait
     at_once: int,
-) -> Nursery | None: # None where it would not pay or cannot be: a GPU, another system than Linux, no more than one run
+) -> Nursery | None:  # None where it would not pay or cannot be: a GPU, another system than Linux, no more than one run
     "A process that has imported what these jobs' notebooks import."
     notebooks = {j.experiment for j in jobs if computes(j.experiment)}
     several = sum(j.experiment in notebooks for j in jobs) > 1
-    if not several or sys.platform != "linux" or this_machine()["device"] != "cpu": return None
+    if not several or sys.platform != "linux" or this_machine()["device"] != "cpu":
+        return None
     modules = {name for notebook in notebooks for name in _closure(notebook)}
-    return Nursery(child_environment(at_once, 0), sorted("bertvision." + m.removesuffix(".py").replace("/", ".") for m in modules if not m.endswith("__init__.py")))
+    return Nursery(
+        child_environment(at_once, 0),
+        sorted(
+            "bertvision." + m.removesuffix(".py").replace("/", ".") for m in modules if not m.endswith("__init__.py")
+        ),
+    )
 
 # %% ../../nbs/engine/10_local.ipynb #381e7422
 def headline(
-    record: dict, # of a run
-) -> str: # "matthews 0.412", or '' when there is no score
+    record: dict,  # of a run
+) -> str:  # "matthews 0.412", or '' when there is no score
     "The first metric of the first reported split."
     splits = {s: row for s, row in record.get("metrics", {}).items() if s != "selection" and row}
-    if not splits: return ""
+    if not splits:
+        return ""
     row = next(iter(splits.values()))
     name = next((m for m in facts_of_record(record).metrics if m in row), next(iter(row)))
     value = row[name]
@@ -158,15 +202,24 @@ def _progress(folder: Path) -> tuple[float, str]:
         p = read_json(folder / "progress.json", dict)
         share, loss = min(1.0, max(0.0, p["done"] / p["total"])), p.get("loss")
         return share if share == share else 0.0, "" if loss is None else f"loss {loss:.3f}"
-    except (DataError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError): return 0.0, ""  # a look, nothing hangs on it
+    except (DataError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return 0.0, ""  # a look, nothing hangs on it
 
 # %% ../../nbs/engine/10_local.ipynb #050bc287
 class Lines:
     "Plain output: one line an event."
-    def __init__(self, total: int, width: int): self.total, self.width, self.count, self.told = total, width, 0, time.monotonic()
-    def __enter__(self): return self
-    def __exit__(self, *_): pass
-    def say(self, text: str): print(text, flush=True)
+
+    def __init__(self, total: int, width: int):
+        self.total, self.width, self.count, self.told = total, width, 0, time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def say(self, text: str):
+        print(text, flush=True)
 
     def finished(self, job_id: str, state: str, seconds: float, text: str):
         "Tell the end of a run."
@@ -175,7 +228,8 @@ class Lines:
 
     def tick(self, active: list):
         "Tell, now and then, how far the active runs are."
-        if time.monotonic() - self.told < 20: return
+        if time.monotonic() - self.told < 20:
+            return
         self.told = time.monotonic()
         for a in active:
             share, text = _progress(a.job.folder)
@@ -184,6 +238,7 @@ class Lines:
 # %% ../../nbs/engine/10_local.ipynb #df8a1516
 class Live(Lines):
     "Output for a terminal: a table of the active runs below the finished ones."
+
     def __enter__(self):
         from rich.console import Console
         from rich.live import Live as RichLive
@@ -193,9 +248,11 @@ class Live(Lines):
         self.live.__enter__()
         return self
 
-    def __exit__(self, *error): self.live.__exit__(*error)
+    def __exit__(self, *error):
+        self.live.__exit__(*error)
 
-    def say(self, text: str): self.console.print(text, markup=False, soft_wrap=True)
+    def say(self, text: str):
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def tick(self, active: list):
         "Draw the bars."
@@ -205,7 +262,14 @@ class Live(Lines):
         table = Table.grid(padding=(0, 2))
         for a in active:
             share, text = _progress(a.job.folder)
-            table.add_row("running", a.job.id, ProgressBar(total=1.0, completed=share, width=24), f"{share:4.0%}", f"{a.seconds:.0f} s", text)
+            table.add_row(
+                "running",
+                a.job.id,
+                ProgressBar(total=1.0, completed=share, width=24),
+                f"{share:4.0%}",
+                f"{a.seconds:.0f} s",
+                text,
+            )
         table.add_row(f"{self.count}/{self.total}", "runs finished")
         self.live.update(table)
 
@@ -213,15 +277,18 @@ class Live(Lines):
 @dataclass
 class Outcome:
     "What became of a study."
+
     folder: Path
-    done: list = field(default_factory=list)       # ids of runs executed now
-    skipped: list = field(default_factory=list)    # ids of runs that were done and unchanged
-    failed: dict = field(default_factory=dict)     # id -> failure
-    blocked: dict = field(default_factory=dict)    # id -> the failed or blocked job it needs
-    report: Path | None = None                     # folder of the report
+    done: list = field(default_factory=list)  # ids of runs executed now
+    skipped: list = field(default_factory=list)  # ids of runs that were done and unchanged
+    failed: dict = field(default_factory=dict)  # id -> failure
+    blocked: dict = field(default_factory=dict)  # id -> the failed or blocked job it needs
+    report: Path | None = None  # folder of the report
     report_failure: dict | None = None
     seconds: float = 0.0
-    spent: dict = field(default_factory=dict)      # id of a run executed now -> seconds from the start of its process to its end
+    spent: dict = field(
+        default_factory=dict
+    )  # id of a run executed now -> seconds from the start of its process to its end
 
     @property
     def ok(self) -> bool:
@@ -232,71 +299,91 @@ class Outcome:
 @dataclass
 class Active:
     "A run at work, and what its folder held before, so that it is not judged by an older attempt."
+
     job: Job
     process: subprocess.Popen | None
     slot: int
-    record: int      # change time of the record that lay in the folder at the start, 0 = none
-    log: int         # length of the log at the start
+    record: int  # change time of the record that lay in the folder at the start, 0 = none
+    log: int  # length of the log at the start
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def seconds(self) -> float: return time.monotonic() - self.started
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
 
 # %% ../../nbs/engine/10_local.ipynb #a065517d
 def record_time(folder: Path) -> int:
     "When the record was last written, in nanoseconds; 0 when there is none."
-    try: return (folder / "record.json").stat().st_mtime_ns
-    except OSError: return 0
+    try:
+        return (folder / "record.json").stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def make_ready(
     job: Job,
-    study: str, # name
-    slot: int = 0, # that it will have
-    processes: int = 1, # that share it
-    minutes: float = 0, # its time limit, 0 = none
-) -> Active: # without a process
+    study: str,  # name
+    slot: int = 0,  # that it will have
+    processes: int = 1,  # that share it
+    minutes: float = 0,  # its time limit, 0 = none
+) -> Active:  # without a process
     "Put into a job's folder what its child needs, and note what lay there before."
     write_job(job, study, processes)
-    if minutes: write_json(job.folder / "job.json", read_json(job.folder / "job.json") | {"minutes": minutes})
-    if not _same_job(job.folder, {"fingerprint": job.fingerprint}): (job.folder / "progress.json").unlink(missing_ok=True)
+    if minutes:
+        write_json(job.folder / "job.json", read_json(job.folder / "job.json") | {"minutes": minutes})
+    if not _same_job(job.folder, {"fingerprint": job.fingerprint}):
+        (job.folder / "progress.json").unlink(missing_ok=True)
     log = job.folder / "log.txt"
     return Active(job, None, slot, record_time(job.folder), log.stat().st_size if log.exists() else 0)
 
 
 def _log_tail(a: Active) -> list[str]:
     "The last lines that this attempt has written."
-    try: return (a.job.folder / "log.txt").read_bytes()[a.log:].decode(errors="replace").splitlines()[-15:]
-    except OSError: return []
+    try:
+        return (a.job.folder / "log.txt").read_bytes()[a.log :].decode(errors="replace").splitlines()[-15:]
+    except OSError:
+        return []
 
-
+# %% ../../nbs/engine/10_local.ipynb #c046cc3d
 def _own_record(a: Active) -> dict:
     "The record that this attempt has written; {} when it came to none."
-    try: record = read_record(a.job.folder)
-    except DataError: return {}
+    try:
+        record = read_record(a.job.folder)
+    except DataError:
+        return {}
     mine = (record.get("fingerprints") or {}).get("job") == a.job.fingerprint
     return record if mine and record_time(a.job.folder) != a.record else {}
 
 # %% ../../nbs/engine/10_local.ipynb #fbe2ddc9
 def judge(
     a: Active,
-    code: int | None, # exit code; None when nobody knows
-    reason: str = "", # "" = from the log's last lines and the code
-) -> dict | None: # None when the run is done
+    code: int | None,  # exit code; None when nobody knows
+    reason: str = "",  # "" = from the log's last lines and the code
+) -> dict | None:  # None when the run is done
     "The failure of a run that has ended, from the record where the child could still write it."
-    if code == BUSY: return {"reason": "its folder is held by another process; run again when that has ended", "exit_code": code}
+    if code == BUSY:
+        return {"reason": "its folder is held by another process; run again when that has ended", "exit_code": code}
     record = _own_record(a)
-    if record.get("status") == "done": return None
-    if record.get("status") == "failed" and record.get("failure"): return record["failure"]
+    if record.get("status") == "done":
+        return None
+    if record.get("status") == "failed" and record.get("failure"):
+        return record["failure"]
     log = _log_tail(a)
-    failure = {"reason": reason or explain("\n".join(log) if code != -9 else "", code), "exit_code": code, "traceback": log}
-    try: _fail(a.job.folder, read_json(a.job.folder / "job.json"), failure)
-    except OutputError: pass  # the disk is full: the page of failures will say so
+    failure = {
+        "reason": reason or explain("\n".join(log) if code != -9 else "", code),
+        "exit_code": code,
+        "traceback": log,
+    }
+    try:
+        _fail(a.job.folder, read_json(a.job.folder / "job.json"), failure)
+    except OutputError:
+        pass  # the disk is full: the page of failures will say so
     return failure
 
 # %% ../../nbs/engine/10_local.ipynb #e250ca55
 class Loop:
     "What every engine does: keep the account of the jobs that wait, are at work and have ended."
+
     here = True  # whether the runs are executed on this machine
 
     def __init__(self, plan: Plan, states: dict, at_once: int, outcome: Outcome, show: Lines):
@@ -307,7 +394,8 @@ class Loop:
         "Take away the jobs whose needs have failed; they come in order, so one pass finds chains too."
         for job in list(self.waiting):
             need = next((n for n in job.needs if n in self.outcome.failed or n in self.outcome.blocked), None)
-            if need is None: continue
+            if need is None:
+                continue
             self.waiting.remove(job)
             self.outcome.blocked[job.id] = need
             self.show.finished(job.id, "blocked", 0, f"needs {need}")
@@ -315,36 +403,46 @@ class Loop:
     def settle(self, a: Active, failure: dict | None, seconds: float):
         "Note how a run has ended, and tell it."
         self.outcome.spent[a.job.id] = seconds
-        if failure: self.outcome.failed[a.job.id] = failure
-        else: self.outcome.done.append(a.job.id)
+        if failure:
+            self.outcome.failed[a.job.id] = failure
+        else:
+            self.outcome.done.append(a.job.id)
         text = failure["reason"] if failure else headline(read_record(a.job.folder))
         self.show.finished(a.job.id, "FAILED" if failure else "done", seconds, text)
 
 # %% ../../nbs/engine/10_local.ipynb #6ebb8191
 def stop(
-    processes: list, # children
-    patience: float = 10.0, # seconds before they are killed
+    processes: list,  # children
+    patience: float = 10.0,  # seconds before they are killed
 ):
     "Ask children to end, and kernels with them; kill those that do not."
     for p in processes:
-        if p.poll() is None: p.terminate()
+        if p.poll() is None:
+            p.terminate()
     end = time.monotonic() + patience
     for p in processes:
-        try: p.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired: p.kill()
+        try:
+            p.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            p.kill()
 
 # %% ../../nbs/engine/10_local.ipynb #2d5a10a3
 class Here(Loop):
     "Starts what is ready on this machine, collects what has ended, until nothing is left."
+
     def start_ready(self):
         "Start jobs whose needs are done, while there is room."
         busy = {j.id for j in self.waiting} | {a.job.id for a in self.active}
-        for job in [j for j in self.waiting if not busy & set(j.needs)][:self.at_once - len(self.active)]:
+        for job in [j for j in self.waiting if not busy & set(j.needs)][: self.at_once - len(self.active)]:
             self.waiting.remove(job)
             slot = min(set(range(self.at_once)) - {a.slot for a in self.active})
             shared = self.plan.processes_of(job)
             active = make_ready(job, self.outcome.folder.name, slot, shared, self.plan.minutes)
-            active.process = _start(job.folder, child_environment(self.at_once, slot, shared) | self.rooms, self.nursery if shared == 1 and computes(job.experiment) else None)
+            active.process = _start(
+                job.folder,
+                child_environment(self.at_once, slot, shared) | self.rooms,
+                self.nursery if shared == 1 and computes(job.experiment) else None,
+            )
             self.active.append(active)
 
     def collect(self):
@@ -364,7 +462,8 @@ class Here(Loop):
         self.nursery = open_nursery(self.waiting, self.at_once)
         try:
             while self.waiting or self.active:
-                if self.nursery and not self.nursery.alive: self.nursery = None  # somebody killed it: the rest starts cold
+                if self.nursery and not self.nursery.alive:
+                    self.nursery = None  # somebody killed it: the rest starts cold
                 self.block()
                 self.start_ready()
                 self.show.tick(self.active)
@@ -372,7 +471,8 @@ class Here(Loop):
                 self.collect()
         finally:
             stop([a.process for a in self.active])
-            if self.nursery: self.nursery.close()
+            if self.nursery:
+                self.nursery.close()
 
 # %% ../../nbs/engine/10_local.ipynb #3d4fce74
 _ROOM = 50e6  # bytes that must be free before anything starts
@@ -381,11 +481,16 @@ _ROOM = 50e6  # bytes that must be free before anything starts
 def _prepare(plan: Plan):
     "Check the report's parameters and the output folder, lock the study; raises OutputError or StudyError. Returns the lock."
     held = lock(plan.folder / ".lock", patience=0.3)
-    if held is None: raise StudyError(f"another bertvision is running in {plan.folder}; wait for it, or give another --out")
+    if held is None:
+        raise StudyError(f"another bertvision is running in {plan.folder}; wait for it, or give another --out")
     write_text(plan.folder / ".probe", "x" * 4096).unlink()
-    if plan.study.report: _report_parameters(plan.study.report)
+    if plan.study.report:
+        _report_parameters(plan.study.report)
     free = shutil.disk_usage(plan.folder).free
-    if free < _ROOM: raise OutputError(f"{plan.folder}: only {free / 1e6:.0f} MB are free on this disk; at least {_ROOM / 1e6:.0f} MB are needed")
+    if free < _ROOM:
+        raise OutputError(
+            f"{plan.folder}: only {free / 1e6:.0f} MB are free on this disk; at least {_ROOM / 1e6:.0f} MB are needed"
+        )
     return held
 
 
@@ -394,30 +499,47 @@ def _again(plan: Plan, old: dict) -> str:
     known = old.get("command") or ""
     return known if "--data" in known and not plan.data else plan.command
 
-
+# %% ../../nbs/engine/10_local.ipynb #1fe9bf06
 def _write_plan(plan: Plan):
     "plan.json: which runs the report is to expect, together with those that an earlier call with other tasks or seeds left."
     path, jobs = plan.folder / "plan.json", [{"run": j.id, "step": j.step, **j.grid} for j in plan.jobs]
-    try: old = read_plan(plan.folder)
-    except DataError: old = {}
+    try:
+        old = read_plan(plan.folder)
+    except DataError:
+        old = {}
     known = {j["run"] for j in jobs}
-    jobs += [j for j in old.get("jobs", []) if j["run"] not in known and os.path.isfile(plan.folder / "runs" / j["run"] / "record.json")]
+    jobs += [
+        j
+        for j in old.get("jobs", [])
+        if j["run"] not in known and os.path.isfile(plan.folder / "runs" / j["run"] / "record.json")
+    ]
     steps = plan.study.steps.values()
-    shown = {"titles": {s.name: s.title for s in steps if s.title}, "highlights": {s.name: list(s.highlights) for s in steps if s.highlights}, "published": plan.study.published}
-    new = {"study": plan.study.name, "title": plan.study.title, "command": _again(plan, old), "jobs": jobs} | {k: v for k, v in shown.items() if v}
-    if old != new: write_json(path, new)
+    shown = {
+        "titles": {s.name: s.title for s in steps if s.title},
+        "highlights": {s.name: list(s.highlights) for s in steps if s.highlights},
+        "published": plan.study.published,
+    }
+    new = {"study": plan.study.name, "title": plan.study.title, "command": _again(plan, old), "jobs": jobs} | {
+        k: v for k, v in shown.items() if v
+    }
+    if old != new:
+        write_json(path, new)
 
 # %% ../../nbs/engine/10_local.ipynb #f5beb88c
 def left_over(
     plan: Plan,
-) -> list[dict]: # their records, in the order of their folders
+) -> list[dict]:  # their records, in the order of their folders
     "Return the records of finished runs in the study's folder that are none of the plan's jobs."
     planned, found = {j.id for j in plan.jobs}, []
     for path in sorted((plan.folder / "runs").glob("*/record.json")):
-        if path.parent.name in planned: continue
-        try: record = read_record(path.parent)
-        except DataError: continue
-        if record["status"] == "done": found.append(record | {"run": path.parent.name})
+        if path.parent.name in planned:
+            continue
+        try:
+            record = read_record(path.parent)
+        except DataError:
+            continue
+        if record["status"] == "done":
+            found.append(record | {"run": path.parent.name})
     return found
 
 
@@ -426,48 +548,77 @@ def _beyond(plan: Plan, records: list) -> str:
     told = []
     for name in ("step", "task", "encoder", "seed"):
         mine = {j.step if name == "step" else j.grid.get(name) for j in plan.jobs}
-        if other := sorted({r.get(name) for r in records} - mine - {None}): told.append(f"{name} {', '.join(map(str, other))}")
+        if other := sorted({r.get(name) for r in records} - mine - {None}):
+            told.append(f"{name} {', '.join(map(str, other))}")
     return "; ".join(told) or listed(r["run"] for r in records)
 
 
 def left_over_note(
     plan: Plan,
-) -> str: # '' when there are none
+) -> str:  # '' when there are none
     "Return a line about the finished runs in the study's folder that are none of the plan's jobs."
     records = left_over(plan)
-    if not records: return ""
+    if not records:
+        return ""
     runs = "1 finished run is left from an earlier call and counts"
-    if len(records) > 1: runs = f"{len(records)} finished runs are left from an earlier call and count"
+    if len(records) > 1:
+        runs = f"{len(records)} finished runs are left from an earlier call and count"
     return f"{runs} in the report ({_beyond(plan, records)}); move what should not count out of runs/"
 
 # %% ../../nbs/engine/10_local.ipynb #7dd0d564
 def _failure_text(plan: Plan, id: str, failure: dict) -> str:
     job = plan.job(id)
-    if failure.get("cell"): place = f"cell {failure['cell']} of `{job.experiment.name}`: `{failure.get('source', '')}`"
-    else: place = "not in a cell"
-    lines = [f"## {id}", "", f"- reason: **{failure['reason']}**", f"- where: {place}", f"- exit code: {failure.get('exit_code')}",
-             f"- executed notebook: `runs/{id}/notebook.ipynb`; log: `runs/{id}/log.txt`",
-             f"- again: `{plan.command}` executes what is not done and resumes from checkpoints", "",
-             "| parameter | value |", "|---|---|", *(f"| {k} | `{v!r}` |" for k, v in job.parameters.items() if k not in job.places)]
+    if failure.get("cell"):
+        place = f"cell {failure['cell']} of `{job.experiment.name}`: `{failure.get('source', '')}`"
+    else:
+        place = "not in a cell"
+    lines = [
+        f"## {id}",
+        "",
+        f"- reason: **{failure['reason']}**",
+        f"- where: {place}",
+        f"- exit code: {failure.get('exit_code')}",
+        f"- executed notebook: `runs/{id}/notebook.ipynb`; log: `runs/{id}/log.txt`",
+        f"- again: `{plan.command}` executes what is not done and resumes from checkpoints",
+        "",
+        "| parameter | value |",
+        "|---|---|",
+        *(f"| {k} | `{v!r}` |" for k, v in job.parameters.items() if k not in job.places),
+    ]
     trace = failure.get("traceback") or []
     return "\n".join([*lines, "", "```text", *trace, "```", ""] if trace else [*lines, ""])
 
-
+# %% ../../nbs/engine/10_local.ipynb #d35d2cd8
 def write_failures(
     plan: Plan,
     outcome: Outcome,
-) -> Path | None: # failures.md, None when all is well
+) -> Path | None:  # failures.md, None when all is well
     "Write the page of failures, or remove that of an earlier time."
     path = plan.folder / "failures.md"
     if outcome.ok:
         path.unlink(missing_ok=True)
         return None
-    parts = [f"# Failures of {plan.study.name}", "", f"{len(outcome.failed)} failed, {len(outcome.blocked)} blocked, "
-             f"{len(outcome.done)} done now, {len(outcome.skipped)} done before.", ""]
+    parts = [
+        f"# Failures of {plan.study.name}",
+        "",
+        f"{len(outcome.failed)} failed, {len(outcome.blocked)} blocked, "
+        f"{len(outcome.done)} done now, {len(outcome.skipped)} done before.",
+        "",
+    ]
     parts += [_failure_text(plan, id, failure) for id, failure in outcome.failed.items()]
-    if outcome.blocked: parts += ["## Blocked", "", *(f"- {id} needs {need}" for id, need in outcome.blocked.items()), ""]
+    if outcome.blocked:
+        parts += ["## Blocked", "", *(f"- {id} needs {need}" for id, need in outcome.blocked.items()), ""]
     if outcome.report_failure:
-        parts += ["## Report", "", f"- reason: **{outcome.report_failure['reason']}**", "", "```text", *outcome.report_failure.get("traceback", []), "```", ""]
+        parts += [
+            "## Report",
+            "",
+            f"- reason: **{outcome.report_failure['reason']}**",
+            "",
+            "```text",
+            *outcome.report_failure.get("traceback", []),
+            "```",
+            "",
+        ]
     return write_text(path, "\n".join(parts))
 
 # %% ../../nbs/engine/10_local.ipynb #4a6fddc8
@@ -481,14 +632,27 @@ def _report_state(plan: Plan) -> str:
     runs = {p.parent.name: file_fingerprint(p) for p in sorted(plan.folder.glob("runs/*/record.json"))}
     cells = [c["source"] for c in notebook_cells(plan.study.report) if c["type"] == "code"]
     tables = [file_fingerprint(p) for p in _report_tables(plan)]
-    return fingerprint([runs, cells, code_closure(notebook_code(plan.study.report, parameters=True)), tables, file_fingerprint(plan.folder / "plan.json")])
+    return fingerprint(
+        [
+            runs,
+            cells,
+            code_closure(notebook_code(plan.study.report, parameters=True)),
+            tables,
+            file_fingerprint(plan.folder / "plan.json"),
+        ]
+    )
 
 # %% ../../nbs/engine/10_local.ipynb #e1a9c3ab
-def _edited_since(plan: Plan, start: float) -> bool: # start: seconds, as time.time
+def _edited_since(plan: Plan, start: float) -> bool:  # start: seconds, as time.time
     "Whether something that the report is made from was written after it began, so that its fingerprint may be of another state."
     modules = code_closure(notebook_code(plan.study.report, parameters=True))
-    paths = [plan.study.report, plan.folder / "plan.json", *plan.folder.glob("runs/*/record.json"), *_report_tables(plan),
-             *(Path(bertvision.__file__).parent / name for name in modules)]
+    paths = [
+        plan.study.report,
+        plan.folder / "plan.json",
+        *plan.folder.glob("runs/*/record.json"),
+        *_report_tables(plan),
+        *(Path(bertvision.__file__).parent / name for name in modules),
+    ]
     return any(p.stat().st_mtime > start for p in paths if p.exists())
 
 # %% ../../nbs/engine/10_local.ipynb #d80bcd27
@@ -496,70 +660,95 @@ def _report_parameters(notebook: Path) -> dict:
     "The study's folder, as seen from the report's, under the name that the notebook gives it."
     names = read_parameters(notebook)
     name = next((n for n in ("study_dir", "study", "folder") if n in names), None)
-    if name is None: raise StudyError(f"{notebook.name}: its parameters cell declares none of study_dir, study, folder")
+    if name is None:
+        raise StudyError(f"{notebook.name}: its parameters cell declares none of study_dir, study, folder")
     return {name: ".."}
 
 
 def _report_files(folder: Path) -> list[str]:
     "What a report has left in its folder."
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")
+    )
 
 
 def _up_to_date(folder: Path, state: str) -> bool:
     "Whether the report was made from this state and all its files are still there."
-    try: stamp = read_json(folder / "fingerprint.json", dict)
-    except DataError: return False
+    try:
+        stamp = read_json(folder / "fingerprint.json", dict)
+    except DataError:
+        return False
     files = stamp.get("files")
-    return stamp.get("inputs") == state and bool(files) and isinstance(files, list) and all(isinstance(name, str) and os.path.isfile(folder / name) for name in files)
+    return (
+        stamp.get("inputs") == state
+        and bool(files)
+        and isinstance(files, list)
+        and all(isinstance(name, str) and os.path.isfile(folder / name) for name in files)
+    )
 
 # %% ../../nbs/engine/10_local.ipynb #cfe9fd05
 def _report_job(plan: Plan, folder: Path) -> dict:
     "Return what the child of the report is asked for."
     modules = named_modules(notebook_code(plan.study.report))
-    return {"notebook": relative(plan.study.report, folder), "record": False, "parameters": _report_parameters(plan.study.report),
-            "imports": [*modules, *REPORT_IMPORTS]}
+    return {
+        "notebook": relative(plan.study.report, folder),
+        "record": False,
+        "parameters": _report_parameters(plan.study.report),
+        "imports": [*modules, *REPORT_IMPORTS],
+    }
 
-
+# %% ../../nbs/engine/10_local.ipynb #a38050c9
 def make_report(
     plan: Plan,
-    force: bool = False, # also when nothing has changed
-    show=None, # Lines or Live
-    standby: Standby | None = None, # a process that has begun to import
-) -> tuple: # (folder of the report or None, failure or None)
+    force: bool = False,  # also when nothing has changed
+    show=None,  # Lines or Live
+    standby: Standby | None = None,  # a process that has begun to import
+) -> tuple:  # (folder of the report or None, failure or None)
     "Execute the report notebook into outputs/<study>/report; does nothing when it is up to date."
-    if plan.study.report is None: return None, None
+    if plan.study.report is None:
+        return None, None
     folder = plan.folder / "report"
     stamp = folder / "fingerprint.json"
-    if not force and _up_to_date(folder, _report_state(plan)): return folder, None
+    if not force and _up_to_date(folder, _report_state(plan)):
+        return folder, None
     stamp.unlink(missing_ok=True)
     write_json(folder / "job.json", _report_job(plan, folder))
     (folder / "failure.json").unlink(missing_ok=True)
-    if show: show.say(f"report  {plan.study.report.name}")
+    if show:
+        show.say(f"report  {plan.study.report.name}")
     start, process = time.time(), _start(folder, child_environment(1, 0), standby)
     try:
         state = _report_state(plan)  # while the kernel starts
         code = process.wait()
-    finally: stop([process])
+    finally:
+        stop([process])
     if code == 0:
-        if not _edited_since(plan, start): write_json(stamp, {"inputs": state, "files": _report_files(folder)})
+        if not _edited_since(plan, start):
+            write_json(stamp, {"inputs": state, "files": _report_files(folder)})
         return folder, None
-    failure = read_json(folder / "failure.json") if (folder / "failure.json").exists() else {"reason": explain("", code), "exit_code": code}
+    failure = (
+        read_json(folder / "failure.json")
+        if (folder / "failure.json").exists()
+        else {"reason": explain("", code), "exit_code": code}
+    )
     return None, failure
 
 # %% ../../nbs/engine/10_local.ipynb #5230dc3c
 def report_again(
     plan: Plan,
-    standby: Standby | None = None, # a process that has begun to import
-) -> tuple: # (folder of the report or None, failure or None)
+    standby: Standby | None = None,  # a process that has begun to import
+) -> tuple:  # (folder of the report or None, failure or None)
     "Make the report whether or not something has changed; raises StudyError when there is no run to report."
-    if plan.study.report is None: raise StudyError(f"study {plan.study.name} names no report")
+    if plan.study.report is None:
+        raise StudyError(f"study {plan.study.name} names no report")
     if not any(plan.folder.glob("runs/*/record.json")):
         raise StudyError(f"{plan.folder} holds no run yet; start with: bertvision run {plan.study.name}")
     held = _prepare(plan)
     try:
         _write_plan(plan)
         return make_report(plan, force=True, standby=standby)
-    finally: held.close()
+    finally:
+        held.close()
 
 # %% ../../nbs/engine/10_local.ipynb #0c08f363
 def _room_note(plan: Plan, states: dict, at_once: int) -> list[str]:
@@ -567,41 +756,58 @@ def _room_note(plan: Plan, states: dict, at_once: int) -> list[str]:
     costs = forecast(plan)
     wanted = disk_needed([costs[id] for id, s in states.items() if s.name != "done"], at_once) or 0
     free = shutil.disk_usage(plan.folder).free
-    return [f"the forecast needs {wanted / 1e9:.1f} GB on disk and {free / 1e9:.1f} GB are free"] if wanted > free else []
+    return (
+        [f"the forecast needs {wanted / 1e9:.1f} GB on disk and {free / 1e9:.1f} GB are free"] if wanted > free else []
+    )
 
 # %% ../../nbs/engine/10_local.ipynb #d730611d
-def _memory_here() -> int: # bytes
+def _memory_here() -> int:  # bytes
     "This machine's memory, or what its control group may use of it."
     import psutil
 
-    try: limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError): limit = sys.maxsize
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):
+        limit = sys.maxsize
     return min(psutil.virtual_memory().total, limit)
 
 
 def _memory_note(plan: Plan, states: dict, at_once: int) -> list[str]:
     "A warning when the runs at work at the same time may need more memory than there is. A GPU's memory is not looked at."
-    if this_machine()["device"] != "cpu": return []
+    if this_machine()["device"] != "cpu":
+        return []
     costs, there = forecast(plan), _memory_here()
     needs = [(costs[j.id].memory or 0) * plan.processes_of(j) for j in plan.jobs if states[j.id].name != "done"]
     wanted = sorted(needs, reverse=True)[:at_once]
-    if sum(wanted) <= there: return []
+    if sum(wanted) <= there:
+        return []
     fit = next(n for n in range(len(wanted), -1, -1) if sum(wanted[:n]) <= there)
     cure = f"lower --jobs to {fit}" if fit else "lower batch_size or max_length"
-    return [f"the forecast needs {sum(wanted) / 1e9:.1f} GB of memory for {len(wanted)} runs at once, and this machine has {there / 1e9:.1f} GB: {cure}"]
+    return [
+        f"the forecast needs {sum(wanted) / 1e9:.1f} GB of memory for {len(wanted)} runs at once, and this machine has {there / 1e9:.1f} GB: {cure}"
+    ]
 
 # %% ../../nbs/engine/10_local.ipynb #8d33524b
 def _announce(plan: Plan, states: dict, at_once: int, notes: list, show: Lines):
     "Say what will be done, and why, before it is done."
     counts = {}
-    for s in states.values(): counts[s.name] = counts.get(s.name, 0) + 1
+    for s in states.values():
+        counts[s.name] = counts.get(s.name, 0) + 1
     place = plan.folder.relative_to(Path.cwd()) if plan.folder.is_relative_to(Path.cwd()) else plan.folder
-    show.say(f"{plan.study.title}: {len(plan.jobs)} runs ({', '.join(f'{n} {name}' for name, n in counts.items())}) → {place}")
+    show.say(
+        f"{plan.study.title}: {len(plan.jobs)} runs ({', '.join(f'{n} {name}' for name, n in counts.items())}) → {place}"
+    )
     for id, s in states.items():
-        if s.name == "new" and s.why: show.say(f"warning: {s.why}; run {id} starts again")
-        if s.name in ("changed", "interrupted", "failed"): show.say(f"{id}: {s.name}{f' ({s.why})' if s.why else ''}")
-    if not has_locks(plan.folder): show.say("note: this file system has no locks: two calls that execute the same study at once would not notice each other")
-    for note in [*plan.notes, *_room_note(plan, states, at_once), *notes]: show.say(f"note: {note}")
+        if s.name == "new" and s.why:
+            show.say(f"warning: {s.why}; run {id} starts again")
+        if s.name in ("changed", "interrupted", "failed"):
+            show.say(f"{id}: {s.name}{f' ({s.why})' if s.why else ''}")
+    if not has_locks(plan.folder):
+        show.say(
+            "note: this file system has no locks: two calls that execute the same study at once would not notice each other"
+        )
+    for note in [*plan.notes, *_room_note(plan, states, at_once), *notes]:
+        show.say(f"note: {note}")
 
 
 def _notebook_seconds(folder: Path) -> float:
@@ -609,16 +815,20 @@ def _notebook_seconds(folder: Path) -> float:
     cells = read_json(folder / "notebook.ipynb")["cells"]
     return sum(c["metadata"].get("papermill", {}).get("duration") or 0.0 for c in cells)
 
-
+# %% ../../nbs/engine/10_local.ipynb #31d8db5a
 def _timing(outcome: Outcome, wall: float, at_once: int, show: Lines):
     "Write timing.json and tell what the runner costs: the processes' time beyond that of the notebooks' cells."
     inside = sum(_notebook_seconds(outcome.folder / "runs" / id) for id in outcome.done)
     spent = sum(outcome.spent[id] for id in outcome.done)
-    write_json(outcome.folder / "timing.json", {"runs": len(outcome.done), "jobs": at_once, "seconds": wall, "run_seconds": spent,
-                                                "notebook_seconds": inside})
+    write_json(
+        outcome.folder / "timing.json",
+        {"runs": len(outcome.done), "jobs": at_once, "seconds": wall, "run_seconds": spent, "notebook_seconds": inside},
+    )
     if inside > 0:
-        show.say(f"runner overhead: {100 * (spent / inside - 1):.1f} % ({spent:.1f} s for {inside:.1f} s inside the notebooks; "
-                 "starting processes and kernels counts as overhead)")
+        show.say(
+            f"runner overhead: {100 * (spent / inside - 1):.1f} % ({spent:.1f} s for {inside:.1f} s inside the notebooks; "
+            "starting processes and kernels counts as overhead)"
+        )
 
 
 def _on_terminate(*_):
@@ -628,7 +838,8 @@ def _on_terminate(*_):
 def _go_through(plan: Plan, jobs: int, outcome: Outcome, live: bool, loop):
     "The runs that are not done, then the report."
     start, states = time.monotonic(), study_states(plan)
-    if forgotten := data_forgotten(plan, states): raise StudyError(forgotten)
+    if forgotten := data_forgotten(plan, states):
+        raise StudyError(forgotten)
     outcome.skipped = [id for id, s in states.items() if s.name == "done"]
     left = len(plan.jobs) - len(outcome.skipped)
     _write_plan(plan)
@@ -637,26 +848,34 @@ def _go_through(plan: Plan, jobs: int, outcome: Outcome, live: bool, loop):
             write_json(plan.folder / CODE, planned_code())
             engine = loop(plan, states, jobs, outcome, show)
             _announce(plan, states, jobs, _memory_note(plan, states, jobs) if engine.here else [], show)
-        if note := left_over_note(plan): show.say(f"note: {note}")
-        if left: engine.run()
-        if outcome.done: _timing(outcome, time.monotonic() - start, jobs, show)
-        if outcome.done or outcome.skipped: outcome.report, outcome.report_failure = make_report(plan, show=show)
+        if note := left_over_note(plan):
+            show.say(f"note: {note}")
+        if left:
+            engine.run()
+        if outcome.done:
+            _timing(outcome, time.monotonic() - start, jobs, show)
+        if outcome.done or outcome.skipped:
+            outcome.report, outcome.report_failure = make_report(plan, show=show)
     write_failures(plan, outcome)
 
-
+# %% ../../nbs/engine/10_local.ipynb #af8cb9e9
 def run_study(
     plan: Plan,
-    jobs: int = 1, # runs at once
-    live: bool | None = None, # a live table; None = when the output is a terminal
-    loop=Here, # engine: (plan, states, jobs, outcome, show) -> Loop whose `run` executes what is not done
+    jobs: int = 1,  # runs at once
+    live: bool | None = None,  # a live table; None = when the output is a terminal
+    loop=Here,  # engine: (plan, states, jobs, outcome, show) -> Loop whose `run` executes what is not done
 ) -> Outcome:
     "Execute what is not done, then the report; raises OutputError or StudyError before anything starts. One failure stops nothing else."
     start = time.monotonic()
     held, outcome = _prepare(plan), Outcome(plan.folder)
-    before = signal.signal(signal.SIGTERM, _on_terminate) if threading.current_thread() is threading.main_thread() else None
-    try: _go_through(plan, jobs, outcome, sys.stdout.isatty() if live is None else live, loop)
+    before = (
+        signal.signal(signal.SIGTERM, _on_terminate) if threading.current_thread() is threading.main_thread() else None
+    )
+    try:
+        _go_through(plan, jobs, outcome, sys.stdout.isatty() if live is None else live, loop)
     finally:
-        if before is not None: signal.signal(signal.SIGTERM, before)
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
         held.close()
     outcome.seconds = time.monotonic() - start
     return outcome

@@ -15,60 +15,65 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core.errors import DataError, ParameterError, StudyError, suggest
-from ..core.io import named_path, read_json
-from ..core.hashing import file_fingerprint, fingerprint
 from ..core.executed import lines_of
-from ..runs.recipes import check_values
-from ..runs.parameters import check_parameters, notebook_cells, read_parameters
-from ..runs.locks import locked
-from ..runs.witness import executed_changes, home_of, stamps_of
-from ..runs.records import _git, foreign_record, read_record
+from ..core.hashing import file_fingerprint, fingerprint
+from ..core.io import named_path, read_json
 from ..data.files import corpus_files, corpus_place
-from ..data.tasks import data_root, get_task, input_files, XNLI_LANGUAGES
-from ..models.registry import all_encoders, check_encoder
-from ..models.encoders import ATTENTIONS, locate
-from .grid import GRID, Need, Step, Study
+from ..data.tasks import XNLI_LANGUAGES, data_root, get_task, input_files
 from .fingerprint import _inputs, _package_file, _Template, _template
+from .grid import GRID, Need, Step, Study
+from ..models.encoders import ATTENTIONS, locate
+from ..models.registry import all_encoders, check_encoder
+from ..runs.locks import locked
+from ..runs.parameters import check_parameters, notebook_cells, read_parameters
+from ..runs.recipes import check_values
+from ..runs.records import _git, foreign_record, read_record
+from ..runs.witness import executed_changes, home_of, stamps_of
 
 # %% ../../nbs/engine/07_plan.ipynb #4c271ff1
 @dataclass(frozen=True)
 class Job:
     "One run that is to exist: a notebook, all its parameters, a folder and a fingerprint."
-    id: str                  # name of its folder: step.task.encoder.s0
+
+    id: str  # name of its folder: step.task.encoder.s0
     step: str
-    experiment: Path         # notebook
-    folder: Path             # outputs/<study>/runs/<id>
-    grid: dict               # task, encoder, seed: those that the notebook has
-    parameters: dict         # all of them, checked; places are absolute
-    places: tuple            # names of the parameters that are folders
-    needs: tuple             # ids of jobs
-    parts: dict              # notebook, parameters, code, inputs, needs -> fingerprint
+    experiment: Path  # notebook
+    folder: Path  # outputs/<study>/runs/<id>
+    grid: dict  # task, encoder, seed: those that the notebook has
+    parameters: dict  # all of them, checked; places are absolute
+    places: tuple  # names of the parameters that are folders
+    needs: tuple  # ids of jobs
+    parts: dict  # notebook, parameters, code, inputs, needs -> fingerprint
     notes: tuple = ()
-    files: tuple = ()        # (path, fingerprint) of the files that it reads
+    files: tuple = ()  # (path, fingerprint) of the files that it reads
 
     @property
     def fingerprint(self) -> str:
         "Of everything that could change the run's numbers. Raises StudyError if the plan was made without the code."
-        if not self.parts: raise StudyError(f"{self.id}: its plan was made without the code, so it has no fingerprint")
+        if not self.parts:
+            raise StudyError(f"{self.id}: its plan was made without the code, so it has no fingerprint")
         return fingerprint(self.parts)
 
     @property
     def settings(self) -> dict:
         "The parameters, without folders and what the fingerprint of the inputs covers."
-        return {k: v for k, v in self.parameters.items() if k not in self.places and k not in ("out_dir", "data", "encoder")}
+        return {
+            k: v for k, v in self.parameters.items() if k not in self.places and k not in ("out_dir", "data", "encoder")
+        }
 
 # %% ../../nbs/engine/07_plan.ipynb #44a858f2
 @dataclass
 class Plan:
     "The jobs of a study in an order in which they can be run."
+
     study: Study
-    folder: Path             # outputs/<study>
-    data: str                # folder with data, "" = hub or toy
+    folder: Path  # outputs/<study>
+    data: str  # folder with data, "" = hub or toy
     jobs: list
     notes: list
-    command: str = ""        # that runs it again; folders by placeholders, since it is written where others read it
-    processes: int = 1       # that share a run, where its notebook says how
-    minutes: float = 0       # time limit of a run, 0 = none
+    command: str = ""  # that runs it again; folders by placeholders, since it is written where others read it
+    processes: int = 1  # that share a run, where its notebook says how
+    minutes: float = 0  # time limit of a run, 0 = none
 
 # %% ../../nbs/engine/07_plan.ipynb #f0513dbd
 @patch
@@ -80,24 +85,41 @@ def job(self: Plan, id: str) -> Job:
 @patch
 def processes_of(self: Plan, job: Job) -> int:
     "How many processes carry out a job: only a notebook that calls `run.main_only` can be shared."
-    return self.processes if self.processes > 1 and any("run.main_only()" in c["source"] for c in notebook_cells(job.experiment)) else 1
+    return (
+        self.processes
+        if self.processes > 1 and any("run.main_only()" in c["source"] for c in notebook_cells(job.experiment))
+        else 1
+    )
 
 # %% ../../nbs/engine/07_plan.ipynb #1c5a1279
 def _slug(encoder: str) -> str:
     "An encoder's name as a part of a folder's name; two folders of the same name stay apart by a few digits."
-    if check_encoder(encoder) == "folder": return f"{Path(encoder).name}-{fingerprint(encoder)[:6]}"
+    if check_encoder(encoder) == "folder":
+        return f"{Path(encoder).name}-{fingerprint(encoder)[:6]}"
     return re.sub(r"[^\w.-]+", "--", encoder)
 
 
 def _job_id(step: str, grid: dict) -> str:
     "step.task.encoder, the swept values, and the seed."
-    parts = {"task": str, "encoder": _slug} | {name: partial(_swept, name) for name in grid if name not in GRID} | {"seed": lambda s: f"s{s}"}
+    parts = (
+        {"task": str, "encoder": _slug}
+        | {name: partial(_swept, name) for name in grid if name not in GRID}
+        | {"seed": lambda s: f"s{s}"}
+    )
     return ".".join([step, *(show(grid[d]) for d, show in parts.items() if d in grid)])
 
 
 def _swept(name: str, value) -> str:
     "A swept value as a part of a folder's name: a word by itself, anything else behind its parameter's name."
-    return re.sub(r"[^\w.-]+", "-", value if isinstance(value, str) and value else f"{name}-{value:g}" if type(value) is float or type(value) is int and abs(value) < 1e300 else f"{name}-{value}")
+    return re.sub(
+        r"[^\w.-]+",
+        "-",
+        value
+        if isinstance(value, str) and value
+        else f"{name}-{value:g}"
+        if type(value) is float or type(value) is int and abs(value) < 1e300
+        else f"{name}-{value}",
+    )
 
 # %% ../../nbs/engine/07_plan.ipynb #395217c7
 def _settings(step: Step, names: tuple, grid: dict, where: str) -> dict:
@@ -107,9 +129,18 @@ def _settings(step: Step, names: tuple, grid: dict, where: str) -> dict:
         row = get_task(grid["task"])
         recipe = {k: v for k, v in row.recipe(grid.get("encoder", "")).items() if k in names}
         if not recipe:
-            raise StudyError(f"{where}: no published recipe of {row.name} for {grid.get('encoder')}; there are {', '.join(row.recipes) or 'none'}")
+            raise StudyError(
+                f"{where}: no published recipe of {row.name} for {grid.get('encoder')}; there are {', '.join(row.recipes) or 'none'}"
+            )
     own = {"max_length": get_task(grid["task"]).max_length} if "task" in grid and "max_length" in names else {}
-    return recipe | step.parameters | {k: v for k, v in own.items() if v} | step.per_task.get(grid.get("task"), {}) | step.overrides | grid
+    return (
+        recipe
+        | step.parameters
+        | {k: v for k, v in own.items() if v}
+        | step.per_task.get(grid.get("task"), {})
+        | step.overrides
+        | grid
+    )
 
 
 def _nowhere(jobs: list, point: dict) -> str:
@@ -119,23 +150,30 @@ def _nowhere(jobs: list, point: dict) -> str:
         return f"with seed {point['seed']}, and that step is for {', '.join(f'seed {s}' for s in seeds)} alone; give both steps the same seeds"
     return f"of task {point.get('task', '')}, which the study has no run of; name that task among its tasks, or see which encoders and seeds that step is for"
 
-
+# %% ../../nbs/engine/07_plan.ipynb #08537532
 def _needed(step: Step, grid: dict, made: dict, where: str) -> dict[str, list]:
     "For each need the jobs of its steps that share this point of the grid, its task apart where the need names another."
+
     def jobs(need: Need) -> list:
         point = grid | ({"task": need.task} if need.task else {})
         found = [j for j in made[need.step] if all(j.grid[d] == point[d] for d in j.grid.keys() & point.keys())]
-        if not found: raise StudyError(f"{where}: needs {need.step} {_nowhere(made[need.step], point)}")
+        if not found:
+            raise StudyError(f"{where}: needs {need.step} {_nowhere(made[need.step], point)}")
         return found
+
     return {key: [j for need in needs for j in jobs(need)] for key, needs in step.needs.items()}
 
 
 def _place(need: str, jobs: list, names: tuple, path: Path):
     "Folder of the needed run, or a list of folders when the notebook's default is a list."
     folders = list(dict.fromkeys(str(j.folder) for j in jobs))
-    if isinstance(read_parameters(path)[f"{need}_dir"].default, list): return folders
-    if len(folders) == 1: return folders[0]
-    raise StudyError(f"{path.name}: {need}_dir takes one folder and {len(folders)} runs match; give it a list as default")
+    if isinstance(read_parameters(path)[f"{need}_dir"].default, list):
+        return folders
+    if len(folders) == 1:
+        return folders[0]
+    raise StudyError(
+        f"{path.name}: {need}_dir takes one folder and {len(folders)} runs match; give it a list as default"
+    )
 
 # %% ../../nbs/engine/07_plan.ipynb #1e478faa
 def _check_choices(parameters: dict):
@@ -143,7 +181,9 @@ def _check_choices(parameters: dict):
     check_values(parameters)
     attention = parameters.get("attention", "auto")
     if attention not in ATTENTIONS:
-        raise ParameterError(f"attention = {attention!r}: expected one of {', '.join(ATTENTIONS)}{suggest(str(attention), ATTENTIONS)}")
+        raise ParameterError(
+            f"attention = {attention!r}: expected one of {', '.join(ATTENTIONS)}{suggest(str(attention), ATTENTIONS)}"
+        )
     for name, value in parameters.items():
         if name.endswith("_examples") and isinstance(value, int) and value < 0:
             raise ParameterError(f"{name} = {value}: expected 0 (all) or more")
@@ -154,36 +194,62 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     id, names = _job_id(step.name, grid), template.names
     needed = _needed(step, grid, made, where)
     lost = [n for n in needed if f"{n}_dir" not in names and step.needs[n] != (Need(n),)]
-    if lost: raise StudyError(f"{where}: needs: {lost[0]}: {step.experiment.name} has no parameter {lost[0]}_dir{suggest(f'{lost[0]}_dir', names)}")
+    if lost:
+        raise StudyError(
+            f"{where}: needs: {lost[0]}: {step.experiment.name} has no parameter {lost[0]}_dir{suggest(f'{lost[0]}_dir', names)}"
+        )
     places = {f"{n}_dir": _place(n, jobs, names, step.experiment) for n, jobs in needed.items() if f"{n}_dir" in names}
-    if "out_dir" in names: places["out_dir"] = str(out / id)
+    if "out_dir" in names:
+        places["out_dir"] = str(out / id)
     toy = "task" in grid and get_task(grid["task"]).toy
-    if "data" in names and data and not toy: places["data"] = data
+    if "data" in names and data and not toy:
+        places["data"] = data
     given = _settings(step, names, grid, where)
-    if isinstance(corpus := given.get("corpus"), str) and corpus and named_path(corpus).exists(): places["corpus"] = str(named_path(corpus).resolve())  # each run works in a folder of its own
+    if isinstance(corpus := given.get("corpus"), str) and corpus and named_path(corpus).exists():
+        places["corpus"] = str(named_path(corpus).resolve())  # each run works in a folder of its own
     full = check_parameters(step.experiment, given | places)
     _check_choices(full)
     before = {j.id: j for jobs in needed.values() for j in jobs}
     job = Job(id, step.name, step.experiment, out / id, grid, full, tuple(places), tuple(before), {})
-    if not template.code: return job
-    return replace(job, files=tuple((str(p), file_fingerprint(p)) for p in _files(job, data)), parts={
-        "notebook": template.notebook, "code": template.code, "parameters": fingerprint(job.settings),
-        "inputs": fingerprint(_inputs(grid.get("task"), grid.get("encoder") or step.parameters.get("encoder"), data, _given_model(job)) | _beside(job, data)),
-        "needs": fingerprint(sorted(j.fingerprint for j in before.values()))})
+    if not template.code:
+        return job
+    return replace(
+        job,
+        files=tuple((str(p), file_fingerprint(p)) for p in _files(job, data)),
+        parts={
+            "notebook": template.notebook,
+            "code": template.code,
+            "parameters": fingerprint(job.settings),
+            "inputs": fingerprint(
+                _inputs(
+                    grid.get("task"), grid.get("encoder") or step.parameters.get("encoder"), data, _given_model(job)
+                )
+                | _beside(job, data)
+            ),
+            "needs": fingerprint(sorted(j.fingerprint for j in before.values())),
+        },
+    )
 
-
+# %% ../../nbs/engine/07_plan.ipynb #27b7b5a3
 def _given_model(job: Job) -> Path | None:
     "The model of a run outside the study that a step names by its folder, as seen from the run."
     named = job.parameters.get("finetune_dir")
-    return job.folder / named / job.parameters.get("checkpoint", "model") if named and "finetune_dir" not in job.places else None
+    return (
+        job.folder / named / job.parameters.get("checkpoint", "model")
+        if named and "finetune_dir" not in job.places
+        else None
+    )
 
 
-def _languages(job: Job) -> list: # codes
+def _languages(job: Job) -> list:  # codes
     "The languages of XNLI that a run asks in; none for other runs."
     asked = job.parameters.get("languages")
-    if asked is None: return []
+    if asked is None:
+        return []
     if unknown := [code for code in asked if code not in XNLI_LANGUAGES]:
-        raise ParameterError(f"languages: unknown language {unknown[0]!r}{suggest(str(unknown[0]), XNLI_LANGUAGES)}; there are {', '.join(XNLI_LANGUAGES)}")
+        raise ParameterError(
+            f"languages: unknown language {unknown[0]!r}{suggest(str(unknown[0]), XNLI_LANGUAGES)}; there are {', '.join(XNLI_LANGUAGES)}"
+        )
     return list(asked or XNLI_LANGUAGES)
 
 # %% ../../nbs/engine/07_plan.ipynb #dbdb15ab
@@ -196,12 +262,16 @@ def _beside(job: Job, data: str) -> dict:
 def _files_beside(job: Job, data: str) -> list[Path]:
     "Return the files that a run reads beside those of its task and its encoder."
     files = input_files("hans", data)[-1:] if job.parameters.get("hans") and data else []
-    if data: files += dict.fromkeys(path for code in _languages(job) for path in input_files(f"xnli-{code}", data)[-1:])
-    if (place := _text(job, data)) and place.exists(): files += corpus_files(place)
+    if data:
+        files += dict.fromkeys(path for code in _languages(job) for path in input_files(f"xnli-{code}", data)[-1:])
+    if (place := _text(job, data)) and place.exists():
+        files += corpus_files(place)
     for name in ("select_dir", "dynamics_dir", "cluster_input"):
         given = job.parameters.get(name) if name not in job.places else ""
         for folder in [given] if isinstance(given, str) else given or ():
-            files += [p for p in (job.folder / folder / n for n in ("record.json", "clusters.json")) if folder and p.is_file()]
+            files += [
+                p for p in (job.folder / folder / n for n in ("record.json", "clusters.json")) if folder and p.is_file()
+            ]
     return files
 
 
@@ -224,10 +294,17 @@ def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
     points, tasks = [{}], [t for t in study.tasks if not step.tasks or t in step.tasks]
     encoders = [e for e in study.encoders if not step.encoders or e in step.encoders]
     for name, values in (("task", tasks), ("encoder", encoders)):
-        if name in names and name in step.over: points = [p | {name: v} for p in points for v in values]
+        if name in names and name in step.over:
+            points = [p | {name: v} for p in points for v in values]
     if "seed" in names and "seed" in step.over:
-        points = [p | {"seed": s} for p in points for s in study.task_seeds.get(p.get("task"), study.seeds) if not step.seeds or s in step.seeds]
-    for name, values in step.sweep.items(): points = [p | {name: v} for p in points for v in values]
+        points = [
+            p | {"seed": s}
+            for p in points
+            for s in study.task_seeds.get(p.get("task"), study.seeds)
+            if not step.seeds or s in step.seeds
+        ]
+    for name, values in step.sweep.items():
+        points = [p | {name: v} for p in points for v in values]
     return points
 
 # %% ../../nbs/engine/07_plan.ipynb #61ed3a99
@@ -246,35 +323,49 @@ def _alone(step: Step) -> str:
     seeds = tuple(f"seed {s}" for s in step.seeds)
     return " and ".join(", ".join(own) for own in (step.tasks, step.encoders, seeds) if own)
 
-
+# %% ../../nbs/engine/07_plan.ipynb #0d939898
 def _notes(study: Study, data: str) -> list[str]:
     "What will come from the hub, and the steps that none of the tasks, encoders or seeds is for."
-    idle = [f"step {s.name}: no run, it is for {_alone(s)} alone" for s in study.steps.values()
-            if any(own and not {*own} & {*given} for own, given in ((s.tasks, study.tasks), (s.encoders, study.encoders), (s.seeds, study.seeds)))]
+    idle = [
+        f"step {s.name}: no run, it is for {_alone(s)} alone"
+        for s in study.steps.values()
+        if any(
+            own and not {*own} & {*given}
+            for own, given in ((s.tasks, study.tasks), (s.encoders, study.encoders), (s.seeds, study.seeds))
+        )
+    ]
     hub = [] if data else [t for t in study.tasks if not get_task(t).at_hand]
-    notes = [f"{', '.join(hub)}: from the hub, at the commit that the Task table pins (give --data DIR to read files)"] if hub else []
+    notes = (
+        [f"{', '.join(hub)}: from the hub, at the commit that the Task table pins (give --data DIR to read files)"]
+        if hub
+        else []
+    )
     online = [e for e in study.encoders if _needs_hub(e)]
     loose = [e for e in online if not (row := _zoo(e)) or not row.revision]
     pinned = [e for e in online if e not in loose]
-    if pinned: notes.append(f"{', '.join(pinned)}: from the hub, fingerprinted by id and commit")
-    if loose: notes.append(f"{', '.join(loose)}: from the hub, not pinned to a commit: a run records the one that it loaded")
+    if pinned:
+        notes.append(f"{', '.join(pinned)}: from the hub, fingerprinted by id and commit")
+    if loose:
+        notes.append(f"{', '.join(loose)}: from the hub, not pinned to a commit: a run records the one that it loaded")
     return idle + notes
 
 
 def _command(study: Study, data: str, out) -> str:
     "The command line that repeats a study."
     words = ["bertvision", "run", *(study.call or [study.name])]
-    if data and not all(get_task(t).at_hand for t in study.tasks): words += ["--data", "DIR"]
-    if Path(out) != Path("outputs"): words += ["--out", "OUT"]
+    if data and not all(get_task(t).at_hand for t in study.tasks):
+        words += ["--data", "DIR"]
+    if Path(out) != Path("outputs"):
+        words += ["--out", "OUT"]
     return shlex.join(words)
 
 # %% ../../nbs/engine/07_plan.ipynb #ece60c7c
 def plan(
     study: Study,
-    data=None, # folder in GLUE's layout; None = BERTVISION_DATA, else the hub
-    out="outputs", # folder of all studies
-    inputs: bool = True, # look for the plain text, and for the weights that come with packages; a report of finished runs needs neither
-    code: bool = True, # fingerprint what the runs execute and read; a report of finished runs asks for no fingerprint
+    data=None,  # folder in GLUE's layout; None = BERTVISION_DATA, else the hub
+    out="outputs",  # folder of all studies
+    inputs: bool = True,  # look for the plain text, and for the weights that come with packages; a report of finished runs needs neither
+    code: bool = True,  # fingerprint what the runs execute and read; a report of finished runs asks for no fingerprint
 ) -> Plan:
     "Turn a study into checked jobs; raises the first error that a run would meet. Writes nothing."
     root = data_root(data)
@@ -283,14 +374,25 @@ def plan(
     made = {}
     for step in study.steps.values():
         template, where = _template(step.experiment, code), f"study {study.name}, step {step.name}"
-        made[step.name] = [_job(step, template, grid, made, folder / "runs", data, where) for grid in _grids(study, step, template.names)]
+        made[step.name] = [
+            _job(step, template, grid, made, folder / "runs", data, where)
+            for grid in _grids(study, step, template.names)
+        ]
         ids = [j.id for j in made[step.name]]
-        if long := next((id for id in ids if len(id.encode()) > 200), None): raise StudyError(f"{where}: the run {long:.60}… would need a folder's name of {len(long.encode())} bytes: expected at most 200; give shorter names to what is swept")
-        if twice := {id for id in ids if ids.count(id) > 1}: raise StudyError(f"{where}: two runs would share the folder {min(twice)}: give the swept values names that differ in letters, digits, dots or dashes")
+        if long := next((id for id in ids if len(id.encode()) > 200), None):
+            raise StudyError(
+                f"{where}: the run {long:.60}… would need a folder's name of {len(long.encode())} bytes: expected at most 200; give shorter names to what is swept"
+            )
+        if twice := {id for id in ids if ids.count(id) > 1}:
+            raise StudyError(
+                f"{where}: two runs would share the folder {min(twice)}: give the swept values names that differ in letters, digits, dots or dashes"
+            )
     for name in study.encoders:
-        if inputs and (row := _zoo(name)) and row.package: locate(name)
+        if inputs and (row := _zoo(name)) and row.package:
+            locate(name)
     jobs = [j for jobs in made.values() for j in jobs]
-    for place in {_text(j, data) for j in jobs if inputs} - {None}: corpus_files(place)
+    for place in {_text(j, data) for j in jobs if inputs} - {None}:
+        corpus_files(place)
     return Plan(study, folder, data, jobs, _notes(study, data), _command(study, data, out))
 
 # %% ../../nbs/engine/07_plan.ipynb #5779dc34
@@ -300,7 +402,8 @@ RUNNER_LOCK = ".runner.lock"  # held by the process that executes the notebook
 @dataclass(frozen=True)
 class State:
     "Where a job stands."
-    name: str            # done | new | changed | failed | interrupted | running
+
+    name: str  # done | new | changed | failed | interrupted | running
     why: str = ""
     record: dict | None = None
 
@@ -328,26 +431,34 @@ def _stale(job: Job, record: dict) -> str:
     "Return why a finished run that says what it executed is no longer what the job is; '' when it still is."
     old = record.get("fingerprints") or {}
     parts = [name for name in ("notebook", "parameters", "inputs") if old.get(name) != job.parts[name]]
-    if parts: return f"{', '.join(parts)} changed"
-    try: names = executed_changes(record, home_of(job.folder, {"run": job.id}))
-    except DataError as e: return str(e)
-    if names: return f"{_named(names)} changed"
+    if parts:
+        return f"{', '.join(parts)} changed"
+    try:
+        names = executed_changes(record, home_of(job.folder, {"run": job.id}))
+    except DataError as e:
+        return str(e)
+    if names:
+        return f"{_named(names)} changed"
     for id, stamp in (record.get("made_from") or {}).items():
-        try: known = stamps_of(read_record(job.folder.parent / id))
-        except DataError: continue  # the run is gone, or will be judged by itself
-        if stamp not in known: return f"{id}, on which it builds, was run again"
+        try:
+            known = stamps_of(read_record(job.folder.parent / id))
+        except DataError:
+            continue  # the run is gone, or will be judged by itself
+        if stamp not in known:
+            return f"{id}, on which it builds, was run again"
     return ""
 
 
 def study_states(
     plan: "Plan",
-) -> dict: # job id -> State, in the order of the plan
+) -> dict:  # job id -> State, in the order of the plan
     "Return where all jobs stand. A run whose upstream run has changed counts as changed."
     states = {}
     for job in plan.jobs:
         state = job_state(job)
         first = next((n for n in job.needs if n in states and states[n].name == "changed"), None)
-        if state.name == "done" and first: state = State("changed", f"{first}, on which it builds, is to be run again", state.record)
+        if state.name == "done" and first:
+            state = State("changed", f"{first}, on which it builds, is to be run again", state.record)
         states[job.id] = state
     return states
 
@@ -356,19 +467,27 @@ def job_state(
     job: Job,
 ) -> State:
     "Read a job's record; one that is cut off counts as not there, and `why` names the file."
-    if not (job.folder / "record.json").exists(): return State("new")
-    try: record = read_record(job.folder)
-    except DataError as e: return State("new", str(e))
+    if not (job.folder / "record.json").exists():
+        return State("new")
+    try:
+        record = read_record(job.folder)
+    except DataError as e:
+        return State("new", str(e))
     foreign = foreign_record(job.folder, record)
-    if record["status"] == "done" and foreign: return State("changed", foreign, record)
+    if record["status"] == "done" and foreign:
+        return State("changed", foreign, record)
     same = (record.get("fingerprints") or {}).get("job") == job.fingerprint
     if record["status"] == "done" and record.get("executed"):
         why = _stale(job, record)
         return State("changed" if why else "done", why, record)
-    if record["status"] == "done" and same: return State("done", "", record)
-    if locked(job.folder / RUNNER_LOCK) or locked(job.folder / ".lock"): return State("running", "", record)
-    if not same: return State("changed", _changes(job, record), record)
-    if record["status"] == "failed": return State("failed", (record.get("failure") or {}).get("reason", ""), record)
+    if record["status"] == "done" and same:
+        return State("done", "", record)
+    if locked(job.folder / RUNNER_LOCK) or locked(job.folder / ".lock"):
+        return State("running", "", record)
+    if not same:
+        return State("changed", _changes(job, record), record)
+    if record["status"] == "failed":
+        return State("failed", (record.get("failure") or {}).get("reason", ""), record)
     return State("interrupted", "it can go on from its checkpoint", record)
 
 # %% ../../nbs/engine/07_plan.ipynb #b1648302
@@ -376,40 +495,66 @@ _PLAN = {"study": str, "title": str, "command": str, "published": str, "titles":
 
 
 def read_plan(
-    folder, # of a study
-) -> dict: # study, title, command, jobs, …; {} when there is no plan.json
+    folder,  # of a study
+) -> dict:  # study, title, command, jobs, …; {} when there is no plan.json
     "What a study was to run, from its plan.json; raises DataError that names the key of the fault."
     path = Path(folder) / "plan.json"
-    if not path.exists(): return {}
+    if not path.exists():
+        return {}
     found = read_json(path, dict)
     for name, kind in _PLAN.items():
-        if not isinstance(found.get(name, kind()), kind): raise DataError(f"{path}: {name} = {found[name]!r:.40}: expected {kind.__name__}")
-    if not isinstance(found.get("jobs", []), list): raise DataError(f"{path}: jobs = {found['jobs']!r:.40}: expected list")
+        if not isinstance(found.get(name, kind()), kind):
+            raise DataError(f"{path}: {name} = {found[name]!r:.40}: expected {kind.__name__}")
+    if not isinstance(found.get("jobs", []), list):
+        raise DataError(f"{path}: jobs = {found['jobs']!r:.40}: expected list")
     for i, job in enumerate(found.get("jobs", [])):
-        if fault := _job_fault(job): raise DataError(f"{path}: jobs: {i}: {fault}")
-    wrong = [k for k, v in found.get("titles", {}).items() if not isinstance(v, str)] + [k for k, v in found.get("highlights", {}).items() if not isinstance(v, list) or not all(isinstance(x, str) for x in v)]
-    if wrong: raise DataError(f"{path}: the title or the highlights of {wrong[0]!r} are not text")
+        if fault := _job_fault(job):
+            raise DataError(f"{path}: jobs: {i}: {fault}")
+    wrong = [k for k, v in found.get("titles", {}).items() if not isinstance(v, str)] + [
+        k
+        for k, v in found.get("highlights", {}).items()
+        if not isinstance(v, list) or not all(isinstance(x, str) for x in v)
+    ]
+    if wrong:
+        raise DataError(f"{path}: the title or the highlights of {wrong[0]!r} are not text")
     return found
 
-
+# %% ../../nbs/engine/07_plan.ipynb #93af739b
 def _job_fault(job) -> str:
     "What a planned run lacks; ''."
-    if not isinstance(job, dict) or not isinstance(job.get("run"), str) or not re.fullmatch(r"[^/\\\0]{1,255}", job["run"]): return f"{job!r:.60}: expected an object with the name of a run"
-    if not isinstance(job.get("parameters", {}), dict): return f"parameters = {job['parameters']!r:.40}: expected an object"
+    if (
+        not isinstance(job, dict)
+        or not isinstance(job.get("run"), str)
+        or not re.fullmatch(r"[^/\\\0]{1,255}", job["run"])
+    ):
+        return f"{job!r:.60}: expected an object with the name of a run"
+    if not isinstance(job.get("parameters", {}), dict):
+        return f"parameters = {job['parameters']!r:.40}: expected an object"
     asked = {**job.get("parameters", {}), **job}
-    return next((f"{k} = {asked[k]!r:.40}: expected text" for k in ("step", "task", "encoder") if not isinstance(asked.get(k), (str, type(None)))), "")
+    return next(
+        (
+            f"{k} = {asked[k]!r:.40}: expected text"
+            for k in ("step", "task", "encoder")
+            if not isinstance(asked.get(k), (str, type(None)))
+        ),
+        "",
+    )
 
 # %% ../../nbs/engine/07_plan.ipynb #fd10b199
 def data_forgotten(
     plan: Plan,
-    states: dict, # job id -> State
-) -> str: # '' when all is well
+    states: dict,  # job id -> State
+) -> str:  # '' when all is well
     "What is wrong when finished runs read a folder of data and this plan names none: all of them would start again from the hub."
-    if plan.data: return ""
+    if plan.data:
+        return ""
     runs = [id for id, s in states.items() if s.record and (s.record.get("parameters") or {}).get("data")]
-    if not runs: return ""
-    return (f"{len(runs)} runs of {plan.study.name}, {runs[0]} the first, read a data folder and none is given now, so they would start "
-            "again from the hub: give --data DIR (or BERTVISION_DATA), or another --out to keep them")
+    if not runs:
+        return ""
+    return (
+        f"{len(runs)} runs of {plan.study.name}, {runs[0]} the first, read a data folder and none is given now, so they would start "
+        "again from the hub: give --data DIR (or BERTVISION_DATA), or another --out to keep them"
+    )
 
 # %% ../../nbs/engine/07_plan.ipynb #52ed2645
 def _unit_place(name: str) -> tuple | None:
@@ -424,12 +569,14 @@ def _unit_place(name: str) -> tuple | None:
 
 
 def commit_of(
-    name: str, # training.loop.train_step
-) -> str: # its short hash, "not committed", or '' when nobody knows
+    name: str,  # training.loop.train_step
+) -> str:  # its short hash, "not committed", or '' when nobody knows
     "Return the last commit that has changed a function or a statement of the package."
     place = _unit_place(name)
-    if place is None: return ""
+    if place is None:
+        return ""
     path, first, last = place
-    if first and "0" * 40 in (_git(path.parent, "blame", "-l", "-s", f"-L{first},{last}", "--", path.name) or ""): return "not committed"
+    if first and "0" * 40 in (_git(path.parent, "blame", "-l", "-s", f"-L{first},{last}", "--", path.name) or ""):
+        return "not committed"
     how = [f"-L{first},{last}:{path.name}"] if first else ["--", path.name]
     return (_git(path.parent, "log", "-1", "-s", "--format=%h", *how) or "").strip()

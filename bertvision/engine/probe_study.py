@@ -20,13 +20,20 @@ CHOICES = ("pretrained", "fine_tuned", "both")
 _PLAIN = "mixes: false, control: false, codes: false, similarity: 0"
 
 
-def _tuned(fine_tuned: str, run: Path) -> tuple: # (over, needs, parameters, parameters of both sides) of the fine-tuned side
+def _tuned(
+    fine_tuned: str, run: Path
+) -> tuple:  # (over, needs, parameters, parameters of both sides) of the fine-tuned side
     "A `finetune` run of ours brings its split along; any other checkpoint is an encoder that somebody else has tuned. Its place is as seen from a run."
-    if not fine_tuned: return "", "    needs: [finetune]\n", {}, {}
+    if not fine_tuned:
+        return "", "    needs: [finetune]\n", {}, {}
     folder = Path(fine_tuned).expanduser()
     if (folder / "record.json").is_file():
         told = read_record(folder)["parameters"]
-        same = {k: told[k] for k in ("validation_fraction", "split_seed", "train_examples", "max_length", "doc_stride") if k in told}
+        same = {
+            k: told[k]
+            for k in ("validation_fraction", "split_seed", "train_examples", "max_length", "doc_stride")
+            if k in told
+        }
         return "", "", {"finetune_dir": os.path.relpath(folder.resolve(), run.expanduser().resolve()), **same}, same
     place = str(folder.resolve()) if check_encoder(fine_tuned) == "folder" else fine_tuned
     return "    over: [task, seed]\n", "", {"encoder": place, "side": "fine-tuned"}, {}
@@ -39,22 +46,27 @@ def _flow(parameters: dict) -> str:
 
 # %% ../../nbs/engine/14_probe_study.ipynb #38d550f1
 def probing_study(
-    side: str, # pretrained | fine_tuned | both
-    epochs: int, # of the probes; they are kept after each
-    task: str, # a name from `bertvision tasks`
-    encoder: str, # a zoo name, a folder or a hub id
-    fine_tuned: str = "", # folder of a `finetune` run, or another tuned checkpoint; "" = fine-tune here first
+    side: str,  # pretrained | fine_tuned | both
+    epochs: int,  # of the probes; they are kept after each
+    task: str,  # a name from `bertvision tasks`
+    encoder: str,  # a zoo name, a folder or a hub id
+    fine_tuned: str = "",  # folder of a `finetune` run, or another tuned checkpoint; "" = fine-tune here first
     seeds=(0,),
-    folder="outputs/probes", # of the experiment, from which a fine-tuned run is found
-) -> str: # YAML
+    folder="outputs/probes",  # of the experiment, from which a fine-tuned run is found
+) -> str:  # YAML
     "The study that trains these probes; raises ParameterError for another side, EncoderError for a checkpoint that cannot be one."
-    if side not in CHOICES: raise ParameterError(f"side = {side!r}: expected {', '.join(CHOICES)}")
+    if side not in CHOICES:
+        raise ParameterError(f"side = {side!r}: expected {', '.join(CHOICES)}")
     over, needs, tuned, same = _tuned(fine_tuned, Path(folder) / "runs" / "run")
-    common = {"epochs": epochs, "keep_probes": True} | ({"max_length": 384, "stored": False} if get_task(task).kind == "span" else {})
+    common = {"epochs": epochs, "keep_probes": True} | (
+        {"max_length": 384, "stored": False} if get_task(task).kind == "span" else {}
+    )
     rest = f", {_PLAIN}"
-    text = (f"# Written by `bertvision probes train`; run it again, or edit it and use `bertvision run` on it.\n"
-            f"title: \"Layer probes: {Path(encoder).name} on {get_task(task).title}\"\ntasks: [{task}]\nencoders: [{_flow({'e': encoder})[3:]}]\n"
-            f"seeds: [{', '.join(map(str, seeds))}]\nsteps:\n")
+    text = (
+        f"# Written by `bertvision probes train`; run it again, or edit it and use `bertvision run` on it.\n"
+        f'title: "Layer probes: {Path(encoder).name} on {get_task(task).title}"\ntasks: [{task}]\nencoders: [{_flow({"e": encoder})[3:]}]\n'
+        f"seeds: [{', '.join(map(str, seeds))}]\nsteps:\n"
+    )
     if side != "pretrained" and not fine_tuned:
         text += f"  finetune:\n    parameters: {{epochs: 3, batch_size: 8, lr: 3e-5, max_length: {common.get('max_length', 128)}, keep_model: true}}\n"
     if side != "fine_tuned":
@@ -63,15 +75,17 @@ def probing_study(
         text += f"  fine_tuned:\n    title: Fine-tuned\n    experiment: probe_layers\n{over}{needs}    parameters: {{{_flow(common | tuned)}{rest}}}\n"
     return text + "report: probes\n"
 
-
+# %% ../../nbs/engine/14_probe_study.ipynb #fb1db40a
 def write_probing_study(
-    out, # folder of all studies
-    name: str, # of the experiment, a folder in it
-    text: str, # from `probing_study`
-) -> Path: # the file
+    out,  # folder of all studies
+    name: str,  # of the experiment, a folder in it
+    text: str,  # from `probing_study`
+) -> Path:  # the file
     "Put the study into its experiment's folder; one that is there must be the same. Raises StudyError when it is not."
     path = Path(out).expanduser() / name / f"{name}.yaml"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise StudyError(f"{path} is another experiment: choose another --name, or run it as it is with `bertvision run {path.name}`")
+        raise StudyError(
+            f"{path} is another experiment: choose another --name, or run it as it is with `bertvision run {path.name}`"
+        )
     write_text(path, text)
     return path

@@ -20,9 +20,9 @@ from ..runs.parameters import notebook_cells
 
 # %% ../../nbs/engine/03_replay.ipynb #34cff4ad
 def cells_with(
-    notebook, # experiment
-    parameters: dict, # name -> value, of those that the notebook has
-) -> list[str]: # sources in the order of execution
+    notebook,  # experiment
+    parameters: dict,  # name -> value, of those that the notebook has
+) -> list[str]:  # sources in the order of execution
     "Return the code cells of a notebook with a cell of parameters behind its defaults."
     sources = []
     for cell in notebook_cells(notebook):
@@ -42,7 +42,7 @@ def _ours(finder) -> bool:
 
 
 def use_code(
-    root, # folder that holds bertvision/
+    root,  # folder that holds bertvision/
 ):
     "Forget the package as it is loaded and import it from a folder. Raises ImportError if another one answers."
     for name in [n for n in sys.modules if n.partition(".")[0] == "bertvision"]:
@@ -77,9 +77,11 @@ def _shell():
     from traitlets.config import Config
 
     class Shell(InteractiveShell):
-        def enable_gui(self, gui=None): pass
+        def enable_gui(self, gui=None):
+            pass
 
-        def enable_matplotlib(self, gui=None): return "agg", "agg"
+        def enable_matplotlib(self, gui=None):
+            return "agg", "agg"
 
     config = Config()
     config.HistoryManager.enabled = False
@@ -89,8 +91,8 @@ def _shell():
 
 # %% ../../nbs/engine/03_replay.ipynb #1ba54e36
 def run_cells(
-    sources: list, # of the cells
-) -> dict: # error: text, '' when all went well; cell: first line of the one that failed
+    sources: list,  # of the cells
+) -> dict:  # error: text, '' when all went well; cell: first line of the one that failed
     "Run cells one after the other in an IPython shell, up to the first that fails."
     import matplotlib.pyplot as plt
 
@@ -108,6 +110,7 @@ def run_cells(
 # %% ../../nbs/engine/03_replay.ipynb #fcbc90a6
 def _end_with(parent: int):
     "End this process when its parent is another one, in a thread."
+
     def look():
         while os.getppid() == parent:
             time.sleep(0.5)

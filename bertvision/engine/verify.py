@@ -9,7 +9,6 @@ __all__ = ['SMALL', 'small_parameters', 'why_no_code', 'Sources', 'Group', 'find
 
 # %% ../../nbs/engine/12_verify.ipynb #12cd236c
 import io
-import os
 import random
 import re
 import shutil
@@ -29,28 +28,43 @@ from fastcore.basics import patch
 
 import bertvision
 from ..core.errors import DataError, StudyError
-from ..core.io import read_json, write_json
 from ..core.hashing import fingerprint
+from ..core.io import read_json, write_json
 from ..core.machine import versions
-from ..runs.parameters import read_parameters
-from ..runs.locks import lock
-from ..runs.records import _code_version, read_record
 from .accept import accept_replayed, objection_to
 from .agreement import compare_runs, first_differences, verdict
-from .plan import data_forgotten, Job, job_state, Plan
-from .forecast import forecast, text_table, this_machine
-from .replay import cells_with
 from .child import explain, oom_kills
-from .local import child_environment
+from .forecast import forecast, text_table, this_machine
 from .forkserver import Nursery
+from .local import child_environment
+from .plan import Job, Plan, data_forgotten, job_state
+from .replay import cells_with
+from ..runs.locks import lock
+from ..runs.parameters import read_parameters
+from ..runs.records import _code_version, read_record
 
 # %% ../../nbs/engine/12_verify.ipynb #76b07fa4
 SMALL = {
-    "train_examples": 48, "report_examples": 32, "head_examples": 40, "probe_examples": 40,  # 0 stands for all
-    "hans_examples": 60, "map_examples": 100,
-    "epochs": 3.0, "batch_size": 16, "steps": 20, "evaluate": 2, "trials": 3,
-    "data_count": 20, "num_clusters": 8, "num_clusters_elements": 2, "min_samples": 5, "min_cluster_size": 5,
-    "similarity": 50, "perplexity_texts": 3, "examples": 2, "draws": 2,
+    "train_examples": 48,
+    "report_examples": 32,
+    "head_examples": 40,
+    "probe_examples": 40,  # 0 stands for all
+    "hans_examples": 60,
+    "map_examples": 100,
+    "epochs": 3.0,
+    "batch_size": 16,
+    "steps": 20,
+    "evaluate": 2,
+    "trials": 3,
+    "data_count": 20,
+    "num_clusters": 8,
+    "num_clusters_elements": 2,
+    "min_samples": 5,
+    "min_cluster_size": 5,
+    "similarity": 50,
+    "perplexity_texts": 3,
+    "examples": 2,
+    "draws": 2,
 }
 _ALL_IF_ZERO = ("train_examples", "report_examples", "head_examples", "probe_examples", "hans_examples", "map_examples")
 _LISTS = ("features", "ranks", "windows", "lengths")  # of a sweep within a run: the first two
@@ -77,9 +91,9 @@ def _scaled_step(step: int, steps: int) -> int:
 
 
 def small_parameters(
-    parameters: dict, # of a run
-    upstream_steps: int = 0, # of the pre-training that its checkpoint is from; 0 = none
-) -> dict: # those that differ in a replay
+    parameters: dict,  # of a run
+    upstream_steps: int = 0,  # of the pre-training that its checkpoint is from; 0 = none
+) -> dict:  # those that differ in a replay
     "Return the parameters that make a run small."
     small = {name: value for name, value in _FIXED.items() if name in parameters}
     names = SMALL.keys() & parameters.keys()
@@ -113,8 +127,8 @@ def _git(*command: str) -> subprocess.CompletedProcess | None:
 
 
 def why_no_code(
-    code_version: str, # of a record, such as 0.1.0+925e21a
-) -> str: # '' when the code can be fetched
+    code_version: str,  # of a record, such as 0.1.0+925e21a
+) -> str:  # '' when the code can be fetched
     "Tell why the code of a record cannot be had."
     commit = code_version.partition("+")[2]
     if code_version.endswith("-dirty"):
@@ -133,9 +147,11 @@ def why_no_code(
 # %% ../../nbs/engine/12_verify.ipynb #914220d4
 class Sources:
     "Folders with the code of commits, each fetched once."
-    def __init__(self,
-        place: Path, # in which they are made
-        given: dict | None = None, # code version -> folder that holds it already
+
+    def __init__(
+        self,
+        place: Path,  # in which they are made
+        given: dict | None = None,  # code version -> folder that holds it already
     ):
         self.place, self.folders, self.reasons = place, {k: Path(v) for k, v in (given or {}).items()}, {}
 
@@ -166,8 +182,9 @@ class Sources:
 @dataclass
 class Group:
     "Finished runs of one setting, made by the same code."
-    runs: list                # jobs, lowest seed first
-    records: dict             # job id -> record
+
+    runs: list  # jobs, lowest seed first
+    records: dict  # job id -> record
 
     @property
     def job(self) -> Job:
@@ -191,8 +208,8 @@ def _setting(job: Job, record: dict, upstream: list) -> str:
 # %% ../../nbs/engine/12_verify.ipynb #1b118339
 def find_groups(
     plan: Plan,
-    records: dict, # job id -> record of a finished run
-) -> list: # Groups, in the order of the plan
+    records: dict,  # job id -> record of a finished run
+) -> list:  # Groups, in the order of the plan
     "Group the finished runs of a study by setting."
     groups, keys = {}, {}
     for job in plan.jobs:  # needs come first
@@ -210,16 +227,17 @@ def find_groups(
 @dataclass
 class Replay:
     "A small run by the code of one side."
+
     job: Job
-    side: str                 # record | today | again
-    root: Path                # folder with the code
+    side: str  # record | today | again
+    root: Path  # folder with the code
     notebook: Path
     parameters: dict
-    folder: Path              # of the run
-    process: object = None    # while it runs
+    folder: Path  # of the run
+    process: object = None  # while it runs
     slot: int = 0
     started: float = 0.0
-    kills: int = 0            # processes that the system had killed for memory before
+    kills: int = 0  # processes that the system had killed for memory before
     failure: str | None = None  # None = not finished; '' = all went well
 
     @property
@@ -230,8 +248,8 @@ class Replay:
 
 def chain(
     job: Job,
-    most: int | None = 2, # of a list of folders; None = all
-) -> dict: # parameter -> ids of the runs that a replay needs
+    most: int | None = 2,  # of a list of folders; None = all
+) -> dict:  # parameter -> ids of the runs that a replay needs
     "Return the upstream runs of a job by the parameter that names their folders."
     found = {}
     for name in job.places:
@@ -240,7 +258,7 @@ def chain(
             found[name] = [Path(folder).name for folder in (value[:most] if isinstance(value, list) else [value])]
     return found
 
-
+# %% ../../nbs/engine/12_verify.ipynb #7c69d775
 def _outside(job: Job, name: str, value):
     "Make a folder outside the study absolute; it is named as seen from the run."
     if not name.endswith("_dir") or name in job.places or not isinstance(value, str) or not value:
@@ -266,11 +284,11 @@ def _given(job: Job, record: dict, names) -> dict:
 def replay_of(
     job: Job,
     record: dict,
-    side: str, # record | today | again
-    root: Path, # folder with the code
-    folder: Path, # of all replays
-    small: dict, # parameters that make it small
-    most: int | None = 2, # upstream runs of a list; None = all
+    side: str,  # record | today | again
+    root: Path,  # folder with the code
+    folder: Path,  # of all replays
+    small: dict,  # parameters that make it small
+    most: int | None = 2,  # upstream runs of a list; None = all
 ) -> Replay:
     "Plan one side of a comparison. Raises DataError if the code has no such notebook."
     notebook = _old_notebook(root, record) if side == "record" else job.experiment
@@ -307,7 +325,7 @@ def _upstream(plan: Plan, job: Job) -> list:
 
 def reported_whole(
     plan: Plan,
-) -> set: # ids of jobs
+) -> set:  # ids of jobs
     "Find the runs whose reported split must stay whole, because another run combines them with runs that score all of it."
     found = set()
     for job in plan.jobs:
@@ -320,13 +338,14 @@ def reported_whole(
 @dataclass
 class Verdict:
     "What a replay has shown."
-    result: str                                    # equal | rounding | different | unverifiable | other settings
+
+    result: str  # equal | rounding | different | unverifiable | other settings
     why: str = ""
-    compared: dict = field(default_factory=dict)   # kind -> values
-    where: dict = field(default_factory=dict)      # kind -> first place where they part
-    replay: dict = field(default_factory=dict)     # parameters that made it small
+    compared: dict = field(default_factory=dict)  # kind -> values
+    where: dict = field(default_factory=dict)  # kind -> first place where they part
+    replay: dict = field(default_factory=dict)  # parameters that made it small
     seconds: float = 0.0
-    device: dict = field(default_factory=dict)     # on which it holds
+    device: dict = field(default_factory=dict)  # on which it holds
 
     @property
     def holds(self) -> bool:
@@ -336,9 +355,9 @@ class Verdict:
 
 def obstacle(
     job: Job,
-    records: dict, # job id -> record of a finished run
+    records: dict,  # job id -> record of a finished run
     sources: Sources,
-) -> Verdict | None: # None when it can be replayed
+) -> Verdict | None:  # None when it can be replayed
     "Tell why a run cannot be replayed."
     record = records[job.id]
     if why := objection_to(job, record):
@@ -358,14 +377,16 @@ _PRELOADED = ("sklearn.cluster", "sklearn.decomposition", "safetensors.torch", "
 
 class Rehearsal:
     "The replays of a study, in an order in which they can be run."
+
     most, longest = 2, 900  # upstream runs of a list; seconds of one replay
 
-    def __init__(self,
+    def __init__(
+        self,
         plan: Plan,
-        records: dict, # job id -> record of a finished run
-        place: Path, # temporary folder
+        records: dict,  # job id -> record of a finished run
+        place: Path,  # temporary folder
         sources: Sources,
-        jobs: int = 1, # replays at once
+        jobs: int = 1,  # replays at once
     ):
         self.plan, self.records, self.place, self.sources, self.jobs = plan, records, place, sources, jobs
         self.today = Path(bertvision.__file__).resolve().parents[1]
@@ -506,8 +527,12 @@ def _failed(old: str, new: str, small: dict) -> Verdict:
     if old and new:
         return Verdict("unverifiable", f"neither code runs at this size: {old}; today: {new}", replay=small)
     if old:
-        return Verdict("unverifiable", f"the code of the record does not run with the libraries of today: {old}", replay=small)
-    return Verdict("different", f"today's code fails where the record's does not: {new}", where={"failure": new}, replay=small)
+        return Verdict(
+            "unverifiable", f"the code of the record does not run with the libraries of today: {old}", replay=small
+        )
+    return Verdict(
+        "different", f"today's code fails where the record's does not: {new}", where={"failure": new}, replay=small
+    )
 
 # %% ../../nbs/engine/12_verify.ipynb #cab12eb4
 @patch
@@ -529,7 +554,9 @@ def _judge(self: Rehearsal, id: str):
         itself = compare_runs(new.folder, again.folder) if not again.failure else None
         if itself is None or itself.differences:
             reason = _places(first_differences(itself)) if itself else _plain(again.failure)
-            found = Verdict("unverifiable", f"today's code differs from itself: {reason}", found.compared, replay=found.replay)
+            found = Verdict(
+                "unverifiable", f"today's code differs from itself: {reason}", found.compared, replay=found.replay
+            )
     found.seconds = sum(r.ended for r in sides.values() if isinstance(r, Replay))
     found.device = _device_of(new)
     self.verdicts[id] = found
@@ -630,12 +657,17 @@ def stop(self: Rehearsal):
 def evidence_of(
     found: Verdict,
     record: dict,
-) -> dict: # result, compared, replay, record_code, code, versions, device, when, seconds, and where or why
+) -> dict:  # result, compared, replay, record_code, code, versions, device, when, seconds, and where or why
     "Return what a verdict leaves in a record."
     evidence = {
-        "result": found.result, "compared": found.compared, "replay": found.replay,
-        "record_code": str(record.get("code_version")), "code": _code_version(), "versions": versions(),
-        "device": found.device, "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "result": found.result,
+        "compared": found.compared,
+        "replay": found.replay,
+        "record_code": str(record.get("code_version")),
+        "code": _code_version(),
+        "versions": versions(),
+        "device": found.device,
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(found.seconds, 1),
     }
     if found.where:
@@ -661,10 +693,11 @@ _RESULTS = ("equal", "rounding", "different", "unverifiable", "other settings")
 @dataclass
 class Verified:
     "What became of the settings of a study."
-    groups: list                                   # Groups
-    verdicts: dict = field(default_factory=dict)   # number of the group -> Verdict
-    accepted: list = field(default_factory=list)   # ids of runs that count for today's code from now on
-    refused: dict = field(default_factory=dict)    # id of a run -> why it cannot be accepted
+
+    groups: list  # Groups
+    verdicts: dict = field(default_factory=dict)  # number of the group -> Verdict
+    accepted: list = field(default_factory=list)  # ids of runs that count for today's code from now on
+    refused: dict = field(default_factory=dict)  # id of a run -> why it cannot be accepted
     seconds: float = 0.0
 
     def count(self, result: str) -> int:
@@ -722,15 +755,19 @@ def _remembered(group: Group) -> Verdict | None:
     if len(found) < len(group.runs) or any(e["result"] not in ("equal", "rounding") for e in found):
         return None
     e = found[0]
-    return Verdict(e["result"], e.get("why", ""), e["compared"], e.get("where", {}), e["replay"], e["seconds"], e["device"])
+    return Verdict(
+        e["result"], e.get("why", ""), e["compared"], e.get("where", {}), e["replay"], e["seconds"], e["device"]
+    )
 
 
 def _announce(result: Verified, rehearsal: Rehearsal, say):
     "Tell what will be replayed and what cannot be."
     groups, known = result.groups, len(result.verdicts)
     runs, seconds = sum(len(g.runs) for g in groups), _expected_seconds(rehearsal.records, rehearsal.order)
-    say(f"{len(groups)} settings of {runs} finished runs, {known} verified before; {len(rehearsal.order)} runs to replay twice, "
-        f"about {seconds / rehearsal.jobs / 60:.0f} minutes (by the last replay, or 20 s a run)")
+    say(
+        f"{len(groups)} settings of {runs} finished runs, {known} verified before; {len(rehearsal.order)} runs to replay twice, "
+        f"about {seconds / rehearsal.jobs / 60:.0f} minutes (by the last replay, or 20 s a run)"
+    )
     reasons = {}
     for group in groups:
         if found := rehearsal.verdicts.get(group.job.id):
@@ -764,7 +801,9 @@ def _line(i: int, total: int, group: Group, found: Verdict) -> str:
 @contextmanager
 def _temporary_folder():
     "Make a folder that is removed at the end, after Ctrl-C and SIGTERM, too."
-    def end(*_): raise SystemExit(143)
+
+    def end(*_):
+        raise SystemExit(143)
 
     ours = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, end) if ours else None
@@ -778,11 +817,11 @@ def _temporary_folder():
 # %% ../../nbs/engine/12_verify.ipynb #0cd0c9f9
 def verify(
     plan: Plan,
-    jobs: int = 1, # replays at once
-    say=print, # called with each line of progress
-    dry_run: bool = False, # tell what would be replayed, and stop
-    again: bool = False, # also the settings that the same code and libraries have verified before
-    codes: dict | None = None, # code version -> folder with bertvision/ and nbs/, for code that no commit holds
+    jobs: int = 1,  # replays at once
+    say=print,  # called with each line of progress
+    dry_run: bool = False,  # tell what would be replayed, and stop
+    again: bool = False,  # also the settings that the same code and libraries have verified before
+    codes: dict | None = None,  # code version -> folder with bertvision/ and nbs/, for code that no commit holds
 ) -> Verified:
     "Replay each setting of a study with the code of its record and with today's. Raises StudyError if nothing is finished."
     held = None if dry_run else lock(plan.folder / ".lock")
@@ -839,6 +878,7 @@ def _take_in(result: Verified, rehearsal: Rehearsal, proofs: dict, say):
 # %% ../../nbs/engine/12_verify.ipynb #301804be
 class FullRehearsal(Rehearsal):
     "Whole runs by today's code, beside what is in their folders."
+
     most, longest = None, 24 * 3600
 
     def blocks(self, found: Verdict) -> bool:
@@ -863,8 +903,12 @@ class FullRehearsal(Rehearsal):
             found = Verdict("equal", "", agreement.counts)
             if agreement.differences:
                 machines = _machines(self.records[id], read_record(new.folder))
-                found = Verdict("different", "; ".join([_closeness(folder, new.folder), *machines]),
-                                agreement.counts, first_differences(agreement))
+                found = Verdict(
+                    "different",
+                    "; ".join([_closeness(folder, new.folder), *machines]),
+                    agreement.counts,
+                    first_differences(agreement),
+                )
         found.seconds = new.ended
         self.verdicts[id] = found
 
@@ -872,7 +916,9 @@ class FullRehearsal(Rehearsal):
 def _scores(record: dict) -> dict:
     "All scores of a run, of its variants, too."
     tables = {("",): record.get("metrics") or {}}
-    tables |= {(str(v.get("variant")), str(v.get("seed"))): v.get("metrics") or {} for v in record.get("variants") or []}
+    tables |= {
+        (str(v.get("variant")), str(v.get("seed"))): v.get("metrics") or {} for v in record.get("variants") or []
+    }
     rows = [(key, split, row) for key, table in tables.items() for split, row in table.items()]
     return {(*key, split, name): value for key, split, row in rows for name, value in row.items()}
 
@@ -897,17 +943,19 @@ def _machines(old: dict, new: dict) -> list:
     ours = {**(new.get("versions") or {}), **(new.get("device") or {})}
     theirs = {**(old.get("versions") or {}), **(old.get("device") or {})}
     about = [*(new.get("versions") or {}), "name", "threads", "precision"]
-    return [f"{name} {theirs.get(name)} then, {ours.get(name)} now" for name in about if theirs.get(name) != ours.get(name)]
+    return [
+        f"{name} {theirs.get(name)} then, {ours.get(name)} now" for name in about if theirs.get(name) != ours.get(name)
+    ]
 
 # %% ../../nbs/engine/12_verify.ipynb #b10cd61c
 def verify_full(
     plan: Plan,
-    number: int, # of runs
-    seed: int = 0, # of the draw
-    jobs: int = 1, # runs at once
-    say=print, # called with each line of progress
-    dry_run: bool = False, # tell what would be run, and stop
-) -> dict: # id of a drawn run -> Verdict
+    number: int,  # of runs
+    seed: int = 0,  # of the draw
+    jobs: int = 1,  # runs at once
+    say=print,  # called with each line of progress
+    dry_run: bool = False,  # tell what would be run, and stop
+) -> dict:  # id of a drawn run -> Verdict
     "Run finished runs again at full size with today's code and compare. Raises StudyError if nothing is finished."
     records, costs = _finished(plan, say), forecast(plan)
     done = [job for job in plan.jobs if job.id in records and "rounds" not in job.parameters]

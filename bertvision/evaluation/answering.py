@@ -18,34 +18,38 @@ from ..data.squad import Questions, read_squad
 from ..data.tasks import get_task
 from ..models.encoders import load_encoder
 from ..qa.decoding import answers, decode_spans, write_answers
-from ..qa.scoring import Official, official, score_answers, Scored
+from ..qa.scoring import Official, Scored, official, score_answers
 from ..qa.windows import make_windows
 from ..runs.records import read_record
 from ..training.trainer import predict
 
 # %% ../../nbs/evaluation/00_answering.ipynb #4475023d
-def _by_question(path, kinds: tuple, what: str, expected: str) -> dict: # question id -> value
+def _by_question(path, kinds: tuple, what: str, expected: str) -> dict:  # question id -> value
     found = read_json(path)
-    if not isinstance(found, dict): raise DataError(f"{path}: expected an object of question ids and {expected}s")
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: expected an object of question ids and {expected}s")
     bad = next((k for k, v in found.items() if type(v) not in kinds or (str not in kinds and not abs(v) < 1e300)), None)
-    if bad is not None: raise DataError(f"{path}: {what} of {bad!r}: {found[bad]!r:.40}, expected a {expected}")
+    if bad is not None:
+        raise DataError(f"{path}: {what} of {bad!r}: {found[bad]!r:.40}, expected a {expected}")
     return found
 
 
-def _read_answered(path, predictions, null_odds) -> tuple: # (Questions, id -> text, id -> null odds or None)
+def _read_answered(path, predictions, null_odds) -> tuple:  # (Questions, id -> text, id -> null odds or None)
     gold = read_squad(path)
     if gold.unlabelled:
-        raise DataError(f"{path}: question {gold.unlabelled[0]!r} has no list of answers: there is nothing to score against")
+        raise DataError(
+            f"{path}: question {gold.unlabelled[0]!r} has no list of answers: there is nothing to score against"
+        )
     texts = _by_question(predictions, (str,), "the answer", "text")
     odds = _by_question(null_odds, (int, float), "the null odds", "number") if null_odds else None
     return gold, texts, odds
 
 
 def score_file(
-    path, # official JSON with gold answers
-    predictions, # predictions.json
-    null_odds=None, # null_odds.json
-    threshold: float | None = None, # null odds above it make an answer empty
+    path,  # official JSON with gold answers
+    predictions,  # predictions.json
+    null_odds=None,  # null_odds.json
+    threshold: float | None = None,  # null odds above it make an answer empty
 ) -> Scored:
     "Score predictions against a file. Raises DataError for a file that cannot be read, or questions without a list of answers."
     gold, *answered = _read_answered(path, predictions, null_odds)
@@ -53,10 +57,10 @@ def score_file(
 
 # %% ../../nbs/evaluation/00_answering.ipynb #0aaf3a94
 def script_of(
-    path, # official JSON
-    questions: Questions, # of that file
-    null_odds=None, # null odds, or None
-) -> str: # 1.1 | 2.0
+    path,  # official JSON
+    questions: Questions,  # of that file
+    null_odds=None,  # null odds, or None
+) -> str:  # 1.1 | 2.0
     "Return which official script a file is for: 2.0 if a question has no answer, null odds are given or its version says so."
     if null_odds is not None or any(not a["text"] for a in questions.answers):
         return "2.0"
@@ -65,11 +69,11 @@ def script_of(
 
 
 def official_file(
-    path, # official JSON with gold answers
-    predictions, # predictions.json
-    null_odds=None, # null_odds.json
-    threshold: float | None = None, # null odds above it make an answer empty; None = 1.0, as in the script
-    script: str | None = None, # 1.1 | 2.0; None = `script_of` the file
+    path,  # official JSON with gold answers
+    predictions,  # predictions.json
+    null_odds=None,  # null_odds.json
+    threshold: float | None = None,  # null odds above it make an answer empty; None = 1.0, as in the script
+    script: str | None = None,  # 1.1 | 2.0; None = `script_of` the file
 ) -> Official:
     "Score predictions against a file as an official script does. Raises DataError or ParameterError for what cannot be scored."
     gold, texts, odds = _read_answered(path, predictions, null_odds)
@@ -79,42 +83,51 @@ def official_file(
 # %% ../../nbs/evaluation/00_answering.ipynb #5116c962
 def as_dataset(
     q: Questions,
-) -> datasets.Dataset: # example_id, question, context, answers
+) -> datasets.Dataset:  # example_id, question, context, answers
     "Questions as the examples of a task."
-    return datasets.Dataset.from_dict({"example_id": q.ids, "question": q.questions, "context": q.contexts, "answers": q.answers})
+    return datasets.Dataset.from_dict(
+        {"example_id": q.ids, "question": q.questions, "context": q.contexts, "answers": q.answers}
+    )
 
 
 def null_threshold(
-    encoder: str, # as `answer_file` takes it
-    threshold: float | None = None, # a wish
+    encoder: str,  # as `answer_file` takes it
+    threshold: float | None = None,  # a wish
 ) -> float:
     "The wish; without one what a `finetune` run has tuned on its selection part and recorded beside its model; 0 for any other checkpoint."
-    if threshold is not None: return threshold
+    if threshold is not None:
+        return threshold
     run = Path(encoder).parent
-    told = read_record(run).get("threshold") if Path(encoder).name == "model" and (run / "record.json").is_file() else None
+    told = (
+        read_record(run).get("threshold") if Path(encoder).name == "model" and (run / "record.json").is_file() else None
+    )
     return 0.0 if told is None else told
 
 # %% ../../nbs/evaluation/00_answering.ipynb #ce634518
 def answer_file(
-    path, # official JSON, with or without gold answers
-    encoder: str, # as `load_encoder` takes it; with a trained span head
-    out, # folder for predictions.json, nbest_predictions.json and null_odds.json
-    task: str = "squad2", # a span task: whether questions may have no answer
-    threshold: float | None = None, # of the null odds, where they may; None = as tuned by the encoder's own run, else 0
-    max_length: int = 384, # tokens of a window
-    doc_stride: int = 128, # tokens from the start of a window to that of the next
-) -> Official | None: # None when the file has no gold answers
+    path,  # official JSON, with or without gold answers
+    encoder: str,  # as `load_encoder` takes it; with a trained span head
+    out,  # folder for predictions.json, nbest_predictions.json and null_odds.json
+    task: str = "squad2",  # a span task: whether questions may have no answer
+    threshold: float
+    | None = None,  # of the null odds, where they may; None = as tuned by the encoder's own run, else 0
+    max_length: int = 384,  # tokens of a window
+    doc_stride: int = 128,  # tokens from the start of a window to that of the next
+) -> Official | None:  # None when the file has no gold answers
     "Write the answers of a checkpoint to a file's questions. Raises DataError for the file or task, EncoderError for a checkpoint without a span head."
     row, questions = get_task(task), read_squad(path)
-    if row.kind != "span": raise DataError(f"task {row.name!r} has no spans; expected squad1 or squad2")
+    if row.kind != "span":
+        raise DataError(f"task {row.name!r} has no spans; expected squad1 or squad2")
     loaded = load_encoder(encoder, row)
-    if any("is new" in note for note in loaded.notes): raise EncoderError(f"{encoder} has no trained span head: fine-tune it first")
+    if any("is new" in note for note in loaded.notes):
+        raise EncoderError(f"{encoder} has no trained span head: fine-tune it first")
     windows = make_windows(as_dataset(questions), loaded.tokenizer, max_length, doc_stride)
     loaded.check(windows)
     decoded = decode_spans(windows, predict(loaded.model.to(device()), windows, precision="auto"))
     limit = null_threshold(encoder, threshold) if row.no_answer else None
     write_answers(out, decoded, limit)
-    if questions.unlabelled: return None
+    if questions.unlabelled:
+        return None
     null_odds = decoded.null_odds if row.no_answer else None
     script = script_of(path, questions, null_odds)
     return official(windows.ids, windows.answers, answers(decoded), null_odds, limit, script)

@@ -21,10 +21,11 @@ from ..runs.run import read_rows
 # %% ../../nbs/evaluation/01_ensembles.ipynb #30b3e8d3
 class Aligned(NamedTuple):
     "Predictions of K models, row for row of the same example."
+
     rows: pd.DataFrame  # split, example_id, label; sorted by the first two
-    stack: np.ndarray   # (K, N, C) probabilities, or (K, N) scores of a regression
-    columns: list       # C names p_<label>; none for a regression
-    names: list         # K names, for messages and tables
+    stack: np.ndarray  # (K, N, C) probabilities, or (K, N) scores of a regression
+    columns: list  # C names p_<label>; none for a regression
+    names: list  # K names, for messages and tables
 
 
 _KEYS = ["split", "example_id"]
@@ -32,21 +33,26 @@ _KEYS = ["split", "example_id"]
 # %% ../../nbs/evaluation/01_ensembles.ipynb #e0aab7a6
 def _named(tables) -> dict:
     named = dict(tables) if isinstance(tables, dict) else {f"table {i}": t for i, t in enumerate(tables)}
-    if not named: raise DataError("there are no predictions to combine: expected at least one table")
+    if not named:
+        raise DataError("there are no predictions to combine: expected at least one table")
     return named
 
 
 def _sorted(name: str, table: pd.DataFrame) -> pd.DataFrame:
     "Checked to be a table of predictions, sorted by split and example."
     lacks = [c for c in (*_KEYS, "label", "prediction") if c not in table.columns]
-    if lacks: raise DataError(f"{name} has no column {', '.join(lacks)}: expected a table of predictions")
-    if not len(table): raise DataError(f"{name} has no rows")
+    if lacks:
+        raise DataError(f"{name} has no column {', '.join(lacks)}: expected a table of predictions")
+    if not len(table):
+        raise DataError(f"{name} has no rows")
     twice = table.duplicated(_KEYS)
-    if twice.any(): raise DataError(f"{name} has the example {_row(table[twice].iloc[0])} twice")
+    if twice.any():
+        raise DataError(f"{name} has the example {_row(table[twice].iloc[0])} twice")
     return table.sort_values(_KEYS, kind="stable", ignore_index=True)
 
 
-def _row(row) -> str: return f"{row.example_id} ({row.split})"
+def _row(row) -> str:
+    return f"{row.example_id} ({row.split})"
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #e47e1270
 def _check_same(first: str, one: pd.DataFrame, name: str, other: pd.DataFrame):
@@ -56,22 +62,27 @@ def _check_same(first: str, one: pd.DataFrame, name: str, other: pd.DataFrame):
     alone = both[both._merge != "both"]
     if len(alone):
         here, there = (first, name) if alone.iloc[0]._merge == "left_only" else (name, first)
-        raise DataError(f"{here} has the example {_row(alone.iloc[0])}, {there} has not ({len(alone)} such rows): "
-                        "expected the same examples in each")
+        raise DataError(
+            f"{here} has the example {_row(alone.iloc[0])}, {there} has not ({len(alone)} such rows): "
+            "expected the same examples in each"
+        )
     apart = both[(both.label != both.label_other) & ~(both.label.isna() & both.label_other.isna())]
     if len(apart):
         row = apart.iloc[0]
-        raise DataError(f"the example {_row(row)} has the label {row.label} in {first} and {row.label_other} in {name} "
-                        f"({len(apart)} such rows)")
+        raise DataError(
+            f"the example {_row(row)} has the label {row.label} in {first} and {row.label_other} in {name} "
+            f"({len(apart)} such rows)"
+        )
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #273bd81e
-def _values(name: str, table: pd.DataFrame, columns: list) -> np.ndarray: # (N, C), or (N,) for a regression
+def _values(name: str, table: pd.DataFrame, columns: list) -> np.ndarray:  # (N, C), or (N,) for a regression
     "Probabilities or scores; raises DataError for what is neither."
     if not columns and table.prediction.dtype.kind != "f":
         raise DataError(f"{name} has class ids but no probabilities (columns p_<label>): there is nothing to combine")
     x = table[columns].to_numpy(np.float64) if columns else table.prediction.to_numpy(np.float64)
     bad = ~np.isfinite(x)
-    if columns: bad = bad.any(1) | (x < 0).any(1) | (np.abs(x.sum(1) - 1) > 1e-3)
+    if columns:
+        bad = bad.any(1) | (x < 0).any(1) | (np.abs(x.sum(1) - 1) > 1e-3)
     if bad.any():
         i, expected = int(bad.argmax()), "probabilities that sum to 1" if columns else "a finite score"
         raise DataError(f"{name}: {_row(table.iloc[i])} has {x[i].tolist()}: expected {expected}")
@@ -79,7 +90,7 @@ def _values(name: str, table: pd.DataFrame, columns: list) -> np.ndarray: # (N, 
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #4d08247c
 def align(
-    tables, # list of prediction tables, or {name: table}; see bertvision.qa.grading.grade
+    tables,  # list of prediction tables, or {name: table}; see bertvision.qa.grading.grade
 ) -> Aligned:
     "Bring tables into one order; raises DataError that names the first row, label or class in which they differ."
     named = {name: _sorted(name, t) for name, t in _named(tables).items()}
@@ -97,8 +108,9 @@ def align(
 _TINY = 1e-45  # the smallest float32 above 0: what a probability of 0 stands for under the logarithm
 
 
-def _weights(weights, k: int) -> np.ndarray: # (K,)
-    if weights is None: return np.full(k, 1 / k)
+def _weights(weights, k: int) -> np.ndarray:  # (K,)
+    if weights is None:
+        return np.full(k, 1 / k)
     w = np.asarray(weights, dtype=np.float64)
     if w.shape != (k,) or not (w >= 0).all() or abs(w.sum() - 1) > 1e-9:
         raise ParameterError(f"weights = {weights!r}: expected {k} numbers from 0 on that sum to 1")
@@ -106,41 +118,49 @@ def _weights(weights, k: int) -> np.ndarray: # (K,)
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #934e0e47
 def merge(
-    stack, # (K, …, C) probabilities of K models over the last axis: classes, or a span's positions
-    how: str = "mean", # maximum | mean | logits
-    weights=None, # (K,) that sum to 1, equal when None; not for maximum
-) -> np.ndarray: # (…, C) float64, sums to 1
+    stack,  # (K, …, C) probabilities of K models over the last axis: classes, or a span's positions
+    how: str = "mean",  # maximum | mean | logits
+    weights=None,  # (K,) that sum to 1, equal when None; not for maximum
+) -> np.ndarray:  # (…, C) float64, sums to 1
     "Merge distributions; raises ParameterError for an unknown way or weights that do not fit."
     stack = np.asarray(stack, dtype=np.float64)
     w = _weights(weights, len(stack))
-    if how == "mean": return np.tensordot(w, stack, 1)
+    if how == "mean":
+        return np.tensordot(w, stack, 1)
     if how == "maximum":
-        if weights is not None: raise ParameterError("weights: a maximum has none")
+        if weights is not None:
+            raise ParameterError("weights: a maximum has none")
         p = stack.max(0)
     elif how == "logits":
         logs = np.tensordot(w, np.log(np.maximum(stack, _TINY)), 1)  # (…, C)
         p = np.exp(logs - logs.max(-1, keepdims=True))
-    else: raise ParameterError(f"how = {how!r}: expected maximum, mean or logits{suggest(how, ('maximum', 'mean', 'logits'))}")
+    else:
+        raise ParameterError(
+            f"how = {how!r}: expected maximum, mean or logits{suggest(how, ('maximum', 'mean', 'logits'))}"
+        )
     return p / p.sum(-1, keepdims=True)
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #e98dd801
 def _part(tables, split: str) -> dict:
     parts = {name: t[t.split == split] for name, t in _named(tables).items()}
     for name, t in parts.items():
-        if not len(t): raise DataError(f"{name} has no rows of the split {split!r}: a weight is tuned on what selects")
+        if not len(t):
+            raise DataError(f"{name} has no rows of the split {split!r}: a weight is tuned on what selects")
     return parts
 
 
 def weight_curve(
-    tables, # two prediction tables, or {name: table}
-    metric: str, # key of METRICS, of the tables' kind
-    split: str = "selection", # the only rows that are looked at
-) -> pd.DataFrame: # weight of the first (0, 0.05 … 1), score
+    tables,  # two prediction tables, or {name: table}
+    metric: str,  # key of METRICS, of the tables' kind
+    split: str = "selection",  # the only rows that are looked at
+) -> pd.DataFrame:  # weight of the first (0, 0.05 … 1), score
     "Score of the weighted mean at each weight; raises DataError and ParameterError."
-    if len(tables) != 2: raise ParameterError(f"a weight is tuned for two models, not {len(tables)}")
+    if len(tables) != 2:
+        raise ParameterError(f"a weight is tuned for two models, not {len(tables)}")
     both = align(_part(tables, split))
     kind = "classification" if both.columns else "regression"
-    if get_metric(metric).kind != kind: raise ParameterError(f"metric = {metric!r} does not suit a {kind}")
+    if get_metric(metric).kind != kind:
+        raise ParameterError(f"metric = {metric!r} does not suit a {kind}")
     grid = np.arange(21) / 20
     merged = [merge(both.stack, "mean", [w, 1 - w]) for w in grid]  # 21 × (N, C) or (N,)
     scores = [score(metric, p.argmax(1) if both.columns else p, both.rows.label)[metric] for p in merged]
@@ -148,10 +168,10 @@ def weight_curve(
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #ea49a4ec
 def tune_weight(
-    tables, # two prediction tables, or {name: table}
-    metric: str, # key of METRICS: the task's first
-    split: str = "selection", # the only rows that are looked at
-) -> float: # weight of the first model, 0 … 1
+    tables,  # two prediction tables, or {name: table}
+    metric: str,  # key of METRICS: the task's first
+    split: str = "selection",  # the only rows that are looked at
+) -> float:  # weight of the first model, 0 … 1
     "The weight with the best score, the nearest to 0.5 among equals; raises DataError and ParameterError."
     curve = weight_curve(tables, metric, split)
     value = curve.score.fillna(-np.inf)
@@ -167,23 +187,30 @@ def _check_way(how: str, kind: str, metric, weights):
     if how not in every:
         raise ParameterError(f"how = {how!r}: expected one of {', '.join(every)}{suggest(how, every)}")
     if how not in WAYS[kind]:
-        why = "the larger of two scores is biased upwards" if how == "maximum" else "a regression has scores, no probabilities"
+        why = (
+            "the larger of two scores is biased upwards"
+            if how == "maximum"
+            else "a regression has scores, no probabilities"
+        )
         raise ParameterError(f"how = {how!r}: {why}; use mean or tuned")
-    if how == "tuned" and metric is None: raise ParameterError("how = 'tuned' needs metric = the task's first metric")
-    if how == "tuned" and weights is not None: raise ParameterError("weights: with how = 'tuned' they are found, not given")
+    if how == "tuned" and metric is None:
+        raise ParameterError("how = 'tuned' needs metric = the task's first metric")
+    if how == "tuned" and weights is not None:
+        raise ParameterError("weights: with how = 'tuned' they are found, not given")
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #6b7088e4
 def combine(
-    tables, # two or more prediction tables, or {name: table}
-    how: str = "mean", # maximum | mean | logits | tuned; for a regression mean | tuned
+    tables,  # two or more prediction tables, or {name: table}
+    how: str = "mean",  # maximum | mean | logits | tuned; for a regression mean | tuned
     *,
-    metric: str | None = None, # for tuned: key of METRICS
-    weights=None, # (K,) that sum to 1, for mean and logits; equal when None
-    selection: str = "selection", # for tuned: the split that the weight is chosen on
-) -> pd.DataFrame: # split, example_id, label, prediction [, p_<label> …], sorted by the first two
+    metric: str | None = None,  # for tuned: key of METRICS
+    weights=None,  # (K,) that sum to 1, for mean and logits; equal when None
+    selection: str = "selection",  # for tuned: the split that the weight is chosen on
+) -> pd.DataFrame:  # split, example_id, label, prediction [, p_<label> …], sorted by the first two
     "The ensemble's predictions; raises DataError for tables that do not fit and ParameterError."
     both = align(tables)
-    if len(both.names) < 2: raise ParameterError("an ensemble needs at least two tables")
+    if len(both.names) < 2:
+        raise ParameterError("an ensemble needs at least two tables")
     _check_way(how, "classification" if both.columns else "regression", metric, weights)
     if how == "tuned":
         w = tune_weight(tables, metric, selection)
@@ -194,85 +221,101 @@ def combine(
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #877be72b
 def table_scores(
-    table: pd.DataFrame, # predictions
-    metrics, # one metric or several, keys of METRICS
-) -> dict: # split -> metric -> value
+    table: pd.DataFrame,  # predictions
+    metrics,  # one metric or several, keys of METRICS
+) -> dict:  # split -> metric -> value
     "Scores of a table's splits; raises what `score` raises."
     return {split: score(metrics, part.prediction, part.label) for split, part in table.groupby("split", sort=False)}
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #59868596
 def compare(
-    models: dict, # name -> prediction table
-    metrics, # one metric or several; the first is tuned for
-    ways=None, # of WAYS; all that suit the tables when None
-    selection: str = "selection", # split that a weight is tuned on
-) -> pd.DataFrame: # one row a model and a way; columns "<split> <metric>" and the weight of the first model
+    models: dict,  # name -> prediction table
+    metrics,  # one metric or several; the first is tuned for
+    ways=None,  # of WAYS; all that suit the tables when None
+    selection: str = "selection",  # split that a weight is tuned on
+) -> pd.DataFrame:  # one row a model and a way; columns "<split> <metric>" and the weight of the first model
     "Single models beside their ensembles; raises DataError and ParameterError."
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     kind = "classification" if align(models).columns else "regression"
-    if ways is None: ways = [w for w in WAYS[kind] if w != "tuned" or len(models) == 2]
+    if ways is None:
+        ways = [w for w in WAYS[kind] if w != "tuned" or len(models) == 2]
     for name in models:
-        if name in ways: raise ParameterError(f"a model is named {name!r}, like a way to combine: choose another name")
+        if name in ways:
+            raise ParameterError(f"a model is named {name!r}, like a way to combine: choose another name")
     tables = models | {w: combine(models, w, metric=metrics[0], selection=selection) for w in ways}
     scores = {name: table_scores(t, metrics) for name, t in tables.items()}
-    found = {name: {f"{s} {m}": v for s, row in splits.items() for m, v in row.items()} for name, splits in scores.items()}
-    for w in ways: found[w]["weight"] = tune_weight(models, metrics[0], selection) if w == "tuned" else np.nan
+    found = {
+        name: {f"{s} {m}": v for s, row in splits.items() for m, v in row.items()} for name, splits in scores.items()
+    }
+    for w in ways:
+        found[w]["weight"] = tune_weight(models, metrics[0], selection) if w == "tuned" else np.nan
     return pd.DataFrame(found).T
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #9986986b
 def read_predictions(
-    folder, # of a finished run
-    variant: str = "", # which head of a bank
-) -> tuple: # (seed, prediction table)
+    folder,  # of a finished run
+    variant: str = "",  # which head of a bank
+) -> tuple:  # (seed, prediction table)
     "Raises DataError when there are no predictions or no such head."
     path = Path(folder) / "predictions.parquet"
     rows = read_rows(path)
     if variant:
         heads = set(rows["variant"]) if "variant" in rows else set()
-        if variant not in heads: raise DataError(f"{path} has no head {variant!r}: there are {', '.join(sorted(heads)) or 'none'}")
+        if variant not in heads:
+            raise DataError(f"{path} has no head {variant!r}: there are {', '.join(sorted(heads)) or 'none'}")
         rows = rows[rows["variant"] == variant].drop(columns="variant")
     return read_record(folder)["seed"], rows
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #5035b8cb
 class Pair(NamedTuple):
     "Two models to be combined."
+
     title: str
-    seed: int             # of the first
-    tables: dict          # name -> prediction table
-    other: int | None     # seed of the second BERT; None with a head
+    seed: int  # of the first
+    tables: dict  # name -> prediction table
+    other: int | None  # seed of the second BERT; None with a head
 
 
 def pair_seeds(
-    berts: dict, # seed -> prediction table
-    heads: dict, # seed -> prediction table of the head on that BERT's states
-    head: str, # its name
-) -> list: # of Pair
+    berts: dict,  # seed -> prediction table
+    heads: dict,  # seed -> prediction table of the head on that BERT's states
+    head: str,  # its name
+) -> list:  # of Pair
     "Each BERT with its head, and each with the next BERT; raises DataError for a head without its BERT."
-    if missing := set(heads) - set(berts): raise DataError(f"no fine-tuned run of seed {missing.pop()} for its heads: seeds {sorted(berts)}")
+    if missing := set(heads) - set(berts):
+        raise DataError(f"no fine-tuned run of seed {missing.pop()} for its heads: seeds {sorted(berts)}")
     pairs = [Pair(f"BERT + {head}", s, {"bert": berts[s], "head": heads[s]}, None) for s in sorted(heads)]
     order = sorted(berts)
-    if len(order) < 2: return pairs
-    return pairs + [Pair("two BERT seeds", s, {"bert": berts[s], "other": berts[t]}, t) for s, t in zip(order, [*order[1:], order[0]])]
+    if len(order) < 2:
+        return pairs
+    return pairs + [
+        Pair("two BERT seeds", s, {"bert": berts[s], "other": berts[t]}, t)
+        for s, t in zip(order, [*order[1:], order[0]])
+    ]
 
 # %% ../../nbs/evaluation/01_ensembles.ipynb #b6bfedd0
 SPAN_WAYS = ("maximum", "mean")
 
 
-def _log_softmax(logits: np.ndarray, starts: np.ndarray) -> np.ndarray: # (N, 2) over the tokens of each window
+def _log_softmax(logits: np.ndarray, starts: np.ndarray) -> np.ndarray:  # (N, 2) over the tokens of each window
     lengths = np.diff(np.r_[starts, len(logits)])
     x = logits - np.repeat(np.maximum.reduceat(logits, starts), lengths, axis=0)
     return x - np.log(np.repeat(np.add.reduceat(np.exp(x), starts), lengths, axis=0))
 
 
 def combine_spans(
-    logits: list, # of K models: (N, 2) start and end logits of all tokens of the same windows
-    lengths: np.ndarray, # (W,) tokens of each window
-    how: str = "maximum", # maximum | mean, of the probabilities at each position
-) -> np.ndarray: # (N, 2) logarithms of the combined values
+    logits: list,  # of K models: (N, 2) start and end logits of all tokens of the same windows
+    lengths: np.ndarray,  # (W,) tokens of each window
+    how: str = "maximum",  # maximum | mean, of the probabilities at each position
+) -> np.ndarray:  # (N, 2) logarithms of the combined values
     "Raises ParameterError for an unknown way, DataError for models on different windows."
-    if how not in SPAN_WAYS: raise ParameterError(f"how = {how!r}: expected one of {', '.join(SPAN_WAYS)}{suggest(how, SPAN_WAYS)}")
+    if how not in SPAN_WAYS:
+        raise ParameterError(f"how = {how!r}: expected one of {', '.join(SPAN_WAYS)}{suggest(how, SPAN_WAYS)}")
     wrong = [x.shape for x in logits if x.shape != (int(lengths.sum()), 2)]
-    if wrong or not logits: raise DataError(f"span logits of shape {wrong and wrong[0]}: expected ({int(lengths.sum())}, 2) from every model")
+    if wrong or not logits:
+        raise DataError(
+            f"span logits of shape {wrong and wrong[0]}: expected ({int(lengths.sum())}, 2) from every model"
+        )
     stack = np.stack([_log_softmax(np.asarray(x, np.float64), np.cumsum(lengths) - lengths) for x in logits])
     mean = np.logaddexp.reduce(stack) - np.log(len(stack))
     return (stack.max(0) if how == "maximum" else mean).astype(np.float32)

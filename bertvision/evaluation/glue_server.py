@@ -16,28 +16,38 @@ from ..core.errors import DataError
 from ..core.io import replacing, write_text
 from ..core.machine import device
 from ..data.sources import canonical, load_task, read_tsv
-from ..data.tasks import data_root, File, find_file, get_task, Task
+from ..data.tasks import File, Task, data_root, find_file, get_task
 from ..models.encoders import load_encoder
+from ..qa.grading import decide
 from ..qa.windows import tokenise_for
 from ..runs.records import foreign_record, read_record, run_identity
-from ..qa.grading import decide
 from ..training.trainer import predict
 
 # %% ../../nbs/evaluation/03_glue_server.ipynb #01d4715d
 GLUE_FILES = {  # file -> task, split
-    "CoLA": ("cola", "test"), "SST-2": ("sst-2", "test"), "MRPC": ("mrpc", "test"), "STS-B": ("sts-b", "test"), "QQP": ("qqp", "test"),
-    "MNLI-m": ("mnli", "test_matched"), "MNLI-mm": ("mnli", "test_mismatched"), "QNLI": ("qnli", "test"), "RTE": ("rte", "test"),
-    "AX": ("mnli", "test_ax"), "WNLI": ("", "test")}
+    "CoLA": ("cola", "test"),
+    "SST-2": ("sst-2", "test"),
+    "MRPC": ("mrpc", "test"),
+    "STS-B": ("sts-b", "test"),
+    "QQP": ("qqp", "test"),
+    "MNLI-m": ("mnli", "test_matched"),
+    "MNLI-mm": ("mnli", "test_mismatched"),
+    "QNLI": ("qnli", "test"),
+    "RTE": ("rte", "test"),
+    "AX": ("mnli", "test_ax"),
+    "WNLI": ("", "test"),
+}
 _ROWS = {"AX": 1104, "WNLI": 146}  # of what is no task here
 _AX = ("AX/AX.tsv", "AX/diagnostic.tsv", "diagnostic/diagnostic.tsv")
 
 
 def glue_predictions(
     task: Task,
-    logits: np.ndarray, # (N, C)
-) -> list: # of text
+    logits: np.ndarray,  # (N, C)
+) -> list:  # of text
     "Predictions as GLUE's server wants them: what the task's files write for a label, or a score within the task's range."
-    if task.kind == "regression": return [f"{x:.5f}" for x in np.clip(decide(logits, task.kind), *task.scores)]
+    if task.kind == "regression":
+        return [f"{x:.5f}" for x in np.clip(decide(logits, task.kind), *task.scores)]
     written = {name: raw for raw, name in task.raw.items()}
     return [written.get(task.labels[i], task.labels[i]) for i in decide(logits, task.kind)]
 
@@ -45,73 +55,102 @@ def glue_predictions(
 @dataclass(frozen=True)
 class Candidate:
     "A finetune run that can answer a test file."
+
     folder: Path
     task: str
-    score: float     # the task's headline on the part that selected
+    score: float  # the task's headline on the part that selected
     max_length: int
 
 
 def _candidate(folder: Path) -> Candidate | None:
     record, tasks = read_record(folder), {task for task, _ in GLUE_FILES.values()}
     p = record["parameters"]
-    if record["experiment"] != "finetune" or record["status"] != "done" or p.get("task") not in tasks or not (folder / "model" / "config.json").is_file(): return None
+    if (
+        record["experiment"] != "finetune"
+        or record["status"] != "done"
+        or p.get("task") not in tasks
+        or not (folder / "model" / "config.json").is_file()
+    ):
+        return None
     score = record["metrics"].get("selection", {}).get(get_task(p["task"]).metrics[0])
-    return None if score is None else Candidate(folder, p["task"], score, p["max_length"])  # one that has no score, as a constant answer has no correlation, is no candidate
+    return (
+        None if score is None else Candidate(folder, p["task"], score, p["max_length"])
+    )  # one that has no score, as a constant answer has no correlation, is no candidate
 
 # %% ../../nbs/evaluation/03_glue_server.ipynb #15b7bdad
-def _own_folders(place: Path) -> tuple: # (folders, sentences on those that are left out)
+def _own_folders(place: Path) -> tuple:  # (folders, sentences on those that are left out)
     "The runs' folders in a place, without copies and renamed ones; the place itself may have any name."
     folders, left_out, seen = [], [], {}
     for folder in sorted(p.parent for p in place.rglob("record.json")):
         record = read_record(folder)
         why = foreign_record(folder, record) if folder != place else ""
         first = seen.setdefault(run_identity(record) or str(folder), folder) if not why else folder
-        if first != folder: why = f"its record is that of {first.name}: the folder was copied"
-        if why: left_out.append(f"{folder.name} is left out: {why}")
-        else: folders.append(folder)
+        if first != folder:
+            why = f"its record is that of {first.name}: the folder was copied"
+        if why:
+            left_out.append(f"{folder.name} is left out: {why}")
+        else:
+            folders.append(folder)
     return folders, left_out
 
 
 def glue_runs(
-    place, # folder of a finetune run, or one with such folders at any depth, as a study's
-) -> dict: # task -> Candidates, the best first
+    place,  # folder of a finetune run, or one with such folders at any depth, as a study's
+) -> dict:  # task -> Candidates, the best first
     "The finished finetune runs on GLUE's tasks whose models were kept; raises DataError when there is none."
     folders, left_out = _own_folders(Path(place))
     found = [c for folder in folders if (c := _candidate(folder))]
     if not found:
-        raise DataError("; ".join([f"{place}: no finished finetune run on a task of GLUE that kept its model among {len(folders)} runs; expected some with keep_model: true", *left_out]))
-    return {task: sorted((c for c in found if c.task == task), key=lambda c: -c.score) for task in dict.fromkeys(c.task for c in found)}
+        raise DataError(
+            "; ".join(
+                [
+                    f"{place}: no finished finetune run on a task of GLUE that kept its model among {len(folders)} runs; expected some with keep_model: true",
+                    *left_out,
+                ]
+            )
+        )
+    return {
+        task: sorted((c for c in found if c.task == task), key=lambda c: -c.score)
+        for task in dict.fromkeys(c.task for c in found)
+    }
 
 # %% ../../nbs/evaluation/03_glue_server.ipynb #6db89650
 @dataclass
 class Submission:
     "What was written and what was not."
-    files: dict = field(default_factory=dict)    # file -> what it was made by
+
+    files: dict = field(default_factory=dict)  # file -> what it was made by
     missing: dict = field(default_factory=dict)  # file -> why it has no prediction of a model
     notes: list = field(default_factory=list)
-    zip: Path | None = None                      # of all eleven files
+    zip: Path | None = None  # of all eleven files
 
 
-def _test_rows(name: str, task: Task, split: str, data): # a dataset
+def _test_rows(name: str, task: Task, split: str, data):  # a dataset
     "The rows of one test file; raises DataError when it is not there."
-    if name != "AX": return load_task(task, data, splits=(split,))[split]
+    if name != "AX":
+        return load_task(task, data, splits=(split,))[split]
     root = data_root(data)
     place = next((p for n in _AX if root and (p := find_file(root, n))), None)
-    if place is None: raise DataError(f"no {' or '.join(_AX)} in the data folder")
+    if place is None:
+        raise DataError(f"no {' or '.join(_AX)} in the data folder")
     return canonical(task, split, read_tsv(place, File(place.name, ("sentence1", "sentence2"))))
 
 
-def _official(name: str) -> int: # rows
+def _official(name: str) -> int:  # rows
     task, split = GLUE_FILES[name]
     return _ROWS.get(name) or get_task(task).rows[split]
 
 
 def _write(out: Path, name: str, indices, predictions):
-    write_text(out / f"{name}.tsv", "index\tprediction\n" + "".join(f"{i}\t{p}\n" for i, p in zip(indices, predictions, strict=True)))
+    write_text(
+        out / f"{name}.tsv",
+        "index\tprediction\n" + "".join(f"{i}\t{p}\n" for i, p in zip(indices, predictions, strict=True)),
+    )
 
 
 def _constant(name: str) -> str:
-    if name == "WNLI": return "0"
+    if name == "WNLI":
+        return "0"
     task = get_task(GLUE_FILES[name][0])
     return glue_predictions(task, np.full((1, task.num_labels), np.mean(task.scores or 0.0), np.float32))[0]
 
@@ -119,7 +158,8 @@ def _constant(name: str) -> str:
 def _answer(told: Submission, out: Path, name: str, run: Candidate, encoder, data):
     "Write one file by a model, or note why not."
     task, split = get_task(run.task), GLUE_FILES[name][1]
-    try: rows = _test_rows(name, task, split, data)
+    try:
+        rows = _test_rows(name, task, split, data)
     except DataError as e:
         told.missing[name] = str(e)
         return
@@ -128,7 +168,10 @@ def _answer(told: Submission, out: Path, name: str, run: Candidate, encoder, dat
     logits = predict(encoder.model.to(device()), tokens, desc=name, precision="auto")
     _write(out, name, [int(id.rpartition("/")[2]) for id in tokens.example_ids], glue_predictions(task, logits))
     told.files[name] = f"{run.folder.name}, {task.metrics[0]} {run.score:.3f} on its selection part, {len(rows):,} rows"
-    if len(rows) != _official(name): told.notes.append(f"{name}.tsv has {len(rows):,} rows and the official test file {_official(name):,}: the server will refuse it")
+    if len(rows) != _official(name):
+        told.notes.append(
+            f"{name}.tsv has {len(rows):,} rows and the official test file {_official(name):,}: the server will refuse it"
+        )
 
 
 def _fill(told: Submission, out: Path):
@@ -138,28 +181,39 @@ def _fill(told: Submission, out: Path):
 
 # %% ../../nbs/evaluation/03_glue_server.ipynb #21e71abc
 def write_submission(
-    place, # see `glue_runs`
-    out, # folder for the files
-    data=None, # folder in GLUE's layout; None = BERTVISION_DATA, else the hub
-    fill: bool = False, # constant answers in the files that no model answers
+    place,  # see `glue_runs`
+    out,  # folder for the files
+    data=None,  # folder in GLUE's layout; None = BERTVISION_DATA, else the hub
+    fill: bool = False,  # constant answers in the files that no model answers
 ) -> Submission:
     "Write what the best run of each task predicts for its test files, and all in one zip when none is missing; raises DataError when no file could be written."
     runs, out, told = glue_runs(place), Path(out), Submission(notes=_own_folders(Path(place))[1])
     for task in dict.fromkeys(task for task, _ in GLUE_FILES.values()):
         names = [name for name, (owner, _) in GLUE_FILES.items() if owner == task]
         if task not in runs:
-            told.missing |= {name: f"no finished finetune run on {task} that kept its model" if task else "WNLI is no task here" for name in names}
+            told.missing |= {
+                name: f"no finished finetune run on {task} that kept its model" if task else "WNLI is no task here"
+                for name in names
+            }
             continue
         run = runs[task][0]
         encoder = load_encoder(str(run.folder / "model"), get_task(task))
-        for name in names: _answer(told, out, name, run, encoder, data)
-    if not told.files: raise DataError(f"{place}: no test file could be answered: " + "; ".join(f"{n}.tsv: {why}" for n, why in told.missing.items() if GLUE_FILES[n][0] in runs))
-    if fill: _fill(told, out)
-    if set(told.files) == set(GLUE_FILES): told.zip = _zip(out)
+        for name in names:
+            _answer(told, out, name, run, encoder, data)
+    if not told.files:
+        raise DataError(
+            f"{place}: no test file could be answered: "
+            + "; ".join(f"{n}.tsv: {why}" for n, why in told.missing.items() if GLUE_FILES[n][0] in runs)
+        )
+    if fill:
+        _fill(told, out)
+    if set(told.files) == set(GLUE_FILES):
+        told.zip = _zip(out)
     return told
 
 
 def _zip(out: Path) -> Path:
     with replacing(out / "submission.zip") as tmp, zipfile.ZipFile(tmp, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in GLUE_FILES: archive.write(out / f"{name}.tsv", f"{name}.tsv")
+        for name in GLUE_FILES:
+            archive.write(out / f"{name}.tsv", f"{name}.tsv")
     return out / "submission.zip"

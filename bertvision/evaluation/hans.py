@@ -23,7 +23,7 @@ from ..core.io import write_json, write_text
 from ..core.machine import device
 from ..data.batches import tokenise
 from ..data.files import decode, read_bytes
-from ..data.sources import canonical, load_task, read_tsv, TaskData
+from ..data.sources import TaskData, canonical, load_task, read_tsv
 from ..data.splits import stratified
 from ..data.tasks import get_task
 from ..metrics.scores import score
@@ -40,22 +40,30 @@ def _plain(name) -> str:
 
 
 def entailment_column(
-    labels, # label names in the order of the outputs
-) -> int: # where entailment is
+    labels,  # label names in the order of the outputs
+) -> int:  # where entailment is
     "The output that means entailment; raises DataError for names that are not those of entailment, in two classes or three."
     names = [_plain(name) for name in labels]
-    if names.count("entailment") == 1 and len(names) > 1 and len(set(names)) == len(names) and set(names) <= {"entailment", *_NOT}:
+    if (
+        names.count("entailment") == 1
+        and len(names) > 1
+        and len(set(names)) == len(names)
+        and set(names) <= {"entailment", *_NOT}
+    ):
         return names.index("entailment")
-    raise DataError(f"labels {list(labels)}: expected entailment, neutral, contradiction or entailment, not_entailment, in any order")
+    raise DataError(
+        f"labels {list(labels)}: expected entailment, neutral, contradiction or entailment, not_entailment, in any order"
+    )
 
 
 def two_way(
-    logits, # (N, C) logits or probabilities
-    labels, # C names in the order of the columns
-) -> np.ndarray: # (N,) 0 = entailment, 1 = non-entailment
+    logits,  # (N, C) logits or probabilities
+    labels,  # C names in the order of the columns
+) -> np.ndarray:  # (N,) 0 = entailment, 1 = non-entailment
     "HANS's answers of a head with two labels or three: the largest output, then its name. Raises DataError for labels that do not fit."
     x, column = np.asarray(logits), entailment_column(labels)
-    if x.ndim != 2 or x.shape[1] != len(labels): raise DataError(f"logits {x.shape}: expected one row an example and {len(labels)} columns")
+    if x.ndim != 2 or x.shape[1] != len(labels):
+        raise DataError(f"logits {x.shape}: expected one row an example and {len(labels)} columns")
     return (x.argmax(1) != column).astype(np.int64)
 
 # %% ../../nbs/evaluation/04_hans.ipynb #f911faa2
@@ -63,15 +71,17 @@ _HEADS = ("mnli", "rte", "hans")
 
 
 def load_nli(
-    name: str, # as `load_encoder` takes it; with a trained head
-    **kwargs, # of `load_encoder`
+    name: str,  # as `load_encoder` takes it; with a trained head
+    **kwargs,  # of `load_encoder`
 ) -> Encoder:
     "A checkpoint with a trained head for entailment; raises EncoderError when it has none, or one whose labels have no names."
     labels = head_labels(name, kwargs.get("revision"))
     task = next((t for t in _HEADS if labels and label_order(dict(enumerate(labels)), get_task(t).labels)), None)
     if labels and task is None:
-        raise EncoderError(f"{name} has a trained head with labels {list(labels)}: expected entailment, neutral, contradiction or entailment, not_entailment, "
-                           "in any order; set id2label in its config.json")
+        raise EncoderError(
+            f"{name} has a trained head with labels {list(labels)}: expected entailment, neutral, contradiction or entailment, not_entailment, "
+            "in any order; set id2label in its config.json"
+        )
     encoder = load_encoder(name, get_task(task), **kwargs) if task else None
     if encoder is None or any("is new" in note for note in encoder.notes):
         raise EncoderError(f"{name} has no trained head for entailment: fine-tune it on MNLI first")
@@ -79,37 +89,42 @@ def load_nli(
 
 
 def labels_of(
-    encoder: Encoder, # with a head
-) -> tuple: # label names in the order of the outputs
+    encoder: Encoder,  # with a head
+) -> tuple:  # label names in the order of the outputs
     "The labels of a head, from the model's configuration."
     return tuple(name for _, name in sorted(encoder.model.config.id2label.items()))
 
 # %% ../../nbs/evaluation/04_hans.ipynb #19a5d671
 class MnliScore(NamedTuple):
     "What a checkpoint gets on MNLI's dev set."
-    accuracy: float # of the head's own two or three labels
+
+    accuracy: float  # of the head's own two or three labels
     trivial: float  # of the best constant answer
     examples: int
 
 
-def _logits(encoder: Encoder, examples, max_length: int, precision: str, desc: str, cached: bool = True) -> np.ndarray: # (N, C)
+def _logits(
+    encoder: Encoder, examples, max_length: int, precision: str, desc: str, cached: bool = True
+) -> np.ndarray:  # (N, C)
     tokens = tokenise(examples, encoder.tokenizer, max_length, cached, desc=f"tokenise {desc}")
     encoder.check(tokens)
     return predict(encoder.model.to(device()), tokens, desc=desc, precision=precision)
 
 
 def mnli_score(
-    encoder: Encoder, # with a head for entailment
-    examples: datasets.Dataset, # of MNLI: its matched dev set
-    max_length: int = 128, # tokens of a pair
-    precision: str = "auto", # auto | bf16 | fp16 | fp32
+    encoder: Encoder,  # with a head for entailment
+    examples: datasets.Dataset,  # of MNLI: its matched dev set
+    max_length: int = 128,  # tokens of a pair
+    precision: str = "auto",  # auto | bf16 | fp16 | fp32
 ) -> MnliScore:
     "Accuracy on MNLI, by names of labels; raises DataError for labels that cannot be matched and for unlabelled examples."
     names, labels = examples.features["label"].names, labels_of(encoder)
     gold, logits = np.asarray(examples["label"]), _logits(encoder, examples, max_length, precision, "MNLI")
     order = label_order(dict(enumerate(labels)), names)
-    if order: said = logits[:, order].argmax(1)
-    else: said, gold = two_way(logits, labels), np.where(gold < 0, gold, gold != entailment_column(names))
+    if order:
+        said = logits[:, order].argmax(1)
+    else:
+        said, gold = two_way(logits, labels), np.where(gold < 0, gold, gold != entailment_column(names))
     accuracy = score(["accuracy"], said, gold)["accuracy"]
     return MnliScore(accuracy, float(np.bincount(gold).max() / len(gold)), len(gold))
 
@@ -118,29 +133,35 @@ _MARGIN = 0.05  # above the trivial predictor
 
 
 def chance_reason(
-    accuracy: float, # on MNLI's dev set, 0 to 1
-    trivial: float, # of a constant answer, 0 to 1
-    examples: int, # in that dev set
-) -> str: # "" = well above chance
+    accuracy: float,  # on MNLI's dev set, 0 to 1
+    trivial: float,  # of a constant answer, 0 to 1
+    examples: int,  # in that dev set
+) -> str:  # "" = well above chance
     "Why a checkpoint's result on HANS would mean nothing; raises ParameterError for what is no share or no number of examples."
     from scipy.stats import binom
 
     for name, x in (("accuracy", accuracy), ("trivial", trivial)):
-        if not 0 <= x <= 1: raise ParameterError(f"{name} = {x}: expected a share from 0 to 1")
-    if examples < 1: raise ParameterError(f"examples = {examples}: expected at least 1")
+        if not 0 <= x <= 1:
+            raise ParameterError(f"{name} = {x}: expected a share from 0 to 1")
+    if examples < 1:
+        raise ParameterError(f"examples = {examples}: expected at least 1")
     low, high = (x / examples for x in binom.interval(0.95, examples, trivial))
-    if accuracy > max(trivial + _MARGIN, high): return ""
-    told = f"accuracy {accuracy:.3f} on {examples:,} examples of MNLI's dev set where a constant answer gets {trivial:.3f}"
+    if accuracy > max(trivial + _MARGIN, high):
+        return ""
+    told = (
+        f"accuracy {accuracy:.3f} on {examples:,} examples of MNLI's dev set where a constant answer gets {trivial:.3f}"
+    )
     return f"{told}: that is {'below chance, its labels may be in another order' if accuracy < low else 'near chance, its answers to HANS would mean nothing'}"
 
 
 def check_above_chance(
-    accuracy: float, # on MNLI's dev set, 0 to 1
-    trivial: float, # of a constant answer, 0 to 1
-    examples: int, # in that dev set
+    accuracy: float,  # on MNLI's dev set, 0 to 1
+    trivial: float,  # of a constant answer, 0 to 1
+    examples: int,  # in that dev set
 ):
     "Raises DataError with `chance_reason` when there is one."
-    if reason := chance_reason(accuracy, trivial, examples): raise DataError(f"not scored on HANS: {reason}")
+    if reason := chance_reason(accuracy, trivial, examples):
+        raise DataError(f"not scored on HANS: {reason}")
 
 # %% ../../nbs/evaluation/04_hans.ipynb #46d73382
 _PAIRS = (
@@ -162,39 +183,59 @@ _PAIRS = (
 @dataclass(frozen=True)
 class SelfTest:
     "Answers to twelve plain pairs."
-    table: pd.DataFrame # kind, premise, hypothesis, expected, prediction, right
-    remark: str         # "" when its labels do not seem to be exchanged
+
+    table: pd.DataFrame  # kind, premise, hypothesis, expected, prediction, right
+    remark: str  # "" when its labels do not seem to be exchanged
 
     @property
-    def shares(self) -> dict: # label -> share right
+    def shares(self) -> dict:  # label -> share right
         "Right answers by label, entailment and the rest."
         entailed = self.table["expected"] == LABELS[0]
         return {label: float(self.table["right"][rows].mean()) for label, rows in zip(LABELS, (entailed, ~entailed))}
 
     def __repr__(self):
         right = ", ".join(f"{label} {x:.0%}" for label, x in self.shares.items())
-        return "\n".join([f"right: {right}", *filter(None, [self.remark]), self.table.drop(columns="expected").to_string(index=False)])
+        return "\n".join(
+            [
+                f"right: {right}",
+                *filter(None, [self.remark]),
+                self.table.drop(columns="expected").to_string(index=False),
+            ]
+        )
 
 # %% ../../nbs/evaluation/04_hans.ipynb #807ce7d3
 def _exchanged(table: pd.DataFrame) -> str:
     "What is said of repetitions and negations, when both are told apart under other names."
-    said = {name: table.loc[table["kind"].isin(kinds), "prediction"] for name, kinds in (("kept", ["same", "less"]), ("negated", ["negated"]))}
+    said = {
+        name: table.loc[table["kind"].isin(kinds), "prediction"]
+        for name, kinds in (("kept", ["same", "less"]), ("negated", ["negated"]))
+    }
     (kept, sure), (negated, certain) = ((x.mode()[0], x.value_counts(normalize=True).max()) for x in said.values())
-    if min(sure, certain) < 0.75 or kept == negated or _plain(kept) == "entailment": return ""
+    if min(sure, certain) < 0.75 or kept == negated or _plain(kept) == "entailment":
+        return ""
     return f"of twelve plain pairs it calls those that repeat the premise {kept} and those that deny it {negated}: its labels seem to be in another order"
 
 
 def self_test(
-    encoder: Encoder, # with a head for entailment
+    encoder: Encoder,  # with a head for entailment
 ) -> SelfTest:
     "Ask a head for the dozen pairs; raises DataError for labels that are not those of entailment."
     kinds, gold, premises, hypotheses = zip(*_PAIRS)
     labels, n = labels_of(encoder), len(_PAIRS)
-    data = datasets.Dataset.from_dict({"example_id": [f"pair/{i}" for i in range(n)], "text": premises, "text_pair": hypotheses, "label": [0] * n})
+    data = datasets.Dataset.from_dict(
+        {"example_id": [f"pair/{i}" for i in range(n)], "text": premises, "text_pair": hypotheses, "label": [0] * n}
+    )
     logits = _logits(encoder, data, 64, "auto", "self-test", cached=False)
     expected = [LABELS[g != "entailment"] for g in gold]
-    table = pd.DataFrame({"kind": kinds, "premise": premises, "hypothesis": hypotheses, "expected": expected,
-                          "prediction": [labels[i] for i in logits.argmax(1)]})
+    table = pd.DataFrame(
+        {
+            "kind": kinds,
+            "premise": premises,
+            "hypothesis": hypotheses,
+            "expected": expected,
+            "prediction": [labels[i] for i in logits.argmax(1)],
+        }
+    )
     table["right"] = [LABELS[i] == e for i, e in zip(two_way(logits, labels), expected)]
     return SelfTest(table, _exchanged(table))
 
@@ -202,30 +243,32 @@ def self_test(
 @dataclass(frozen=True)
 class HansResult:
     "Predictions on HANS and their scores by heuristic, label, subcase and template."
-    name: str            # of the encoder or the file
-    rows: pd.DataFrame   # example_id, label, prediction (0 = entailment, 1 = non-entailment), pairID, heuristic, subcase, template; no rows when refused
-    of: int              # pairs of the evaluation set
-    refused: str = ""    # why it was not scored
+
+    name: str  # of the encoder or the file
+    rows: pd.DataFrame  # example_id, label, prediction (0 = entailment, 1 = non-entailment), pairID, heuristic, subcase, template; no rows when refused
+    of: int  # pairs of the evaluation set
+    refused: str = ""  # why it was not scored
     mnli: MnliScore | None = None
 
     @cached_property
-    def right(self) -> pd.Series: # True or False a row
+    def right(self) -> pd.Series:  # True or False a row
         "Which answers are right."
         return self.rows["label"] == self.rows["prediction"]
 
-    def by(self,
-        *columns, # of the rows
-    ) -> pd.Series: # share right, groups in the order of the file
+    def by(
+        self,
+        *columns,  # of the rows
+    ) -> pd.Series:  # share right, groups in the order of the file
         "Accuracy of groups of rows."
         return self.right.groupby([self.rows[c] for c in columns], sort=False).mean()
 
     @property
-    def metrics(self) -> dict: # {} when refused
+    def metrics(self) -> dict:  # {} when refused
         "The accuracy over all pairs."
         return {"accuracy": float(self.right.mean())} if len(self.rows) else {}
 
     @property
-    def baseline(self) -> dict: # {} when refused
+    def baseline(self) -> dict:  # {} when refused
         "The accuracy of the better constant answer."
         return {"accuracy": float(self.rows["label"].value_counts(normalize=True).max())} if len(self.rows) else {}
 
@@ -235,15 +278,20 @@ _COLUMNS = ("pairID", "heuristic", "subcase", "template")
 
 def _result(name: str, data: datasets.Dataset, said, of: int, mnli: MnliScore | None = None) -> HansResult:
     more = {c: data[c][:] for c in _COLUMNS}
-    return HansResult(name, pd.DataFrame({"example_id": data["example_id"][:], "label": data["label"][:], "prediction": said, **more}), of, mnli=mnli)
+    return HansResult(
+        name,
+        pd.DataFrame({"example_id": data["example_id"][:], "label": data["label"][:], "prediction": said, **more}),
+        of,
+        mnli=mnli,
+    )
 
 # %% ../../nbs/evaluation/04_hans.ipynb #a9fb8475
-def _grouped(result: HansResult, *columns) -> dict: # empty when refused
+def _grouped(result: HansResult, *columns) -> dict:  # empty when refused
     return {name: float(x) for name, x in result.by(*columns).items()} if len(result.rows) else {}
 
 
 @patch(as_prop=True)
-def heuristics(self: HansResult) -> dict: # heuristic -> label -> share right
+def heuristics(self: HansResult) -> dict:  # heuristic -> label -> share right
     "What the paper reports: each heuristic, entailed and not."
     found = _grouped(self, "heuristic", "label")
     known = [h for h in get_task("hans").values["heuristic"] if any(h == heuristic for heuristic, _ in found)]
@@ -251,13 +299,13 @@ def heuristics(self: HansResult) -> dict: # heuristic -> label -> share right
 
 
 @patch(as_prop=True)
-def subcases(self: HansResult) -> dict: # subcase -> share right
+def subcases(self: HansResult) -> dict:  # subcase -> share right
     "The 30 subcases, in the order of the file."
     return _grouped(self, "subcase")
 
 
 @patch(as_prop=True)
-def templates(self: HansResult) -> dict: # template -> share right; {} when the file has none
+def templates(self: HansResult) -> dict:  # template -> share right; {} when the file has none
     "The templates that the pairs were made from."
     return {name: x for name, x in _grouped(self, "template").items() if name not in ("", "NA")}
 
@@ -265,27 +313,41 @@ def templates(self: HansResult) -> dict: # template -> share right; {} when the 
 @patch(as_prop=True)
 def record(self: HansResult) -> dict:
     "What a run records: number of examples, shares right by heuristic and subcase, and why it was refused, if it was."
-    return {"examples": len(self.rows), "heuristics": self.heuristics, "subcases": self.subcases, "refused": self.refused}
+    return {
+        "examples": len(self.rows),
+        "heuristics": self.heuristics,
+        "subcases": self.subcases,
+        "refused": self.refused,
+    }
 
 
 @patch(as_prop=True)
-def predictions(self: HansResult) -> pd.DataFrame: # split ("hans"), example_id, label, prediction, pairID, heuristic, subcase
+def predictions(
+    self: HansResult,
+) -> pd.DataFrame:  # split ("hans"), example_id, label, prediction, pairID, heuristic, subcase
     "What a run keeps of each pair; 0 = entailment, 1 = non-entailment."
     return self.rows.drop(columns="template").assign(split="hans")[["split", *self.rows.columns.drop("template")]]
 
 
 @patch
-def table(self: HansResult) -> pd.DataFrame: # heuristics and "all" × entailment, non-entailment, both
+def table(self: HansResult) -> pd.DataFrame:  # heuristics and "all" × entailment, non-entailment, both
     "Share right by heuristic and label."
-    if not len(self.rows): return pd.DataFrame(columns=[*LABELS, "both"])
-    rows = {name: {**by, "both": float(self.right[self.rows["heuristic"] == name].mean())} for name, by in self.heuristics.items()}
+    if not len(self.rows):
+        return pd.DataFrame(columns=[*LABELS, "both"])
+    rows = {
+        name: {**by, "both": float(self.right[self.rows["heuristic"] == name].mean())}
+        for name, by in self.heuristics.items()
+    }
     means = {LABELS[label]: float(x) for label, x in self.by("label").items()}
-    return pd.DataFrame(rows | {"all": {**means, "both": self.metrics["accuracy"]}}).T.reindex(columns=[*LABELS, "both"])
+    return pd.DataFrame(rows | {"all": {**means, "both": self.metrics["accuracy"]}}).T.reindex(
+        columns=[*LABELS, "both"]
+    )
 
-
+# %% ../../nbs/evaluation/04_hans.ipynb #3a01f99a
 @patch
 def __repr__(self: HansResult):
-    if self.refused: return f"HANS, {self.name}: refused: {self.refused}"
+    if self.refused:
+        return f"HANS, {self.name}: refused: {self.refused}"
     pairs = f"{len(self.rows):,} pairs" if len(self.rows) == self.of else f"{len(self.rows):,} of {self.of:,} pairs"
     return f"HANS, {self.name}: accuracy {self.metrics['accuracy']:.3f} on {pairs}; share right:\n{self.table().to_string(float_format='{:.3f}'.format)}"
 
@@ -298,7 +360,12 @@ def plot(self: HansResult):
     _, ax = plt.subplots(figsize=(6, 3), layout="constrained")
     by = self.heuristics
     for k, label in enumerate(LABELS):
-        bars = ax.bar(np.arange(len(by)) + 0.4 * k - 0.2, [100 * shares.get(label, np.nan) for shares in by.values()], 0.38, label=label)
+        bars = ax.bar(
+            np.arange(len(by)) + 0.4 * k - 0.2,
+            [100 * shares.get(label, np.nan) for shares in by.values()],
+            0.38,
+            label=label,
+        )
         ax.bar_label(bars, fmt="%.0f", fontsize=8)
     ax.axhline(50, color="grey", linestyle=":", label="chance")
     told = ", ".join(f"{100 * x:.0f} % of {label}" for label, x in self.table().loc["all", list(LABELS)].items())
@@ -309,21 +376,25 @@ def plot(self: HansResult):
 
 # %% ../../nbs/evaluation/04_hans.ipynb #c419a9b1
 def hans_part(
-    examples: datasets.Dataset, # of the task hans
-    n: int, # how many, about, at least one of each subcase; 0 = all
+    examples: datasets.Dataset,  # of the task hans
+    n: int,  # how many, about, at least one of each subcase; 0 = all
     seed: int = 0,
 ) -> datasets.Dataset:
     "A part in which each subcase has its share; raises ParameterError for a negative number, DataError for a subcase of one pair."
-    if n < 0: raise ParameterError(f"examples = {n}: expected 0 (all) or more")
-    if not n or n >= len(examples): return examples
+    if n < 0:
+        raise ParameterError(f"examples = {n}: expected 0 (all) or more")
+    if not n or n >= len(examples):
+        return examples
     return examples.select(stratified(np.array(examples["subcase"][:]), n, seed))
 
 
 def _check_pairs(examples: datasets.Dataset) -> datasets.Dataset:
     missing = [c for c in _COLUMNS if c not in examples.column_names]
-    if missing: raise DataError(f"no column {', '.join(missing)}: expected the examples of load_task('hans')")
+    if missing:
+        raise DataError(f"no column {', '.join(missing)}: expected the examples of load_task('hans')")
     ids = pd.Series(examples["pairID"][:])
-    if not ids.is_unique: raise DataError(f"pairID {ids[ids.duplicated()].iloc[0]!r} occurs twice: every pair needs its own")
+    if not ids.is_unique:
+        raise DataError(f"pairID {ids[ids.duplicated()].iloc[0]!r} occurs twice: every pair needs its own")
     return examples
 
 # %% ../../nbs/evaluation/04_hans.ipynb #45d71412
@@ -334,23 +405,32 @@ def _refused(encoder: Encoder, mnli: MnliScore) -> str:
 
 
 def evaluate_hans(
-    encoder: Encoder, # with a head for entailment, of three labels or two
-    data, # examples of the task hans, or what `load_task` returns: then its validation split
-    mnli: MnliScore | tuple | None = None, # accuracy, trivial accuracy and number of examples of the same checkpoint on MNLI's dev set; None = no guard
-    examples: int = 0, # a part of about so many, with all subcases; 0 = all
+    encoder: Encoder,  # with a head for entailment, of three labels or two
+    data,  # examples of the task hans, or what `load_task` returns: then its validation split
+    mnli: MnliScore
+    | tuple
+    | None = None,  # accuracy, trivial accuracy and number of examples of the same checkpoint on MNLI's dev set; None = no guard
+    examples: int = 0,  # a part of about so many, with all subcases; 0 = all
     *,
-    seed: int = 0, # of the part
-    max_length: int = 128, # tokens of a pair
-    precision: str = "auto", # auto | bf16 | fp16 | fp32
-    strict: bool = True, # raise when the guard refuses; False: a result without rows that says why
+    seed: int = 0,  # of the part
+    max_length: int = 128,  # tokens of a pair
+    precision: str = "auto",  # auto | bf16 | fp16 | fp32
+    strict: bool = True,  # raise when the guard refuses; False: a result without rows that says why
 ) -> HansResult:
     "Score an encoder on HANS; raises DataError when MNLI's accuracy is near chance, or for labels or columns that are not those expected."
     data = _check_pairs(data["validation"] if isinstance(data, TaskData) else data)
     entailment_column(labels_of(encoder))
     mnli = mnli and MnliScore(*mnli)
     if mnli and (reason := _refused(encoder, mnli)):
-        if strict: raise DataError(f"not scored on HANS: {reason}")
-        return HansResult(encoder.name, pd.DataFrame(columns=["example_id", "label", "prediction", *_COLUMNS]), len(data), reason, mnli)
+        if strict:
+            raise DataError(f"not scored on HANS: {reason}")
+        return HansResult(
+            encoder.name,
+            pd.DataFrame(columns=["example_id", "label", "prediction", *_COLUMNS]),
+            len(data),
+            reason,
+            mnli,
+        )
     part = hans_part(data, examples, seed)
     said = two_way(_logits(encoder, part, max_length, precision, "HANS"), labels_of(encoder))
     return _result(encoder.name, part, said, len(data), mnli)
@@ -360,67 +440,86 @@ _HEADER = "pairID,gold_label"
 
 
 def write_hans(
-    path, # predictions.txt
+    path,  # predictions.txt
     result: HansResult,
-) -> Path: # the path written
+) -> Path:  # the path written
     "Write predictions as the official script reads them."
     lines = (f"{pair},{LABELS[said]}" for pair, said in zip(result.rows["pairID"], result.rows["prediction"]))
     return write_text(path, "\n".join([_HEADER, *lines]) + "\n")
 
 
 def read_hans(
-    path, # predictions, plain or .gz
-) -> dict: # pairID -> 0 entailment, 1 non-entailment
+    path,  # predictions, plain or .gz
+) -> dict:  # pairID -> 0 entailment, 1 non-entailment
     "Read a file in the official format; raises DataError that names the line."
     lines = decode(read_bytes(path), path).rstrip("\n").split("\n")
-    if lines[0].strip() != _HEADER: raise DataError(f"{path}:1: {lines[0]!r:.60}: expected the header {_HEADER}")
+    if lines[0].strip() != _HEADER:
+        raise DataError(f"{path}:1: {lines[0]!r:.60}: expected the header {_HEADER}")
     found = {}
     for n, line in enumerate(lines[1:], 2):
         pair, _, label = line.strip().partition(",")
-        if _plain(label) not in {"entailment", *_NOT}: raise DataError(f"{path}:{n}: label {label!r:.40}: expected {' or '.join(LABELS)}, as in ex0,entailment")
-        if pair in found: raise DataError(f"{path}:{n}: pairID {pair!r} occurs twice")
+        if _plain(label) not in {"entailment", *_NOT}:
+            raise DataError(f"{path}:{n}: label {label!r:.40}: expected {' or '.join(LABELS)}, as in ex0,entailment")
+        if pair in found:
+            raise DataError(f"{path}:{n}: pairID {pair!r} occurs twice")
         found[pair] = int(_plain(label) != "entailment")
     return found
 
 # %% ../../nbs/evaluation/04_hans.ipynb #9f76910f
-def _pairs(source) -> tuple: # examples of HANS, and how to call their place
-    if isinstance(source, (datasets.Dataset, TaskData)): return source["validation"] if isinstance(source, TaskData) else source, "the evaluation set"
+def _pairs(source) -> tuple:  # examples of HANS, and how to call their place
+    if isinstance(source, (datasets.Dataset, TaskData)):
+        return source["validation"] if isinstance(source, TaskData) else source, "the evaluation set"
     task = get_task("hans")
     return canonical(task, "validation", read_tsv(Path(source), task.folder.files["validation"])), str(source)
 
 
 def score_hans_file(
-    evaluation_set, # heuristics_evaluation_set.txt, plain or .gz, or its examples
-    predictions, # a system's file in the official format
+    evaluation_set,  # heuristics_evaluation_set.txt, plain or .gz, or its examples
+    predictions,  # a system's file in the official format
 ) -> HansResult:
     "Score a file as the official script does; raises DataError for pairs without a prediction, unknown pairs and unknown labels."
     (data, place), said = _pairs(evaluation_set), read_hans(predictions)
     ids = _check_pairs(data)["pairID"][:]
     here = set(ids)
     unknown, missing = [p for p in said if p not in here], [p for p in ids if p not in said]
-    if unknown: raise DataError(f"{predictions}: {len(unknown):,} of {len(said):,} pairs are not in {place}, the first is {unknown[0]!r}")
-    if missing: raise DataError(f"{predictions}: {len(missing):,} of {len(ids):,} pairs have no prediction, the first is {missing[0]!r}")
+    if unknown:
+        raise DataError(
+            f"{predictions}: {len(unknown):,} of {len(said):,} pairs are not in {place}, the first is {unknown[0]!r}"
+        )
+    if missing:
+        raise DataError(
+            f"{predictions}: {len(missing):,} of {len(ids):,} pairs have no prediction, the first is {missing[0]!r}"
+        )
     return _result(Path(predictions).name, data, [said[p] for p in ids], len(ids))
 
 # %% ../../nbs/evaluation/04_hans.ipynb #ee1070b0
-def _told(result: HansResult, encoder: Encoder) -> dict: # for hans.json
-    return {"encoder": encoder.name, "labels": list(labels_of(encoder)), "mnli": result.mnli._asdict(), "metrics": result.metrics, **result.record,
-            "of": result.of, "templates": result.templates}
+def _told(result: HansResult, encoder: Encoder) -> dict:  # for hans.json
+    return {
+        "encoder": encoder.name,
+        "labels": list(labels_of(encoder)),
+        "mnli": result.mnli._asdict(),
+        "metrics": result.metrics,
+        **result.record,
+        "of": result.of,
+        "templates": result.templates,
+    }
 
 
 def run_hans(
-    name: str, # as `load_encoder` takes it; with a trained head for entailment
-    data=None, # folder with HANS and MNLI; None or "" = BERTVISION_DATA
-    out=None, # folder for predictions.txt and hans.json; None = nothing is written
-    examples: int = 0, # a part of HANS of about so many, with all subcases; 0 = all
-    max_length: int = 128, # tokens of a pair
-) -> HansResult: # without rows when MNLI's accuracy is near chance; nothing is written then
+    name: str,  # as `load_encoder` takes it; with a trained head for entailment
+    data=None,  # folder with HANS and MNLI; None or "" = BERTVISION_DATA
+    out=None,  # folder for predictions.txt and hans.json; None = nothing is written
+    examples: int = 0,  # a part of HANS of about so many, with all subcases; 0 = all
+    max_length: int = 128,  # tokens of a pair
+) -> HansResult:  # without rows when MNLI's accuracy is near chance; nothing is written then
     "MNLI, the guard, HANS. Raises EncoderError for a checkpoint without such a head, DataError for data that are not there."
     encoder = load_nli(name)
     hans = load_task("hans", data, splits=("validation",))
     dev = load_task("mnli", data, splits=("validation_matched",))["validation_matched"]
     hans_part(hans["validation"], examples)  # a bad number is said before the work
-    result = evaluate_hans(encoder, hans, mnli_score(encoder, dev, max_length), examples, max_length=max_length, strict=False)
+    result = evaluate_hans(
+        encoder, hans, mnli_score(encoder, dev, max_length), examples, max_length=max_length, strict=False
+    )
     if out and not result.refused:
         write_hans(Path(out) / "predictions.txt", result)
         write_json(Path(out) / "hans.json", _told(result, encoder))

@@ -18,92 +18,129 @@ from fastcore.basics import patch
 from ..core.errors import DataError, EncoderError, ParameterError, suggest
 from ..core.io import write_text
 from ..core.machine import device
-from ..data.batches import tokenise, Tokens
+from ..data.batches import Tokens, tokenise
 from ..data.sources import load_task
 from ..data.splits import stratified
-from ..data.tasks import get_task, XNLI_LANGUAGES
+from ..data.tasks import XNLI_LANGUAGES, get_task
 from ..data.toy import generate
-from ..models.encoders import Encoder, label_order
 from ..metrics.statistics import collapse
+from ..models.encoders import Encoder, label_order
 from ..qa.grading import grade
 from ..training.trainer import predict
 
 # %% ../../nbs/evaluation/02_languages.ipynb #c2979781
-_SCRIPTS = {"zh": 0x4E00, "ar": 0x0621, "bg": 0x0430, "el": 0x03B1, "hi": 0x0905, "ru": 0x0430, "th": 0x0E01, "ur": 0x0621}  # the first sign
+_SCRIPTS = {
+    "zh": 0x4E00,
+    "ar": 0x0621,
+    "bg": 0x0430,
+    "el": 0x03B1,
+    "hi": 0x0905,
+    "ru": 0x0430,
+    "th": 0x0E01,
+    "ur": 0x0621,
+}  # the first sign
 
 
 def toy_translation(
-    text: str, # in English
-    language: str, # a key of XNLI_LANGUAGES
+    text: str,  # in English
+    language: str,  # a key of XNLI_LANGUAGES
 ) -> str:
     "A text letter for letter in another alphabet; English is as it is."
-    if language == "en": return text
+    if language == "en":
+        return text
     n, start = list(XNLI_LANGUAGES).index(language), _SCRIPTS.get(language, ord("a"))
     sign = lambda c: chr(start + ((ord(c) - 97 + n) % 26 if start == 97 else ord(c) - 97))
     return re.sub("[a-z]", lambda m: sign(m[0]), text.lower())
 
 # %% ../../nbs/evaluation/02_languages.ipynb #e4e8bd8f
 def toy_languages(
-    folder, # where it is written
-    languages=("en", "de", "th"), # keys of XNLI_LANGUAGES
-    train: int = 300, # pairs to train on
-    test: int = 90, # pairs in each of the other splits
+    folder,  # where it is written
+    languages=("en", "de", "th"),  # keys of XNLI_LANGUAGES
+    train: int = 300,  # pairs to train on
+    test: int = 90,  # pairs in each of the other splits
     seed: int = 0,
-) -> Path: # the folder, as `--data` takes it
+) -> Path:  # the folder, as `--data` takes it
     "Write MNLI/ and XNLI/ with generated pairs, in English and in invented languages."
-    made = generate("toy-entailment", seed=seed, sizes={"train": train, "validation": test, "test": test}, rules=["modality"])
-    line = lambda row, language: "\t".join([*(toy_translation(row[c], language) for c in ("text", "text_pair")), row["label"]])
-    def put(name, rows, language="en", header=()): write_text(Path(folder) / name, "\n".join(["\t".join(header)] * bool(header) + [line(row, language) for row in rows]) + "\n")
-    for name, split in (("train", "train"), ("dev_matched", "validation")): put(f"MNLI/{name}.tsv", made[split], header=("sentence1", "sentence2", "gold_label"))
+    made = generate(
+        "toy-entailment", seed=seed, sizes={"train": train, "validation": test, "test": test}, rules=["modality"]
+    )
+    line = lambda row, language: "\t".join(
+        [*(toy_translation(row[c], language) for c in ("text", "text_pair")), row["label"]]
+    )
+
+    def put(name, rows, language="en", header=()):
+        write_text(
+            Path(folder) / name,
+            "\n".join(["\t".join(header)] * bool(header) + [line(row, language) for row in rows]) + "\n",
+        )
+
+    for name, split in (("train", "train"), ("dev_matched", "validation")):
+        put(f"MNLI/{name}.tsv", made[split], header=("sentence1", "sentence2", "gold_label"))
     for language in languages:
-        for name, split in (("dev", "validation"), ("test", "test")): put(f"XNLI/{name}-{language}.tsv", made[split], language)
+        for name, split in (("dev", "validation"), ("test", "test")):
+            put(f"XNLI/{name}-{language}.tsv", made[split], language)
         train_rows = [row | {"label": row["label"].replace("contradiction", "contradictory")} for row in made["train"]]
-        put(f"XNLI/XNLI-MT-1.0/multinli/multinli.train.{language}.tsv", train_rows, language, ("premise", "hypo", "label"))
+        put(
+            f"XNLI/XNLI-MT-1.0/multinli/multinli.train.{language}.tsv",
+            train_rows,
+            language,
+            ("premise", "hypo", "label"),
+        )
     return Path(folder)
 
 # %% ../../nbs/evaluation/02_languages.ipynb #033a55f5
 def check_languages(
-    languages=(), # codes; empty = all
-) -> list: # in the order of XNLI_LANGUAGES, Chinese first
+    languages=(),  # codes; empty = all
+) -> list:  # in the order of XNLI_LANGUAGES, Chinese first
     "The languages that are meant; raises ParameterError for one that XNLI does not have."
     for code in languages:
-        if code not in XNLI_LANGUAGES: raise ParameterError(f"languages: unknown language {code!r}{suggest(str(code), XNLI_LANGUAGES)}; there are {', '.join(XNLI_LANGUAGES)}")
+        if code not in XNLI_LANGUAGES:
+            raise ParameterError(
+                f"languages: unknown language {code!r}{suggest(str(code), XNLI_LANGUAGES)}; there are {', '.join(XNLI_LANGUAGES)}"
+            )
     return [code for code in XNLI_LANGUAGES if not languages or code in languages]
 
 
 def load_languages(
-    languages=(), # codes; empty = all
-    data=None, # folder with XNLI; None or "" = BERTVISION_DATA, else the hub
-) -> dict: # code -> examples of the test set
+    languages=(),  # codes; empty = all
+    data=None,  # folder with XNLI; None or "" = BERTVISION_DATA, else the hub
+) -> dict:  # code -> examples of the test set
     "The test sets; raises DataError when one is missing, or when they are not the same pairs as far as labels tell."
-    found = {code: load_task(f"xnli-{code}", data or None, splits=("test",))["test"] for code in check_languages(languages)}
+    found = {
+        code: load_task(f"xnli-{code}", data or None, splits=("test",))["test"] for code in check_languages(languages)
+    }
     first, *others = found
     for code in others:
         if found[code]["label"][:] != found[first]["label"][:]:
-            raise DataError(f"xnli-{code} test: {len(found[code]):,} labels that are not the {len(found[first]):,} of xnli-{first}: expected the same pairs in each language")
+            raise DataError(
+                f"xnli-{code} test: {len(found[code]):,} labels that are not the {len(found[first]):,} of xnli-{first}: expected the same pairs in each language"
+            )
     return found
 
-
+# %% ../../nbs/evaluation/02_languages.ipynb #81102dcf
 def language_part(
-    examples: dict, # code -> examples, from `load_languages`
-    n: int = 0, # pairs of each; 0 = all
+    examples: dict,  # code -> examples, from `load_languages`
+    n: int = 0,  # pairs of each; 0 = all
     seed: int = 0,
-) -> dict: # code -> examples
+) -> dict:  # code -> examples
     "The same n pairs of each language, each label with its share; raises ParameterError for a negative number."
-    if n < 0: raise ParameterError(f"report_examples = {n}: expected 0 (all) or more")
+    if n < 0:
+        raise ParameterError(f"report_examples = {n}: expected 0 (all) or more")
     first = next(iter(examples.values()))
-    if not n or n >= len(first): return examples
+    if not n or n >= len(first):
+        return examples
     rows = stratified(np.asarray(first["label"][:]), n, seed)
     return {code: part.select(rows) for code, part in examples.items()}
 
 # %% ../../nbs/evaluation/02_languages.ipynb #93821bad
 def unknown_share(
     tokens: Tokens,
-    tokenizer, # that made them
-) -> float: # 0 … 1
+    tokenizer,  # that made them
+) -> float:  # 0 … 1
     "Share of the word pieces that are unknown, special ones left out; 0 for vocabularies of bytes, which can write anything."
     unknown = tokenizer.unk_token_id
-    if unknown is None: return 0.0
+    if unknown is None:
+        return 0.0
     special = np.isin(tokens.input_ids, [i for i in tokenizer.all_special_ids if i != unknown])
     return float((tokens.input_ids == unknown).sum() / max(1, (~special).sum()))
 
@@ -111,32 +148,36 @@ def unknown_share(
 @dataclass(frozen=True)
 class LanguageScores:
     "What one head said about the same pairs in several languages."
-    name: str           # of the encoder
+
+    name: str  # of the encoder
     rows: pd.DataFrame  # split ("test/zh"), language, example_id, label, prediction
-    table: pd.DataFrame # by language: accuracy, trivial, pairs, of, unknown, tokens, cut, collapsed ("" = not)
+    table: pd.DataFrame  # by language: accuracy, trivial, pairs, of, unknown, tokens, cut, collapsed ("" = not)
 
     def __repr__(self):
         shown = self.table[["accuracy", "trivial", "unknown", "tokens"]].to_string(float_format="{:.3f}".format)
         return f"{self.name}, {len(self.table)} languages, {self.table['pairs'].iloc[0]:,} of {self.table['of'].iloc[0]:,} pairs each:\n{shown}"
 
 
-def _check_head(encoder: Encoder) -> list: # its columns in XNLI's order
+def _check_head(encoder: Encoder) -> list:  # its columns in XNLI's order
     task = get_task("xnli-en")
     names = encoder.model.config.id2label if encoder.task else {}
     order = label_order(names, task.labels)
-    if order is None: raise EncoderError(f"{encoder.name} has a head with labels {list(names.values())}: expected {', '.join(task.labels)}, in any order; fine-tune it on MNLI first")
+    if order is None:
+        raise EncoderError(
+            f"{encoder.name} has a head with labels {list(names.values())}: expected {', '.join(task.labels)}, in any order; fine-tune it on MNLI first"
+        )
     return order
 
 # %% ../../nbs/evaluation/02_languages.ipynb #d6557b6e
 def score_languages(
-    encoder: Encoder, # with a head for MNLI's three labels
-    examples: dict, # code -> examples, from `load_languages`
-    n: int = 0, # pairs of each language; 0 = all
+    encoder: Encoder,  # with a head for MNLI's three labels
+    examples: dict,  # code -> examples, from `load_languages`
+    n: int = 0,  # pairs of each language; 0 = all
     *,
-    seed: int = 0, # of the part
-    max_length: int = 128, # tokens of a pair
-    precision: str = "auto", # auto | bf16 | fp16 | fp32
-    on_step=None, # called with (languages done, all) after each
+    seed: int = 0,  # of the part
+    max_length: int = 128,  # tokens of a pair
+    precision: str = "auto",  # auto | bf16 | fp16 | fp32
+    on_step=None,  # called with (languages done, all) after each
 ) -> LanguageScores:
     "Score a head on each language; raises EncoderError for a head of other labels, by name."
     order, found, rows = _check_head(encoder), {}, []
@@ -147,34 +188,53 @@ def score_languages(
         logits = predict(model, tokens, desc=code, precision=precision)[:, order]
         said = grade(task, {split: tokens}, {split: logits})[split]
         rows.append(said.table[["split", "example_id", "label", "prediction"]].assign(language=code))
-        found[code] = {"accuracy": said.metrics["accuracy"], "trivial": float(np.bincount(tokens.labels).max() / len(tokens)), "pairs": len(part), "of": len(examples[code]),
-                       "unknown": unknown_share(tokens, encoder.tokenizer), "tokens": float(tokens.lengths.mean()), "cut": tokens.truncated,
-                       "collapsed": collapse(said.rows["prediction"].to_numpy(), tokens.labels) or ""}
-        if on_step: on_step(len(found), len(parts))
-    return LanguageScores(encoder.name, pd.concat(rows, ignore_index=True), pd.DataFrame(list(found.values()), index=list(found)))
+        found[code] = {
+            "accuracy": said.metrics["accuracy"],
+            "trivial": float(np.bincount(tokens.labels).max() / len(tokens)),
+            "pairs": len(part),
+            "of": len(examples[code]),
+            "unknown": unknown_share(tokens, encoder.tokenizer),
+            "tokens": float(tokens.lengths.mean()),
+            "cut": tokens.truncated,
+            "collapsed": collapse(said.rows["prediction"].to_numpy(), tokens.labels) or "",
+        }
+        if on_step:
+            on_step(len(found), len(parts))
+    return LanguageScores(
+        encoder.name, pd.concat(rows, ignore_index=True), pd.DataFrame(list(found.values()), index=list(found))
+    )
 
 # %% ../../nbs/evaluation/02_languages.ipynb #612c8797
 @patch(as_prop=True)
-def metrics(self: LanguageScores) -> dict: # "test/zh" -> {"accuracy": …}
+def metrics(self: LanguageScores) -> dict:  # "test/zh" -> {"accuracy": …}
     "Scores by split and language."
     return {f"test/{code}": {"accuracy": float(x)} for code, x in self.table["accuracy"].items()}
 
 
 @patch(as_prop=True)
-def baselines(self: LanguageScores) -> dict: # "test/zh" -> {"accuracy": …}
+def baselines(self: LanguageScores) -> dict:  # "test/zh" -> {"accuracy": …}
     "The accuracy of the best constant answer, by split and language."
     return {f"test/{code}": {"accuracy": float(x)} for code, x in self.table["trivial"].items()}
 
 
 @patch(as_prop=True)
-def record(self: LanguageScores) -> dict: # code -> pairs, of, unknown, tokens, cut, collapsed
+def record(self: LanguageScores) -> dict:  # code -> pairs, of, unknown, tokens, cut, collapsed
     "What a run records of each language beside its score."
-    return {code: {"pairs": int(r["pairs"]), "of": int(r["of"]), "unknown": float(r["unknown"]), "tokens": float(r["tokens"]), "cut": int(r["cut"]), "collapsed": r["collapsed"] or None}
-            for code, r in self.table.to_dict("index").items()}
+    return {
+        code: {
+            "pairs": int(r["pairs"]),
+            "of": int(r["of"]),
+            "unknown": float(r["unknown"]),
+            "tokens": float(r["tokens"]),
+            "cut": int(r["cut"]),
+            "collapsed": r["collapsed"] or None,
+        }
+        for code, r in self.table.to_dict("index").items()
+    }
 
 
 @patch(as_prop=True)
-def collapsed(self: LanguageScores) -> str | None: # the reason of the first
+def collapsed(self: LanguageScores) -> str | None:  # the reason of the first
     "Why the run counts as collapsed: it has, in every language."
     reasons = list(self.table["collapsed"])
     return reasons[0] if all(reasons) else None

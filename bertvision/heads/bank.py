@@ -20,30 +20,34 @@ from fastcore.basics import patch
 from torch.func import functional_call, vmap
 
 from ..core.errors import ParameterError, TrainingError
-from ..core.machine import device, Phases, progress
-from ..data.batches import longest_first, Tokens
+from ..core.machine import Phases, device, progress
+from ..data.batches import Tokens, longest_first
 from ..data.ragged import Ragged
 from ..data.tasks import Task
-from .heads import build_head, Head, head_losses, span_losses
+from .heads import Head, build_head, head_losses, span_losses
 from .poolers import OneLayer, ScalarMix
 from .specs import HeadRecipe, parse_head
-from ..states.stream import ordered_batches, state_batches
 from ..qa.grading import fallen, grade, trivial
+from ..states.stream import ordered_batches, state_batches
 
 # %% ../../nbs/heads/03_bank.ipynb #6d77d025
 class Stack:
     "K heads of one shape and what each needs for its training. All vectors have one entry a head."
+
     def __init__(self, recipes: list, build, steps: int, where: str = "cpu"):
         heads = [build(r) for r in recipes]
         named = [dict(h.named_parameters()) for h in heads]
         self.recipes, self.base, self.K = recipes, copy.deepcopy(heads[0]).to("meta"), len(heads)
         self.numbers = _different_layers(heads)
-        if self.numbers: self.base.pooler.layer = 0  # of the one state that each is given
+        if self.numbers:
+            self.base.pooler.layer = 0  # of the one state that each is given
         self.params = {n: torch.stack([p[n].detach() for p in named]).to(where).requires_grad_() for n in named[0]}
         self.decays = {n: p.ndim > 2 and not n.endswith("bias") for n, p in self.params.items()}
         self.m, self.v = ({n: torch.zeros_like(p) for n, p in self.params.items()} for _ in range(2))
         self.best = {n: p.detach().clone() for n, p in self.params.items()}
-        self.lr, self.wd, self.clip = (torch.tensor([getattr(r, k) for r in recipes], device=where) for k in ("lr", "weight_decay", "clip"))
+        self.lr, self.wd, self.clip = (
+            torch.tensor([getattr(r, k) for r in recipes], device=where) for k in ("lr", "weight_decay", "clip")
+        )
         self.total = [max(1, round(r.epochs * steps)) for r in recipes]
         self.score, self.best_step, self.stale = [None] * self.K, [0] * self.K, [0] * self.K
         self.active, self.t = [True] * self.K, 0
@@ -56,25 +60,31 @@ def _different_layers(heads: list) -> list:
 
 # %% ../../nbs/heads/03_bank.ipynb #cb3bbf41
 @patch
-def logits(self: Stack, x, params=None) -> torch.Tensor: # (K, B, C)
+def logits(self: Stack, x, params=None) -> torch.Tensor:  # (K, B, C)
     "Answers of all heads."
     params = params or self.params
     one = lambda p, x: functional_call(self.base, p, (x,))
-    if self.K == 1: return one({n: p[0] for n, p in params.items()}, x)[None]
-    if not self.numbers: return vmap(lambda p: one(p, x))(params)
-    if self.base.first: x = x.first()
+    if self.K == 1:
+        return one({n: p[0] for n, p in params.items()}, x)[None]
+    if not self.numbers:
+        return vmap(lambda p: one(p, x))(params)
+    if self.base.first:
+        x = x.first()
     return vmap(lambda p, state: one(p, x.like(state[:, None])), in_dims=(0, 1))(params, self._layers_of(x.values))
 
 
 @patch
-def _layers_of(self: Stack, values: torch.Tensor) -> torch.Tensor: # (N, K, D), without a copy where the layers follow one another
+def _layers_of(
+    self: Stack, values: torch.Tensor
+) -> torch.Tensor:  # (N, K, D), without a copy where the layers follow one another
     first, last = self.numbers[0], self.numbers[-1]
-    if self.numbers == list(range(first, last + 1)): return values[:, first:last + 1]
+    if self.numbers == list(range(first, last + 1)):
+        return values[:, first : last + 1]
     return values[:, self.numbers]
 
 
 @patch
-def rates(self: Stack) -> torch.Tensor: # (K,)
+def rates(self: Stack) -> torch.Tensor:  # (K,)
     "Learning rates of the next step: warm-up and schedule of each head's own length, 0 for those that have stopped."
     factors = []
     for r, total, active in zip(self.recipes, self.total, self.active):
@@ -85,52 +95,60 @@ def rates(self: Stack) -> torch.Tensor: # (K,)
     return self.lr * torch.tensor(factors, device=self.lr.device)
 
 # %% ../../nbs/heads/03_bank.ipynb #9cb633ef
-def _column(vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor: # (K, 1, …)
+def _column(vector: torch.Tensor, like: torch.Tensor) -> torch.Tensor:  # (K, 1, …)
     return vector.reshape(-1, *[1] * (like.ndim - 1))
 
 
 @patch
-def train_step(self: Stack, x, labels, kind: str) -> torch.Tensor: # (K,) losses before the step
+def train_step(self: Stack, x, labels, kind: str) -> torch.Tensor:  # (K,) losses before the step
     "Forward, backward and one AdamW step of every active head."
-    losses = self._losses(self.logits(x), x, labels, kind)                                     # (K,)
+    losses = self._losses(self.logits(x), x, labels, kind)  # (K,)
     grads = dict(zip(self.params, torch.autograd.grad(losses.sum(), list(self.params.values()))))
-    norms = torch.stack([g.reshape(self.K, -1).square().sum(1) for g in grads.values()]).sum(0).sqrt()    # (K,)
+    norms = torch.stack([g.reshape(self.K, -1).square().sum(1) for g in grads.values()]).sum(0).sqrt()  # (K,)
     scale = torch.where((self.clip > 0) & (norms > self.clip), self.clip / norms, torch.ones_like(norms))
     rates = self.rates()
     self.t += 1
     with torch.no_grad():
-        for n, g in grads.items(): self._adamw(n, g * _column(scale, g), _column(rates, g))
+        for n, g in grads.items():
+            self._adamw(n, g * _column(scale, g), _column(rates, g))
     return losses.detach()
 
 
 @patch
-def _losses(self: Stack, out, x, labels, kind: str) -> torch.Tensor: # (K,) from logits (K, B, C), or (K, N, 2) of tokens
-    if kind != "span": return head_losses(out.flatten(0, 1), labels.repeat(self.K), kind).reshape(self.K, -1).mean(1)
+def _losses(
+    self: Stack, out, x, labels, kind: str
+) -> torch.Tensor:  # (K,) from logits (K, B, C), or (K, N, 2) of tokens
+    if kind != "span":
+        return head_losses(out.flatten(0, 1), labels.repeat(self.K), kind).reshape(self.K, -1).mean(1)
     B, T = len(x), int(x.lengths.max())
     mask, padded = torch.zeros(B, T, dtype=torch.bool, device=out.device), out.new_zeros(self.K, B, T, 2)
     mask[x.rows, x.columns], padded[:, x.rows, x.columns] = True, out
     return span_losses(padded, labels, mask).mean(1)
 
-
+# %% ../../nbs/heads/03_bank.ipynb #027b970a
 @patch
 def _adamw(self: Stack, n: str, g, lr, b1=0.9, b2=0.999, eps=1e-8):
     p, m, v = self.params[n], self.m[n], self.v[n]
-    if self.decays[n]: p.mul_(1 - lr * _column(self.wd, g))
+    if self.decays[n]:
+        p.mul_(1 - lr * _column(self.wd, g))
     m.lerp_(g, 1 - b1)
     v.mul_(b2).addcmul_(g, g, value=1 - b2)
-    denominator = (v / (1 - b2 ** self.t)).sqrt_().add_(eps)
-    p.sub_(lr / (1 - b1 ** self.t) * m / denominator)
+    denominator = (v / (1 - b2**self.t)).sqrt_().add_(eps)
+    p.sub_(lr / (1 - b1**self.t) * m / denominator)
 
 # %% ../../nbs/heads/03_bank.ipynb #5133397e
 @patch
 def judge(self: Stack, scores: list):
     "Keep the weights of heads that are better than ever, count the others towards their patience, stop those whose schedule has ended."
     for k, (value, r) in enumerate(zip(scores, self.recipes)):
-        if not self.active[k]: continue
+        if not self.active[k]:
+            continue
         if not self.best_step[k] or (math.isfinite(value) and (self.score[k] is None or value > self.score[k])):
             self.score[k], self.best_step[k], self.stale[k] = value if math.isfinite(value) else None, self.t, 0
-            for n, p in self.params.items(): self.best[n][k] = p[k].detach()
-        else: self.stale[k] += 1
+            for n, p in self.params.items():
+                self.best[n][k] = p[k].detach()
+        else:
+            self.stale[k] += 1
         self.active[k] = self.t < self.total[k] and not (r.patience and self.stale[k] >= r.patience)
 
 
@@ -139,7 +157,8 @@ def head(self: Stack, k: int, best: bool = True) -> Head:
     "Head k with its best weights or the present ones, on the CPU."
     module = copy.deepcopy(self.base).to_empty(device="cpu")
     module.load_state_dict({n: p[k].detach().cpu() for n, p in (self.best if best else self.params).items()})
-    if self.numbers: module.pooler.layer = self.numbers[k]
+    if self.numbers:
+        module.pooler.layer = self.numbers[k]
     return module
 
 # %% ../../nbs/heads/03_bank.ipynb #6cc45904
@@ -147,27 +166,31 @@ def _seconds_each(stack: Stack, x, labels, kind: str, repeats: int = 3) -> float
     "Shortest time of a training step, by head."
     times = []
     for _ in range(repeats):
-        if x.values.is_cuda: torch.cuda.synchronize()
+        if x.values.is_cuda:
+            torch.cuda.synchronize()
         start = time.perf_counter()
         stack.train_step(x, labels, kind)
-        if x.values.is_cuda: torch.cuda.synchronize()
+        if x.values.is_cuda:
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return min(times) / stack.K
 
 
 def stack_size(
-    recipes: list, # HeadRecipe of one shape
-    build, # recipe → Head
-    x, # a batch of states
-    labels: torch.Tensor, # (B,)
-    kind: str, # classification | regression
+    recipes: list,  # HeadRecipe of one shape
+    build,  # recipe → Head
+    x,  # a batch of states
+    labels: torch.Tensor,  # (B,)
+    kind: str,  # classification | regression
 ) -> int:
     "Heads of this shape to train in one stack, found by trying 1, 2, 4, …"
     best, shortest, n = 1, math.inf, 1
     while n <= len(recipes):
         seconds = _seconds_each(Stack(recipes[:n], build, 1, x.values.device.type), x, labels, kind)
-        if seconds < 0.95 * shortest: best, shortest = n, seconds
-        elif seconds > 1.3 * shortest: break
+        if seconds < 0.95 * shortest:
+            best, shortest = n, seconds
+        elif seconds > 1.3 * shortest:
+            break
         n = len(recipes) if n < len(recipes) < 2 * n else 2 * n
     return best
 
@@ -176,22 +199,25 @@ _COPIES = 5  # parameters, gradients, two moments, the best state
 
 
 def forecast_memory(
-    recipes: list, # HeadRecipe
-    layers: int, # S
-    width: int, # D
-    outputs: int, # C
-    length: int = 0, # T, for flatten heads
-) -> list: # bytes of each head
+    recipes: list,  # HeadRecipe
+    layers: int,  # S
+    width: int,  # D
+    outputs: int,  # C
+    length: int = 0,  # T, for flatten heads
+) -> list:  # bytes of each head
     "Memory that each head keeps while it trains; the activations of one stack come on top."
-    with torch.device("meta"): heads = [build_head(r.head, layers, width, outputs, length) for r in recipes]
+    with torch.device("meta"):
+        heads = [build_head(r.head, layers, width, outputs, length) for r in recipes]
     return [4 * _COPIES * sum(p.numel() for p in h.parameters()) for h in heads]
 
 
-def _passes(sizes: list, budget: float) -> list: # lists of head numbers
+def _passes(sizes: list, budget: float) -> list:  # lists of head numbers
     "Heads that fit into memory together; one that fits nowhere gets a pass of its own."
     passes, room = [[]], budget
     for i, size in enumerate(sizes):
-        if size > room and passes[-1]: passes.append([]); room = budget
+        if size > room and passes[-1]:
+            passes.append([])
+            room = budget
         passes[-1].append(i)
         room -= size
     return passes
@@ -203,21 +229,32 @@ def _memory_budget(where: str) -> float:
 # %% ../../nbs/heads/03_bank.ipynb #5ffbb65d
 class Bank:
     "Heads to be trained together. Raises ParameterError for a head that cannot be built on such states."
-    def __init__(self,
-        recipes: list, # HeadRecipe, in any mixture
+
+    def __init__(
+        self,
+        recipes: list,  # HeadRecipe, in any mixture
         task: Task,
-        layers: int, # S, states of the encoder
-        width: int, # D
-        length: int = 0, # T of the longest example, for flatten heads
-        group: int = 0, # heads in a stack; 0 = found by trying
-        memory: float = 0, # bytes for parameters and moments; 0 = 60 % of what is free
-        judge_by: str = "score", # what of the selection part decides for a head: score (the task's first metric) | loss
+        layers: int,  # S, states of the encoder
+        width: int,  # D
+        length: int = 0,  # T of the longest example, for flatten heads
+        group: int = 0,  # heads in a stack; 0 = found by trying
+        memory: float = 0,  # bytes for parameters and moments; 0 = 60 % of what is free
+        judge_by: str = "score",  # what of the selection part decides for a head: score (the task's first metric) | loss
     ):
-        if judge_by not in ("score", "loss"): raise ParameterError(f"judge_by = {judge_by!r}: expected score or loss")
+        if judge_by not in ("score", "loss"):
+            raise ParameterError(f"judge_by = {judge_by!r}: expected score or loss")
         self.judge_by = judge_by
-        self.recipes, self.task, self.layers, self.width, self.length, self.group = list(recipes), task, layers, width, length, group
+        self.recipes, self.task, self.layers, self.width, self.length, self.group = (
+            list(recipes),
+            task,
+            layers,
+            width,
+            length,
+            group,
+        )
         self.outputs, self.where = task.num_labels, device()
-        if not self.recipes: raise TrainingError("a bank needs at least one head")
+        if not self.recipes:
+            raise TrainingError("a bank needs at least one head")
         self.bytes = forecast_memory(self.recipes, layers, width, self.outputs, length)
         self.passes = _passes(self.bytes, memory or _memory_budget(self.where))
         self.groups, self.phases, self.history, self.selected, self.thresholds = {}, Phases(), [], {}, {}
@@ -235,7 +272,7 @@ def _labels(self: Bank, states, rows) -> torch.Tensor:
     return (labels.float() if self.task.kind == "regression" else labels.long()).to(self.where)
 
 
-def _shapes(recipes: list, numbers: list) -> dict: # shape -> head numbers
+def _shapes(recipes: list, numbers: list) -> dict:  # shape -> head numbers
     "Heads that can share a stack: of one name, or on one layer each, every layer once."
     shapes, seen = {}, {}
     for i in numbers:
@@ -247,12 +284,13 @@ def _shapes(recipes: list, numbers: list) -> dict: # shape -> head numbers
 
 # %% ../../nbs/heads/03_bank.ipynb #112ea7b1
 @patch
-def stacks(self: Bank,
-    numbers: list, # of heads
-    train, # states
+def stacks(
+    self: Bank,
+    numbers: list,  # of heads
+    train,  # states
     batch_size: int,
-    seed: int = 0, # order of the batches
-) -> dict: # tuple of head numbers -> Stack
+    seed: int = 0,  # order of the batches
+) -> dict:  # tuple of head numbers -> Stack
     "Stacks of equal heads, in the sizes that are fastest here."
     steps, made = math.ceil(len(train) / batch_size), {}
     rows, x = next(iter(state_batches(train, batch_size, seed)))
@@ -260,13 +298,13 @@ def stacks(self: Bank,
     for members in _shapes(self.recipes, numbers).values():
         size = self._group(members, x, labels)
         for j in range(0, len(members), size):
-            part = tuple(members[j:j + size])
+            part = tuple(members[j : j + size])
             made[part] = Stack([self.recipes[i] for i in part], self.build, steps, self.where)
     return made
 
 
 @patch
-def _group(self: Bank, members: list, x, labels) -> int: # heads in a stack
+def _group(self: Bank, members: list, x, labels) -> int:  # heads in a stack
     "Probes of different layers stay together, each has its own states to read; copies of one head as many as is fastest."
     recipes = [self.recipes[i] for i in members]
     names = list(dict.fromkeys(r.head for r in recipes))
@@ -277,25 +315,27 @@ def _group(self: Bank, members: list, x, labels) -> int: # heads in a stack
 
 # %% ../../nbs/heads/03_bank.ipynb #baf2717f
 @patch
-def train_epoch(self: Bank,
-    stacks: dict, # from `stacks`
-    train, # states
+def train_epoch(
+    self: Bank,
+    stacks: dict,  # from `stacks`
+    train,  # states
     batch_size: int,
-    seed: int = 0, # order of the batches
+    seed: int = 0,  # order of the batches
     epoch: int = 0,
-    tell=lambda: None, # called after each batch
-) -> dict: # head number -> mean loss
+    tell=lambda: None,  # called after each batch
+) -> dict:  # head number -> mean loss
     "One pass over the states, every batch through every stack that is still active."
     sums, batches = {part: 0.0 for part in stacks}, 0
     for rows, x in state_batches(train, batch_size, seed, epoch):
         x, labels = x.to(self.where), self._labels(train, rows)
-        for part, stack in stacks.items(): sums[part] = sums[part] + stack.train_step(x, labels, self.task.kind)
+        for part, stack in stacks.items():
+            sums[part] = sums[part] + stack.train_step(x, labels, self.task.kind)
         batches += 1
         tell()
     return {i: float(loss) / batches for part, s in sums.items() for i, loss in zip(part, s)}
 
 
-def _logits(stacks: dict, states, task: Task, where: str, best: bool) -> dict: # head number -> (examples, C) float32
+def _logits(stacks: dict, states, task: Task, where: str, best: bool) -> dict:  # head number -> (examples, C) float32
     "Logits of all heads for every example, with the present or the best weights."
     spans, tokens = task.kind == "span", states.tokens
     size = len(tokens.input_ids) if spans else len(tokens)
@@ -304,18 +344,20 @@ def _logits(stacks: dict, states, task: Task, where: str, best: bool) -> dict: #
         for rows, x in ordered_batches(states):
             x, at = x.to(where), tokens.where(rows) if spans else rows
             for part, stack in stacks.items():
-                for i, logits in zip(part, stack.logits(x, stack.best if best else None).cpu().numpy()): out[i][at] = logits
+                for i, logits in zip(part, stack.logits(x, stack.best if best else None).cpu().numpy()):
+                    out[i][at] = logits
     return out
 
 # %% ../../nbs/heads/03_bank.ipynb #24bd670e
 def example_losses(
-    kind: str, # classification | regression | span
-    tokens: Tokens, # with labels; of windows for spans
-    logits: np.ndarray, # (examples, C), or (tokens, 2) for spans
-) -> np.ndarray: # (examples,) cross-entropy in nats (of start and end the mean), or squared error
+    kind: str,  # classification | regression | span
+    tokens: Tokens,  # with labels; of windows for spans
+    logits: np.ndarray,  # (examples, C), or (tokens, 2) for spans
+) -> np.ndarray:  # (examples,) cross-entropy in nats (of start and end the mean), or squared error
     "What a head's answers lose on each example."
     logits, labels, out = torch.from_numpy(logits), torch.from_numpy(tokens.labels), np.empty(len(tokens))
-    if kind != "span": return head_losses(logits, labels, kind).numpy()
+    if kind != "span":
+        return head_losses(logits, labels, kind).numpy()
     for rows in longest_first(tokens.lengths, 2**16):
         x = Ragged(logits[tokens.where(rows)], torch.from_numpy(tokens.lengths[rows]))
         mask = torch.arange(int(x.lengths.max())) < x.lengths[:, None]
@@ -324,108 +366,142 @@ def example_losses(
 
 
 def head_logits(
-    heads: dict, # name as in `parse_head` -> trained Head
-    states, # of the examples
+    heads: dict,  # name as in `parse_head` -> trained Head
+    states,  # of the examples
     task: Task,
-) -> dict: # name -> (examples, C) float32, or (tokens, 2) for spans
+) -> dict:  # name -> (examples, C) float32, or (tokens, 2) for spans
     "Answers of trained heads, those of one shape or on one layer each together, in one pass over the states."
     recipes, where = [HeadRecipe(name) for name in heads], device()
     build = lambda r: heads[r.head]
-    stacks = {tuple(part): Stack([recipes[i] for i in part], build, 1, where) for part in _shapes(recipes, list(range(len(recipes)))).values()}
+    stacks = {
+        tuple(part): Stack([recipes[i] for i in part], build, 1, where)
+        for part in _shapes(recipes, list(range(len(recipes)))).values()
+    }
     return dict(zip(heads, (logits for _, logits in sorted(_logits(stacks, states, task, where, best=False).items()))))
 
 # %% ../../nbs/heads/03_bank.ipynb #f213ca4e
 @patch
 def _select(self: Bank, stacks: dict, selection, epoch: int, losses: dict):
     "Score the selection part, let every stack judge, write the history."
-    with self.phases("evaluate"): answers = _logits(stacks, selection, self.task, self.where, best=False)
+    with self.phases("evaluate"):
+        answers = _logits(stacks, selection, self.task, self.where, best=False)
     for part, stack in stacks.items():
         was_active = list(stack.active)
         scores = [self._selection_scores(selection, i, answers[i]) for i in part]
         stack.judge([s[self.task.metrics[0]] if self.judge_by == "score" else -s["loss"] for s in scores])
         for k, (i, row) in enumerate(zip(part, scores)):
-            if not was_active[k]: continue
-            if stack.best_step[k] == stack.t: self.selected[i] = answers[i]
-            self.history.append({"head": i, "epoch": epoch + 1, "loss": losses[i], **{f"selection_{m}": v for m, v in row.items()}})
+            if not was_active[k]:
+                continue
+            if stack.best_step[k] == stack.t:
+                self.selected[i] = answers[i]
+            self.history.append(
+                {"head": i, "epoch": epoch + 1, "loss": losses[i], **{f"selection_{m}": v for m, v in row.items()}}
+            )
 
 
 @patch
-def _selection_scores(self: Bank, selection, i: int, logits) -> dict: # metric -> value
-    if self.judge_by == "loss": return {"loss": float(example_losses(self.task.kind, selection.tokens, logits).mean())}
+def _selection_scores(self: Bank, selection, i: int, logits) -> dict:  # metric -> value
+    if self.judge_by == "loss":
+        return {"loss": float(example_losses(self.task.kind, selection.tokens, logits).mean())}
     graded = grade(self.task, {"selection": selection.tokens}, {"selection": logits})["selection"]
     self.thresholds[i] = graded.threshold
     return graded.metrics
 
-
+# %% ../../nbs/heads/03_bank.ipynb #8c2ec435
 @patch
 def _run_pass(self: Bank, stacks: dict, train, selection, batch_size: int, seed: int, tell, on_epoch):
     for epoch in range(math.ceil(max(r.epochs for s in stacks.values() for r in s.recipes))):
         left = {part: s for part, s in stacks.items() if any(s.active)}
-        if not left: break
-        with self.phases("train"): losses = self.train_epoch(left, train, batch_size, seed, epoch, tell)
+        if not left:
+            break
+        with self.phases("train"):
+            losses = self.train_epoch(left, train, batch_size, seed, epoch, tell)
         self._select(left, selection, epoch, losses)
-        if on_epoch: on_epoch(epoch + 1, {i: s.head(k, best=False) for part, s in left.items() for k, i in enumerate(part)}, self.thresholds)
+        if on_epoch:
+            on_epoch(
+                epoch + 1,
+                {i: s.head(k, best=False) for part, s in left.items() for k, i in enumerate(part)},
+                self.thresholds,
+            )
 
 # %% ../../nbs/heads/03_bank.ipynb #48ea7f63
 @dataclass
 class BankFit:
     "Trained heads, in the order of their recipes."
-    recipes: list            # HeadRecipe
-    task: Task
-    heads: list              # Head with the best weights
-    logits: dict             # split -> list of (examples, C), one a head
-    predictions: dict        # split -> list of tables as `grade` makes them
-    metrics: list            # split -> metric -> value, one a head
-    baselines: dict          # split -> metric -> value of the trivial predictor
-    graded: list             # split -> Graded, one a head
-    history: pd.DataFrame    # head, epoch, loss, selection_<metric>
-    parameters: list         # trainable parameters of each head
-    best_steps: list
-    groups: dict             # head's name -> heads in a stack
-    passes: int              # over the states, for want of memory
-    seconds: dict            # by phase
 
-    def table(self) -> pd.DataFrame: # a row a head: recipe, parameters, scores
+    recipes: list  # HeadRecipe
+    task: Task
+    heads: list  # Head with the best weights
+    logits: dict  # split -> list of (examples, C), one a head
+    predictions: dict  # split -> list of tables as `grade` makes them
+    metrics: list  # split -> metric -> value, one a head
+    baselines: dict  # split -> metric -> value of the trivial predictor
+    graded: list  # split -> Graded, one a head
+    history: pd.DataFrame  # head, epoch, loss, selection_<metric>
+    parameters: list  # trainable parameters of each head
+    best_steps: list
+    groups: dict  # head's name -> heads in a stack
+    passes: int  # over the states, for want of memory
+    seconds: dict  # by phase
+
+    def table(self) -> pd.DataFrame:  # a row a head: recipe, parameters, scores
         "Recipes and scores, best on the selection part first."
-        rows = [{**asdict(r), "parameters": n, **{f"{split} {m}": v for split, values in s.items() for m, v in values.items()}}
-                for r, n, s in zip(self.recipes, self.parameters, self.metrics)]
+        rows = [
+            {
+                **asdict(r),
+                "parameters": n,
+                **{f"{split} {m}": v for split, values in s.items() for m, v in values.items()},
+            }
+            for r, n, s in zip(self.recipes, self.parameters, self.metrics)
+        ]
         return pd.DataFrame(rows).sort_values(f"selection {self.task.metrics[0]}", ascending=False, kind="stable")
 
-    def best(self, head: str = "") -> int: # its number
+    def best(self, head: str = "") -> int:  # its number
         "The head that is best on the selection part, among those of this name when one is given."
         numbers = [i for i, r in enumerate(self.recipes) if not head or r.head == head]
-        return max(numbers, key=lambda i: (np.nan_to_num(self.metrics[i]["selection"][self.task.metrics[0]], nan=-np.inf), -i))
+        return max(
+            numbers, key=lambda i: (np.nan_to_num(self.metrics[i]["selection"][self.task.metrics[0]], nan=-np.inf), -i)
+        )
 
 # %% ../../nbs/heads/03_bank.ipynb #36b05f7a
 @patch
-def chosen(self: BankFit) -> list: # numbers of heads
+def chosen(self: BankFit) -> list:  # numbers of heads
     "For each name of a head the one that is best on the selection part, in the order of the recipes."
     return [self.best(name) for name in dict.fromkeys(r.head for r in self.recipes)]
 
 
 @patch
-def summary(self: BankFit,
-    i: int, # number of a head
-) -> dict: # recipe, parameters, best_step, collapsed, metrics by split
+def summary(
+    self: BankFit,
+    i: int,  # number of a head
+) -> dict:  # recipe, parameters, best_step, collapsed, metrics by split
     "What a record keeps of one head."
     first = next((name for name in self.logits if name != "selection"), "selection")
     said, losses = self.predictions[first][i], self.history.loc[self.history["head"] == i, "loss"].tolist()
-    return {**asdict(self.recipes[i]), "parameters": self.parameters[i], "best_step": self.best_steps[i], "metrics": self.metrics[i],
-            "collapsed": fallen(self.task, said, losses), "threshold": self.graded[i]["selection"].threshold}
+    return {
+        **asdict(self.recipes[i]),
+        "parameters": self.parameters[i],
+        "best_step": self.best_steps[i],
+        "metrics": self.metrics[i],
+        "collapsed": fallen(self.task, said, losses),
+        "threshold": self.graded[i]["selection"].threshold,
+    }
 
 
 @patch
-def layer_shares(self: BankFit,
-    numbers: list, # of heads
-) -> pd.DataFrame: # (S, heads with a scalar mix), each column sums to 1
+def layer_shares(
+    self: BankFit,
+    numbers: list,  # of heads
+) -> pd.DataFrame:  # (S, heads with a scalar mix), each column sums to 1
     "How much of each layer the scalar mixes take."
     mixes = {self.recipes[i].head: m for i in numbers for m in self.heads[i].modules() if isinstance(m, ScalarMix)}
     return pd.DataFrame({name: m.shares().detach().numpy() for name, m in mixes.items()}).rename_axis("layer")
 
 # %% ../../nbs/heads/03_bank.ipynb #20fe3081
 @patch
-def plot(self: BankFit,
-    numbers: list | None = None, # of heads; None = all
+def plot(
+    self: BankFit,
+    numbers: list | None = None,  # of heads; None = all
 ):
     "The selection score of each head by epoch, with the trivial predictor's as a grey line."
     import matplotlib.pyplot as plt
@@ -435,46 +511,63 @@ def plot(self: BankFit,
     ax.set_prop_cycle(color=plt.get_cmap("tab10" if len(numbers) <= 10 else "tab20").colors)
     for i in numbers:
         rows = self.history[self.history["head"] == i]
-        ax.plot(rows["epoch"], rows[f"selection_{metric}"], marker=".", label=f"{self.recipes[i].head}, lr {self.recipes[i].lr:g}")
+        ax.plot(
+            rows["epoch"],
+            rows[f"selection_{metric}"],
+            marker=".",
+            label=f"{self.recipes[i].head}, lr {self.recipes[i].lr:g}",
+        )
     ax.axhline(self.baselines["selection"][metric], color="grey", linestyle=":", label="trivial predictor")
-    ax.set(xlabel="epoch", ylabel=f"selection {metric}", title=f"{self.task.title}: one pass an epoch for {len(self.recipes)} heads")
+    ax.set(
+        xlabel="epoch",
+        ylabel=f"selection {metric}",
+        title=f"{self.task.title}: one pass an epoch for {len(self.recipes)} heads",
+    )
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return ax
 
 # %% ../../nbs/heads/03_bank.ipynb #2db772a8
 @patch
-def _collect(self: Bank, stacks: dict, report: dict) -> tuple: # heads, {split: logits}, both by head number
+def _collect(self: Bank, stacks: dict, report: dict) -> tuple:  # heads, {split: logits}, both by head number
     "The selection part's logits are those by which the best weights were chosen."
-    with self.phases("evaluate"): logits = {name: _logits(stacks, states, self.task, self.where, best=True) for name, states in report.items()}
+    with self.phases("evaluate"):
+        logits = {name: _logits(stacks, states, self.task, self.where, best=True) for name, states in report.items()}
     heads = {i: s.head(k) for part, s in stacks.items() for k, i in enumerate(part)}
     return heads, {"selection": {i: self.selected[i] for i in heads}} | logits
 
-
+# %% ../../nbs/heads/03_bank.ipynb #d899bbae
 @patch
-def fit(self: Bank,
-    train, # states, stored or streamed
-    selection, # states of the examples that select
-    report: dict | None = None, # name of a reported split -> its states
+def fit(
+    self: Bank,
+    train,  # states, stored or streamed
+    selection,  # states of the examples that select
+    report: dict | None = None,  # name of a reported split -> its states
     batch_size: int = 16,
-    seed: int = 0, # order of the batches, for all heads
-    on_step=None, # called as on_step(step, total)
-    on_epoch=None, # called as on_epoch(epoch, {head number: Head with the weights of that moment}, {head number: threshold}) after each pass over the states
+    seed: int = 0,  # order of the batches, for all heads
+    on_step=None,  # called as on_step(step, total)
+    on_epoch=None,  # called as on_epoch(epoch, {head number: Head with the weights of that moment}, {head number: threshold}) after each pass over the states
 ) -> BankFit:
     "Train all heads. Raises TrainingError when a part has other layers, another width or other labels than the bank."
     parts = {"selection": selection, **(report or {})}
-    for name, states in {"train": train, **parts}.items(): self._check(name, states, train)
+    for name, states in {"train": train, **parts}.items():
+        self._check(name, states, train)
     total = len(self.passes) * math.ceil(len(train) / batch_size) * math.ceil(max(r.epochs for r in self.recipes))
     bar, heads, logits, best, steps = progress(total=total, desc="bank"), {}, {name: {} for name in parts}, {}, count(1)
+
     def tell():
         bar.update()
-        if on_step: on_step(next(steps), total)
+        if on_step:
+            on_step(next(steps), total)
+
     for numbers in self.passes:
-        with self.phases("prepare"): stacks = self.stacks(numbers, train, batch_size, seed)
+        with self.phases("prepare"):
+            stacks = self.stacks(numbers, train, batch_size, seed)
         self._run_pass(stacks, train, selection, batch_size, seed, tell, on_epoch)
         made, out = self._collect(stacks, report or {})
         heads |= made
         best |= {i: s.best_step[k] for part, s in stacks.items() for k, i in enumerate(part)}
-        for name in parts: logits[name] |= out[name]
+        for name in parts:
+            logits[name] |= out[name]
     bar.close()
     return self._result(heads, logits, best, {"train": train, **parts})
 
@@ -482,14 +575,20 @@ def fit(self: Bank,
 @patch
 def _check(self: Bank, name: str, states, train):
     if (states.layers, states.width) != (self.layers, self.width):
-        raise TrainingError(f"{name} has {states.layers} states of width {states.width}, the bank was made for {self.layers} of {self.width}")
+        raise TrainingError(
+            f"{name} has {states.layers} states of width {states.width}, the bank was made for {self.layers} of {self.width}"
+        )
     if states.task_name != train.task_name:
-        raise TrainingError(f"{name} holds labels of {states.task_name or 'no task'}, train of {train.task_name or 'no task'}: one bank, one task")
+        raise TrainingError(
+            f"{name} holds labels of {states.task_name or 'no task'}, train of {train.task_name or 'no task'}: one bank, one task"
+        )
     labels, C = states.labels, self.outputs
     if self.task.kind == "classification" and (labels.dtype.kind == "f" or labels.min() < 0 or labels.max() >= C):
-        raise TrainingError(f"{name} has labels from {labels.min()} to {labels.max()}, and {self.task.title} has {C}: 0 to {C - 1}")
+        raise TrainingError(
+            f"{name} has labels from {labels.min()} to {labels.max()}, and {self.task.title} has {C}: 0 to {C - 1}"
+        )
 
-
+# %% ../../nbs/heads/03_bank.ipynb #4b39b5b9
 @patch
 def _result(self: Bank, heads: dict, logits: dict, best: dict, parts: dict) -> BankFit:
     numbers, tokens = range(len(self.recipes)), {name: states.tokens for name, states in parts.items()}
@@ -498,27 +597,43 @@ def _result(self: Bank, heads: dict, logits: dict, best: dict, parts: dict) -> B
     metrics = [{name: g.metrics for name, g in of.items()} for of in graded]
     tables = {name: [of[name].table for of in graded] for name in logits}
     trivials = {name: trivial(self.task, tokens["train"], tokens[name]) for name in logits}
-    return BankFit(self.recipes, self.task, [heads[i] for i in numbers], logits, tables, metrics, trivials, graded, pd.DataFrame(self.history),
-                   [sum(p.numel() for p in heads[i].parameters()) for i in numbers], [best[i] for i in numbers], dict(self.groups),
-                   len(self.passes), dict(self.phases.seconds))
+    return BankFit(
+        self.recipes,
+        self.task,
+        [heads[i] for i in numbers],
+        logits,
+        tables,
+        metrics,
+        trivials,
+        graded,
+        pd.DataFrame(self.history),
+        [sum(p.numel() for p in heads[i].parameters()) for i in numbers],
+        [best[i] for i in numbers],
+        dict(self.groups),
+        len(self.passes),
+        dict(self.phases.seconds),
+    )
 
 # %% ../../nbs/heads/03_bank.ipynb #9b182e69
 def fit_heads(
-    heads: list, # names as in `parse_head`, or HeadRecipes
-    states: dict, # train, selection and any reported splits -> stored or streamed states
+    heads: list,  # names as in `parse_head`, or HeadRecipes
+    states: dict,  # train, selection and any reported splits -> stored or streamed states
     task: Task,
     batch_size: int = 16,
-    seed: int = 0, # order of the batches; initialisation of heads given by name
-    group: int = 0, # heads in a stack; 0 = found by trying
-    on_step=None, # called as on_step(step, total)
-    on_epoch=None, # called as on_epoch(epoch, {head number: Head}, {head number: threshold}) after each epoch
-    judge_by: str = "score", # what of the selection part decides for a head: score | loss
-    **changes, # hyper-parameters of the heads given by name
+    seed: int = 0,  # order of the batches; initialisation of heads given by name
+    group: int = 0,  # heads in a stack; 0 = found by trying
+    on_step=None,  # called as on_step(step, total)
+    on_epoch=None,  # called as on_epoch(epoch, {head number: Head}, {head number: threshold}) after each epoch
+    judge_by: str = "score",  # what of the selection part decides for a head: score | loss
+    **changes,  # hyper-parameters of the heads given by name
 ) -> BankFit:
     "Train a bank of heads in one pass an epoch; raises ParameterError and TrainingError."
     recipes = [h if isinstance(h, HeadRecipe) else HeadRecipe(h, seed=seed).but(**changes) for h in heads]
-    if missing := {"train", "selection"} - set(states): raise TrainingError(f"states of {missing.pop()} are missing: there are {', '.join(states) or 'none'}")
+    if missing := {"train", "selection"} - set(states):
+        raise TrainingError(f"states of {missing.pop()} are missing: there are {', '.join(states) or 'none'}")
     train, selection = states["train"], states["selection"]
     length = max(int(s.lengths.max()) for s in states.values())
     report = {name: s for name, s in states.items() if name not in ("train", "selection")}
-    return Bank(recipes, task, train.layers, train.width, length, group, judge_by=judge_by).fit(train, selection, report, batch_size, seed, on_step, on_epoch)
+    return Bank(recipes, task, train.layers, train.width, length, group, judge_by=judge_by).fit(
+        train, selection, report, batch_size, seed, on_step, on_epoch
+    )

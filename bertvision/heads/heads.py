@@ -12,18 +12,32 @@ from torch import nn
 
 from ..core.errors import ParameterError
 from ..data.ragged import Ragged
-from ..models.encoders import torch_seed
-from .poolers import AdapterPooler, Attend, Concat, Each, First, Flatten, LayerConv, Mean, MeanLayers, OneLayer, ScalarMix
+from bertvision.heads.poolers import (
+    AdapterPooler,
+    Attend,
+    Concat,
+    Each,
+    First,
+    Flatten,
+    LayerConv,
+    Mean,
+    MeanLayers,
+    OneLayer,
+    ScalarMix,
+)
 from .specs import HeadSpec, parse_head
+from ..models.encoders import torch_seed
 
 # %% ../../nbs/heads/02_heads.ipynb #0f92950f
 class Head(nn.Module):
     "Layers → tokens → linear, with one hidden layer (ReLU, as in Hewitt and Liang's MLP-1) before the outputs if asked for."
-    def __init__(self,
-        pooler: nn.Module, # over layers: Ragged (N, S, D) → Ragged (N, F)
-        tokens: nn.Module, # over tokens: Ragged (N, F) → (B, F'), or (N, F) for `Each`
-        outputs: int, # C
-        hidden: int = 0, # H, width of the hidden layer; 0 = none
+
+    def __init__(
+        self,
+        pooler: nn.Module,  # over layers: Ragged (N, S, D) → Ragged (N, F)
+        tokens: nn.Module,  # over tokens: Ragged (N, F) → (B, F'), or (N, F) for `Each`
+        outputs: int,  # C
+        hidden: int = 0,  # H, width of the hidden layer; 0 = none
     ):
         super().__init__()
         self.pooler, self.tokens = pooler, tokens
@@ -31,30 +45,41 @@ class Head(nn.Module):
         self.linear = nn.Linear(hidden or tokens.features, outputs)
         self.first = type(tokens) is First and not getattr(pooler, "square", False)
 
-    def forward(self, x: Ragged) -> torch.Tensor: # (B, C), or (N, C) a token
+    def forward(self, x: Ragged) -> torch.Tensor:  # (B, C), or (N, C) a token
         z = self.tokens(self.pooler(x.first() if self.first else x))
         return self.linear(F.relu(self.hidden(z)) if self.hidden else z)
 
 # %% ../../nbs/heads/02_heads.ipynb #ab24b850
 def _pooler(spec: HeadSpec, layers: int, width: int) -> nn.Module:
     simple = {"last": OneLayer, "mean": MeanLayers, "concat": Concat}
-    if spec.layers in simple: return simple[spec.layers](layers, width)
+    if spec.layers in simple:
+        return simple[spec.layers](layers, width)
     norm = "norm" in spec.options
-    if spec.layers == "layer": return OneLayer(layers, width, spec.number, norm)
-    if spec.layers.startswith("scalar-mix"): return ScalarMix(layers, width, norm, last=spec.number if spec.layers == "scalar-mix-to" else -1)
-    if spec.layers.startswith("conv"): return LayerConv(layers, width, square=spec.layers == "conv-nxn")
+    if spec.layers == "layer":
+        return OneLayer(layers, width, spec.number, norm)
+    if spec.layers.startswith("scalar-mix"):
+        return ScalarMix(layers, width, norm, last=spec.number if spec.layers == "scalar-mix-to" else -1)
+    if spec.layers.startswith("conv"):
+        return LayerConv(layers, width, square=spec.layers == "conv-nxn")
     mix = next((o[3:] for o in spec.options if o.startswith("mix")), "none")
-    return AdapterPooler(layers, width, spec.number, shared="unshared" not in spec.options, skip="skip" in spec.options,
-                         mix=mix, init="tensorflow" if "tensorflow" in spec.options else "torch")
+    return AdapterPooler(
+        layers,
+        width,
+        spec.number,
+        shared="unshared" not in spec.options,
+        skip="skip" in spec.options,
+        mix=mix,
+        init="tensorflow" if "tensorflow" in spec.options else "torch",
+    )
 
 
 def build_head(
-    name: str, # see `heads.specs.parse_head`
-    layers: int, # S, states of the encoder
-    width: int, # D
-    outputs: int, # C; 1 for regression, 2 for spans
-    length: int = 0, # T, for flatten heads
-    seed: int = 0, # initialisation
+    name: str,  # see `heads.specs.parse_head`
+    layers: int,  # S, states of the encoder
+    width: int,  # D
+    outputs: int,  # C; 1 for regression, 2 for spans
+    length: int = 0,  # T, for flatten heads
+    seed: int = 0,  # initialisation
 ) -> Head:
     "Build a head from its name; raises ParameterError for a name, layer or length that cannot be."
     spec = parse_head(name)
@@ -66,33 +91,36 @@ def build_head(
 
 # %% ../../nbs/heads/02_heads.ipynb #17226f5e
 def head_parameters(
-    name: str, # see `heads.specs.parse_head`
-    layers: int, # S
-    width: int, # D
-    outputs: int, # C
-    length: int = 0, # T, for flatten heads
+    name: str,  # see `heads.specs.parse_head`
+    layers: int,  # S
+    width: int,  # D
+    outputs: int,  # C
+    length: int = 0,  # T, for flatten heads
 ) -> int:
     "Trainable parameters of a head, without making it."
-    with torch.device("meta"): head = build_head(name, layers, width, outputs, length)
+    with torch.device("meta"):
+        head = build_head(name, layers, width, outputs, length)
     return sum(p.numel() for p in head.parameters())
 
 # %% ../../nbs/heads/02_heads.ipynb #7fa6f214
 def head_losses(
-    logits: torch.Tensor, # (B, C)
-    labels: torch.Tensor, # (B,) class ids, or scores
-    kind: str, # classification | regression
-) -> torch.Tensor: # (B,)
+    logits: torch.Tensor,  # (B, C)
+    labels: torch.Tensor,  # (B,) class ids, or scores
+    kind: str,  # classification | regression
+) -> torch.Tensor:  # (B,)
     "Cross-entropy or squared error of each example."
-    if kind == "classification": return F.cross_entropy(logits, labels, reduction="none")
-    if kind == "regression": return (logits[:, 0] - labels).square()
+    if kind == "classification":
+        return F.cross_entropy(logits, labels, reduction="none")
+    if kind == "regression":
+        return (logits[:, 0] - labels).square()
     raise ParameterError(f"kind = {kind!r}: expected classification or regression; spans have `span_losses`")
 
 
 def span_losses(
-    logits: torch.Tensor, # (…, B, T, 2) start and end of each token
-    labels: torch.Tensor, # (B, 2) positions of the first and last token
-    mask: torch.Tensor, # (B, T) real tokens
-) -> torch.Tensor: # (…, B)
+    logits: torch.Tensor,  # (…, B, T, 2) start and end of each token
+    labels: torch.Tensor,  # (B, 2) positions of the first and last token
+    mask: torch.Tensor,  # (B, T) real tokens
+) -> torch.Tensor:  # (…, B)
     "Mean of the cross-entropies of start and end over the real tokens, so that padding changes nothing."
     p = logits.float().masked_fill(~mask[..., None], -torch.inf).log_softmax(-2)
     at = labels[:, None, :].expand(*p.shape[:-2], 1, 2)

@@ -17,80 +17,95 @@ from ..data.ragged import Ragged
 # %% ../../nbs/heads/01_poolers.ipynb #81a942c5
 class OneLayer(nn.Module):
     "The state of one layer. Raises ParameterError when there is no such layer."
-    def __init__(self,
-        layers: int, # S, states of the encoder, embeddings included
-        width: int, # D
-        layer: int = -1, # 0 = embeddings … S - 1 = last block; negative from the end
-        norm: bool = False, # layer normalisation of the state, without parameters
+
+    def __init__(
+        self,
+        layers: int,  # S, states of the encoder, embeddings included
+        width: int,  # D
+        layer: int = -1,  # 0 = embeddings … S - 1 = last block; negative from the end
+        norm: bool = False,  # layer normalisation of the state, without parameters
     ):
         super().__init__()
-        if not -layers <= layer < layers: raise ParameterError(f"layer = {layer}: expected 0 to {layers - 1}, or negative from the end")
+        if not -layers <= layer < layers:
+            raise ParameterError(f"layer = {layer}: expected 0 to {layers - 1}, or negative from the end")
         self.layer, self.norm, self.features = layer % layers, norm, width
 
-    def forward(self, x: Ragged) -> Ragged: # (N, D)
+    def forward(self, x: Ragged) -> Ragged:  # (N, D)
         state = x.values[:, self.layer]
         return x.like(F.layer_norm(state, state.shape[-1:]) if self.norm else state)
 
 
 class MeanLayers(nn.Module):
     "The mean of all states."
-    def __init__(self,
-        layers: int, # S
-        width: int, # D
+
+    def __init__(
+        self,
+        layers: int,  # S
+        width: int,  # D
     ):
         super().__init__()
         self.features = width
 
-    def forward(self, x: Ragged) -> Ragged: return x.like(x.values.mean(1))  # (N, D)
+    def forward(self, x: Ragged) -> Ragged:
+        return x.like(x.values.mean(1))  # (N, D)
 
-
+# %% ../../nbs/heads/01_poolers.ipynb #4a2929af
 class Concat(nn.Module):
     "All states of a token beside each other."
-    def __init__(self,
-        layers: int, # S
-        width: int, # D
+
+    def __init__(
+        self,
+        layers: int,  # S
+        width: int,  # D
     ):
         super().__init__()
         self.features = layers * width
 
-    def forward(self, x: Ragged) -> Ragged: return x.like(x.values.flatten(1))  # (N, S·D)
+    def forward(self, x: Ragged) -> Ragged:
+        return x.like(x.values.flatten(1))  # (N, S·D)
 
 # %% ../../nbs/heads/01_poolers.ipynb #c1e7b8ff
 class ScalarMix(nn.Module):
     "A learned weighted mean of all states (Peters et al. 2018, eq. 1)."
-    def __init__(self,
-        layers: int, # S
-        width: int, # D
-        norm: bool = False, # layer normalisation of each state, without parameters
-        std: float = 0.0, # of the initial weights; 0 = uniform, 0.05 = BERTVision
-        last: int = -1, # mix the states up to this one; negative from the end
+
+    def __init__(
+        self,
+        layers: int,  # S
+        width: int,  # D
+        norm: bool = False,  # layer normalisation of each state, without parameters
+        std: float = 0.0,  # of the initial weights; 0 = uniform, 0.05 = BERTVision
+        last: int = -1,  # mix the states up to this one; negative from the end
     ):
         super().__init__()
-        if not -layers <= last < layers: raise ParameterError(f"last = {last}: expected 0 to {layers - 1}, or negative from the end")
+        if not -layers <= last < layers:
+            raise ParameterError(f"last = {last}: expected 0 to {layers - 1}, or negative from the end")
         self.norm, self.features = norm, width
         self.weights = nn.Parameter(torch.randn(last % layers + 1) * std)  # (S,), or fewer
         self.gamma = nn.Parameter(torch.ones(()))
 
-    def shares(self) -> torch.Tensor: # (S,), or fewer; they sum to 1
+    def shares(self) -> torch.Tensor:  # (S,), or fewer; they sum to 1
         "How much of each layer the mix takes."
         return self.weights.softmax(0)
 
     def forward(self, x: Ragged) -> Ragged:
-        values = x.values[:, :len(self.weights)]
-        if self.norm: values = F.layer_norm(values, values.shape[-1:])
+        values = x.values[:, : len(self.weights)]
+        if self.norm:
+            values = F.layer_norm(values, values.shape[-1:])
         return x.like(self.gamma * torch.einsum("nsd,s->nd", values, self.shares()))  # (N, D)
 
 # %% ../../nbs/heads/01_poolers.ipynb #f894e343
 class AdapterPooler(nn.Module):
     "A dense layer over every state of every token, with GELU (BERTVision, arXiv 2202.12210)."
-    def __init__(self,
-        layers: int, # S
-        width: int, # D
-        size: int = 64, # A, outputs of the adapter
-        shared: bool = True, # one adapter for all layers; False: one a layer
-        skip: bool = False, # append the token's last state
-        mix: str = "none", # none | mean | scalar: mix the layers before
-        init: str = "torch", # torch | tensorflow
+
+    def __init__(
+        self,
+        layers: int,  # S
+        width: int,  # D
+        size: int = 64,  # A, outputs of the adapter
+        shared: bool = True,  # one adapter for all layers; False: one a layer
+        skip: bool = False,  # append the token's last state
+        mix: str = "none",  # none | mean | scalar: mix the layers before
+        init: str = "torch",  # torch | tensorflow
     ):
         super().__init__()
         self._check(size, mix, init)
@@ -104,21 +119,30 @@ class AdapterPooler(nn.Module):
         self._start(init)
 
     def _check(self, size, mix, init):
-        if size < 1: raise ParameterError(f"size = {size}: expected an adapter of at least 1")
-        if mix not in ("none", "mean", "scalar"): raise ParameterError(f"mix = {mix!r}: expected none, mean or scalar")
-        if init not in ("torch", "tensorflow"): raise ParameterError(f"init = {init!r}: expected torch or tensorflow")
+        if size < 1:
+            raise ParameterError(f"size = {size}: expected an adapter of at least 1")
+        if mix not in ("none", "mean", "scalar"):
+            raise ParameterError(f"mix = {mix!r}: expected none, mean or scalar")
+        if init not in ("torch", "tensorflow"):
+            raise ParameterError(f"init = {init!r}: expected torch or tensorflow")
 
     def _start(self, init):
         bound = self.weight.shape[-1] ** -0.5
-        if init == "torch": nn.init.uniform_(self.weight, -bound, bound); nn.init.uniform_(self.bias, -bound, bound)
-        else: nn.init.trunc_normal_(self.weight, std=1e-3, a=-2e-3, b=2e-3); nn.init.zeros_(self.bias)
+        if init == "torch":
+            nn.init.uniform_(self.weight, -bound, bound)
+            nn.init.uniform_(self.bias, -bound, bound)
+        else:
+            nn.init.trunc_normal_(self.weight, std=1e-3, a=-2e-3, b=2e-3)
+            nn.init.zeros_(self.bias)
 
 # %% ../../nbs/heads/01_poolers.ipynb #769198b1
 def _adapt(self, x: Ragged) -> Ragged:
-    h = self.mix(x).values[:, None] if self.mix else x.values                                      # (N, S, D)
-    if self.shared: z = F.linear(h, self.weight, self.bias)                                        # (N, S, A)
-    else: z = torch.einsum("nsd,sad->nsa", h, self.weight) + self.bias
-    z = F.gelu(z, approximate=self.gelu).flatten(1)                                                # (N, S·A)
+    h = self.mix(x).values[:, None] if self.mix else x.values  # (N, S, D)
+    if self.shared:
+        z = F.linear(h, self.weight, self.bias)  # (N, S, A)
+    else:
+        z = torch.einsum("nsd,sad->nsa", h, self.weight) + self.bias
+    z = F.gelu(z, approximate=self.gelu).flatten(1)  # (N, S·A)
     return x.like(torch.cat([z, x.values[:, -1]], 1) if self.skip else z)
 
 
@@ -127,75 +151,92 @@ AdapterPooler.forward = _adapt
 # %% ../../nbs/heads/01_poolers.ipynb #fa08c4d1
 class LayerConv(nn.Module):
     "Convolutions over the image of states; the filters' answers are averaged over kernel sizes."
-    def __init__(self,
-        layers: int, # S, channels of the image
-        width: int, # D
-        sizes=(1, 3, 5, 7), # odd kernel sizes
-        square: bool = False, # False: 1×N, within a token; True: N×N, over neighbouring tokens too
-        filters: int = 1, # of each size
+
+    def __init__(
+        self,
+        layers: int,  # S, channels of the image
+        width: int,  # D
+        sizes=(1, 3, 5, 7),  # odd kernel sizes
+        square: bool = False,  # False: 1×N, within a token; True: N×N, over neighbouring tokens too
+        filters: int = 1,  # of each size
     ):
         super().__init__()
-        if any(n < 1 or n % 2 == 0 for n in sizes): raise ParameterError(f"sizes = {tuple(sizes)}: expected odd kernel sizes")
+        if any(n < 1 or n % 2 == 0 for n in sizes):
+            raise ParameterError(f"sizes = {tuple(sizes)}: expected odd kernel sizes")
         self.convs = nn.ModuleList(nn.Conv2d(layers, filters, (n if square else 1, n), padding="same") for n in sizes)
         self.square, self.features = square, filters * width
 
     def forward(self, x: Ragged) -> Ragged:
-        image = x.padded().transpose(1, 2) if self.square else x.values[:, :, None]                # (B, S, T, D) or (N, S, 1, D)
-        out = torch.stack([F.gelu(conv(image)) for conv in self.convs]).mean(0)                    # (B, f, T, D) or (N, f, 1, D)
-        if self.square: out = out.transpose(1, 2)[x.rows, x.columns]                               # (N, f, D)
+        image = x.padded().transpose(1, 2) if self.square else x.values[:, :, None]  # (B, S, T, D) or (N, S, 1, D)
+        out = torch.stack([F.gelu(conv(image)) for conv in self.convs]).mean(0)  # (B, f, T, D) or (N, f, 1, D)
+        if self.square:
+            out = out.transpose(1, 2)[x.rows, x.columns]  # (N, f, D)
         return x.like(out.flatten(1))
 
 # %% ../../nbs/heads/01_poolers.ipynb #1d13833c
 class First(nn.Module):
     "The first token: CLS."
-    def __init__(self,
-        features: int, # F, numbers a token
+
+    def __init__(
+        self,
+        features: int,  # F, numbers a token
     ):
         super().__init__()
         self.features = features
 
-    def forward(self, x: Ragged) -> torch.Tensor: return x.first().values  # (B, F)
+    def forward(self, x: Ragged) -> torch.Tensor:
+        return x.first().values  # (B, F)
 
 
 class Mean(First):
     "The mean of the real tokens."
-    def forward(self, x: Ragged) -> torch.Tensor: return x.mean().values
+
+    def forward(self, x: Ragged) -> torch.Tensor:
+        return x.mean().values
 
 
 class Each(First):
     "Every token for itself."
-    def forward(self, x: Ragged) -> torch.Tensor: return x.values  # (N, F)
 
+    def forward(self, x: Ragged) -> torch.Tensor:
+        return x.values  # (N, F)
 
+# %% ../../nbs/heads/01_poolers.ipynb #905f0612
 class Attend(nn.Module):
     "A weighted mean of the real tokens, the weights from one learned query."
-    def __init__(self,
-        features: int, # F
+
+    def __init__(
+        self,
+        features: int,  # F
     ):
         super().__init__()
         self.features, self.query = features, nn.Parameter(torch.zeros(features))
 
-    def weights(self, x: Ragged) -> torch.Tensor: # (N,), sum to 1 in each sequence
+    def weights(self, x: Ragged) -> torch.Tensor:  # (N,), sum to 1 in each sequence
         "How much each token counts."
-        score = x.like(x.values @ self.query).padded(fill=float("-inf"))       # (B, T)
+        score = x.like(x.values @ self.query).padded(fill=float("-inf"))  # (B, T)
         return score.softmax(1)[x.rows, x.columns]
 
     def forward(self, x: Ragged) -> torch.Tensor:
         weighted = x.values * self.weights(x)[:, None]
-        return (x.averaging > 0).to(weighted.dtype) @ weighted                 # (B, F)
+        return (x.averaging > 0).to(weighted.dtype) @ weighted  # (B, F)
 
 # %% ../../nbs/heads/01_poolers.ipynb #2260134b
 class Flatten(nn.Module):
     "All tokens beside each other, zeros up to `length`; raises ParameterError for a longer sequence."
-    def __init__(self,
-        features: int, # F
-        length: int, # T, tokens of the longest example
+
+    def __init__(
+        self,
+        features: int,  # F
+        length: int,  # T, tokens of the longest example
     ):
         super().__init__()
-        if length < 1: raise ParameterError(f"length = {length}: a flatten head needs the number of tokens it is made for")
+        if length < 1:
+            raise ParameterError(f"length = {length}: a flatten head needs the number of tokens it is made for")
         self.length, self.features = length, features * length
 
     def forward(self, x: Ragged) -> torch.Tensor:
         longest = int(x.lengths.max())
-        if longest > self.length: raise ParameterError(f"a flatten head for {self.length} tokens was given a sequence of {longest}")
-        return x.padded(self.length).flatten(1)                                # (B, T·F)
+        if longest > self.length:
+            raise ParameterError(f"a flatten head for {self.length} tokens was given a sequence of {longest}")
+        return x.padded(self.length).flatten(1)  # (B, T·F)

@@ -9,79 +9,102 @@ __all__ = ['LAYER_POOLERS', 'TOKEN_POOLERS', 'HeadSpec', 'parse_head', 'HeadReci
 from dataclasses import asdict, dataclass
 
 from ..core.errors import ParameterError, suggest
-from ..runs.recipes import check_value, Recipe
+from ..runs.recipes import Recipe, check_value
 
 # %% ../../nbs/heads/00_specs.ipynb #4e79c539
 LAYER_POOLERS = ("last", "layer", "mean", "concat", "scalar-mix", "scalar-mix-to", "adapter", "conv-1xn", "conv-nxn")
 TOKEN_POOLERS = ("cls", "mean", "attention", "flatten", "each")
 _NUMBERED = {"layer": "the layer's number", "scalar-mix-to": "the last layer's number", "adapter": "the adapter's size"}
-_OPTIONS = {"layer": ("norm",), "scalar-mix": ("norm",), "scalar-mix-to": ("norm",), "adapter": ("skip", "unshared", "tensorflow", "mixmean", "mixscalar")}
+_OPTIONS = {
+    "layer": ("norm",),
+    "scalar-mix": ("norm",),
+    "scalar-mix-to": ("norm",),
+    "adapter": ("skip", "unshared", "tensorflow", "mixmean", "mixscalar"),
+}
 
 
 @dataclass(frozen=True)
 class HeadSpec:
     "What a head is made of; `parse_head` reads its name."
-    layers: str               # one of LAYER_POOLERS
-    tokens: str               # one of TOKEN_POOLERS
-    number: int = 0           # layer of `layer`, last layer of `scalar-mix-to`, size of `adapter`
-    options: tuple = ()       # words behind it
-    hidden: int = 0           # width of a hidden layer before the outputs; 0 = none
+
+    layers: str  # one of LAYER_POOLERS
+    tokens: str  # one of TOKEN_POOLERS
+    number: int = 0  # layer of `layer`, last layer of `scalar-mix-to`, size of `adapter`
+    options: tuple = ()  # words behind it
+    hidden: int = 0  # width of a hidden layer before the outputs; 0 = none
 
     def __str__(self):
         number = (str(self.number),) if self.layers in _NUMBERED else ()
-        return "-".join((self.layers, *number, *self.options)) + f":{self.tokens}" + (f":{self.hidden}" if self.hidden else "")
+        return (
+            "-".join((self.layers, *number, *self.options))
+            + f":{self.tokens}"
+            + (f":{self.hidden}" if self.hidden else "")
+        )
 
 # %% ../../nbs/heads/00_specs.ipynb #8750694e
-def _refuse(name, what): raise ParameterError(f"head {name!r}: {what}; expected for instance adapter-64:mean, scalar-mix:cls or layer-3:cls")
+def _refuse(name, what):
+    raise ParameterError(f"head {name!r}: {what}; expected for instance adapter-64:mean, scalar-mix:cls or layer-3:cls")
 
 
 def parse_head(
-    name: str, # e.g. adapter-64-skip:mean
+    name: str,  # e.g. adapter-64-skip:mean
 ) -> HeadSpec:
     "Read a head's name; raises ParameterError that says which part of it is wrong."
-    if not isinstance(name, str) or name.count(":") not in (1, 2): _refuse(name, "no name of the form layers:tokens or layers:tokens:hidden")
+    if not isinstance(name, str) or name.count(":") not in (1, 2):
+        _refuse(name, "no name of the form layers:tokens or layers:tokens:hidden")
     left, tokens, *hidden = name.split(":")
     layers = max((p for p in LAYER_POOLERS if left == p or left.startswith(p + "-")), key=len, default=None)
-    if layers is None: _refuse(name, f"unknown {left!r}{suggest(left, LAYER_POOLERS)}; there are {', '.join(LAYER_POOLERS)}")
-    if tokens not in TOKEN_POOLERS: _refuse(name, f"unknown {tokens!r}{suggest(tokens, TOKEN_POOLERS)}; there are {', '.join(TOKEN_POOLERS)}")
-    words, number = left[len(layers) + 1:].split("-") if left != layers else [], 0
+    if layers is None:
+        _refuse(name, f"unknown {left!r}{suggest(left, LAYER_POOLERS)}; there are {', '.join(LAYER_POOLERS)}")
+    if tokens not in TOKEN_POOLERS:
+        _refuse(name, f"unknown {tokens!r}{suggest(tokens, TOKEN_POOLERS)}; there are {', '.join(TOKEN_POOLERS)}")
+    words, number = left[len(layers) + 1 :].split("-") if left != layers else [], 0
     if layers in _NUMBERED:
-        if not words or not words[0].isdigit(): _refuse(name, f"{_NUMBERED[layers]} is missing")
+        if not words or not words[0].isdigit():
+            _refuse(name, f"{_NUMBERED[layers]} is missing")
         number = int(words.pop(0))
-        if layers == "adapter" and not 1 <= number <= 65536: _refuse(name, f"size {number}, expected 1 to 65536")
+        if layers == "adapter" and not 1 <= number <= 65536:
+            _refuse(name, f"size {number}, expected 1 to 65536")
     _check_options(name, layers, words)
     return HeadSpec(layers, tokens, number, tuple(words), _hidden(name, hidden))
 
 
 def _hidden(name, words) -> int:
-    if not words: return 0
-    if not words[0].isdigit() or not 1 <= int(words[0]) <= 65536: _refuse(name, f"hidden layer {words[0]!r}, expected its width, 1 to 65536")
+    if not words:
+        return 0
+    if not words[0].isdigit() or not 1 <= int(words[0]) <= 65536:
+        _refuse(name, f"hidden layer {words[0]!r}, expected its width, 1 to 65536")
     return int(words[0])
 
-
+# %% ../../nbs/heads/00_specs.ipynb #9728a64e
 def _check_options(name, layers, words):
     known = _OPTIONS.get(layers, ())
     for w in words:
-        if w not in known: _refuse(name, f"unknown option {w!r}{suggest(w, known)}; {layers} has {', '.join(known) or 'none'}")
-    if len(set(words)) < len(words) or {"mixmean", "mixscalar"} <= set(words): _refuse(name, "options that repeat or exclude each other")
+        if w not in known:
+            _refuse(name, f"unknown option {w!r}{suggest(w, known)}; {layers} has {', '.join(known) or 'none'}")
+    if len(set(words)) < len(words) or {"mixmean", "mixscalar"} <= set(words):
+        _refuse(name, "options that repeat or exclude each other")
 
 # %% ../../nbs/heads/00_specs.ipynb #3838698a
 @dataclass(frozen=True)
 class HeadRecipe:
     "A head and how it is trained; raises ParameterError on a value out of range."
+
     head: str = "adapter-64:mean"  # see `parse_head`
-    lr: float = 1e-3               # peak learning rate
-    epochs: float = 10.0           # passes over the states
-    weight_decay: float = 0.01     # decoupled; not on biases and single vectors
-    warmup: float = 0.1            # share of steps with a linear rise
-    schedule: str = "linear"       # after the warm-up: linear (to 0) | constant
-    clip: float = 1.0              # largest norm of this head's gradient; 0 = no clipping
-    patience: int = 3              # stop after so many epochs without a better score; 0 = never
-    seed: int = 0                  # initialisation
+    lr: float = 1e-3  # peak learning rate
+    epochs: float = 10.0  # passes over the states
+    weight_decay: float = 0.01  # decoupled; not on biases and single vectors
+    warmup: float = 0.1  # share of steps with a linear rise
+    schedule: str = "linear"  # after the warm-up: linear (to 0) | constant
+    clip: float = 1.0  # largest norm of this head's gradient; 0 = no clipping
+    patience: int = 3  # stop after so many epochs without a better score; 0 = never
+    seed: int = 0  # initialisation
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if name == "head": object.__setattr__(self, name, str(parse_head(value)))
-            else: object.__setattr__(self, name, check_value(name, value))
+            if name == "head":
+                object.__setattr__(self, name, str(parse_head(value)))
+            else:
+                object.__setattr__(self, name, check_value(name, value))
 
     but = Recipe.but

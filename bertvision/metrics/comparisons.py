@@ -34,7 +34,7 @@ def _influence_f1(p, y):
 
 def _influence_matthews(p, y):
     classes, ids = np.unique(np.concatenate([p, y]), return_inverse=True)
-    p, y = ids[:len(p)], ids[len(p):]
+    p, y = ids[: len(p)], ids[len(p) :]
     said, true = (np.bincount(x, minlength=len(classes)) / len(y) for x in (p, y))
     right, chance = (p == y).astype(float), said @ true
     spread_said, spread_true = 1 - said @ said, 1 - true @ true
@@ -54,13 +54,13 @@ def _influence_pearson(p, y):
     return a * b - (a * b).mean() / 2 * (a**2 + b**2)
 
 
-def _grades(x): # ranks as shares, ties at their middle
+def _grades(x):  # ranks as shares, ties at their middle
     from scipy.stats import rankdata
 
     return (rankdata(x) - 0.5) / len(x)
 
 
-def _mean_above(x, weights): # for each example, the weights of those above it; an equal one counts half
+def _mean_above(x, weights):  # for each example, the weights of those above it; an equal one counts half
     values, place = np.unique(x, return_inverse=True)
     sums = np.bincount(place, weights=weights)
     return (sums[::-1].cumsum()[::-1] - sums / 2)[place] / len(x)
@@ -79,21 +79,26 @@ def _influence_spearman(p, y):
     return of_both / spread - value / 2 * (of_f / (own_f - 0.25) + of_g / (own_g - 0.25))
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #90669fc9
-def _influence_mean(p, counted): # of the questions that count
+def _influence_mean(p, counted):  # of the questions that count
     if not (counted > 0).any():
         return np.zeros(len(p))
     return (counted > 0) * (p - p[counted > 0].mean()) / (counted > 0).mean()
 
 
-_INFLUENCE = {"accuracy": _influence_accuracy, "f1": _influence_f1, "matthews": _influence_matthews,
-              "pearson": _influence_pearson, "spearman": _influence_spearman}
+_INFLUENCE = {
+    "accuracy": _influence_accuracy,
+    "f1": _influence_f1,
+    "matthews": _influence_matthews,
+    "pearson": _influence_pearson,
+    "spearman": _influence_spearman,
+}
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #99a3a1f1
 def contributions(
     metric: str,  # a key of bertvision.metrics.scores.METRICS
     predictions,  # (N,) as `metrics.scores.score` takes them
-    labels,       # (N,)
-) -> np.ndarray: # (N,) of float
+    labels,  # (N,)
+) -> np.ndarray:  # (N,) of float
     """Return what each example contributes to a score: the score plus the example's influence, so that the mean is the score.
 
     A score that is undefined counts as 0: F1 without a positive, the correlation of a constant.
@@ -111,19 +116,20 @@ def contributions(
 # %% ../../nbs/metrics/02_comparisons.ipynb #15e54d2a
 class Comparison(NamedTuple):
     "How much better A is than B, for seeds and examples like those at hand."
-    value: float      # score of A minus score of B, mean over the seeds
-    low: float        # lower end of the interval; nan where none can be given
-    high: float       # upper end
-    p: float          # two-sided; nan where no claim can be made
-    seeds: int        # pairs of runs
-    examples: int     # that both answered
-    ahead: int        # pairs in which A scores higher
+
+    value: float  # score of A minus score of B, mean over the seeds
+    low: float  # lower end of the interval; nan where none can be given
+    high: float  # upper end
+    p: float  # two-sided; nan where no claim can be made
+    seeds: int  # pairs of runs
+    examples: int  # that both answered
+    ahead: int  # pairs in which A scores higher
     reason: str = ""  # why there is no p-value
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #aba882ba
 def difference_variances(
-    d: np.ndarray, # (n, N), a row a seed: contribution of each example to A minus B; n and N at least 2
-) -> tuple: # (v_s, v_i, r): variance of the mean difference over seeds, over examples, of the rest
+    d: np.ndarray,  # (n, N), a row a seed: contribution of each example to A minus B; n and N at least 2
+) -> tuple:  # (v_s, v_i, r): variance of the mean difference over seeds, over examples, of the rest
     "Return the parts of the variance of a mean difference."
     n, count = d.shape
     over_examples, over_seeds, mean = d.mean(1), d.mean(0), d.mean()
@@ -131,7 +137,7 @@ def difference_variances(
     return over_examples.var(ddof=1) / n, over_seeds.var(ddof=1) / count, rest
 
 
-def _errors(v_seeds, v_examples, rest, n, count): # -> (variance, degrees of freedom): crossed, and over seeds alone
+def _errors(v_seeds, v_examples, rest, n, count):  # -> (variance, degrees of freedom): crossed, and over seeds alone
     v_seeds = np.maximum(v_seeds, 1 / (12 * n * count**2))  # of the rounding
     variance = np.maximum(v_seeds + v_examples - rest, np.maximum(v_seeds, v_examples))
     df = variance / (v_seeds / (n - 1) + v_examples / (count - 1))
@@ -140,10 +146,10 @@ def _errors(v_seeds, v_examples, rest, n, count): # -> (variance, degrees of fre
 # %% ../../nbs/metrics/02_comparisons.ipynb #d28dfb36
 def rule_p_value(
     mean,  # difference of the scores; a number or an array
-    parts, # (v_s, v_i, r), from `difference_variances`; each a number or an array
-    n: int,     # seeds
-    count: int, # examples
-): # two-sided p-value; the shape of `mean`
+    parts,  # (v_s, v_i, r), from `difference_variances`; each a number or an array
+    n: int,  # seeds
+    count: int,  # examples
+):  # two-sided p-value; the shape of `mean`
     "Return the larger p-value of the crossed design and of the t-test over seeds."
     from scipy.special import stdtr  # Student's t; scipy.stats would take a second to import
 
@@ -152,11 +158,11 @@ def rule_p_value(
 
 
 def rule_half_width(
-    parts, # as for `rule_p_value`
-    n: int,     # seeds
-    count: int, # examples
-    level: float = 0.95, # coverage of the interval, 0 < level < 1
-): # half the width of the wider interval, in the unit of the difference
+    parts,  # as for `rule_p_value`
+    n: int,  # seeds
+    count: int,  # examples
+    level: float = 0.95,  # coverage of the interval, 0 < level < 1
+):  # half the width of the wider interval, in the unit of the difference
     "Return by how much a difference must exceed 0 for a p-value below 1 - level."
     from scipy.special import stdtrit
 
@@ -165,28 +171,34 @@ def rule_half_width(
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #bfe3d40f
 def compare_contributions(
-    d,                   # (n, N): contribution of each example to A minus B, a row a seed
-    level: float = 0.95, # coverage of the interval, 0 < level < 1
+    d,  # (n, N): contribution of each example to A minus B, a row a seed
+    level: float = 0.95,  # coverage of the interval, 0 < level < 1
 ) -> Comparison:
     "Compare two methods by the differences of their contributions. Raises ParameterError if `d` is no matrix of numbers."
     d = np.asarray(d, dtype=float)
     if d.ndim != 2 or not d.size or not np.isfinite(d).all():
-        raise ParameterError(f"differences {d.shape}: expected a matrix of finite numbers, a row a seed and a column an example")
+        raise ParameterError(
+            f"differences {d.shape}: expected a matrix of finite numbers, a row a seed and a column an example"
+        )
     each, mean = d.mean(1), float(d.mean())
     about = {"value": mean, "seeds": len(d), "examples": d.shape[1], "ahead": int((each > 1e-12).sum())}
     if min(d.shape) == 1:
-        return Comparison(low=np.nan, high=np.nan, p=np.nan, reason="one seed" if len(d) == 1 else "one example", **about)
+        return Comparison(
+            low=np.nan, high=np.nan, p=np.nan, reason="one seed" if len(d) == 1 else "one example", **about
+        )
     parts = difference_variances(d)
     half = rule_half_width(parts, *d.shape, level)
-    return Comparison(low=float(mean - half), high=float(mean + half), p=float(rule_p_value(mean, parts, *d.shape)), **about)
+    return Comparison(
+        low=float(mean - half), high=float(mean + half), p=float(rule_p_value(mean, parts, *d.shape)), **about
+    )
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #63d11422
 def compare(
-    metric: str,         # a key of bertvision.metrics.scores.METRICS
-    a,                   # (n, N) predictions of A, a row a seed
-    b,                   # (n, N) of B, seed for seed; or (N,) of a predictor that has no seed
-    labels,              # (N,)
-    level: float = 0.95, # coverage of the interval, 0 < level < 1
+    metric: str,  # a key of bertvision.metrics.scores.METRICS
+    a,  # (n, N) predictions of A, a row a seed
+    b,  # (n, N) of B, seed for seed; or (N,) of a predictor that has no seed
+    labels,  # (N,)
+    level: float = 0.95,  # coverage of the interval, 0 < level < 1
 ) -> Comparison:
     "Compare two methods on the same seeds and examples. Raises ParameterError if rows do not match, and what `contributions` raises."
     a, b = np.atleast_2d(a), np.atleast_2d(b)
@@ -197,10 +209,10 @@ def compare(
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #4da911bb
 def trivial_contributions(
-    metric: str,     # a key of bertvision.metrics.scores.METRICS
-    value: float,    # score of the trivial predictor on these examples, as a record has it
-    labels,          # (N,) as `metrics.scores.score` takes them
-) -> np.ndarray: # (N,) of float, whose mean is the score
+    metric: str,  # a key of bertvision.metrics.scores.METRICS
+    value: float,  # score of the trivial predictor on these examples, as a record has it
+    labels,  # (N,) as `metrics.scores.score` takes them
+) -> np.ndarray:  # (N,) of float, whose mean is the score
     """Return what each example contributes to the score of the predictor that always says the same.
 
     Raises DataError if no constant answer has that score on these labels: a constant would pass for it too easily.
@@ -215,11 +227,11 @@ def trivial_contributions(
 
 
 def against_trivial(
-    metric: str,         # a key of bertvision.metrics.scores.METRICS
-    predictions,         # (n, N), a row a seed
-    labels,              # (N,)
-    value: float,        # score of the trivial predictor, as a record has it
-    level: float = 0.95, # coverage of the interval, 0 < level < 1
+    metric: str,  # a key of bertvision.metrics.scores.METRICS
+    predictions,  # (n, N), a row a seed
+    labels,  # (N,)
+    value: float,  # score of the trivial predictor, as a record has it
+    level: float = 0.95,  # coverage of the interval, 0 < level < 1
 ) -> Comparison:
     "Compare a method with the predictor that learnt nothing. Raises what `contributions` raises."
     ours = np.stack([contributions(metric, p, labels) for p in np.atleast_2d(predictions)])
@@ -231,8 +243,8 @@ LEVEL = 0.05
 
 
 def decide(
-    rows: pd.DataFrame, # difference and p of each comparison of a family; p is nan where none could be made
-) -> pd.DataFrame: # the rows with p_holm and verdict
+    rows: pd.DataFrame,  # difference and p of each comparison of a family; p is nan where none could be made
+) -> pd.DataFrame:  # the rows with p_holm and verdict
     "Correct the p-values of a family by Holm and say of each comparison what it shows: better | worse | undecided | no claim."
     corrected = holm(rows["p"].to_numpy(float)) if len(rows) else np.array([])
     sign = np.sign(rows["difference"].to_numpy(float)) if len(rows) else np.array([])
@@ -242,21 +254,23 @@ def decide(
 
 def comparison_row(
     found: Comparison,
-) -> dict: # difference, low, high, p, seeds, examples, ahead, reason
+) -> dict:  # difference, low, high, p, seeds, examples, ahead, reason
     "Return a comparison as a row of a table."
     return {"difference": found.value, **{k: v for k, v in found._asdict().items() if k != "value"}}
 
 # %% ../../nbs/metrics/02_comparisons.ipynb #3a64ab58
 def rule(
-    rows: pd.DataFrame, # from `decide`
-    family: str = "this table", # what the correction is over
-) -> str: # one sentence or two
+    rows: pd.DataFrame,  # from `decide`
+    family: str = "this table",  # what the correction is over
+) -> str:  # one sentence or two
     "Say what better, worse and undecided mean under a table."
     made = int(rows["p"].notna().sum()) if len(rows) else 0
     if not made:
         return "No difference is claimed: a claim needs at least two seeds and the predictions of both sides."
     over = f"the {made} comparisons of {family}" if made > 1 else f"the one comparison of {family}"
-    text = ("Better and worse: the difference, paired by seed and example, holds for other seeds and other examples "
-            f"(crossed random effects and a t-test over seeds, the larger p after Holm over {over} below .05); intervals are 95 %, uncorrected.")
+    text = (
+        "Better and worse: the difference, paired by seed and example, holds for other seeds and other examples "
+        f"(crossed random effects and a t-test over seeds, the larger p after Holm over {over} below .05); intervals are 95 %, uncorrected."
+    )
     without = len(rows) - made
     return text + (f" No claim for {without} without two seeds or without predictions." if without else "")

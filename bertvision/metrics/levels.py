@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .comparisons import compare_contributions, LEVEL, rule_p_value
 from ..core.errors import DataError, ParameterError
 from ..core.io import replacing
+from .comparisons import LEVEL, compare_contributions, rule_p_value
 from .statistics import holm
 
 # %% ../../nbs/metrics/04_levels.ipynb #026c1460
@@ -27,14 +27,18 @@ METHODS, SEEDS = 13, (3, 5, 10)
 _AT_75, _SLOPE = 0.6745, 0.3178  # of the normal distribution: where 75 % lie below, and its density there
 
 
-def _shifts(kind: str, sd: float, effect: float, rng) -> np.ndarray: # (methods, seeds, 1), in units of the answers' spread
+def _shifts(
+    kind: str, sd: float, effect: float, rng
+) -> np.ndarray:  # (methods, seeds, 1), in units of the answers' spread
     unequal = np.where(np.arange(METHODS) % 2, 0.3, 1.375) if kind == "unequal" else np.ones(METHODS)
     luck = rng.standard_normal((METHODS, max(SEEDS), 1)) * (sd * unequal)[:, None, None]
     luck[1:] += effect
     return (luck / 100 / _SLOPE).astype(np.float32)
 
 
-def _draw_answers(examples: int, kind: str, sd: float, effect: float, rng) -> np.ndarray: # (methods, seeds, examples) of bool
+def _draw_answers(
+    examples: int, kind: str, sd: float, effect: float, rng
+) -> np.ndarray:  # (methods, seeds, examples) of bool
     normal = lambda *shape: rng.standard_normal(shape, dtype=np.float32)
     own = np.float32(0.6) * normal(METHODS, 1, examples) if kind == "items" else np.float32(0)
     spread = np.float32(np.sqrt(1.75 + 0.36 * (kind == "items")))
@@ -42,7 +46,7 @@ def _draw_answers(examples: int, kind: str, sd: float, effect: float, rng) -> np
     return np.float32(np.sqrt(0.75)) * normal(METHODS, max(SEEDS), examples) < ease
 
 # %% ../../nbs/metrics/04_levels.ipynb #f25eb584
-def _of_matthews(right: np.ndarray, rng) -> np.ndarray: # as `contributions`, for all runs at once
+def _of_matthews(right: np.ndarray, rng) -> np.ndarray:  # as `contributions`, for all runs at once
     positive = rng.random(right.shape[-1]) < 0.7
     said = np.where(right, positive, ~positive)
     true, share = positive.mean(), said.mean(-1, keepdims=True)
@@ -51,14 +55,18 @@ def _of_matthews(right: np.ndarray, rng) -> np.ndarray: # as `contributions`, fo
     bottom = np.sqrt(spread_said * spread_true)
     value = (right.mean(-1, keepdims=True) - chance) / bottom
 
-    def of(says: bool, is_so: bool): # (methods, seeds, 1): what an example with this answer and this label contributes
+    def of(says: bool, is_so: bool):  # (methods, seeds, 1): what an example with this answer and this label contributes
         true_of_said, said_of_true = (true if says else 1 - true), (share if is_so else 1 - share)
         true_of_true, said_of_said = (true if is_so else 1 - true), (share if says else 1 - share)
         of_top = (says == is_so) - right.mean(-1, keepdims=True) - true_of_said - said_of_true + 2 * chance
         of_said, of_true = 2 * (1 - spread_said - said_of_said), 2 * (1 - spread_true - true_of_true)
-        return (value + of_top / bottom - value / 2 * (of_said / spread_said + of_true / spread_true)).astype(np.float32)
+        return (value + of_top / bottom - value / 2 * (of_said / spread_said + of_true / spread_true)).astype(
+            np.float32
+        )
 
-    return np.where(positive, np.where(said, of(True, True), of(False, True)), np.where(said, of(True, False), of(False, False)))
+    return np.where(
+        positive, np.where(said, of(True, True), of(False, True)), np.where(said, of(True, False), of(False, False))
+    )
 
 
 def _of_pearson(examples: int, kind: str, sd: float, effect: float, rng) -> np.ndarray:
@@ -76,16 +84,18 @@ def _of_pearson(examples: int, kind: str, sd: float, effect: float, rng) -> np.n
 
 # %% ../../nbs/metrics/04_levels.ipynb #db87f68c
 def draw_study(
-    metric: str,          # accuracy | matthews | pearson
-    examples: int,        # of the reported split
+    metric: str,  # accuracy | matthews | pearson
+    examples: int,  # of the reported split
     kind: str = "alike",  # one of KINDS
-    sd: float = 2.0,      # between the runs of a method, in points of accuracy
+    sd: float = 2.0,  # between the runs of a method, in points of accuracy
     effect: float = 0.0,  # by which all methods differ from the first, in points of accuracy
-    rng=None,             # numpy Generator
-) -> np.ndarray: # (13 methods, 10 seeds, examples): what each example contributes to the score of a run
+    rng=None,  # numpy Generator
+) -> np.ndarray:  # (13 methods, 10 seeds, examples): what each example contributes to the score of a run
     "Draw a study of thirteen methods. Raises ParameterError for an unknown metric or kind."
     if metric not in METRICS or kind not in KINDS:
-        raise ParameterError(f"metric {metric!r}, kind {kind!r}: expected one of {', '.join(METRICS)} and one of {', '.join(KINDS)}")
+        raise ParameterError(
+            f"metric {metric!r}, kind {kind!r}: expected one of {', '.join(METRICS)} and one of {', '.join(KINDS)}"
+        )
     rng = rng or np.random.default_rng()
     if metric == "pearson":
         return _of_pearson(examples, kind, sd, effect, rng)
@@ -94,9 +104,9 @@ def draw_study(
 
 # %% ../../nbs/metrics/04_levels.ipynb #b847adb9
 def variance_parts(
-    study: np.ndarray, # (methods, seeds, examples), from `draw_study`
-    seeds: int, # of them that are used
-) -> np.ndarray: # (methods - 1, 4): difference, variance over seeds, over examples, of the rest, each of the mean
+    study: np.ndarray,  # (methods, seeds, examples), from `draw_study`
+    seeds: int,  # of them that are used
+) -> np.ndarray:  # (methods - 1, 4): difference, variance over seeds, over examples, of the rest, each of the mean
     "Return what all rules see of each method against the first."
     d = study[1:, :seeds] - study[:1, :seeds]
     count = d.shape[-1]
@@ -118,7 +128,7 @@ def _trigamma_inverse(x):
     return y
 
 
-def _moderated(variances, df): # (R, C) -> the same shrunk, and their degrees of freedom; Smyth 2004, section 6
+def _moderated(variances, df):  # (R, C) -> the same shrunk, and their degrees of freedom; Smyth 2004, section 6
     from scipy.special import digamma, polygamma
 
     v = np.maximum(variances, 1e-14)
@@ -139,10 +149,10 @@ def _p(mean, variance, df):
 
 
 def rule_p_values(
-    parts: np.ndarray, # (R, C, 4), from `variance_parts`
+    parts: np.ndarray,  # (R, C, 4), from `variance_parts`
     seeds: int,
     examples: int,
-) -> dict: # rule -> (R, C) two-sided p-values, uncorrected
+) -> dict:  # rule -> (R, C) two-sided p-values, uncorrected
     "Return the p-values of all rules but the two intervals."
     mean, v_seeds, v_examples, rest = np.moveaxis(parts, -1, 0)
     variance = np.maximum(v_seeds + v_examples - rest, np.maximum(v_seeds, v_examples))
@@ -151,18 +161,22 @@ def rule_p_values(
     shrunk, df = _moderated(v_seeds, seeds - 1)
     wider = np.maximum(shrunk + v_examples - rest, np.maximum(shrunk, v_examples))
     pooled = _p(mean, wider, wider**2 / (shrunk**2 / df + v_examples**2 / (examples - 1)))
-    return {"examples": _p(mean, v_examples, np.inf), "seeds": over_seeds, "crossed, Satterthwaite": crossed,
-            "both, Satterthwaite": np.maximum(over_seeds, crossed),
-            "both": rule_p_value(mean, (v_seeds, v_examples, rest), seeds, examples),
-            "moderated": np.maximum(_p(mean, shrunk, df), pooled)}
+    return {
+        "examples": _p(mean, v_examples, np.inf),
+        "seeds": over_seeds,
+        "crossed, Satterthwaite": crossed,
+        "both, Satterthwaite": np.maximum(over_seeds, crossed),
+        "both": rule_p_value(mean, (v_seeds, v_examples, rest), seeds, examples),
+        "moderated": np.maximum(_p(mean, shrunk, df), pooled),
+    }
 
 # %% ../../nbs/metrics/04_levels.ipynb #6c40b00d
 def rule_claims(
-    parts: np.ndarray, # (R, C, 4), from `variance_parts`
+    parts: np.ndarray,  # (R, C, 4), from `variance_parts`
     seeds: int,
     examples: int,
-    comparisons: int, # that the family has: 1 or C
-) -> dict: # rule -> (R, comparisons) of bool
+    comparisons: int,  # that the family has: 1 or C
+) -> dict:  # rule -> (R, comparisons) of bool
     "Return which comparisons each rule calls different, after Holm's correction over the family."
     p = rule_p_values(parts, seeds, examples)
     if comparisons == 1:
@@ -173,24 +187,37 @@ def rule_claims(
     return found | {"two intervals": found["examples"] & (p["seeds"] < LEVEL)}
 
 # %% ../../nbs/metrics/04_levels.ipynb #1a791bb6
-COLUMNS = ["metric", "examples", "kind", "sd", "effect", "seeds", "comparisons", "rule", "studies", "any_claim", "claims", "low_99"]
+COLUMNS = [
+    "metric",
+    "examples",
+    "kind",
+    "sd",
+    "effect",
+    "seeds",
+    "comparisons",
+    "rule",
+    "studies",
+    "any_claim",
+    "claims",
+    "low_99",
+]
 
 
-def _lower_bound(hits, n): # of the 99 % interval of Clopper and Pearson, one-sided
+def _lower_bound(hits, n):  # of the 99 % interval of Clopper and Pearson, one-sided
     from scipy import stats
 
     return np.where(hits > 0, stats.beta.ppf(0.01, hits, n - hits + 1), 0.0)
 
-
+# %% ../../nbs/metrics/04_levels.ipynb #593331c3
 def simulate(
-    metric: str,         # accuracy | matthews | pearson
+    metric: str,  # accuracy | matthews | pearson
     examples: int,
-    kind: str = "alike", # one of KINDS
-    sd: float = 2.0,     # points
-    effect: float = 0.0, # points; 0 = no difference
+    kind: str = "alike",  # one of KINDS
+    sd: float = 2.0,  # points
+    effect: float = 0.0,  # points; 0 = no difference
     studies: int = 200,  # that are drawn
     seed: int = 0,
-) -> pd.DataFrame: # COLUMNS: a row a number of seeds, a number of comparisons and a rule
+) -> pd.DataFrame:  # COLUMNS: a row a number of seeds, a number of comparisons and a rule
     "Draw studies and ask all rules. Raises what `draw_study` raises."
     rng = np.random.default_rng([seed, examples, METRICS.index(metric) if metric in METRICS else 0])
     parts = np.empty((len(SEEDS), studies, METHODS - 1, 4))
@@ -202,8 +229,22 @@ def simulate(
     for (j, seeds), comparisons in product(enumerate(SEEDS), (1, METHODS - 1)):
         for rule, claims in rule_claims(parts[j], seeds, examples, comparisons).items():
             hits = int(claims.any(1).sum())
-            rows.append((metric, examples, kind, sd, effect, seeds, comparisons, rule, studies,
-                         hits / studies, claims.mean(), float(_lower_bound(hits, studies))))
+            rows.append(
+                (
+                    metric,
+                    examples,
+                    kind,
+                    sd,
+                    effect,
+                    seeds,
+                    comparisons,
+                    rule,
+                    studies,
+                    hits / studies,
+                    claims.mean(),
+                    float(_lower_bound(hits, studies)),
+                )
+            )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 # %% ../../nbs/metrics/04_levels.ipynb #9f6f2576
@@ -212,8 +253,8 @@ _KIND = ("metric", "examples", "kind", "sd", "effect")
 
 
 def cells(
-    effects: tuple = (0.0,), # points
-) -> list: # of dicts, as `simulate` takes them
+    effects: tuple = (0.0,),  # points
+) -> list:  # of dicts, as `simulate` takes them
     "Return all kinds of study of the table."
     found = [dict(zip(_KIND, values)) for values in product(METRICS, EXAMPLES, KINDS, SCATTERS, effects)]
     return [c for c in found if c["kind"] != "unequal" or c["sd"] > 0]  # nobody scatters: the same as alike
@@ -224,17 +265,25 @@ def _simulated(cell, studies):
     return simulate(**cell, studies=studies), cell, time.monotonic() - start
 
 
-def _still_missing(path: Path, studies: int, power: int) -> tuple: # (the table so far, [(kind of study, how many of it)])
+def _still_missing(
+    path: Path, studies: int, power: int
+) -> tuple:  # (the table so far, [(kind of study, how many of it)])
     "Read what an earlier call has finished."
     done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
     if list(done) != COLUMNS:
-        raise DataError(f"{path} has the columns {', '.join(done)}: expected a table of this command, {', '.join(COLUMNS)}; give another --out")
+        raise DataError(
+            f"{path} has the columns {', '.join(done)}: expected a table of this command, {', '.join(COLUMNS)}; give another --out"
+        )
     asked = np.where(done["effect"] == 0, studies, power)
     if (done["studies"] != asked).any():
         counts = ", ".join(str(n) for n in sorted(done["studies"].unique(), reverse=True))
-        raise ParameterError(f"{path} holds {counts} studies a kind, not {studies} and {power}: give these numbers, or another --out")
+        raise ParameterError(
+            f"{path} holds {counts} studies a kind, not {studies} and {power}: give these numbers, or another --out"
+        )
     known = {tuple(row) for row in done[[*_KIND, "studies"]].itertuples(index=False)}
-    wanted = [(cell, count) for effects, count in (((0.0,), studies), ((2.0, 5.0), power)) if count for cell in cells(effects)]
+    wanted = [
+        (cell, count) for effects, count in (((0.0,), studies), ((2.0, 5.0), power)) if count for cell in cells(effects)
+    ]
     return done, [(cell, count) for cell, count in wanted if (*cell.values(), count) not in known]
 
 # %% ../../nbs/metrics/04_levels.ipynb #1397704f
@@ -244,7 +293,9 @@ def main(argv=None):
 
     parser = argparse.ArgumentParser(prog="python -m bertvision.metrics.levels", description=main.__doc__)
     parser.add_argument("--studies", type=int, default=5000, help="that are drawn of each kind without a difference")
-    parser.add_argument("--power", type=int, default=500, help="that are drawn of each kind with one of 2 and of 5 points")
+    parser.add_argument(
+        "--power", type=int, default=500, help="that are drawn of each kind with one of 2 and of 5 points"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--out", default="levels.csv")
     args = parser.parse_args(argv)
@@ -254,7 +305,9 @@ def main(argv=None):
             table, cell, seconds = simulated.result()
             done = table if done.empty else pd.concat([done, table])
             with replacing(args.out) as tmp:
-                done.sort_values([*_KIND, "seeds", "comparisons"], kind="stable").to_csv(tmp, index=False, float_format="%.5f")
+                done.sort_values([*_KIND, "seeds", "comparisons"], kind="stable").to_csv(
+                    tmp, index=False, float_format="%.5f"
+                )
             print(*cell.values(), f"{seconds:.0f} s", flush=True)
 
 # %% ../../nbs/metrics/04_levels.ipynb #c0acfd07
@@ -264,15 +317,17 @@ if __name__ == "__main__":
 
 # %% ../../nbs/metrics/04_levels.ipynb #93d47e63
 def split_seeds(
-    each,          # (S, N): what each example contributes to the score of a run, a row a run of the same recipe
-    size: int,     # runs on a side; twice as many must be there
+    each,  # (S, N): what each example contributes to the score of a run, a row a run of the same recipe
+    size: int,  # runs on a side; twice as many must be there
     splits: int = 1000,
-    seed: int = 0, # of the drawing
-) -> float: # share of the splits that the rule calls different, 0 to 1
+    seed: int = 0,  # of the drawing
+) -> float:  # share of the splits that the rule calls different, 0 to 1
     "Split runs of one recipe at random into two sides and compare these as if they were two methods. Raises ParameterError if runs are too few."
     each = np.asarray(each, dtype=float)
     if size < 2 or 2 * size > len(each):
-        raise ParameterError(f"{len(each)} runs and sides of {size}: expected at least two on a side, and runs for both")
+        raise ParameterError(
+            f"{len(each)} runs and sides of {size}: expected at least two on a side, and runs for both"
+        )
     rng = np.random.default_rng(seed)
-    drawn = (rng.permutation(len(each))[:2 * size] for _ in range(splits))
+    drawn = (rng.permutation(len(each))[: 2 * size] for _ in range(splits))
     return float(np.mean([compare_contributions(each[s[:size]] - each[s[size:]]).p < LEVEL for s in drawn]))

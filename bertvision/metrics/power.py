@@ -12,26 +12,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .comparisons import difference_variances, LEVEL, rule_half_width
 from ..core.errors import ParameterError
+from .comparisons import LEVEL, difference_variances, rule_half_width
 
 # %% ../../nbs/metrics/03_power.ipynb #0e6377e2
 class Scatter(NamedTuple):
     "Standard deviations of the difference of two methods, in points (score × 100)."
-    seeds: float    # between seeds, of all examples together
-    examples: float # between examples, of what stays the same with other seeds
-    rest: float     # of a single example with a single seed
+
+    seeds: float  # between seeds, of all examples together
+    examples: float  # between examples, of what stays the same with other seeds
+    rest: float  # of a single example with a single seed
 
 
-def _mean_square(u, df): # quantile of chi-squared / df; scipy.stats would take a second to import
+def _mean_square(u, df):  # quantile of chi-squared / df; scipy.stats would take a second to import
     from scipy.special import gammaincinv
 
     return 2 * gammaincinv(df / 2, u) / df
 
 
 def scatter_variances(
-    d: np.ndarray, # (n, N), a row a seed: contribution of each example to A minus B; n and N at least 2
-) -> np.ndarray: # (3,): variances as in `Scatter`, in squared points; one may come out below 0
+    d: np.ndarray,  # (n, N), a row a seed: contribution of each example to A minus B; n and N at least 2
+) -> np.ndarray:  # (3,): variances as in `Scatter`, in squared points; one may come out below 0
     "Estimate the scatter of one pair of methods, so that half of all estimates lie below the truth."
     n, count = d.shape
     v_seeds, v_examples, rest = difference_variances(d)
@@ -40,14 +41,14 @@ def scatter_variances(
 
 
 def typical_scatter(
-    variances, # one `scatter_variances` a pair of methods, at least one
+    variances,  # one `scatter_variances` a pair of methods, at least one
 ) -> Scatter:
     "Return the median scatter of several pairs of methods."
     return Scatter(*np.sqrt(np.maximum(0, np.median(np.asarray(variances, dtype=float), axis=0))).tolist())
 
 # %% ../../nbs/metrics/03_power.ipynb #61cbbe30
 @lru_cache(maxsize=None)
-def _uniform() -> np.ndarray: # (3, 1024), the same at each call
+def _uniform() -> np.ndarray:  # (3, 1024), the same at each call
     golden = 1.2207440846057596  # x**4 = x + 1
     return (0.5 + np.arange(1, 1025) * golden ** -np.arange(1.0, 4.0)[:, None]) % 1
 
@@ -73,11 +74,11 @@ def _check(seeds: int, examples: int, comparisons: int):
 # %% ../../nbs/metrics/03_power.ipynb #e6e668ea
 def power(
     scatter: Scatter,
-    difference: float,    # true difference of the two methods, points
-    seeds: int,           # of each method, paired
-    examples: int,        # of the reported split
-    comparisons: int = 1, # that the report's table makes
-) -> float: # share of studies, 0 … 1
+    difference: float,  # true difference of the two methods, points
+    seeds: int,  # of each method, paired
+    examples: int,  # of the reported split
+    comparisons: int = 1,  # that the report's table makes
+) -> float:  # share of studies, 0 … 1
     "Return how often the rule would claim a difference. Raises ParameterError for fewer than two seeds or examples."
     from scipy.special import ndtr
 
@@ -91,10 +92,10 @@ FOUND = 0.8  # share of studies that find a detectable difference
 
 def detectable(
     scatter: Scatter,
-    seeds: int,           # of each method, paired
-    examples: int,        # of the reported split
-    comparisons: int = 1, # that the report's table makes
-) -> float: # points
+    seeds: int,  # of each method, paired
+    examples: int,  # of the reported split
+    comparisons: int = 1,  # that the report's table makes
+) -> float:  # points
     "Return the smallest true difference that FOUND of all studies claim. Raises what `power` raises."
     from scipy.optimize import brentq
 
@@ -104,16 +105,16 @@ def detectable(
     return float(brentq(lambda x: power(scatter, x, seeds, examples, comparisons) - FOUND, 0, most, xtol=1e-4))
 
 # %% ../../nbs/metrics/03_power.ipynb #204bc2de
-MOST_SEEDS = 50   # that are looked at
-_ANY_NUMBER = 1000 # of seeds: what is not found with these is not found with more
+MOST_SEEDS = 50  # that are looked at
+_ANY_NUMBER = 1000  # of seeds: what is not found with these is not found with more
 
 
 def seeds_needed(
     scatter: Scatter,
-    difference: float,    # that is to be found, points
-    examples: int,        # of the reported split
-    comparisons: int = 1, # that the report's table makes
-) -> int | None: # 2 … MOST_SEEDS; None = more than that
+    difference: float,  # that is to be found, points
+    examples: int,  # of the reported split
+    comparisons: int = 1,  # that the report's table makes
+) -> int | None:  # 2 … MOST_SEEDS; None = more than that
     "Return how many seeds find a difference in FOUND of all studies. Raises what `power` raises."
     finds = lambda seeds: power(scatter, difference, seeds, examples, comparisons) >= FOUND
     low, high = 2, MOST_SEEDS
@@ -127,10 +128,10 @@ def seeds_needed(
 
 def seeds_text(
     scatter: Scatter,
-    difference: float,    # points
+    difference: float,  # points
     examples: int,
     comparisons: int = 1,
-) -> str: # "7", "> 50", or "never"
+) -> str:  # "7", "> 50", or "never"
     "Return the seeds that a difference needs; never = there are too few examples for any number of seeds."
     needed = seeds_needed(scatter, difference, examples, comparisons)
     if needed:

@@ -16,32 +16,36 @@ from ..core.errors import DataError, ParameterError, suggest
 @dataclass(frozen=True)
 class Metric:
     "One row of the table: what a report has to know about a metric."
-    name: str    # key in records: accuracy | f1 | matthews | pearson | spearman | answer_f1 | exact_match | …
-    title: str   # column title in tables
-    kind: str    # classification | regression | span
-    low: float   # smallest possible value
-    high: float = 1.0             # largest possible value
-    higher_is_better: bool = True # the direction of progress
+
+    name: str  # key in records: accuracy | f1 | matthews | pearson | spearman | answer_f1 | exact_match | …
+    title: str  # column title in tables
+    kind: str  # classification | regression | span
+    low: float  # smallest possible value
+    high: float = 1.0  # largest possible value
+    higher_is_better: bool = True  # the direction of progress
 
 
-METRICS = {m.name: m for m in (
-    Metric("accuracy", "Accuracy", "classification", 0.0),
-    Metric("f1", "F1", "classification", 0.0),
-    Metric("matthews", "Matthews", "classification", -1.0),
-    Metric("pearson", "Pearson", "regression", -1.0),
-    Metric("spearman", "Spearman", "regression", -1.0),
-    Metric("answer_f1", "F1", "span", 0.0),
-    Metric("exact_match", "EM", "span", 0.0),
-    Metric("has_answer_f1", "HasAns F1", "span", 0.0),
-    Metric("has_answer_exact_match", "HasAns EM", "span", 0.0),
-    Metric("no_answer_f1", "NoAns F1", "span", 0.0),
-    Metric("no_answer_exact_match", "NoAns EM", "span", 0.0),
-    Metric("avna", "AvNA", "span", 0.0),
-)}
+METRICS = {
+    m.name: m
+    for m in (
+        Metric("accuracy", "Accuracy", "classification", 0.0),
+        Metric("f1", "F1", "classification", 0.0),
+        Metric("matthews", "Matthews", "classification", -1.0),
+        Metric("pearson", "Pearson", "regression", -1.0),
+        Metric("spearman", "Spearman", "regression", -1.0),
+        Metric("answer_f1", "F1", "span", 0.0),
+        Metric("exact_match", "EM", "span", 0.0),
+        Metric("has_answer_f1", "HasAns F1", "span", 0.0),
+        Metric("has_answer_exact_match", "HasAns EM", "span", 0.0),
+        Metric("no_answer_f1", "NoAns F1", "span", 0.0),
+        Metric("no_answer_exact_match", "NoAns EM", "span", 0.0),
+        Metric("avna", "AvNA", "span", 0.0),
+    )
+}
 
 # %% ../../nbs/metrics/00_scores.ipynb #49c3cf08
 def get_metric(
-    name: str, # a key of METRICS
+    name: str,  # a key of METRICS
 ) -> Metric:
     "Look a metric up; raises ParameterError with the nearest name."
     if name not in METRICS:
@@ -50,24 +54,26 @@ def get_metric(
 
 # %% ../../nbs/metrics/00_scores.ipynb #7ebe99c5
 def vectors(
-    predictions, # (N,)
-    labels,      # (N,), none missing
-) -> tuple: # two numpy arrays (N,)
+    predictions,  # (N,)
+    labels,  # (N,), none missing
+) -> tuple:  # two numpy arrays (N,)
     "Both as vectors of one length; raises DataError when they are not."
     p, y = np.asarray(predictions), np.asarray(labels)
     if p.ndim != 1 or p.shape != y.shape:
         raise DataError(f"predictions {p.shape} and labels {y.shape}: expected two vectors of one length")
-    if not len(y): raise DataError("no predictions to score: expected at least one example")
+    if not len(y):
+        raise DataError("no predictions to score: expected at least one example")
     if not (np.issubdtype(p.dtype, np.number) and np.issubdtype(y.dtype, np.number)):
         raise DataError(f"predictions {p.dtype} and labels {y.dtype}: expected numbers")
-    if np.isnan(y).any(): raise DataError(f"label {int(np.isnan(y).argmax())} is NaN: expected a number for every example")
+    if np.isnan(y).any():
+        raise DataError(f"label {int(np.isnan(y).argmax())} is NaN: expected a number for every example")
     return p, y
 
 
 def class_ids(
-    x: np.ndarray, # (N,) numbers
-    what: str,     # "prediction" | "label", for the message
-) -> np.ndarray: # (N,) int64
+    x: np.ndarray,  # (N,) numbers
+    what: str,  # "prediction" | "label", for the message
+) -> np.ndarray:  # (N,) int64
     "Whole numbers from 0; raises DataError that names the first value that is not."
     bad = ~((x >= 0) & (x < 1000) & (x == np.floor(x)))
     if bad.any():
@@ -77,7 +83,8 @@ def class_ids(
 # %% ../../nbs/metrics/00_scores.ipynb #34edabe0
 def _f1(p, y):
     top = int(max(p.max(), y.max()))
-    if top > 1: raise DataError(f"f1 is binary (class 1 is positive) and met class id {top}: use accuracy")
+    if top > 1:
+        raise DataError(f"f1 is binary (class 1 is positive) and met class id {top}: use accuracy")
     named = int(p.sum() + y.sum())
     return 2 * int((p * y).sum()) / named if named else np.nan  # nan: no positive labelled and none predicted
 
@@ -85,7 +92,7 @@ def _f1(p, y):
 def _matthews(p, y):
     "Gorodkin 2004, equation 8: of two classes or more; 0 where only one is predicted or labelled."
     n, (classes, numbers) = float(len(y)), np.unique(np.concatenate([p, y]), return_inverse=True)
-    said, true = (np.bincount(x, minlength=len(classes)).astype(float) for x in (numbers[:len(p)], numbers[len(p):]))
+    said, true = (np.bincount(x, minlength=len(classes)).astype(float) for x in (numbers[: len(p)], numbers[len(p) :]))
     spread = (n * n - said @ said) * (n * n - true @ true)
     return ((p == y).sum() * n - said @ true) / np.sqrt(spread) if spread else 0.0
 
@@ -93,22 +100,26 @@ def _matthews(p, y):
 def _correlation(p, y, name):
     from scipy import stats
 
-    if len(y) < 2 or np.ptp(y) == 0 or not np.isfinite(p).all() or np.ptp(p) == 0: return np.nan
+    if len(y) < 2 or np.ptp(y) == 0 or not np.isfinite(p).all() or np.ptp(p) == 0:
+        return np.nan
     return getattr(stats, name)(p, y).statistic
 
 
 _FORMULAS = {
-    "accuracy": lambda p, y: (p == y).mean(), "f1": _f1, "matthews": _matthews,
-    "pearson": lambda p, y: _correlation(p, y, "pearsonr"), "spearman": lambda p, y: _correlation(p, y, "spearmanr"),
+    "accuracy": lambda p, y: (p == y).mean(),
+    "f1": _f1,
+    "matthews": _matthews,
+    "pearson": lambda p, y: _correlation(p, y, "pearsonr"),
+    "spearman": lambda p, y: _correlation(p, y, "spearmanr"),
     **{m.name: lambda p, y: p[y > 0].mean() if (y > 0).any() else np.nan for m in METRICS.values() if m.kind == "span"},
 }
 
 # %% ../../nbs/metrics/00_scores.ipynb #6f03896c
 def score(
-    names,       # one metric or several, keys of METRICS
-    predictions, # (N,) class ids for classification, numbers for regression, each question's own score for spans
-    labels,      # (N,) the same kind, none missing; for spans 1 where the question counts, else 0
-) -> dict: # metric -> float, in the order of `names`; nan where the metric is undefined
+    names,  # one metric or several, keys of METRICS
+    predictions,  # (N,) class ids for classification, numbers for regression, each question's own score for spans
+    labels,  # (N,) the same kind, none missing; for spans 1 where the question counts, else 0
+) -> dict:  # metric -> float, in the order of `names`; nan where the metric is undefined
     "Score predictions; raises DataError for vectors that do not fit and ParameterError for an unknown metric."
     names = [names] if isinstance(names, str) else list(names)
     p, y = vectors(predictions, labels)
@@ -118,15 +129,18 @@ def score(
 
 # %% ../../nbs/metrics/00_scores.ipynb #b4a69960
 def baseline(
-    names,          # one metric or several, keys of METRICS
-    train_labels,   # (M,) labels of the training part
-    labels,         # (N,) labels of the split that is reported
-    kind: str = "classification", # classification | regression
-) -> dict: # metric -> float
+    names,  # one metric or several, keys of METRICS
+    train_labels,  # (M,) labels of the training part
+    labels,  # (N,) labels of the split that is reported
+    kind: str = "classification",  # classification | regression
+) -> dict:  # metric -> float
     "Score of the majority class (ties: the smaller id) or of the mean; raises DataError and ParameterError like `score`."
     train, y = vectors(train_labels, train_labels)[1], np.asarray(labels)
-    if kind == "regression": guess = train.mean()
-    elif kind == "classification": guess = np.bincount(class_ids(train, "label")).argmax()
-    else: raise ParameterError(f"kind = {kind!r}: expected classification or regression")
+    if kind == "regression":
+        guess = train.mean()
+    elif kind == "classification":
+        guess = np.bincount(class_ids(train, "label")).argmax()
+    else:
+        raise ParameterError(f"kind = {kind!r}: expected classification or regression")
     found = score(names, np.full(y.shape, guess), y)
     return {n: 0.0 if get_metric(n).kind == "regression" and np.isnan(v) else v for n, v in found.items()}

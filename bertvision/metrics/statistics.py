@@ -17,30 +17,33 @@ from .scores import class_ids, get_metric, score, vectors
 # %% ../../nbs/metrics/01_statistics.ipynb #8e5680f6
 class Summary(NamedTuple):
     "Mean of several runs with its uncertainty."
-    n: int       # number of values
+
+    n: int  # number of values
     mean: float  # nan when a value is
-    sd: float    # standard deviation between the values; nan for one value
-    low: float   # lower end of the interval; nan for one value
+    sd: float  # standard deviation between the values; nan for one value
+    low: float  # lower end of the interval; nan for one value
     high: float  # upper end
 
 
 def summarise(
-    values,              # one score per run
-    level: float = 0.95, # coverage of the t-interval, 0 < level < 1
+    values,  # one score per run
+    level: float = 0.95,  # coverage of the t-interval, 0 < level < 1
 ) -> Summary:
     "Mean, standard deviation and t-interval; raises DataError when there is nothing to summarise."
     from scipy.special import stdtrit  # scipy.stats, whose t.ppf calls it, takes half a second to import
 
     x = np.asarray(values, dtype=float).ravel()
-    if not len(x): raise DataError("no values to summarise: expected at least one")
+    if not len(x):
+        raise DataError("no values to summarise: expected at least one")
     n, mean = len(x), float(x.mean())
-    if n == 1: return Summary(1, mean, np.nan, np.nan, np.nan)
+    if n == 1:
+        return Summary(1, mean, np.nan, np.nan, np.nan)
     sd = float(x.std(ddof=1))
     half = float(stdtrit(n - 1, (1 + level) / 2)) * sd / np.sqrt(n)
     return Summary(n, mean, sd, float(mean - half), float(mean + half))
 
 # %% ../../nbs/metrics/01_statistics.ipynb #8eb6043e
-def _f1_from(counts): # (R, C, C) label × prediction -> (R,)
+def _f1_from(counts):  # (R, C, C) label × prediction -> (R,)
     hit, rest = counts[:, 1, 1], counts[:, 0, 1] + counts[:, 1, 0]
     return _ratio(2 * hit, 2 * hit + rest, np.nan)
 
@@ -60,18 +63,23 @@ def _ratio(top, bottom, otherwise):
 _FROM_COUNTS = {"f1": _f1_from, "matthews": _matthews_from}
 
 # %% ../../nbs/metrics/01_statistics.ipynb #358442ac
-def _resample_classes(metric, stack, y, n, rng): # stack (K, N) class ids -> (n, K) scores
-    known = np.arange(2) if metric == "f1" else np.unique(np.r_[0, 1, y, stack.ravel()])  # F1 looks at the first two classes alone
+def _resample_classes(metric, stack, y, n, rng):  # stack (K, N) class ids -> (n, K) scores
+    known = (
+        np.arange(2) if metric == "f1" else np.unique(np.r_[0, 1, y, stack.ravel()])
+    )  # F1 looks at the first two classes alone
     stack, y = (np.searchsorted(known, x) for x in (stack, y))
     size = len(known) + (metric == "f1")
     cells, counts = np.unique(np.vstack([y, stack]), axis=1, return_counts=True)  # (K+1, M), (M,)
     draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=n).astype(float)  # (n, M)
-    if metric == "accuracy": return draws @ (cells[1:] == cells[0]).T / counts.sum()
-    places = [np.eye(size * size)[cells[0] * size + said] for said in cells[1:]]  # (M, C * C) each: where a cell is counted
+    if metric == "accuracy":
+        return draws @ (cells[1:] == cells[0]).T / counts.sum()
+    places = [
+        np.eye(size * size)[cells[0] * size + said] for said in cells[1:]
+    ]  # (M, C * C) each: where a cell is counted
     return np.stack([_FROM_COUNTS[metric]((draws @ place).reshape(n, size, size)) for place in places], axis=1)
 
 
-def _resample_numbers(metric, stack, y, n, rng): # stack (K, N) numbers -> (n, K) scores
+def _resample_numbers(metric, stack, y, n, rng):  # stack (K, N) numbers -> (n, K) scores
     found = []
     for start in range(0, n, 100):
         rows = rng.integers(0, len(y), (min(100, n - start), len(y)))
@@ -79,17 +87,27 @@ def _resample_numbers(metric, stack, y, n, rng): # stack (K, N) numbers -> (n, K
     return np.concatenate(found)
 
 
-def _resample_means(stack, counted, n, rng): # stack (K, N) scores of questions, counted (N,) 0 or 1 -> (n, K) means
+def _resample_means(stack, counted, n, rng):  # stack (K, N) scores of questions, counted (N,) 0 or 1 -> (n, K) means
     found = []
     for start in range(0, n, 100):
-        drawn = rng.multinomial(len(counted), np.full(len(counted), 1 / len(counted)), size=min(100, n - start)) * counted  # (R, N)
-        found.append(np.divide(drawn @ stack.T, drawn.sum(1)[:, None], out=np.full((len(drawn), len(stack)), np.nan), where=drawn.sum(1)[:, None] > 0))
+        drawn = (
+            rng.multinomial(len(counted), np.full(len(counted), 1 / len(counted)), size=min(100, n - start)) * counted
+        )  # (R, N)
+        found.append(
+            np.divide(
+                drawn @ stack.T,
+                drawn.sum(1)[:, None],
+                out=np.full((len(drawn), len(stack)), np.nan),
+                where=drawn.sum(1)[:, None] > 0,
+            )
+        )
     return np.concatenate(found)
 
 # %% ../../nbs/metrics/01_statistics.ipynb #f5f9003c
-def _correlations(metric, a, b): # (R, N) each -> (R,)
+def _correlations(metric, a, b):  # (R, N) each -> (R,)
     if metric == "spearman":
         from scipy.stats import rankdata
+
         a, b = rankdata(a, axis=1), rankdata(b, axis=1)
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     return _ratio((a * b).sum(1), np.sqrt((a**2).sum(1) * (b**2).sum(1)), np.nan)
@@ -99,62 +117,70 @@ def _resample(metric, predictions, labels, n, seed):
     "Scores of `n` resamples for each row of predictions, (n, K)."
     stack = [vectors(p, labels)[0] for p in predictions]
     y, rng = np.asarray(labels), np.random.default_rng(seed)
-    if n < 1: raise ParameterError(f"n = {n}: expected at least 1 resample")
-    if get_metric(metric).kind == "regression": return _resample_numbers(metric, np.array(stack, float), y, n, rng)
-    if get_metric(metric).kind == "span": return _resample_means(np.array(stack, float), y, n, rng)
+    if n < 1:
+        raise ParameterError(f"n = {n}: expected at least 1 resample")
+    if get_metric(metric).kind == "regression":
+        return _resample_numbers(metric, np.array(stack, float), y, n, rng)
+    if get_metric(metric).kind == "span":
+        return _resample_means(np.array(stack, float), y, n, rng)
     stack = np.stack([class_ids(p, "prediction") for p in stack])
     return _resample_classes(metric, stack, class_ids(y, "label"), n, rng)
 
 # %% ../../nbs/metrics/01_statistics.ipynb #75d1ac41
 class Interval(NamedTuple):
     "A value with the interval around it."
-    value: float # score on all examples
-    low: float   # lower end
+
+    value: float  # score on all examples
+    low: float  # lower end
     high: float  # upper end
 
 
 def bootstrap(
-    metric: str,         # a key of bertvision.metrics.scores.METRICS
-    predictions,         # (N,) of one run, or (K, N) of K runs on the same examples
-    labels,              # (N,)
-    n: int = 2000,       # resamples
-    seed: int = 0,       # of the draws
-    level: float = 0.95, # coverage, 0 < level < 1
+    metric: str,  # a key of bertvision.metrics.scores.METRICS
+    predictions,  # (N,) of one run, or (K, N) of K runs on the same examples
+    labels,  # (N,)
+    n: int = 2000,  # resamples
+    seed: int = 0,  # of the draws
+    level: float = 0.95,  # coverage, 0 < level < 1
 ) -> Interval:
     "Percentile bootstrap over examples of a score, or of the mean score of K runs. Raises what `score` raises."
     runs = np.asarray(predictions) if np.ndim(predictions) == 2 else [predictions]
     value = float(np.mean([score(metric, p, labels)[metric] for p in runs]))
     draws = _resample(metric, runs, labels, n, seed).mean(axis=1)  # nan where the metric is undefined
-    if np.isnan(draws).all(): return Interval(value, np.nan, np.nan)
+    if np.isnan(draws).all():
+        return Interval(value, np.nan, np.nan)
     low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
 
 # %% ../../nbs/metrics/01_statistics.ipynb #30216285
 class Difference(NamedTuple):
     "How much better A is than B, and how easily chance explains it."
-    value: float # score of A minus score of B
-    low: float   # lower end of the interval
+
+    value: float  # score of A minus score of B
+    low: float  # lower end of the interval
     high: float  # upper end
-    p: float     # two-sided; smallest possible value 2 / (n + 1)
+    p: float  # two-sided; smallest possible value 2 / (n + 1)
 
 
 def paired_bootstrap(
-    metric: str,         # a key of bertvision.metrics.scores.METRICS
-    a,                   # (N,) predictions of A, or (K, N) of K runs
-    b,                   # the same of B, run for run, on the same examples
-    labels,              # (N,)
-    n: int = 2000,       # resamples
-    seed: int = 0,       # of the draws
-    level: float = 0.95, # coverage, 0 < level < 1
+    metric: str,  # a key of bertvision.metrics.scores.METRICS
+    a,  # (N,) predictions of A, or (K, N) of K runs
+    b,  # the same of B, run for run, on the same examples
+    labels,  # (N,)
+    n: int = 2000,  # resamples
+    seed: int = 0,  # of the draws
+    level: float = 0.95,  # coverage, 0 < level < 1
 ) -> Difference:
     "Percentile bootstrap over examples of the difference A - B, the mean one for several runs. Raises what `score` raises."
     a, b = (list(x) if np.ndim(x) == 2 else [x] for x in (a, b))
-    if len(a) != len(b): raise ParameterError(f"{len(a)} runs of A and {len(b)} of B: expected one for one")
+    if len(a) != len(b):
+        raise ParameterError(f"{len(a)} runs of A and {len(b)} of B: expected one for one")
     value = float(np.mean([score(metric, p, labels)[metric] - score(metric, q, labels)[metric] for p, q in zip(a, b)]))
-    drawn = _resample(metric, [*a, *b], labels, n, seed)                       # (n, 2 K)
-    draws = (drawn[:, :len(a)] - drawn[:, len(a):]).mean(1)
+    drawn = _resample(metric, [*a, *b], labels, n, seed)  # (n, 2 K)
+    draws = (drawn[:, : len(a)] - drawn[:, len(a) :]).mean(1)
     draws = draws[~np.isnan(draws)]
-    if not len(draws): return Difference(value, np.nan, np.nan, np.nan)
+    if not len(draws):
+        return Difference(value, np.nan, np.nan, np.nan)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     tail = (1 + min((draws <= 0).sum(), (draws >= 0).sum())) / (1 + len(draws))
     return Difference(value, float(low), float(high), float(min(1.0, 2 * tail)))
@@ -162,15 +188,16 @@ def paired_bootstrap(
 # %% ../../nbs/metrics/01_statistics.ipynb #d959534d
 class McNemar(NamedTuple):
     "The examples on which two models differ."
-    only_a: int # examples that A alone gets right
-    only_b: int # examples that B alone gets right
-    p: float    # two-sided, exact
+
+    only_a: int  # examples that A alone gets right
+    only_b: int  # examples that B alone gets right
+    p: float  # two-sided, exact
 
 
 def mcnemar(
-    a,      # (N,) class ids predicted by A
-    b,      # (N,) class ids predicted by B on the same examples
-    labels, # (N,) class ids
+    a,  # (N,) class ids predicted by A
+    b,  # (N,) class ids predicted by B on the same examples
+    labels,  # (N,) class ids
 ) -> McNemar:
     "Exact McNemar test; raises DataError for vectors that do not fit."
     from scipy.stats import binomtest
@@ -182,8 +209,8 @@ def mcnemar(
 
 # %% ../../nbs/metrics/01_statistics.ipynb #740de63f
 def holm(
-    p_values, # (K,) one per comparison; nan for one that could not be made
-) -> np.ndarray: # (K,) adjusted, to be held against 0.05 as they are
+    p_values,  # (K,) one per comparison; nan for one that could not be made
+) -> np.ndarray:  # (K,) adjusted, to be held against 0.05 as they are
     "Holm's step-down correction; nan stays nan and does not count as a test."
     p = np.asarray(p_values, dtype=float)
     out, made = np.full(p.shape, np.nan), np.flatnonzero(~np.isnan(p))
@@ -199,41 +226,48 @@ NO_CORRELATION = 0.05
 
 
 def collapse(
-    predictions, # (N,) class ids, or numbers for regression
-    labels,      # (N,)
-    losses=None, # training losses in order, or None
-    kind: str = "classification", # classification | regression
-) -> str | None: # nan loss | one class | matthews 0 | constant prediction | pearson 0 | None
+    predictions,  # (N,) class ids, or numbers for regression
+    labels,  # (N,)
+    losses=None,  # training losses in order, or None
+    kind: str = "classification",  # classification | regression
+) -> str | None:  # nan loss | one class | matthews 0 | constant prediction | pearson 0 | None
     "Why a run must be called collapsed, or None; raises DataError for vectors that do not fit."
     if kind not in ("classification", "regression"):
         raise ParameterError(f"kind = {kind!r}: expected classification or regression")
     p, y = vectors(predictions, labels)
     finite = losses is None or not len(losses) or np.isfinite(float(losses[-1]))
-    if not finite or not np.isfinite(p).all(): return "nan loss"
+    if not finite or not np.isfinite(p).all():
+        return "nan loss"
     return _numbers_collapse(p, y) if kind == "regression" else _classes_collapse(p, y)
 
 
 def _numbers_collapse(p, y):
-    if y.std() == 0: return None
-    if p.std() < CONSTANT_SHARE * y.std(): return "constant prediction"
+    if y.std() == 0:
+        return None
+    if p.std() < CONSTANT_SHARE * y.std():
+        return "constant prediction"
     return "pearson 0" if abs(score("pearson", p, y)["pearson"]) < NO_CORRELATION else None
 
 
 def _classes_collapse(p, y):
     share = lambda x: np.unique(x, return_counts=True)[1].max() / len(x)
-    if share(y) >= ONE_CLASS_SHARE: return None
-    if share(p) >= ONE_CLASS_SHARE: return "one class"
+    if share(y) >= ONE_CLASS_SHARE:
+        return None
+    if share(p) >= ONE_CLASS_SHARE:
+        return "one class"
     return "matthews 0" if abs(score("matthews", p, y)["matthews"]) < 0.005 else None
 
 # %% ../../nbs/metrics/01_statistics.ipynb #cc05269d
 def answers_collapse(
-    answered,    # (N,) 0 or 1: whether the run answered a question
+    answered,  # (N,) 0 or 1: whether the run answered a question
     has_answer,  # (N,) 0 or 1: whether the question has an answer
-    f1,          # (N,) F1 of each answer
-    losses=None, # training losses in order, or None
-) -> str | None: # nan loss | no answer | wrong everywhere | None
+    f1,  # (N,) F1 of each answer
+    losses=None,  # training losses in order, or None
+) -> str | None:  # nan loss | no answer | wrong everywhere | None
     "Return why a run on questions must be called collapsed, or None."
-    if losses is not None and len(losses) and not np.isfinite(float(losses[-1])): return "nan loss"
+    if losses is not None and len(losses) and not np.isfinite(float(losses[-1])):
+        return "nan loss"
     answered, has = np.asarray(answered), np.asarray(has_answer).astype(bool)
-    if has.mean() > 1 - ONE_CLASS_SHARE and (answered == 0).mean() >= ONE_CLASS_SHARE: return "no answer"
+    if has.mean() > 1 - ONE_CLASS_SHARE and (answered == 0).mean() >= ONE_CLASS_SHARE:
+        return "no answer"
     return "wrong everywhere" if has.any() and np.asarray(f1)[has].max() == 0 else None

@@ -23,20 +23,24 @@ from ..core.hashing import fingerprint
 
 # %% ../../nbs/models/03_attention.ipynb #57fd92b5
 def exact_attention(
-    query, key, value, # (B, H, T, d)
-    mask=None, # (B, T) true for tokens; None = no padding
-    scaling: float | None = None, # 1/√d when None
-    dropout: float = 0.0, # on the weights
-) -> torch.Tensor: # (B, H, T, d)
+    query,
+    key,
+    value,  # (B, H, T, d)
+    mask=None,  # (B, T) true for tokens; None = no padding
+    scaling: float | None = None,  # 1/√d when None
+    dropout: float = 0.0,  # on the weights
+) -> torch.Tensor:  # (B, H, T, d)
     "Softmax attention of each token to all tokens (Vaswani et al. 2017, equation 1), which the others approximate."
-    return scaled_dot_product_attention(query, key, value, None if mask is None else mask[:, None, None], dropout, scale=scaling)
+    return scaled_dot_product_attention(
+        query, key, value, None if mask is None else mask[:, None, None], dropout, scale=scaling
+    )
 
 # %% ../../nbs/models/03_attention.ipynb #347dfa7a
 def orthogonal_gaussian(
-    number: int, # of rows
-    width: int, # d
+    number: int,  # of rows
+    width: int,  # d
     generator: torch.Generator,
-) -> torch.Tensor: # (number, d)
+) -> torch.Tensor:  # (number, d)
     "Gaussian vectors that are orthogonal within each block of d (Choromanski et al. 2021, section 3.2)."
     blocks = []
     for _ in range(ceil(number / width)):
@@ -46,26 +50,34 @@ def orthogonal_gaussian(
 
 # %% ../../nbs/models/03_attention.ipynb #517f8272
 def performer_attention(
-    query, key, value, # (B, H, T, d)
-    matrix, # (m, d) random directions
-    mask=None, # (B, T) true for tokens; None = no padding
-    scaling: float | None = None, # 1/√d when None
-) -> torch.Tensor: # (B, H, T, d)
+    query,
+    key,
+    value,  # (B, H, T, d)
+    matrix,  # (m, d) random directions
+    mask=None,  # (B, T) true for tokens; None = no padding
+    scaling: float | None = None,  # 1/√d when None
+) -> torch.Tensor:  # (B, H, T, d)
     "Attention by positive random features (Choromanski et al. 2021, equations 5 and 6), in work and memory T·m; no dropout, there are no weights to drop."
-    root, kind = (query.size(-1) ** -0.5 if scaling is None else scaling) ** 0.5, torch.promote_types(query.dtype, torch.float32)
+    root, kind = (
+        (query.size(-1) ** -0.5 if scaling is None else scaling) ** 0.5,
+        torch.promote_types(query.dtype, torch.float32),
+    )
     directions = (root * matrix).to(query.dtype)
-    keys = (directions @ key.transpose(2, 3)).to(kind) - (root * key.to(kind)).square().sum(-1).unsqueeze(2) / 2  # (B, H, m, T)
+    keys = (directions @ key.transpose(2, 3)).to(kind) - (root * key.to(kind)).square().sum(-1).unsqueeze(
+        2
+    ) / 2  # (B, H, m, T)
     if mask is not None:
         keys = keys.masked_fill(~mask[:, None, None], torch.finfo(kind).min)
         value = value.masked_fill(~mask[:, None, :, None], 0)
-    means = keys.softmax(-1).to(value.dtype) @ value                                                            # (B, H, m, d)
-    weights = (query @ directions.T).to(kind) + keys.logsumexp(-1).unsqueeze(2)                                 # (B, H, T, m)
+    means = keys.softmax(-1).to(value.dtype) @ value  # (B, H, m, d)
+    weights = (query @ directions.T).to(kind) + keys.logsumexp(-1).unsqueeze(2)  # (B, H, T, m)
     return weights.softmax(-1).to(value.dtype) @ means
 
 # %% ../../nbs/models/03_attention.ipynb #f0fd31bd
 def relative_error(
-    found, exact, # tensors of one shape
-) -> float: # 0 = the same, 1 = as far away as nothing at all
+    found,
+    exact,  # tensors of one shape
+) -> float:  # 0 = the same, 1 = as far away as nothing at all
     "Frobenius norm of the difference, relative to that of the exact values."
     return ((found.float() - exact.float()).norm() / exact.float().norm()).item()
 
@@ -74,13 +86,13 @@ SHARING = ("none", "headwise", "kv", "layerwise")
 
 
 def mix(
-    x, # (B, H, T, d) keys or values, padding set to zero
-    weights, # (1 or H, n, k) with n ≥ T
-    mask=None, # (B, T) true for tokens
-    mean: bool = False, # whether each mixture is divided by its tokens' weights
-) -> tuple: # (B, H, k, d) mixtures, (B, 1 or H, k) the sums of their tokens' weights, 0 for those without a token
+    x,  # (B, H, T, d) keys or values, padding set to zero
+    weights,  # (1 or H, n, k) with n ≥ T
+    mask=None,  # (B, T) true for tokens
+    mean: bool = False,  # whether each mixture is divided by its tokens' weights
+) -> tuple:  # (B, H, k, d) mixtures, (B, 1 or H, k) the sums of their tokens' weights, 0 for those without a token
     "Mixtures of a text's tokens (Wang et al. 2020, equation 7)."
-    weights = weights[:, :x.size(2)]
+    weights = weights[:, : x.size(2)]
     with torch.autocast(x.device.type, enabled=False):
         kind = torch.promote_types(weights.dtype, torch.float32)
         real = torch.ones(1, x.size(2), dtype=kind, device=x.device) if mask is None else mask.to(kind)
@@ -90,46 +102,61 @@ def mix(
 
 # %% ../../nbs/models/03_attention.ipynb #fddfafca
 def linformer_attention(
-    query, key, value, # (B, H, T, d)
-    mix_keys, mix_values, # (1 or H, n, k) with n ≥ T
-    mask=None, # (B, T) true for tokens; None = no padding
-    scaling: float | None = None, # 1/√d when None
-    dropout: float = 0.0, # on the weights
-    mean: bool = False, # whether mixtures are means, see `mix`
-) -> torch.Tensor: # (B, H, T, d)
+    query,
+    key,
+    value,  # (B, H, T, d)
+    mix_keys,
+    mix_values,  # (1 or H, n, k) with n ≥ T
+    mask=None,  # (B, T) true for tokens; None = no padding
+    scaling: float | None = None,  # 1/√d when None
+    dropout: float = 0.0,  # on the weights
+    mean: bool = False,  # whether mixtures are means, see `mix`
+) -> torch.Tensor:  # (B, H, T, d)
     "Attention to k mixtures of tokens, in work and memory T·k; raises ParameterError for a text that is longer than n."
-    if key.size(2) > mix_keys.size(1): raise ParameterError(f"a text of {key.size(2)} tokens, expected at most longest = {mix_keys.size(1)}: Linformer has mixtures of no more positions")
-    if mask is not None: key, value = (x.masked_fill(~mask[:, None, :, None], 0) for x in (key, value))
+    if key.size(2) > mix_keys.size(1):
+        raise ParameterError(
+            f"a text of {key.size(2)} tokens, expected at most longest = {mix_keys.size(1)}: Linformer has mixtures of no more positions"
+        )
+    if mask is not None:
+        key, value = (x.masked_fill(~mask[:, None, :, None], 0) for x in (key, value))
     (key, mass), (value, _) = mix(key, mix_keys, mask, mean), mix(value, mix_values, mask, mean)
     seen = mass > 0
-    weight = torch.where(seen, torch.where(seen, mass, 1).log(), -torch.inf) if mean else torch.where(seen, 0.0, -torch.inf)
-    weight = None if not mean and seen.all() else torch.where(seen.any(-1, keepdim=True), weight, 0).to(query.dtype).unsqueeze(2)
+    weight = (
+        torch.where(seen, torch.where(seen, mass, 1).log(), -torch.inf) if mean else torch.where(seen, 0.0, -torch.inf)
+    )
+    weight = (
+        None
+        if not mean and seen.all()
+        else torch.where(seen.any(-1, keepdim=True), weight, 0).to(query.dtype).unsqueeze(2)
+    )
     return scaled_dot_product_attention(query, key, value, weight, dropout, scale=scaling)
 
 # %% ../../nbs/models/03_attention.ipynb #6f06bb45
-def _blocks(x, size: int, count: int): # (B, H, count·size, d) -> (B, H, count, 3·size, d)
+def _blocks(x, size: int, count: int):  # (B, H, count·size, d) -> (B, H, count, 3·size, d)
     "Each block of keys with the one before and the one after."
     x = pad(x, (0, 0, size, size))
-    return torch.cat([x[:, :, i * size:(i + count) * size].unflatten(2, (count, size)) for i in range(3)], 3)
+    return torch.cat([x[:, :, i * size : (i + count) * size].unflatten(2, (count, size)) for i in range(3)], 3)
 
 
-def _band(mask, reach: int, count: int, marked: int): # -> (B, count, reach, 3·reach)
+def _band(mask, reach: int, count: int, marked: int):  # -> (B, count, reach, 3·reach)
     "Which of the tokens in three blocks those of the middle one may see: near ones, no padding, no global ones, always themselves."
     at, to = torch.arange(reach, device=mask.device)[:, None] + reach, torch.arange(3 * reach, device=mask.device)
     real = mask.clone()
     real[:, :marked] = False
-    real = _blocks(real[:, None, :, None].to(torch.uint8), reach, count)[:, 0, :, :, 0].bool()   # (B, count, 3·reach)
+    real = _blocks(real[:, None, :, None].to(torch.uint8), reach, count)[:, 0, :, :, 0].bool()  # (B, count, 3·reach)
     return ((at - to).abs() <= reach) & real.unsqueeze(2) | (at == to)
 
 # %% ../../nbs/models/03_attention.ipynb #06aff9d8
 def window_attention(
-    query, key, value, # (B, H, T, d)
-    window: int = 256, # tokens seen, half of them before and half after; even
-    global_tokens: int = 1, # so many at the start see all and are seen by all
-    mask=None, # (B, T) true for tokens; None = no padding
-    scaling: float | None = None, # 1/√d when None
-    dropout: float = 0.0, # on the weights
-) -> torch.Tensor: # (B, H, T, d)
+    query,
+    key,
+    value,  # (B, H, T, d)
+    window: int = 256,  # tokens seen, half of them before and half after; even
+    global_tokens: int = 1,  # so many at the start see all and are seen by all
+    mask=None,  # (B, T) true for tokens; None = no padding
+    scaling: float | None = None,  # 1/√d when None
+    dropout: float = 0.0,  # on the weights
+) -> torch.Tensor:  # (B, H, T, d)
     "Attention to neighbours and to global tokens (Beltagy et al. 2020, section 3.1), in work and memory T·window."
     B, T, reach, g = len(query), query.size(2), window // 2, min(global_tokens, query.size(2))
     count = ceil(T / reach)
@@ -137,22 +164,34 @@ def window_attention(
     more = count * reach - T
     q, k, v = (pad(x, (0, 0, 0, more)) for x in (query, key, value))
     sees = _band(pad(mask, (0, more)), reach, count, g)
-    near = lambda x: torch.cat([_blocks(x, reach, count), x[:, :, None, :g].expand(-1, -1, count, -1, -1)], 3).transpose(1, 2).flatten(0, 1)
-    sees = torch.cat([sees, mask[:, None, None, :g].expand(-1, count, reach, -1)], 3).flatten(0, 1).unsqueeze(1)  # (B·count, 1, reach, 3·reach + g)
-    q = q.unflatten(2, (count, reach)).transpose(1, 2).flatten(0, 1)                                               # (B·count, H, reach, d)
+    near = lambda x: (
+        torch.cat([_blocks(x, reach, count), x[:, :, None, :g].expand(-1, -1, count, -1, -1)], 3)
+        .transpose(1, 2)
+        .flatten(0, 1)
+    )
+    sees = (
+        torch.cat([sees, mask[:, None, None, :g].expand(-1, count, reach, -1)], 3).flatten(0, 1).unsqueeze(1)
+    )  # (B·count, 1, reach, 3·reach + g)
+    q = q.unflatten(2, (count, reach)).transpose(1, 2).flatten(0, 1)  # (B·count, H, reach, d)
     out = scaled_dot_product_attention(q, near(k), near(v), sees, dropout, scale=scaling)
     out = out.unflatten(0, (B, count)).transpose(1, 2).flatten(2, 3)[:, :, :T]
-    return torch.cat([exact_attention(query[:, :, :g], key, value, mask, scaling, dropout), out[:, :, g:]], 2) if g else out
+    return (
+        torch.cat([exact_attention(query[:, :, :g], key, value, mask, scaling, dropout), out[:, :, g:]], 2)
+        if g
+        else out
+    )
 
 # %% ../../nbs/models/03_attention.ipynb #872fb602
 def _whole(settings, **lowest):
     for name, low in lowest.items():
-        if type(value := getattr(settings, name)) is not int or value < low: raise ParameterError(f"{name} = {value!r}: expected a whole number, at least {low}")
+        if type(value := getattr(settings, name)) is not int or value < low:
+            raise ParameterError(f"{name} = {value!r}: expected a whole number, at least {low}")
 
 
 @dataclass(frozen=True)
 class Performer:
     "Random features a head (0: d·ln d, as in the paper), drawn anew after a layer has been passed so many times in training (0: never)."
+
     features: int = 0
     redraw: int = 1000
     seed: int = 0
@@ -164,27 +203,31 @@ class Performer:
 @dataclass(frozen=True)
 class Linformer:
     "Mixtures a head, what shares them, the longest text (0: the encoder's), and whether they begin at random or as means of tokens `rank` apart."
+
     rank: int = 128
     sharing: str = "layerwise"  # none | headwise | kv | layerwise
     longest: int = 0
-    start: str = "gaussian"     # gaussian | mean
+    start: str = "gaussian"  # gaussian | mean
     seed: int = 0
 
     def __post_init__(self):
         _whole(self, rank=1, longest=0, seed=0)
         for name, known in (("sharing", SHARING), ("start", ("gaussian", "mean"))):
-            if (given := getattr(self, name)) not in known: raise ParameterError(f"{name} = {given!r}: expected one of {', '.join(known)}{suggest(given, known)}")
+            if (given := getattr(self, name)) not in known:
+                raise ParameterError(f"{name} = {given!r}: expected one of {', '.join(known)}{suggest(given, known)}")
 
 
 @dataclass(frozen=True)
 class Window:
     "Tokens seen, half of them before and half after, and how many at the start see all and are seen by all."
+
     window: int = 256
     global_tokens: int = 1
 
     def __post_init__(self):
         _whole(self, window=2, global_tokens=0)
-        if self.window % 2: raise ParameterError(f"window = {self.window}: expected an even number")
+        if self.window % 2:
+            raise ParameterError(f"window = {self.window}: expected an even number")
 
 
 SWAPS = {"performer": Performer, "linformer": Linformer, "window": Window}
@@ -192,6 +235,7 @@ SWAPS = {"performer": Performer, "linformer": Linformer, "window": Window}
 # %% ../../nbs/models/03_attention.ipynb #2599b48c
 class PerformerLayer(nn.Module):
     "What Performer has of its own in one layer: the directions, and how often they were passed in training."
+
     def __init__(self, settings: Performer, width: int, layer: int):
         super().__init__()
         self.settings, self.layer, self.passed = settings, layer, None
@@ -199,7 +243,7 @@ class PerformerLayer(nn.Module):
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self.draw(0)
 
-    def draw(self, number: int): # of the draw, from 0
+    def draw(self, number: int):  # of the draw, from 0
         g = torch.Generator().manual_seed(int(fingerprint(["performer", self.settings.seed, self.layer, number]), 16))
         self.matrix = orthogonal_gaussian(*self.matrix.shape, g).to(self.matrix)
 
@@ -212,62 +256,93 @@ class PerformerLayer(nn.Module):
         self.passed = (int(self.calls) if self.passed is None else self.passed) + 1
         self.calls += 1
         every = self.settings.redraw
-        if every and self.passed % every == 0: self.draw(self.passed // every)
+        if every and self.passed % every == 0:
+            self.draw(self.passed // every)
 
     def forward(self, query, key, value, mask, scaling, dropout):
-        if self.training and query.requires_grad: self._count()
+        if self.training and query.requires_grad:
+            self._count()
         return performer_attention(query, key, value, self.matrix, mask, scaling)
 
 # %% ../../nbs/models/03_attention.ipynb #ec625ddd
 class Mixtures(nn.Module):
     "Linformer's weights: `keys` (h, n, k), and `values` where they have their own; h is 1 unless each head has its own."
+
     def __init__(self, settings: Linformer, heads: int, longest: int, layer: int):
         super().__init__()
         g = torch.Generator().manual_seed(int(fingerprint(["linformer", settings.seed, layer]), 16))
         shape = heads if settings.sharing == "none" else 1, settings.longest or longest, settings.rank
         self.keys = nn.Parameter(_first_mixtures(settings.start, shape, g))
-        self.values = nn.Parameter(_first_mixtures(settings.start, shape, g)) if settings.sharing in ("none", "headwise") else None
+        self.values = (
+            nn.Parameter(_first_mixtures(settings.start, shape, g))
+            if settings.sharing in ("none", "headwise")
+            else None
+        )
 
 
 def _first_mixtures(start: str, shape: tuple, g) -> torch.Tensor:
     "Gaussian with variance 1/k (Wang et al. 2020, theorem 1), or each token in the mixture of its position modulo k."
-    if start == "gaussian": return torch.randn(shape, generator=g) / shape[2] ** 0.5
-    return torch.eye(shape[2]).repeat(ceil(shape[1] / shape[2]), 1)[:shape[1]].repeat(shape[0], 1, 1)
+    if start == "gaussian":
+        return torch.randn(shape, generator=g) / shape[2] ** 0.5
+    return torch.eye(shape[2]).repeat(ceil(shape[1] / shape[2]), 1)[: shape[1]].repeat(shape[0], 1, 1)
 
 # %% ../../nbs/models/03_attention.ipynb #731a8a2a
 class LinformerLayer(nn.Module):
     "What Linformer has of its own in one layer: its mixtures, unless they are those of all layers."
+
     def __init__(self, settings: Linformer, mixtures: Mixtures):
         super().__init__()
         self.settings = settings
-        if settings.sharing == "layerwise": self.shared = (mixtures,)  # a tuple is not registered
-        else: self.mixtures = mixtures
+        if settings.sharing == "layerwise":
+            self.shared = (mixtures,)  # a tuple is not registered
+        else:
+            self.mixtures = mixtures
 
     def forward(self, query, key, value, mask, scaling, dropout):
         m = self.shared[0] if self.settings.sharing == "layerwise" else self.mixtures
-        return linformer_attention(query, key, value, m.keys, m.keys if m.values is None else m.values, mask, scaling, dropout, self.settings.start == "mean")
+        return linformer_attention(
+            query,
+            key,
+            value,
+            m.keys,
+            m.keys if m.values is None else m.values,
+            mask,
+            scaling,
+            dropout,
+            self.settings.start == "mean",
+        )
 
 
 class WindowLayer(nn.Module):
     "A local window has nothing of its own but its settings."
+
     def __init__(self, settings: Window):
         super().__init__()
         self.settings = settings
 
     def forward(self, query, key, value, mask, scaling, dropout):
-        return window_attention(query, key, value, self.settings.window, self.settings.global_tokens, mask, scaling, dropout)
+        return window_attention(
+            query, key, value, self.settings.window, self.settings.global_tokens, mask, scaling, dropout
+        )
 
 # %% ../../nbs/models/03_attention.ipynb #31e9b5a6
-def _padding(batch_size, q_length, kv_length, attention_mask=None, **kwargs): # -> (B, T) or None
-    if attention_mask is None: return None
+def _padding(batch_size, q_length, kv_length, attention_mask=None, **kwargs):  # -> (B, T) or None
+    if attention_mask is None:
+        return None
     mask = attention_mask[:, -kv_length:].bool()
     return None if mask.all() else mask
 
 
-def _swapped(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs) -> tuple: # (B, T, H, d), no weights
+def _swapped(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs
+) -> tuple:  # (B, T, H, d), no weights
     if attention_mask is not None and attention_mask.dim() != 2:
-        raise ParameterError(f"attention_mask of shape {tuple(attention_mask.shape)}: expected (B, T), the padding; no other mask can be had in linear work")
-    return module.swap(query, key, value, attention_mask, scaling, dropout if module.training else 0.0).transpose(1, 2).contiguous(), None
+        raise ParameterError(
+            f"attention_mask of shape {tuple(attention_mask.shape)}: expected (B, T), the padding; no other mask can be had in linear work"
+        )
+    return module.swap(query, key, value, attention_mask, scaling, dropout if module.training else 0.0).transpose(
+        1, 2
+    ).contiguous(), None
 
 
 for _name in SWAPS:
@@ -277,74 +352,103 @@ for _name in SWAPS:
 # %% ../../nbs/models/03_attention.ipynb #865b2e02
 def _attentions(model) -> list:
     "The self-attention layers of a model; raises EncoderError when its family does not let them be exchanged."
-    asks = lambda m: isinstance(getattr(m, "query", getattr(m, "q_lin", None)), nn.Linear) and hasattr(m, "attention_head_size") and hasattr(m, "scaling")
+    asks = lambda m: (
+        isinstance(getattr(m, "query", getattr(m, "q_lin", None)), nn.Linear)
+        and hasattr(m, "attention_head_size")
+        and hasattr(m, "scaling")
+    )
     found = [m for m in model.modules() if asks(m)] if getattr(model, "_supports_attention_backend", False) else []
-    if not found: raise EncoderError(f"{type(model).__name__}: expected an encoder like BERT, RoBERTa, ALBERT, ELECTRA or DistilBERT, whose attention can be exchanged")
-    if getattr(model.config, "is_decoder", False): raise EncoderError(f"{type(model).__name__}: expected an encoder, this one is a decoder")
+    if not found:
+        raise EncoderError(
+            f"{type(model).__name__}: expected an encoder like BERT, RoBERTa, ALBERT, ELECTRA or DistilBERT, whose attention can be exchanged"
+        )
+    if getattr(model.config, "is_decoder", False):
+        raise EncoderError(f"{type(model).__name__}: expected an encoder, this one is a decoder")
     return found
 
 
 def _layer(kind: str, settings, attention, i: int, shared) -> nn.Module:
-    heads, longest = getattr(attention, "num_attention_heads", None) or attention.n_heads, attention.config.max_position_embeddings
-    if kind == "performer": return PerformerLayer(settings, attention.attention_head_size, i)
-    if kind == "linformer": return LinformerLayer(settings, shared or Mixtures(settings, heads, longest, i))
+    heads, longest = (
+        getattr(attention, "num_attention_heads", None) or attention.n_heads,
+        attention.config.max_position_embeddings,
+    )
+    if kind == "performer":
+        return PerformerLayer(settings, attention.attention_head_size, i)
+    if kind == "linformer":
+        return LinformerLayer(settings, shared or Mixtures(settings, heads, longest, i))
     return WindowLayer(settings)
 
 # %% ../../nbs/models/03_attention.ipynb #3d3604bd
 def swap_settings(
-    kind: str, # performer | linformer | window
-    **settings, # see `Performer`, `Linformer`, `Window`
+    kind: str,  # performer | linformer | window
+    **settings,  # see `Performer`, `Linformer`, `Window`
 ) -> Performer | Linformer | Window:
     "The settings with their defaults; raises ParameterError for an unknown kind, name or value."
-    if kind not in SWAPS: raise ParameterError(f"attention {kind!r}: expected one of {', '.join(SWAPS)}{suggest(str(kind), SWAPS)}")
+    if kind not in SWAPS:
+        raise ParameterError(f"attention {kind!r}: expected one of {', '.join(SWAPS)}{suggest(str(kind), SWAPS)}")
     names = [f.name for f in fields(SWAPS[kind])]
     for name in settings:
-        if name not in names: raise ParameterError(f"{name}: {kind} has no such setting, expected {', '.join(names)}")
+        if name not in names:
+            raise ParameterError(f"{name}: {kind} has no such setting, expected {', '.join(names)}")
     return SWAPS[kind](**settings)
 
 # %% ../../nbs/models/03_attention.ipynb #80c44acc
 def swap_attention(
-    encoder, # an Encoder, or a model of transformers
-    kind: str, # performer | linformer | window, or eager | sdpa: back to softmax attention
-    **settings, # see `Performer`, `Linformer`, `Window`
-): # the same encoder
+    encoder,  # an Encoder, or a model of transformers
+    kind: str,  # performer | linformer | window, or eager | sdpa: back to softmax attention
+    **settings,  # see `Performer`, `Linformer`, `Window`
+):  # the same encoder
     "Exchange the attention of all layers; the weights stay. Raises ParameterError, and EncoderError when the encoder's family does not let its attention be exchanged."
     model, plain = encoder.model if hasattr(encoder, "tokenizer") else encoder, ("eager", "sdpa")
-    if kind in plain and settings: raise ParameterError(f"{next(iter(settings))}: {kind} has no settings")
+    if kind in plain and settings:
+        raise ParameterError(f"{next(iter(settings))}: {kind} has no settings")
     chosen, layers = None if kind in plain else swap_settings(kind, **settings), _attentions(model)
     _take_out(model, layers)
-    if chosen: _put_in(model, layers, kind, chosen)
+    if chosen:
+        _put_in(model, layers, kind, chosen)
     model.set_attn_implementation(kind)
-    if encoder is not model: _tell(encoder, kind, chosen)
+    if encoder is not model:
+        _tell(encoder, kind, chosen)
     return encoder
 
 
 def _tell(encoder, kind: str, chosen):
     "Let the encoder say what it is now: another one than before, or again the one that was loaded."
-    if not encoder.unswapped: encoder.unswapped = encoder.fingerprint
-    encoder.attention, encoder.fingerprint = kind, fingerprint([encoder.unswapped, kind, asdict(chosen)]) if chosen else encoder.unswapped
+    if not encoder.unswapped:
+        encoder.unswapped = encoder.fingerprint
+    encoder.attention, encoder.fingerprint = (
+        kind,
+        fingerprint([encoder.unswapped, kind, asdict(chosen)]) if chosen else encoder.unswapped,
+    )
     encoder.notes = [n for n in encoder.notes if not n.startswith("attention exchanged")]
-    if chosen: encoder.notes.append(f"attention exchanged for {kind} ({', '.join(f'{k} {v}' for k, v in asdict(chosen).items())})")
+    if chosen:
+        encoder.notes.append(
+            f"attention exchanged for {kind} ({', '.join(f'{k} {v}' for k, v in asdict(chosen).items())})"
+        )
 
-
+# %% ../../nbs/models/03_attention.ipynb #4e8b891b
 def _take_out(model, layers):
     for owner, name in ((model.base_model, "attention_mixtures"), *((layer, "swap") for layer in layers)):
-        if hasattr(owner, name): delattr(owner, name)
+        if hasattr(owner, name):
+            delattr(owner, name)
     model.config.attention_swap = None
 
 
 def _put_in(model, layers, kind: str, settings):
     body, shared = model.base_model, None
     if kind == "linformer" and settings.sharing == "layerwise":
-        shared = body.attention_mixtures = Mixtures(settings, 1, body.config.max_position_embeddings, -1).to(model.device, model.dtype)
-    for i, layer in enumerate(layers): layer.swap = _layer(kind, settings, layer, i, shared).to(model.device).train(layer.training)
+        shared = body.attention_mixtures = Mixtures(settings, 1, body.config.max_position_embeddings, -1).to(
+            model.device, model.dtype
+        )
+    for i, layer in enumerate(layers):
+        layer.swap = _layer(kind, settings, layer, i, shared).to(model.device).train(layer.training)
     model.config.attention_swap = {"kind": kind, **asdict(settings)}
 
 # %% ../../nbs/models/03_attention.ipynb #b0c46cf0
 def restore_swap(
-    model, # just loaded from `place`, with softmax attention
-    place, # folder of a checkpoint, or hub id
-    revision: str | None = None, # commit on the hub
+    model,  # just loaded from `place`, with softmax attention
+    place,  # folder of a checkpoint, or hub id
+    revision: str | None = None,  # commit on the hub
 ):
     "Give a loaded model the attention that its checkpoint was saved with; raises EncoderError when its weights are missing."
     from pathlib import Path
@@ -352,43 +456,65 @@ def restore_swap(
     from huggingface_hub import snapshot_download
     from safetensors.torch import load_file
 
-    folder = place if Path(place).is_dir() else snapshot_download(place, revision=revision, allow_patterns=["*.safetensors"])
+    folder = (
+        place if Path(place).is_dir() else snapshot_download(place, revision=revision, allow_patterns=["*.safetensors"])
+    )
 
     told = dict(model.config.attention_swap)
     swap_attention(model, told.pop("kind"), **told)
-    wanted, prefix = {k: v for k, v in model.state_dict().items() if ".swap." in f".{k}" or "attention_mixtures." in k}, f"{model.base_model_prefix}."
-    stored = {k.removeprefix(prefix): v for file in sorted(Path(folder).glob("*.safetensors")) for k, v in load_file(file).items()}
+    wanted, prefix = (
+        {k: v for k, v in model.state_dict().items() if ".swap." in f".{k}" or "attention_mixtures." in k},
+        f"{model.base_model_prefix}.",
+    )
+    stored = {
+        k.removeprefix(prefix): v
+        for file in sorted(Path(folder).glob("*.safetensors"))
+        for k, v in load_file(file).items()
+    }
     for name, values in wanted.items():
         if (found := stored.get(name.removeprefix(prefix))) is None or found.shape != values.shape:
-            raise EncoderError(f"{place}: expected {name} of shape {tuple(values.shape)} in its safetensors, as its configuration says {model.config.attention_swap['kind']}")
+            raise EncoderError(
+                f"{place}: expected {name} of shape {tuple(values.shape)} in its safetensors, as its configuration says {model.config.attention_swap['kind']}"
+            )
         values.copy_(found)
 
 # %% ../../nbs/models/03_attention.ipynb #4fe2eede
 def extend_positions(
-    encoder, # an Encoder, or a model of transformers, with learned positions
-    length: int, # tokens that it is to read
-): # the same encoder
+    encoder,  # an Encoder, or a model of transformers, with learned positions
+    length: int,  # tokens that it is to read
+):  # the same encoder
     "Repeat the learned positions until there are enough; does nothing when there are. Raises EncoderError for other kinds of positions."
     model = encoder.model if hasattr(encoder, "tokenizer") else encoder
     parts = getattr(model.base_model, "embeddings", None)
     table = getattr(parts, "position_embeddings", None)
-    if not isinstance(table, nn.Embedding): raise EncoderError(f"{type(model).__name__}: expected an encoder with learned positions in embeddings.position_embeddings")
-    if (model.config.to_dict().get("attention_swap") or {}).get("kind") == "linformer": raise EncoderError("extend the positions first: Linformer has learned a weight for each")
+    if not isinstance(table, nn.Embedding):
+        raise EncoderError(
+            f"{type(model).__name__}: expected an encoder with learned positions in embeddings.position_embeddings"
+        )
+    if (model.config.to_dict().get("attention_swap") or {}).get("kind") == "linformer":
+        raise EncoderError("extend the positions first: Linformer has learned a weight for each")
     first = 0 if table.padding_idx is None else table.padding_idx + 1  # RoBERTa's begin after padding's
     learned = len(table.weight) - first
-    if length < 1: raise ParameterError(f"length = {length}: expected at least 1 token")
+    if length < 1:
+        raise ParameterError(f"length = {length}: expected at least 1 token")
     if length > learned:
         rows = table.weight.data[first:].repeat(ceil(length / learned), 1)[:length]
-        parts.position_embeddings = type(table)(first + length, table.embedding_dim, table.padding_idx, _weight=torch.cat([table.weight.data[:first], rows]))
+        parts.position_embeddings = type(table)(
+            first + length, table.embedding_dim, table.padding_idx, _weight=torch.cat([table.weight.data[:first], rows])
+        )
         _lengthen_buffers(parts, first + length)
         model.config.max_position_embeddings = first + length
     if encoder is not model and length > learned:
-        encoder.tokenizer.model_max_length, encoder.fingerprint = length, fingerprint([encoder.fingerprint, "positions", length])
-        if encoder.unswapped: encoder.unswapped = fingerprint([encoder.unswapped, "positions", length])
+        encoder.tokenizer.model_max_length, encoder.fingerprint = (
+            length,
+            fingerprint([encoder.fingerprint, "positions", length]),
+        )
+        if encoder.unswapped:
+            encoder.unswapped = fingerprint([encoder.unswapped, "positions", length])
         encoder.notes.append(f"its {learned} learned positions repeated up to {length}")
     return encoder
 
-
+# %% ../../nbs/models/03_attention.ipynb #b315f5bf
 def _lengthen_buffers(parts, length: int):
     for name, old in (("position_ids", None), ("token_type_ids", 0)):
         if hasattr(parts, name):
@@ -397,36 +523,51 @@ def _lengthen_buffers(parts, length: int):
 
 # %% ../../nbs/models/03_attention.ipynb #38741cae
 def attention_inputs(
-    encoder, # an Encoder or a model, with softmax attention
-    input_ids, attention_mask, # (B, T)
-) -> list: # of (query, key, value, mask), one a layer
+    encoder,  # an Encoder or a model, with softmax attention
+    input_ids,
+    attention_mask,  # (B, T)
+) -> list:  # of (query, key, value, mask), one a layer
     "What each layer's attention is given when the encoder reads a batch."
     model, seen = encoder.model if hasattr(encoder, "tokenizer") else encoder, []
     kind, training = model.config._attn_implementation, model.training
 
     def watch(module, query, key, value, mask, scaling=None, dropout=0.0, **kwargs):
-        seen.append((query if scaling is None else query * scaling * query.size(-1) ** 0.5, key, value, mask))  # as if scaled by 1/√d
+        seen.append(
+            (query if scaling is None else query * scaling * query.size(-1) ** 0.5, key, value, mask)
+        )  # as if scaled by 1/√d
         return exact_attention(query, key, value, mask, scaling).transpose(1, 2), None
 
-    AttentionInterface.register("watched", watch); AttentionMaskInterface.register("watched", _padding)
+    AttentionInterface.register("watched", watch)
+    AttentionMaskInterface.register("watched", _padding)
     try:
-        _attentions(model); model.set_attn_implementation("watched")
-        with torch.no_grad(): model.eval()(input_ids=input_ids, attention_mask=attention_mask)
-    finally: model.set_attn_implementation(kind); model.train(training)
+        _attentions(model)
+        model.set_attn_implementation("watched")
+        with torch.no_grad():
+            model.eval()(input_ids=input_ids, attention_mask=attention_mask)
+    finally:
+        model.set_attn_implementation(kind)
+        model.train(training)
     found, seen = seen, []  # the function stays registered, what it saw does not
     return found
 
 # %% ../../nbs/models/03_attention.ipynb #42dc691f
 def approximation_error(
-    inputs, # (query, key, value, mask) from `attention_inputs`
-    kind: str, # performer | linformer | window
-    **settings, # see `Performer`, `Linformer`, `Window`; their seed decides the draw
-) -> float: # relative error of tokens' values
+    inputs,  # (query, key, value, mask) from `attention_inputs`
+    kind: str,  # performer | linformer | window
+    **settings,  # see `Performer`, `Linformer`, `Window`; their seed decides the draw
+) -> float:  # relative error of tokens' values
     "How far an attention is from softmax attention on given queries, keys and values; raises ParameterError."
     query, key, value, mask = inputs
     (_, heads, T, width), chosen = query.shape, swap_settings(kind, **settings)
-    if kind == "performer": layer = PerformerLayer(chosen, width, 0)
-    else: layer = LinformerLayer(chosen, Mixtures(chosen, heads, T, 0).to(query.device)) if kind == "linformer" else WindowLayer(chosen)
-    with torch.no_grad(): found = layer.to(query.device).eval()(query, key, value, mask, None, 0.0)
+    if kind == "performer":
+        layer = PerformerLayer(chosen, width, 0)
+    else:
+        layer = (
+            LinformerLayer(chosen, Mixtures(chosen, heads, T, 0).to(query.device))
+            if kind == "linformer"
+            else WindowLayer(chosen)
+        )
+    with torch.no_grad():
+        found = layer.to(query.device).eval()(query, key, value, mask, None, 0.0)
     real = slice(None) if mask is None else mask
     return relative_error(found.transpose(1, 2)[real], exact_attention(query, key, value, mask).transpose(1, 2)[real])

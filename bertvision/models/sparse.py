@@ -17,75 +17,96 @@ from ..core.errors import ParameterError
 @dataclass(frozen=True)
 class Mode:
     "How the tokens of a text are read: with how many others (or features, or mixtures) each is compared, and on how many tokens the encoder computes."
-    name: str         # full | sparse | performer | linformer | window
-    length: int       # tokens computed on, with the padding that the encoder adds
-    compared: int     # keys, features or mixtures that a token is compared with
+
+    name: str  # full | sparse | performer | linformer | window
+    length: int  # tokens computed on, with the padding that the encoder adds
+    compared: int  # keys, features or mixtures that a token is compared with
     note: str = ""
 
 # %% ../../nbs/models/04_sparse.ipynb #38075000
 def attention_mode(
-    encoder, # an Encoder, or a model of transformers
-    length: int, # tokens of the longest text of a batch
+    encoder,  # an Encoder, or a model of transformers
+    length: int,  # tokens of the longest text of a batch
 ) -> Mode:
     "The mode that an encoder really uses for a batch of that length; raises ParameterError for no tokens."
-    if length < 1: raise ParameterError(f"length = {length}: expected at least 1 token")
+    if length < 1:
+        raise ParameterError(f"length = {length}: expected at least 1 token")
     model = encoder.model if hasattr(encoder, "tokenizer") else encoder
     config = model.config
     swap = getattr(config, "attention_swap", None)
-    if swap: return _swap_mode(model, swap, length)
+    if swap:
+        return _swap_mode(model, swap, length)
     known = {"big_bird": _bigbird_mode, "longformer": _longformer_mode}.get(config.model_type)
     return known(config, length) if known else Mode("full", length, length)
 
 # %% ../../nbs/models/04_sparse.ipynb #54a00df5
 def _swap_mode(model, swap: dict, length: int) -> Mode:
     kind = swap["kind"]
-    if kind == "window": return Mode(kind, length, min(length, swap["window"] + 1 + swap["global_tokens"]))
+    if kind == "window":
+        return Mode(kind, length, min(length, swap["window"] + 1 + swap["global_tokens"]))
     layer = next(m for m in model.modules() if hasattr(m, "swap"))
     return Mode(kind, length, swap["rank"] if kind == "linformer" else len(layer.swap.matrix))
 
 
 def bigbird_limit(
-    config, # transformers.BigBirdConfig
-) -> int: # tokens
+    config,  # transformers.BigBirdConfig
+) -> int:  # tokens
     "The longest batch that BigBird reads with full attention: (5 + 2r) blocks."
     return (5 + 2 * config.num_random_blocks) * config.block_size
 
 
-def _padded(length: int, to: int) -> int: return -(-length // to) * to
+def _padded(length: int, to: int) -> int:
+    return -(-length // to) * to
 
 
 def _bigbird_mode(config, length: int) -> Mode:
     limit = bigbird_limit(config)
-    if config.attention_type == "original_full": return Mode("full", length, length, "its configuration asks for full attention")
-    if length <= limit: return Mode("full", length, length, f"up to {limit} tokens BigBird's attention is full")
+    if config.attention_type == "original_full":
+        return Mode("full", length, length, "its configuration asks for full attention")
+    if length <= limit:
+        return Mode("full", length, length, f"up to {limit} tokens BigBird's attention is full")
     computed, size, drawn = _padded(length, config.block_size), config.block_size, config.num_random_blocks
-    return Mode("sparse", computed, min(computed, (5 + drawn) * size), f"in training; {5 * size} when it is scored, without the random blocks" if drawn else "")
+    return Mode(
+        "sparse",
+        computed,
+        min(computed, (5 + drawn) * size),
+        f"in training; {5 * size} when it is scored, without the random blocks" if drawn else "",
+    )
 
-
+# %% ../../nbs/models/04_sparse.ipynb #b18a2a27
 def _longformer_mode(config, length: int) -> Mode:
-    windows = config.attention_window if isinstance(config.attention_window, (list, tuple)) else [config.attention_window]
+    windows = (
+        config.attention_window if isinstance(config.attention_window, (list, tuple)) else [config.attention_window]
+    )
     computed = _padded(length, max(windows))
     note = f"{length} tokens are padded to {computed}" if computed > length else ""
-    if length <= min(windows) // 2 + 1: note += "; all see each other in the window"
+    if length <= min(windows) // 2 + 1:
+        note += "; all see each other in the window"
     return Mode("sparse", computed, max(windows) + 2, note.removeprefix("; "))
 
 # %% ../../nbs/models/04_sparse.ipynb #a2a2cbaf
 def modes_of(
-    encoder, # an Encoder, or a model of transformers
-    lengths, # (N,) tokens of the texts
-) -> dict: # modes: name -> share; tokens, computed, compared: means; notes
+    encoder,  # an Encoder, or a model of transformers
+    lengths,  # (N,) tokens of the texts
+) -> dict:  # modes: name -> share; tokens, computed, compared: means; notes
     "How the texts of a data set are read; raises ParameterError for an empty text."
     found = Counter(int(n) for n in lengths)
     modes, total = {n: attention_mode(encoder, n) for n in found}, sum(found.values())
     mean = lambda value: sum(value(n) * count for n, count in found.items()) / total
     shares = {name: mean(lambda n: modes[n].name == name) for name in sorted({m.name for m in modes.values()})}
     notes = [modes[max(found)].note] if modes[max(found)].note else []
-    return {"modes": shares, "tokens": mean(lambda n: n), "computed": mean(lambda n: modes[n].length), "compared": mean(lambda n: modes[n].compared), "notes": notes}
+    return {
+        "modes": shares,
+        "tokens": mean(lambda n: n),
+        "computed": mean(lambda n: modes[n].length),
+        "compared": mean(lambda n: modes[n].compared),
+        "notes": notes,
+    }
 
 # %% ../../nbs/models/04_sparse.ipynb #112b7d57
 def steady_mode(
-    encoder, # an Encoder, or a model of transformers
-): # the same encoder
+    encoder,  # an Encoder, or a model of transformers
+):  # the same encoder
     "Let BigBird's mode depend on the batch alone and its sparse attention work in mixed precision, and CLS be global in Longformer; other encoders are left as they are."
     model = encoder.model if hasattr(encoder, "tokenizer") else encoder
     body, kind = model.base_model, model.config.model_type
@@ -106,24 +127,30 @@ def _given(args, kwargs, name: str, position: int):
 def _set_bigbird(body, args, kwargs):
     ids = _given(args, kwargs, "input_ids", 0)
     length = (ids if ids is not None else kwargs["inputs_embeds"]).shape[1]
-    with torch.device("meta"): body.set_attention_type({"full": "original_full", "sparse": "block_sparse"}[_bigbird_mode(body.config, length).name])
+    with torch.device("meta"):
+        body.set_attention_type(
+            {"full": "original_full", "sparse": "block_sparse"}[_bigbird_mode(body.config, length).name]
+        )
 
 # %% ../../nbs/models/04_sparse.ipynb #5fb73eb1
 def _leave_autocast(attention, args, kwargs):
     "Sparse attention in full precision: transformers writes weights of two precisions into one tensor."
     hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
     attention.mixed = torch.is_autocast_enabled(hidden.device.type) and attention.attention_type == "block_sparse"
-    if attention.mixed: torch.set_autocast_enabled(hidden.device.type, False)
+    if attention.mixed:
+        torch.set_autocast_enabled(hidden.device.type, False)
     return (hidden.float() if attention.mixed else hidden, *rest), kwargs
 
 
 def _enter_autocast(attention, args, output):
-    if attention.mixed: torch.set_autocast_enabled(args[0].device.type, True)
+    if attention.mixed:
+        torch.set_autocast_enabled(args[0].device.type, True)
 
 
 def _mark_cls(body, args, kwargs):
     ids = _given(args, kwargs, "input_ids", 0)
-    if ids is None or _given(args, kwargs, "global_attention_mask", 2) is not None: return None
+    if ids is None or _given(args, kwargs, "global_attention_mask", 2) is not None:
+        return None
     marked = ids.new_zeros(ids.shape)
     marked[:, 0] = 1
     return args, {**kwargs, "global_attention_mask": marked}

@@ -16,56 +16,60 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..core.errors import DataError, ParameterError
-from ..core.io import replacing
-from ..core.hashing import fingerprint
-from ..data.batches import longest_first
 from ..core.distributed import share
+from ..core.errors import DataError, ParameterError
+from ..core.hashing import fingerprint
+from ..core.io import replacing
+from ..data.batches import longest_first
 from .corpus import Corpus
-from .examples import assemble, hide, Masking, Special, Stretches, stretches
+from .examples import Masking, Special, Stretches, assemble, hide, stretches
 
 # %% ../../nbs/pretraining/02_batches.ipynb #24f8f37d
 def plan_batches(
-    lengths: np.ndarray, # (examples,) tokens of each
-    tokens: int, # of a batch, padding counted
+    lengths: np.ndarray,  # (examples,) tokens of each
+    tokens: int,  # of a batch, padding counted
     seed: int,
     epoch: int,
-    pool: int = 16, # batches that are sorted together
-) -> list: # arrays of example numbers
+    pool: int = 16,  # batches that are sorted together
+) -> list:  # arrays of example numbers
     "Batches of like length in random order; every example is in one of them."
     rng = np.random.default_rng([seed, epoch, 1])
     rows = rng.permutation(len(lengths))
     size = max(1, pool * tokens // max(1, int(lengths.mean())))
-    batches = [b for i in range(0, len(rows), size) for b in longest_first(lengths, tokens, rows[i:i + size])]
+    batches = [b for i in range(0, len(rows), size) for b in longest_first(lengths, tokens, rows[i : i + size])]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 # %% ../../nbs/pretraining/02_batches.ipynb #817923d1
 def _remember(reading, *names):
     "Keep what the newest two epochs gave."
-    for name in names: object.__setattr__(reading, name, lru_cache(2)(getattr(type(reading), name).__get__(reading)))
+    for name in names:
+        object.__setattr__(reading, name, lru_cache(2)(getattr(type(reading), name).__get__(reading)))
 
 
-def _without(reading, *names) -> dict: # what another process is to be sent
+def _without(reading, *names) -> dict:  # what another process is to be sent
     return {k: v for k, v in vars(reading).items() if k not in names}
 
 # %% ../../nbs/pretraining/02_batches.ipynb #407d2bc6
 @dataclass(frozen=True)
 class Reading:
     "What is read from a corpus and how: everything that decides the batches; raises ParameterError for values that cannot be."
+
     corpus: Corpus
     special: Special
-    max_length: int = 128       # tokens of an example
-    tokens: int = 4096          # of a batch, of all processes together
-    pairs: bool = True          # next-sentence prediction
-    short: float = 0.1          # share of shorter examples
+    max_length: int = 128  # tokens of an example
+    tokens: int = 4096  # of a batch, of all processes together
+    pairs: bool = True  # next-sentence prediction
+    short: float = 0.1  # share of shorter examples
     masking: Masking = field(default_factory=Masking)
     seed: int = 0
 
     def __post_init__(self):
-        if self.tokens < self.max_length: raise ParameterError(f"tokens = {self.tokens}: expected at least max_length = {self.max_length}")
+        if self.tokens < self.max_length:
+            raise ParameterError(f"tokens = {self.tokens}: expected at least max_length = {self.max_length}")
         _remember(self, "examples", "plan")
 
-    def __getstate__(self): return _without(self, "examples", "plan")
+    def __getstate__(self):
+        return _without(self, "examples", "plan")
 
     def __setstate__(self, state):
         vars(self).update(state)
@@ -74,44 +78,67 @@ class Reading:
     def examples(self, epoch: int) -> Stretches:
         return stretches(self.corpus, self.max_length, self.pairs, self.short, self.seed, epoch)
 
-    def plan(self, epoch: int) -> list: # arrays of example numbers
+    def plan(self, epoch: int) -> list:  # arrays of example numbers
         return plan_batches(self.examples(epoch).lengths, self.tokens, self.seed, epoch)
 
-    def texts(self, epoch, rows) -> tuple: # ids, segments, real, hidden, targets, random of some examples
+    def texts(self, epoch, rows) -> tuple:  # ids, segments, real, hidden, targets, random of some examples
         found = self.examples(epoch)
         ids, segments, real, _ = assemble(self.corpus, found, rows, self.special)
         hidden, targets = hide(ids, real, self.special, self.masking, self.seed, epoch, rows)
         return ids, segments, hidden, targets, found.random[rows]
 
-    def fingerprint(self) -> str: # 16 hexadecimal digits
-        return fingerprint([self.corpus.fingerprint, self.max_length, self.tokens, self.pairs, self.short, vars(self.masking), self.seed])
+    def fingerprint(self) -> str:  # 16 hexadecimal digits
+        return fingerprint(
+            [
+                self.corpus.fingerprint,
+                self.max_length,
+                self.tokens,
+                self.pairs,
+                self.short,
+                vars(self.masking),
+                self.seed,
+            ]
+        )
 
 # %% ../../nbs/pretraining/02_batches.ipynb #da9c58ff
 def make_batch(
-    reading, # Reading or Prepared
+    reading,  # Reading or Prepared
     epoch: int,
-    number: int, # of the batch within the epoch
-    process: int = 0, # of `processes`, which share the batch
+    number: int,  # of the batch within the epoch
+    process: int = 0,  # of `processes`, which share the batch
     processes: int = 1,
-) -> dict: # input_ids, attention_mask, token_type_ids (B, T); hidden (K,) flat positions, targets (K,), random (B,), -100 where the example does not count; all_hidden, all_examples, all_tokens: of all processes
+) -> dict:  # input_ids, attention_mask, token_type_ids (B, T); hidden (K,) flat positions, targets (K,), random (B,), -100 where the example does not count; all_hidden, all_examples, all_tokens: of all processes
     "One batch as tensors, or a process's part of it."
     rows = reading.plan(epoch)[number]
     ids, segments, hidden, targets, random = reading.texts(epoch, rows)
-    facts, width = {"all_hidden": len(hidden), "all_examples": len(rows), "all_tokens": int((ids != reading.special.pad).sum())}, ids.shape[1]
+    facts, width = (
+        {"all_hidden": len(hidden), "all_examples": len(rows), "all_tokens": int((ids != reading.special.pad).sum())},
+        ids.shape[1],
+    )
     if processes > 1:
         mine, counted = share(len(rows), process, processes)
-        place = np.full(len(rows), -1); place[mine] = np.arange(len(mine))
+        place = np.full(len(rows), -1)
+        place[mine] = np.arange(len(mine))
         kept = (place[hidden // width] >= 0) & counted
         hidden, targets = place[hidden[kept] // width] * width + hidden[kept] % width, targets[kept]
         ids, segments, random = ids[mine], segments[mine], np.where(counted, random[mine], -100)
-    tensors = dict(input_ids=ids, attention_mask=(ids != reading.special.pad).astype(np.int64), token_type_ids=segments, hidden=hidden, targets=targets, random=random.astype(np.int64))
+    tensors = dict(
+        input_ids=ids,
+        attention_mask=(ids != reading.special.pad).astype(np.int64),
+        token_type_ids=segments,
+        hidden=hidden,
+        targets=targets,
+        random=random.astype(np.int64),
+    )
     return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in tensors.items()} | facts
 
 # %% ../../nbs/pretraining/02_batches.ipynb #c39dce14
 class _Numbered(Dataset):
-    def __init__(self, reading, epoch, start, process, processes): self.about, self.start, self.count = (reading, epoch, process, processes), start, len(reading.plan(epoch))
+    def __init__(self, reading, epoch, start, process, processes):
+        self.about, self.start, self.count = (reading, epoch, process, processes), start, len(reading.plan(epoch))
 
-    def __len__(self): return self.count - self.start
+    def __len__(self):
+        return self.count - self.start
 
     def __getitem__(self, i):
         reading, epoch, process, processes = self.about
@@ -119,48 +146,77 @@ class _Numbered(Dataset):
 
 
 def epoch_batches(
-    reading, # Reading or Prepared
+    reading,  # Reading or Prepared
     epoch: int,
-    start: int = 0, # batches to pass over
-    workers: int = 0, # processes that make batches; 0: this one
+    start: int = 0,  # batches to pass over
+    workers: int = 0,  # processes that make batches; 0: this one
     process: int = 0,
     processes: int = 1,
 ):
     "The batches of an epoch, in order."
-    return iter(DataLoader(_Numbered(reading, epoch, start, process, processes), batch_size=None, num_workers=workers, generator=torch.Generator()))  # torch's own numbers stay dropout's
+    return iter(
+        DataLoader(
+            _Numbered(reading, epoch, start, process, processes),
+            batch_size=None,
+            num_workers=workers,
+            generator=torch.Generator(),
+        )
+    )  # torch's own numbers stay dropout's
 
 # %% ../../nbs/pretraining/02_batches.ipynb #87c45bee
 def prepare(
     reading: Reading,
-    path, # .parquet
-    epochs: int = 1, # how often the corpus is read, with other masks and other pairs each time
+    path,  # .parquet
+    epochs: int = 1,  # how often the corpus is read, with other masks and other pairs each time
 ) -> Path:
     "Write the examples of some epochs."
     ints, tables = pa.list_(pa.int32()), []
     for epoch in range(epochs):
-        for rows in np.array_split(np.arange(len(reading.examples(epoch))), max(1, len(reading.examples(epoch)) // 1024)):
+        for rows in np.array_split(
+            np.arange(len(reading.examples(epoch))), max(1, len(reading.examples(epoch)) // 1024)
+        ):
             ids, segments, hidden, targets, random = reading.texts(epoch, rows)
             lengths, width = reading.examples(epoch).lengths[rows], ids.shape[1]
             counts = np.bincount(hidden // width, minlength=len(rows))
-            ragged = lambda values, counts: pa.ListArray.from_arrays(pa.array(np.r_[0, np.cumsum(counts)], pa.int32()), pa.array(values, pa.int32())).cast(ints)
+            ragged = lambda values, counts: pa.ListArray.from_arrays(
+                pa.array(np.r_[0, np.cumsum(counts)], pa.int32()), pa.array(values, pa.int32())
+            ).cast(ints)
             real = np.arange(width) < lengths[:, None]
-            tables.append(pa.table({"epoch": pa.array(np.full(len(rows), epoch), pa.int32()), "input_ids": ragged(ids[real], lengths), "second": pa.array(segments.sum(1), pa.int32()),
-                                    "hidden": ragged(hidden % width, counts), "targets": ragged(targets, counts), "random": pa.array(random)}))
+            tables.append(
+                pa.table(
+                    {
+                        "epoch": pa.array(np.full(len(rows), epoch), pa.int32()),
+                        "input_ids": ragged(ids[real], lengths),
+                        "second": pa.array(segments.sum(1), pa.int32()),
+                        "hidden": ragged(hidden % width, counts),
+                        "targets": ragged(targets, counts),
+                        "random": pa.array(random),
+                    }
+                )
+            )
     about = {"made_of": reading.fingerprint(), "max_length": str(reading.max_length), "epochs": str(epochs)}
-    with replacing(Path(path)) as tmp: pq.write_table(pa.concat_tables(tables).replace_schema_metadata(about), tmp)
+    with replacing(Path(path)) as tmp:
+        pq.write_table(pa.concat_tables(tables).replace_schema_metadata(about), tmp)
     return Path(path)
 
 # %% ../../nbs/pretraining/02_batches.ipynb #c83d0a7b
 class Prepared:
     "Examples that `prepare` has written; raises DataError for another file. After the last epoch the first one comes again, in another order."
+
     def __init__(self, path, special: Special, tokens: int = 4096, seed: int = 0):
-        try: table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as e: raise DataError(f"{path}: expected a parquet file of prepared examples ({type(e).__name__})") from e
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as e:
+            raise DataError(f"{path}: expected a parquet file of prepared examples ({type(e).__name__})") from e
         about = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-        if "made_of" not in about: raise DataError(f"{path}: expected examples that prepare has written, found columns {', '.join(table.column_names)}")
+        if "made_of" not in about:
+            raise DataError(
+                f"{path}: expected examples that prepare has written, found columns {', '.join(table.column_names)}"
+            )
         self.special, self.tokens, self.seed, self.about = special, tokens, seed, about
         self.max_length, self.epochs, self.columns = int(about["max_length"]), int(about["epochs"]), table
-        if tokens < self.max_length: raise ParameterError(f"tokens = {tokens}: expected at least the {self.max_length} of the longest example")
+        if tokens < self.max_length:
+            raise ParameterError(f"tokens = {tokens}: expected at least the {self.max_length} of the longest example")
         flat = {name: table[name].combine_chunks() for name in ("input_ids", "hidden", "targets")}
         self.values = {name: column.values.to_numpy() for name, column in flat.items()}
         self.offsets = {name: column.offsets.to_numpy().astype(np.int64) for name, column in flat.items()}
@@ -168,25 +224,30 @@ class Prepared:
         self.pairs = bool(self.second.any())
         _remember(self, "plan")
 
-    def __getstate__(self): return _without(self, "plan")
+    def __getstate__(self):
+        return _without(self, "plan")
 
     def __setstate__(self, state):
         vars(self).update(state)
         _remember(self, "plan")
 
-    def plan(self, epoch: int) -> list: # arrays of example numbers
+    def plan(self, epoch: int) -> list:  # arrays of example numbers
         rows = np.flatnonzero(self.epoch == epoch % self.epochs)
         return [rows[b] for b in plan_batches(np.diff(self.offsets["input_ids"])[rows], self.tokens, self.seed, epoch)]
 
-    def texts(self, epoch, rows) -> tuple: # as Reading's
+    def texts(self, epoch, rows) -> tuple:  # as Reading's
         lengths = np.diff(self.offsets["input_ids"])[rows]
         width = int(lengths.max())
         at = np.arange(width)
         real = at < lengths[:, None]
-        take = lambda name: np.concatenate([self.values[name][self.offsets[name][r]:self.offsets[name][r + 1]] for r in rows]).astype(np.int64)
-        ids = np.full(real.shape, self.special.pad, np.int64); ids[real] = take("input_ids")
+        take = lambda name: np.concatenate(
+            [self.values[name][self.offsets[name][r] : self.offsets[name][r + 1]] for r in rows]
+        ).astype(np.int64)
+        ids = np.full(real.shape, self.special.pad, np.int64)
+        ids[real] = take("input_ids")
         segments = (real & (at >= (lengths - self.second[rows])[:, None])).astype(np.int64)
         owner = np.repeat(np.arange(len(rows)), np.diff(self.offsets["hidden"])[rows])
         return ids, segments, owner * width + take("hidden"), take("targets"), self.random[rows]
 
-    def fingerprint(self) -> str: return fingerprint([self.about, self.tokens, self.seed])
+    def fingerprint(self) -> str:
+        return fingerprint([self.about, self.tokens, self.seed])

@@ -23,17 +23,20 @@ from ..data.toy import generate
 
 # %% ../../nbs/pretraining/00_corpus.ipynb #31511528
 _END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+(?=[\"'“‘«(\[_*-]*[^\W_a-z])|[。！？]+[”’」』）]*\s*")
-_ABBREVIATION = re.compile(r"(?:^|[\s(\"'“‘-])(?:[^\W\d_]|Mr|Mrs|Ms|Dr|St|Mt|Jr|Sr|Prof|Rev|Hon|Gen|Col|Capt|Lieut|Lt|Sgt|Messrs|Esq|vs|cf|ca|etc|viz|No|Vol|pp?|i\.e|e\.g)\.\s+$")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\"'“‘-])(?:[^\W\d_]|Mr|Mrs|Ms|Dr|St|Mt|Jr|Sr|Prof|Rev|Hon|Gen|Col|Capt|Lieut|Lt|Sgt|Messrs|Esq|vs|cf|ca|etc|viz|No|Vol|pp?|i\.e|e\.g)\.\s+$"
+)
 
 
 def split_sentences(
-    text: str, # a paragraph; line ends count as spaces
-) -> list: # of sentences, in order
+    text: str,  # a paragraph; line ends count as spaces
+) -> list:  # of sentences, in order
     "Sentences of running text, by punctuation."
     text, start, found = " ".join(text.split()), 0, []
     for end in _END.finditer(text):
-        if _ABBREVIATION.search(text, max(start, end.end() - 12), end.end()): continue
-        found.append(text[start:end.end()].strip())
+        if _ABBREVIATION.search(text, max(start, end.end() - 12), end.end()):
+            continue
+        found.append(text[start : end.end()].strip())
         start = end.end()
     return found + ([rest] if (rest := text[start:].strip()) else [])
 
@@ -41,37 +44,41 @@ def split_sentences(
 LAYOUTS = ("sentences", "text")
 
 
-def _sentences_of(text: str, layout: str) -> list: # documents
-    if layout == "text": return [[s for paragraph in re.split(r"\n\s*\n", text) for s in split_sentences(paragraph)]]
+def _sentences_of(text: str, layout: str) -> list:  # documents
+    if layout == "text":
+        return [[s for paragraph in re.split(r"\n\s*\n", text) for s in split_sentences(paragraph)]]
     lines = [line.strip() for line in text.split("\n")]
     return [list(group) for real, group in groupby(lines, bool) if real]
 
 
 def read_documents(
-    place, # a file, or a folder with .txt files, plain or .gz
-    layout: str = "text", # sentences | text
-) -> list: # documents, each a list of sentences
+    place,  # a file, or a folder with .txt files, plain or .gz
+    layout: str = "text",  # sentences | text
+) -> list:  # documents, each a list of sentences
     "All documents of a corpus; raises DataError for what cannot be read or holds no sentence, ParameterError for an unknown layout."
-    if layout not in LAYOUTS: raise ParameterError(f"layout = {layout!r}: expected one of {', '.join(LAYOUTS)}{suggest(layout, LAYOUTS)}")
+    if layout not in LAYOUTS:
+        raise ParameterError(f"layout = {layout!r}: expected one of {', '.join(LAYOUTS)}{suggest(layout, LAYOUTS)}")
     files = corpus_files(place)
     documents = [d for path in files for d in _sentences_of(decode(read_bytes(path), path), layout) if d]
-    if not documents: raise DataError(f"{place}: no sentence found in {len(files)} file(s)")
+    if not documents:
+        raise DataError(f"{place}: no sentence found in {len(files)} file(s)")
     return documents
 
 # %% ../../nbs/pretraining/00_corpus.ipynb #ce7f8bd8
-def toy_documents() -> list: # documents, each a list of sentences
+def toy_documents() -> list:  # documents, each a list of sentences
     "A generated corpus, the same on every machine."
     found = {}
     for task in ("acceptability", "sentiment", "paraphrase", "entailment", "shift", "number"):
-        for row in generate(f"toy-{task}")["train"]: found.setdefault((task, row["rule"]), []).append(row["text"])
+        for row in generate(f"toy-{task}")["train"]:
+            found.setdefault((task, row["rule"]), []).append(row["text"])
     return list(found.values())
 
 
 def load_documents(
-    corpus: str, # toy, or a file or folder, by itself or within the data folder
-    layout: str = "text", # sentences | text
-    data: str = "", # the data folder; "" = BERTVISION_DATA
-) -> list: # documents, each a list of sentences
+    corpus: str,  # toy, or a file or folder, by itself or within the data folder
+    layout: str = "text",  # sentences | text
+    data: str = "",  # the data folder; "" = BERTVISION_DATA
+) -> list:  # documents, each a list of sentences
     "The documents of a corpus by its name; raises as `read_documents`."
     return toy_documents() if corpus == "toy" else read_documents(corpus_place(corpus, data), layout)
 
@@ -79,80 +86,107 @@ def load_documents(
 @dataclass(frozen=True)
 class Corpus:
     "Tokenised documents, end to end, without special tokens."
-    input_ids: np.ndarray   # (tokens,) int32
-    sentences: np.ndarray   # (sentences + 1,) int64: where each begins among the tokens
-    documents: np.ndarray   # (documents + 1,) int64: where each begins among the sentences
 
-    def __len__(self): return len(self.documents) - 1
+    input_ids: np.ndarray  # (tokens,) int32
+    sentences: np.ndarray  # (sentences + 1,) int64: where each begins among the tokens
+    documents: np.ndarray  # (documents + 1,) int64: where each begins among the sentences
 
-    def __repr__(self): return f"Corpus({len(self):,} documents, {len(self.sentences) - 1:,} sentences, {len(self.input_ids):,} tokens)"
+    def __len__(self):
+        return len(self.documents) - 1
+
+    def __repr__(self):
+        return f"Corpus({len(self):,} documents, {len(self.sentences) - 1:,} sentences, {len(self.input_ids):,} tokens)"
 
     @cached_property
-    def fingerprint(self) -> str: # 16 hexadecimal digits
+    def fingerprint(self) -> str:  # 16 hexadecimal digits
         return fingerprint([self.input_ids, self.sentences, self.documents])
 
-    def part(self,
-        documents, # which, in which order
+    def part(
+        self,
+        documents,  # which, in which order
     ) -> "Corpus":
         "Some of the documents."
         return self._ranges([(self.documents[d], self.documents[d + 1]) for d in documents])
 
-    def _ranges(self, ranges) -> "Corpus": # of sentences, a document each
+    def _ranges(self, ranges) -> "Corpus":  # of sentences, a document each
         lengths = np.diff(self.sentences)[np.concatenate([np.arange(a, b) for a, b in ranges])]
-        ids = np.concatenate([self.input_ids[self.sentences[a]:self.sentences[b]] for a, b in ranges])
-        return Corpus(ids, np.r_[0, np.cumsum(lengths)].astype(np.int64), np.r_[0, np.cumsum([b - a for a, b in ranges])].astype(np.int64))
+        ids = np.concatenate([self.input_ids[self.sentences[a] : self.sentences[b]] for a, b in ranges])
+        return Corpus(
+            ids,
+            np.r_[0, np.cumsum(lengths)].astype(np.int64),
+            np.r_[0, np.cumsum([b - a for a, b in ranges])].astype(np.int64),
+        )
 
-
+# %% ../../nbs/pretraining/00_corpus.ipynb #797694a5
 def hold_out(
     corpus: Corpus,
-    share: float = 0.05, # of each document's sentences, at its end
-) -> tuple: # two Corpora: to learn from, and held out
+    share: float = 0.05,  # of each document's sentences, at its end
+) -> tuple:  # two Corpora: to learn from, and held out
     "Divide every document; raises ParameterError for a share that leaves one of the two without a sentence."
-    if not 0 < share < 1: raise ParameterError(f"share = {share}: expected a share between 0 and 1")
+    if not 0 < share < 1:
+        raise ParameterError(f"share = {share}: expected a share between 0 and 1")
     ends = [(a, b - round(share * (b - a)), b) for a, b in zip(corpus.documents[:-1], corpus.documents[1:])]
-    learned, held = ([(x, y) for x, y in part if y > x] for part in ([(a, m) for a, m, _ in ends], [(m, b) for _, m, b in ends]))
-    if not learned or not held: raise ParameterError(f"share = {share}: expected one that leaves sentences to learn from and to hold out, of {len(corpus.sentences) - 1:,} in {len(corpus):,} document(s)")
+    learned, held = (
+        [(x, y) for x, y in part if y > x] for part in ([(a, m) for a, m, _ in ends], [(m, b) for _, m, b in ends])
+    )
+    if not learned or not held:
+        raise ParameterError(
+            f"share = {share}: expected one that leaves sentences to learn from and to hold out, of {len(corpus.sentences) - 1:,} in {len(corpus):,} document(s)"
+        )
     return corpus._ranges(learned), corpus._ranges(held)
 
 # %% ../../nbs/pretraining/00_corpus.ipynb #b1752f1b
 def encode_corpus(
-    documents: list, # from `read_documents`
-    tokenizer, # a fast one
-    chunk: int = 8192, # sentences that are tokenised at once
-) -> Corpus: # sentences without a token, and documents without a sentence, are left out
+    documents: list,  # from `read_documents`
+    tokenizer,  # a fast one
+    chunk: int = 8192,  # sentences that are tokenised at once
+) -> Corpus:  # sentences without a token, and documents without a sentence, are left out
     "Tokenise all sentences; raises DataError when nothing is left and ParameterError for a tokenizer without a fast version."
-    if not getattr(tokenizer, "is_fast", False): raise ParameterError(f"tokenizer {type(tokenizer).__name__}: expected a fast one (of the library tokenizers)")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ParameterError(f"tokenizer {type(tokenizer).__name__}: expected a fast one (of the library tokenizers)")
     fast, sentences, ids, lengths = tokenizer.backend_tokenizer, list(chain.from_iterable(documents)), [], []
-    if any(p.startswith("Ġ") for p in tokenizer.get_vocab()): sentences = [" " * (i > 0) + s for d in documents for i, s in enumerate(d)]  # to these the space before a word is part of it
-    fast.no_truncation(); fast.no_padding()
+    if any(p.startswith("Ġ") for p in tokenizer.get_vocab()):
+        sentences = [
+            " " * (i > 0) + s for d in documents for i, s in enumerate(d)
+        ]  # to these the space before a word is part of it
+    fast.no_truncation()
+    fast.no_padding()
     for start in progress(range(0, len(sentences), chunk), desc="tokenise"):
-        found = fast.encode_batch_fast(sentences[start:start + chunk], add_special_tokens=False)
+        found = fast.encode_batch_fast(sentences[start : start + chunk], add_special_tokens=False)
         lengths += [len(e.ids) for e in found]
         ids.append(np.fromiter(chain.from_iterable(e.ids for e in found), np.int32))
     lengths, owner = np.array(lengths), np.repeat(np.arange(len(documents)), [len(d) for d in documents])
     owner, lengths = owner[lengths > 0], lengths[lengths > 0]
-    if not len(lengths): raise DataError(f"{len(sentences):,} sentences, expected at least one with a token")
+    if not len(lengths):
+        raise DataError(f"{len(sentences):,} sentences, expected at least one with a token")
     starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
-    return Corpus(np.concatenate(ids), np.r_[0, np.cumsum(lengths)].astype(np.int64), np.r_[starts, len(owner)].astype(np.int64))
+    return Corpus(
+        np.concatenate(ids), np.r_[0, np.cumsum(lengths)].astype(np.int64), np.r_[starts, len(owner)].astype(np.int64)
+    )
 
 # %% ../../nbs/pretraining/00_corpus.ipynb #d81f4669
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def train_vocabulary(
-    documents: list, # from `read_documents`
-    size: int = 8000, # word pieces, the special tokens and the alphabet included
+    documents: list,  # from `read_documents`
+    size: int = 8000,  # word pieces, the special tokens and the alphabet included
     lowercase: bool = True,
-) -> list: # of word pieces, special tokens first
+) -> list:  # of word pieces, special tokens first
     "WordPiece entries for a corpus (Schuster & Nakajima 2012), fewer when the corpus has no more to give; raises ParameterError for a size that is too small."
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    if size < 100: raise ParameterError(f"size = {size}: expected a vocabulary of at least 100 word pieces")
+    if size < 100:
+        raise ParameterError(f"size = {size}: expected a vocabulary of at least 100 word pieces")
     made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
+    made.normalizer, made.pre_tokenizer = (
+        normalizers.BertNormalizer(lowercase=lowercase),
+        pre_tokenizers.BertPreTokenizer(),
+    )
     counts = Counter()
-    for document in documents: counts.update("".join(made.normalizer.normalize_str(" ".join(document)).split()))
-    alphabet = sorted(sorted(counts, key=lambda c: (-counts[c], c))[:min(1000, size // 4)])
+    for document in documents:
+        counts.update("".join(made.normalizer.normalize_str(" ".join(document)).split()))
+    alphabet = sorted(sorted(counts, key=lambda c: (-counts[c], c))[: min(1000, size // 4)])
     known = [*SPECIAL, *alphabet, *(f"##{c}" for c in alphabet)]
     trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=known, limit_alphabet=0, show_progress=False)
     made.train_from_iterator(chain.from_iterable(documents), trainer)
@@ -162,10 +196,11 @@ def train_vocabulary(
 # %% ../../nbs/pretraining/00_corpus.ipynb #884d60cb
 def continues(
     tokenizer,
-) -> np.ndarray: # (entries of the vocabulary,) bool
+) -> np.ndarray:  # (entries of the vocabulary,) bool
     "Which word pieces go on with the word of the piece before."
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    if any(p and p.startswith("##") for p in pieces): return np.array([bool(p) and p.startswith("##") for p in pieces])
+    if any(p and p.startswith("##") for p in pieces):
+        return np.array([bool(p) and p.startswith("##") for p in pieces])
     marks = ("Ġ", "▁", "Ċ")
     inner = np.array([bool(p) and not p.startswith(marks) for p in pieces])
     inner[[i for i in tokenizer.all_special_ids]] = False

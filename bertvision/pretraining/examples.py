@@ -12,20 +12,22 @@ from functools import cached_property
 import numpy as np
 
 from ..core.errors import ParameterError
-from .corpus import continues, Corpus
+from .corpus import Corpus, continues
 
 # %% ../../nbs/pretraining/01_examples.ipynb #c9ba2513
 @dataclass(frozen=True)
 class Stretches:
     "Examples of an epoch as ranges of a corpus's tokens; without pairs the second one is empty."
-    a: np.ndarray        # (examples, 2) int64: begin and end
-    b: np.ndarray        # (examples, 2) int64
-    random: np.ndarray   # (examples,) bool: whether b does not follow a
 
-    def __len__(self): return len(self.a)
+    a: np.ndarray  # (examples, 2) int64: begin and end
+    b: np.ndarray  # (examples, 2) int64
+    random: np.ndarray  # (examples,) bool: whether b does not follow a
+
+    def __len__(self):
+        return len(self.a)
 
     @property
-    def lengths(self) -> np.ndarray: # (examples,) with special tokens
+    def lengths(self) -> np.ndarray:  # (examples,) with special tokens
         a, b = np.diff(self.a)[:, 0], np.diff(self.b)[:, 0]
         return a + b + 2 + (b > 0)
 
@@ -33,8 +35,9 @@ class Stretches:
 def _cut(a, b, room, rng):
     "The longer stretch loses a token at either end, until both fit."
     la, lb = a[1] - a[0], b[1] - b[0]
-    if (over := la + lb - room) <= 0: return a, b
-    from_b = min(over, max(0, lb - la))                          # until they are equal, then in turns
+    if (over := la + lb - room) <= 0:
+        return a, b
+    from_b = min(over, max(0, lb - la))  # until they are equal, then in turns
     from_a = min(over, max(0, la - lb))
     rest = over - from_a - from_b
     ends = []
@@ -58,37 +61,47 @@ def _reach(corpus: Corpus, at: int, stop: int, tokens: int) -> int:
     return max(at + 1, min(int(np.searchsorted(corpus.sentences, corpus.sentences[at] + tokens)), int(stop)))
 
 
-def _pair(corpus, own, at, end, stop, target, room, rng) -> tuple: # a, b, random, first sentence that was not used
+def _pair(corpus, own, at, end, stop, target, room, rng) -> tuple:  # a, b, random, first sentence that was not used
     "Divide the sentences from `at` to `end`; `stop` is the document's end."
     split = at + 1 if end - at == 1 else at + int(rng.integers(1, end - at))
     random, token = bool(rng.random() < 0.5), corpus.sentences
     if not random and split == end:
-        if end == stop: random = True                          # nothing follows the last sentence
-        else: end += 1
+        if end == stop:
+            random = True  # nothing follows the last sentence
+        else:
+            end += 1
     a = (token[at], token[split])
-    if random: return *_cut(a, _elsewhere(corpus, own, target - (a[1] - a[0]), rng), room, rng), True, split
+    if random:
+        return *_cut(a, _elsewhere(corpus, own, target - (a[1] - a[0]), rng), room, rng), True, split
     return *_cut(a, (token[split], token[end]), room, rng), False, end
 
 # %% ../../nbs/pretraining/01_examples.ipynb #a39e6fab
 def stretches(
     corpus: Corpus,
-    max_length: int = 128, # tokens of an example, special ones included
-    pairs: bool = True, # two stretches, for next-sentence prediction; False: one
-    short: float = 0.1, # share of examples that are to be shorter
+    max_length: int = 128,  # tokens of an example, special ones included
+    pairs: bool = True,  # two stretches, for next-sentence prediction; False: one
+    short: float = 0.1,  # share of examples that are to be shorter
     seed: int = 0,
     epoch: int = 0,
 ) -> Stretches:
     "One pass over a corpus; raises ParameterError for pairs from one document, or for lengths and shares that cannot be."
-    if max_length < 8: raise ParameterError(f"max_length = {max_length}: expected at least 8")
-    if not 0 <= short <= 1: raise ParameterError(f"short = {short}: expected a share from 0 to 1")
-    if pairs and len(corpus) < 2: raise ParameterError("pairs: expected at least two documents, there is one: nothing to draw a random second stretch from")
+    if max_length < 8:
+        raise ParameterError(f"max_length = {max_length}: expected at least 8")
+    if not 0 <= short <= 1:
+        raise ParameterError(f"short = {short}: expected a share from 0 to 1")
+    if pairs and len(corpus) < 2:
+        raise ParameterError(
+            "pairs: expected at least two documents, there is one: nothing to draw a random second stretch from"
+        )
     rng, room, found, token = np.random.default_rng([seed, epoch]), max_length - 2 - pairs, [], corpus.sentences
     for own, (at, stop) in enumerate(zip(corpus.documents[:-1], corpus.documents[1:])):
         while at < stop:
             target = int(rng.integers(2, room + 1)) if rng.random() < short else room
             end = _reach(corpus, at, stop, target)
-            if pairs: *example, at = _pair(corpus, own, at, end, stop, target, room, rng)
-            else: example, at = [(token[at], min(token[end], token[at] + room)), (0, 0), False], end
+            if pairs:
+                *example, at = _pair(corpus, own, at, end, stop, target, room, rng)
+            else:
+                example, at = [(token[at], min(token[end], token[at] + room)), (0, 0), False], end
             found.append(example)
     a, b, random = zip(*found)
     return Stretches(np.array(a, np.int64), np.array(b, np.int64), np.array(random))
@@ -97,39 +110,49 @@ def stretches(
 @dataclass(frozen=True)
 class Special:
     "What a tokenizer puts around a text, and what may stand in for a hidden token."
+
     cls: int
     sep: int
     pad: int
     mask: int
-    ordinary: np.ndarray   # ids of all tokens that are not special, not even the unknown one
-    inner: np.ndarray      # (entries of the vocabulary,) bool: goes on with the word of the piece before
+    ordinary: np.ndarray  # ids of all tokens that are not special, not even the unknown one
+    inner: np.ndarray  # (entries of the vocabulary,) bool: goes on with the word of the piece before
 
     @cached_property
-    def hideable(self) -> np.ndarray: # (entries of the vocabulary,) bool
+    def hideable(self) -> np.ndarray:  # (entries of the vocabulary,) bool
         return np.isin(np.arange(len(self.inner)), self.ordinary)
 
     @classmethod
     def of(cls, tokenizer) -> "Special":
         "Raises ParameterError for a tokenizer without one of the special tokens."
         named = {n: getattr(tokenizer, f"{n}_token_id") for n in ("cls", "sep", "pad", "mask")}
-        if lost := [n for n, i in named.items() if i is None]: raise ParameterError(f"tokenizer {type(tokenizer).__name__}: expected a {lost[0]} token, it has none")
-        return cls(**named, ordinary=np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids), inner=continues(tokenizer))
+        if lost := [n for n, i in named.items() if i is None]:
+            raise ParameterError(f"tokenizer {type(tokenizer).__name__}: expected a {lost[0]} token, it has none")
+        return cls(
+            **named,
+            ordinary=np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids),
+            inner=continues(tokenizer),
+        )
 
-
+# %% ../../nbs/pretraining/01_examples.ipynb #6e61522d
 def assemble(
     corpus: Corpus,
     examples: Stretches,
-    rows: np.ndarray, # (B,) which of them
+    rows: np.ndarray,  # (B,) which of them
     special: Special,
-) -> tuple: # (B, T) token ids int64, (B, T) segments int64, (B, T) bool: neither special, unknown nor padding, (B,) lengths
+) -> (
+    tuple
+):  # (B, T) token ids int64, (B, T) segments int64, (B, T) bool: neither special, unknown nor padding, (B,) lengths
     "The padded texts of a batch, nothing hidden yet."
     a, b = examples.a[rows], examples.b[rows]
     la, lb, lengths = np.diff(a), np.diff(b), examples.lengths[rows]
-    at = np.arange(lengths.max())                                                            # (T,)
-    in_a, in_b = (at >= 1) & (at <= la), (at >= la + 2) & (at < la + lb + 2)                 # (B, T)
+    at = np.arange(lengths.max())  # (T,)
+    in_a, in_b = (at >= 1) & (at <= la), (at >= la + 2) & (at < la + lb + 2)  # (B, T)
     source = np.where(in_a, a[:, :1] + at - 1, np.where(in_b, b[:, :1] + at - la - 2, 0))
     real = in_a | in_b
-    ids = np.where(real, corpus.input_ids[source], np.where(at < lengths[:, None], special.sep, special.pad)).astype(np.int64)
+    ids = np.where(real, corpus.input_ids[source], np.where(at < lengths[:, None], special.sep, special.pad)).astype(
+        np.int64
+    )
     ids[:, 0] = special.cls
     return ids, ((at >= la + 2) & (at < lengths[:, None])).astype(np.int64), special.hideable[ids], lengths
 
@@ -137,7 +160,7 @@ def assemble(
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _mix(x): # uint64 array
+def _mix(x):  # uint64 array
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -146,65 +169,78 @@ def _mix(x): # uint64 array
 def uniform(
     seed: int,
     epoch: int,
-    stream: int, # several independent numbers for the same place
-    examples: np.ndarray, # (B,) their numbers within the epoch
-    length: int, # T
-) -> np.ndarray: # (B, T) float64 from 0 to 1
+    stream: int,  # several independent numbers for the same place
+    examples: np.ndarray,  # (B,) their numbers within the epoch
+    length: int,  # T
+) -> np.ndarray:  # (B, T) float64 from 0 to 1
     "Random numbers by place."
     key = np.zeros(1, np.uint64)
-    for part in (seed, epoch, stream): key = _mix(key + _STEP * np.full(1, part + 1, np.uint64))
+    for part in (seed, epoch, stream):
+        key = _mix(key + _STEP * np.full(1, part + 1, np.uint64))
     rows = _mix(key + _STEP * (examples.astype(np.uint64) + np.uint64(1)))
     return (_mix(rows[:, None] + _STEP * np.arange(1, length + 1, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
 
 # %% ../../nbs/pretraining/01_examples.ipynb #616388d6
-def _hidden(real, u, counts) -> np.ndarray: # (B, T) bool
+def _hidden(real, u, counts) -> np.ndarray:  # (B, T) bool
     order = np.argsort(np.where(real, u, 2.0), axis=1, kind="stable")
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.arange(real.shape[1])[None].repeat(len(real), 0), 1)
     return rank < counts[:, None]
 
 
-def _hidden_words(real, inner, u, counts) -> np.ndarray: # (B, T) bool
+def _hidden_words(real, inner, u, counts) -> np.ndarray:  # (B, T) bool
     out = np.zeros_like(real)
     for i in np.flatnonzero(counts):
         at, count = np.flatnonzero(real[i]), counts[i]
-        word = np.cumsum(np.r_[True, ~inner[i, at[1:]] | (np.diff(at) > 1)]) - 1      # a word does not go on after [SEP]
+        word = np.cumsum(np.r_[True, ~inner[i, at[1:]] | (np.diff(at) > 1)]) - 1  # a word does not go on after [SEP]
         size, first, taken = np.bincount(word), np.r_[0, np.flatnonzero(np.diff(word)) + 1], 0
         for w in np.argsort(u[i, at[first]], kind="stable"):
-            if taken + size[w] > count: continue
-            out[i, at[first[w]:first[w] + size[w]]] = True
-            if (taken := taken + size[w]) == count: break
+            if taken + size[w] > count:
+                continue
+            out[i, at[first[w] : first[w] + size[w]]] = True
+            if (taken := taken + size[w]) == count:
+                break
     return out
 
 # %% ../../nbs/pretraining/01_examples.ipynb #f22e8934
 @dataclass(frozen=True)
 class Masking:
     "How tokens are hidden; raises ParameterError for shares that cannot be."
-    share: float = 0.15         # of a text's tokens, special ones not counted
-    most: int = 80              # hidden tokens an example
+
+    share: float = 0.15  # of a text's tokens, special ones not counted
+    most: int = 80  # hidden tokens an example
     whole_words: bool = False
-    masked: float = 0.8         # of the hidden ones: become [MASK]
-    replaced: float = 0.1       # become another word piece; the rest stays
+    masked: float = 0.8  # of the hidden ones: become [MASK]
+    replaced: float = 0.1  # become another word piece; the rest stays
 
     def __post_init__(self):
-        if not 0 < self.share < 1: raise ParameterError(f"share = {self.share}: expected a share between 0 and 1")
-        if self.most < 1: raise ParameterError(f"most = {self.most}: expected at least 1 hidden token an example")
-        if min(self.masked, self.replaced) < 0 or self.masked + self.replaced > 1: raise ParameterError(f"masked = {self.masked}, replaced = {self.replaced}: expected shares that sum to 1 at most")
+        if not 0 < self.share < 1:
+            raise ParameterError(f"share = {self.share}: expected a share between 0 and 1")
+        if self.most < 1:
+            raise ParameterError(f"most = {self.most}: expected at least 1 hidden token an example")
+        if min(self.masked, self.replaced) < 0 or self.masked + self.replaced > 1:
+            raise ParameterError(
+                f"masked = {self.masked}, replaced = {self.replaced}: expected shares that sum to 1 at most"
+            )
 
-
+# %% ../../nbs/pretraining/01_examples.ipynb #90f34e35
 def hide(
-    ids: np.ndarray, # (B, T) token ids, changed in place
-    real: np.ndarray, # (B, T) bool: may be hidden
+    ids: np.ndarray,  # (B, T) token ids, changed in place
+    real: np.ndarray,  # (B, T) bool: may be hidden
     special: Special,
     how: Masking,
     seed: int,
     epoch: int,
-    examples: np.ndarray, # (B,) numbers within the epoch
-) -> tuple: # (K,) flat positions among B·T, (K,) the ids that were there
+    examples: np.ndarray,  # (B,) numbers within the epoch
+) -> tuple:  # (K,) flat positions among B·T, (K,) the ids that were there
     "Hide tokens of a batch (Devlin et al. 2018, section 3.1)."
     draw = lambda stream: uniform(seed, epoch, stream, examples, ids.shape[1])
-    counts = np.minimum(np.clip(np.round(how.share * real.sum(1)), 1, how.most), real.sum(1)).astype(int)  # of a text without a known word, none
-    hidden = _hidden_words(real, special.inner[ids], draw(0), counts) if how.whole_words else _hidden(real, draw(0), counts)
+    counts = np.minimum(np.clip(np.round(how.share * real.sum(1)), 1, how.most), real.sum(1)).astype(
+        int
+    )  # of a text without a known word, none
+    hidden = (
+        _hidden_words(real, special.inner[ids], draw(0), counts) if how.whole_words else _hidden(real, draw(0), counts)
+    )
     targets, u = ids[hidden], draw(1)[hidden]
     other = special.ordinary[(draw(2)[hidden] * len(special.ordinary)).astype(int)]
     ids[hidden] = np.where(u < how.masked, special.mask, np.where(u < how.masked + how.replaced, other, targets))

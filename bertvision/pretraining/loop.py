@@ -8,49 +8,52 @@ __all__ = ['PretrainingRecipe', 'Learning', 'Pretrained', 'pretrain']
 # %% ../../nbs/pretraining/04_loop.ipynb #a8d39211
 import tempfile
 import time
-from math import isfinite
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 
 import pandas as pd
 import torch
 from fastcore.basics import patch
 
+from ..core.distributed import join, seed_step, wait
 from ..core.errors import ParameterError, TrainingError
 from ..core.hashing import fingerprint
-from ..core.machine import choose_precision, Phases, progress, seed_everything
+from ..core.machine import Phases, choose_precision, progress, seed_everything
 from ..models.encoders import _positions
 from ..models.precision import autocast
-from ..core.distributed import join, seed_step, wait
 from .batches import epoch_batches
 from .objective import Pretraining, save_pretraining
-from ..runs.recipes import check_value, Recipe
-from ..training.trainer import _accelerator, load_checkpoint, save_checkpoint, Standing
+from ..runs.recipes import Recipe, check_value
 from ..training.optimizers import make_optimizer, make_schedule
+from ..training.trainer import Standing, _accelerator, load_checkpoint, save_checkpoint
 
 # %% ../../nbs/pretraining/04_loop.ipynb #23c5c4fb
 @dataclass(frozen=True)
 class PretrainingRecipe:
     "Hyper-parameters of one pre-training; raises ParameterError for a value out of range."
-    steps: int = 1000              # optimizer steps
-    lr: float = 1e-4               # peak learning rate
-    warmup: float = 0.01           # share of steps with a linear rise, then a linear fall to 0
-    weight_decay: float = 0.01     # decoupled; not on biases and layer norms
-    optimizer: str = "adamw"       # adamw | bertadam (no bias correction) | lamb (for large batches)
-    clip: float = 1.0              # largest norm of the gradient; 0 = no clipping
-    accumulate: int = 1            # batches summed into one step
-    precision: str = "auto"        # auto | bf16 | fp16 | fp32
-    seed: int = 0                  # of dropout; that of the data is the reading's
-    workers: int = 0               # processes that make batches; 0 = the training process itself
-    log_every: int = 0             # steps a row of the history; 0 = about a hundred rows
-    evaluate: int = 10             # how often the held-out text is scored, at even distances, and at the end
+
+    steps: int = 1000  # optimizer steps
+    lr: float = 1e-4  # peak learning rate
+    warmup: float = 0.01  # share of steps with a linear rise, then a linear fall to 0
+    weight_decay: float = 0.01  # decoupled; not on biases and layer norms
+    optimizer: str = "adamw"  # adamw | bertadam (no bias correction) | lamb (for large batches)
+    clip: float = 1.0  # largest norm of the gradient; 0 = no clipping
+    accumulate: int = 1  # batches summed into one step
+    precision: str = "auto"  # auto | bf16 | fp16 | fp32
+    seed: int = 0  # of dropout; that of the data is the reading's
+    workers: int = 0  # processes that make batches; 0 = the training process itself
+    log_every: int = 0  # steps a row of the history; 0 = about a hundred rows
+    evaluate: int = 10  # how often the held-out text is scored, at even distances, and at the end
     checkpoint_seconds: float = 60.0  # how often the state for an exact resume is saved
 
     def __post_init__(self):
         for name, low in (("steps", 1), ("workers", 0), ("log_every", 0), ("evaluate", 0)):
-            if type(value := getattr(self, name)) is not int or value < low: raise ParameterError(f"{name} = {value!r}: expected a whole number, at least {low}")
-        for name in _SHARED: object.__setattr__(self, name, check_value(name, getattr(self, name)))
+            if type(value := getattr(self, name)) is not int or value < low:
+                raise ParameterError(f"{name} = {value!r}: expected a whole number, at least {low}")
+        for name in _SHARED:
+            object.__setattr__(self, name, check_value(name, getattr(self, name)))
 
     def tuning(self) -> Recipe:
         "What it shares with fine-tuning: optimizer and schedule."
@@ -62,75 +65,120 @@ _SHARED = ("lr", "warmup", "weight_decay", "optimizer", "clip", "accumulate", "p
 # %% ../../nbs/pretraining/04_loop.ipynb #68afa88b
 class Learning:
     "One pre-training in progress."
-    def __init__(self, net: Pretraining, tokenizer, reading, held_out, recipe: PretrainingRecipe, folder: Path, keep_steps=(), on_step=None):
+
+    def __init__(
+        self,
+        net: Pretraining,
+        tokenizer,
+        reading,
+        held_out,
+        recipe: PretrainingRecipe,
+        folder: Path,
+        keep_steps=(),
+        on_step=None,
+    ):
         self.net, self.tokenizer, self.reading, self.held_out = net, tokenizer, reading, held_out
         self.recipe, self.folder, self.keep_steps, self.on_step = recipe, folder, set(keep_steps), on_step
         self.precision, self.phases, self.standing = choose_precision(recipe.precision), Phases(), Standing()
         self.accelerator = _accelerator(self.precision)
         self.place = join()
         self._check()
-        self._begun = fingerprint([net.model.config.to_dict(), {n: [list(p.shape), p.detach().double().sum().item(), p.detach().double().square().sum().item()] for n, p in net.named_parameters()}])
+        self._begun = fingerprint(
+            [
+                net.model.config.to_dict(),
+                {
+                    n: [list(p.shape), p.detach().double().sum().item(), p.detach().double().square().sum().item()]
+                    for n, p in net.named_parameters()
+                },
+            ]
+        )
         seed_everything(recipe.seed)
         optimizer = make_optimizer(net.to(self.accelerator.device), recipe.tuning())
         self.model, self.optimizer = self.accelerator.prepare(net, optimizer)
         self.schedule = make_schedule(self.optimizer, recipe.tuning(), recipe.steps)
         self.log_every = recipe.log_every or max(1, recipe.steps // 100)
-        self.marks = {round(i * recipe.steps / recipe.evaluate) for i in range(1, recipe.evaluate + 1)} if recipe.evaluate and held_out else set()
+        self.marks = (
+            {round(i * recipe.steps / recipe.evaluate) for i in range(1, recipe.evaluate + 1)}
+            if recipe.evaluate and held_out
+            else set()
+        )
         self._forget()
 
-    def _forget(self): self.sums = self._zeros()  # loss and hits of words, of the second question; words, examples, tokens: since the last row
+    def _forget(self):
+        self.sums = (
+            self._zeros()
+        )  # loss and hits of words, of the second question; words, examples, tokens: since the last row
 
-    def _zeros(self): # on the device, so that no step waits for a number
+    def _zeros(self):  # on the device, so that no step waits for a number
         where = self.accelerator.device
         return torch.zeros(7, dtype=torch.float32 if where.type == "mps" else torch.float64, device=where)
 
-    def identity(self) -> str: # 16 hexadecimal digits
+    def identity(self) -> str:  # 16 hexadecimal digits
         "What a checkpoint must share with this pre-training to be continued by it."
         told = {k: v for k, v in asdict(self.recipe).items() if k not in ("checkpoint_seconds", "workers")}
         return fingerprint([told, self.precision, self.reading.fingerprint(), self._begun, self.net.second])
 
     def _check(self):
         longest = _positions(self.net.model)
-        if longest and self.reading.max_length > longest: raise ParameterError(f"max_length = {self.reading.max_length}: expected at most {longest}, for which the encoder has positions")
-        if self.net.second and self.net.second.name == "nsp" and not self.reading.pairs: raise ParameterError("the net is asked for next sentences, and the reading has none: expected pairs = True for both, or for none")
+        if longest and self.reading.max_length > longest:
+            raise ParameterError(
+                f"max_length = {self.reading.max_length}: expected at most {longest}, for which the encoder has positions"
+            )
+        if self.net.second and self.net.second.name == "nsp" and not self.reading.pairs:
+            raise ParameterError(
+                "the net is asked for next sentences, and the reading has none: expected pairs = True for both, or for none"
+            )
 
 # %% ../../nbs/pretraining/04_loop.ipynb #3129a609
 @patch
-def _sums(self: Learning, batch: dict) -> torch.Tensor: # (4,) on the device
-    tensors = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items() if isinstance(v, torch.Tensor)}
-    with autocast(self.accelerator.device.type, self.precision): return self.model(tensors)
+def _sums(self: Learning, batch: dict) -> torch.Tensor:  # (4,) on the device
+    tensors = {
+        k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items() if isinstance(v, torch.Tensor)
+    }
+    with autocast(self.accelerator.device.type, self.precision):
+        return self.model(tensors)
 
 
-def _with_counts(sums, batch: dict, like) -> torch.Tensor: # (7,) with hidden words, examples and tokens of this process's part
+def _with_counts(
+    sums, batch: dict, like
+) -> torch.Tensor:  # (7,) with hidden words, examples and tokens of this process's part
     real = batch["random"] >= 0
     counts = torch.tensor([len(batch["targets"]), int(real.sum()), int(batch["attention_mask"][real].sum())])
     return torch.cat([sums.detach().to(like), counts.to(like, non_blocking=True)])
 
-
+# %% ../../nbs/pretraining/04_loop.ipynb #363b2e90
 @patch
 def train_step(self: Learning, group: list):
     "Forward and backward over a group of batches, then one step."
     words, second = max(1, sum(b["all_hidden"] for b in group)), self.net.second
     weight = second.weight / sum(b[f"all_{second.counted}"] for b in group) if second else 0.0
-    if self.place[1] > 1: seed_step(self.recipe.seed, self.standing.step, self.place[0])
+    if self.place[1] > 1:
+        seed_step(self.recipe.seed, self.standing.step, self.place[0])
     for n, batch in enumerate(group):
         with nullcontext() if n == len(group) - 1 else self.accelerator.no_sync(self.model):
             sums = self._sums(batch)
-            self.accelerator.backward((sums[0] / words + sums[2] * weight) * self.place[1])  # the processes' gradients are averaged
+            self.accelerator.backward(
+                (sums[0] / words + sums[2] * weight) * self.place[1]
+            )  # the processes' gradients are averaged
         self.sums += _with_counts(sums, batch, self.sums)
-    if self.recipe.clip: self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+    if self.recipe.clip:
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
     self.optimizer.step()
-    if not self.accelerator.optimizer_step_was_skipped: self.schedule.step()
+    if not self.accelerator.optimizer_step_was_skipped:
+        self.schedule.step()
     self.optimizer.zero_grad()
     s = self.standing
-    s.step += 1; s.batch += len(group); s.examples += sum(b["all_examples"] for b in group)
+    s.step += 1
+    s.batch += len(group)
+    s.examples += sum(b["all_examples"] for b in group)
 
 # %% ../../nbs/pretraining/04_loop.ipynb #3547fa61
-def _shares(sums, second) -> dict: # of seven sums
+def _shares(sums, second) -> dict:  # of seven sums
     "Means a hidden word, and what the second question is asked of."
     loss, right, other_loss, other_right, words, examples, tokens = sums.tolist()
     found = {"mlm_loss": loss / max(words, 1), "mlm_accuracy": right / max(words, 1)}
-    if not second: return found
+    if not second:
+        return found
     count = {"examples": examples, "tokens": tokens}[second.counted]
     return found | {f"{second.name}_loss": other_loss / count, f"{second.name}_accuracy": other_right / count}
 
@@ -141,10 +189,21 @@ def _log(self: Learning):
     s, sums = self.standing, self.accelerator.reduce(self.sums, "sum")
     before = s.history[-1] if s.history else {"tokens": 0, "seconds": 0.0}
     seconds, tokens = self.phases.read()["train"], before["tokens"] + int(sums[6])
-    s.history.append({"step": s.step, "tokens": tokens, **_shares(sums, self.net.second), "lr": self.schedule.get_last_lr()[0], "seconds": seconds,
-                      "tokens_per_second": (tokens - before["tokens"]) / max(seconds - before["seconds"], 1e-9)})
+    s.history.append(
+        {
+            "step": s.step,
+            "tokens": tokens,
+            **_shares(sums, self.net.second),
+            "lr": self.schedule.get_last_lr()[0],
+            "seconds": seconds,
+            "tokens_per_second": (tokens - before["tokens"]) / max(seconds - before["seconds"], 1e-9),
+        }
+    )
     self._forget()
-    if not isfinite(s.history[-1]["mlm_loss"]): raise TrainingError(f"the loss of the hidden words is {s.history[-1]['mlm_loss']} at step {s.step}: expected a number; try a smaller lr than {self.recipe.lr:g}, a longer warmup or precision = 'fp32'")
+    if not isfinite(s.history[-1]["mlm_loss"]):
+        raise TrainingError(
+            f"the loss of the hidden words is {s.history[-1]['mlm_loss']} at step {s.step}: expected a number; try a smaller lr than {self.recipe.lr:g}, a longer warmup or precision = 'fp32'"
+        )
 
 # %% ../../nbs/pretraining/04_loop.ipynb #d00c948c
 @patch
@@ -158,29 +217,43 @@ def evaluate(self: Learning):
             sums += _with_counts(self._sums(batch), batch, sums)
         self.model.train()
         asked = self.net.second if self.net.second and (self.net.second.name != "nsp" or self.held_out.pairs) else None
-        self.standing.history[-1] |= {f"held_out_{k}": v for k, v in _shares(self.accelerator.reduce(sums, "sum"), asked).items()}
+        self.standing.history[-1] |= {
+            f"held_out_{k}": v for k, v in _shares(self.accelerator.reduce(sums, "sum"), asked).items()
+        }
 
 
 @patch
 def keep(self: Learning):
     "Leave a checkpoint of this step."
     with self.phases("checkpoint"):
-        if self.accelerator.is_main_process: save_pretraining(self.net, self.tokenizer, self.folder / "steps" / str(self.standing.step))
+        if self.accelerator.is_main_process:
+            save_pretraining(self.net, self.tokenizer, self.folder / "steps" / str(self.standing.step))
 
 # %% ../../nbs/pretraining/04_loop.ipynb #9fa46a55
 @patch
 def save(self: Learning):
     "Write the state for an exact resume."
     with self.phases("checkpoint"):
-        if not self.accelerator.is_main_process: return
+        if not self.accelerator.is_main_process:
+            return
         standing = Standing(**{**vars(self.standing), "seconds": self.phases.read()})
-        save_checkpoint(self.folder / "checkpoint", self.net, self.optimizer, self.schedule, standing, self.identity(), self.accelerator.scaler)
+        save_checkpoint(
+            self.folder / "checkpoint",
+            self.net,
+            self.optimizer,
+            self.schedule,
+            standing,
+            self.identity(),
+            self.accelerator.scaler,
+        )
 
 
 @patch
-def restore(self: Learning) -> int: # the step to go on from; 0 = from the beginning
+def restore(self: Learning) -> int:  # the step to go on from; 0 = from the beginning
     "Go on from the newest checkpoint, if there is one."
-    found = load_checkpoint(self.folder / "checkpoint", self.net, self.optimizer, self.schedule, self.identity(), self.accelerator.scaler)
+    found = load_checkpoint(
+        self.folder / "checkpoint", self.net, self.optimizer, self.schedule, self.identity(), self.accelerator.scaler
+    )
     if found:
         self.standing = found
         self.phases.add(found.seconds)
@@ -196,27 +269,39 @@ def groups(self: Learning):
         group = []
         for batch in epoch_batches(self.reading, s.epoch, s.batch, self.recipe.workers, *self.place):
             group.append(batch)
-            if len(group) == size: yield group; group = []
-        if group: yield group
+            if len(group) == size:
+                yield group
+                group = []
+        if group:
+            yield group
         s.epoch, s.batch = s.epoch + 1, 0
 
-
+# %% ../../nbs/pretraining/04_loop.ipynb #2f6087de
 @patch
 def run(self: Learning):
     "Train to the last step."
-    s, recipe, bar = self.standing, self.recipe, progress(total=self.recipe.steps, initial=self.standing.step, desc="pre-train")
+    s, recipe, bar = (
+        self.standing,
+        self.recipe,
+        progress(total=self.recipe.steps, initial=self.standing.step, desc="pre-train"),
+    )
     self.model.train()
     saved, groups = time.monotonic(), self.groups()
     with self.phases("train"):
-        if s.step == 0 and 0 in self.keep_steps: self.keep()
+        if s.step == 0 and 0 in self.keep_steps:
+            self.keep()
         while s.step < recipe.steps:
             self.train_step(next(groups))
             bar.update()
             logged = s.step % self.log_every == 0 or s.step in self.marks or s.step == recipe.steps
-            if logged: self._log()
-            if s.step in self.marks: self.evaluate()
-            if s.step in self.keep_steps: self.keep()
-            if self.on_step: self.on_step(s.step, recipe.steps, loss=s.history[-1]["mlm_loss"] if s.history else None)
+            if logged:
+                self._log()
+            if s.step in self.marks:
+                self.evaluate()
+            if s.step in self.keep_steps:
+                self.keep()
+            if self.on_step:
+                self.on_step(s.step, recipe.steps, loss=s.history[-1]["mlm_loss"] if s.history else None)
             if logged and recipe.checkpoint_seconds and time.monotonic() - saved >= recipe.checkpoint_seconds:
                 self.save()
                 saved = time.monotonic()
@@ -226,45 +311,69 @@ def run(self: Learning):
 @dataclass
 class Pretrained:
     "A finished pre-training."
+
     net: Pretraining
     tokenizer: object
     recipe: PretrainingRecipe
-    history: pd.DataFrame   # step, tokens, mlm_loss, mlm_accuracy, nsp_… or rtd_loss, …_accuracy, lr, seconds, tokens_per_second, held_out_…
-    seconds: dict           # by phase
+    history: (
+        pd.DataFrame
+    )  # step, tokens, mlm_loss, mlm_accuracy, nsp_… or rtd_loss, …_accuracy, lr, seconds, tokens_per_second, held_out_…
+    seconds: dict  # by phase
     precision: str
-    resumed_from: int       # step of the checkpoint it went on from, 0 when none
-    main: bool              # whether this is the process that writes
+    resumed_from: int  # step of the checkpoint it went on from, 0 when none
+    main: bool  # whether this is the process that writes
 
-    def save(self,
-        folder, # where an ordinary checkpoint is to lie
+    def save(
+        self,
+        folder,  # where an ordinary checkpoint is to lie
     ):
         "Write encoder, heads and tokenizer."
-        if self.main: save_pretraining(self.net, self.tokenizer, folder)
+        if self.main:
+            save_pretraining(self.net, self.tokenizer, folder)
 
-    def __repr__(self): return f"Pretrained({len(self.history)} rows)\n{self.history.tail(1).T.round(3)}"
+    def __repr__(self):
+        return f"Pretrained({len(self.history)} rows)\n{self.history.tail(1).T.round(3)}"
 
 # %% ../../nbs/pretraining/04_loop.ipynb #e06cbe2a
 def pretrain(
-    net, # Pretraining or Replaced
+    net,  # Pretraining or Replaced
     tokenizer,
-    reading, # Reading or Prepared
-    held_out=None, # Reading of other text, which is scored
+    reading,  # Reading or Prepared
+    held_out=None,  # Reading of other text, which is scored
     recipe: PretrainingRecipe | None = None,
     *,
-    folder=None, # keeps checkpoints and resumes from them; a temporary one when None
-    keep_steps=(), # after which steps a checkpoint is left in folder/steps; 0 = before the first
-    on_step=None, # called as on_step(step, total, loss=…) after each step
+    folder=None,  # keeps checkpoints and resumes from them; a temporary one when None
+    keep_steps=(),  # after which steps a checkpoint is left in folder/steps; 0 = before the first
+    on_step=None,  # called as on_step(step, total, loss=…) after each step
 ) -> Pretrained:
     "Pre-train; raises TrainingError when a checkpoint in the folder belongs to another pre-training."
     recipe = recipe or PretrainingRecipe()
-    if unknown := sorted(k for k in keep_steps if not 0 <= k <= recipe.steps): raise ParameterError(f"keep_steps: {unknown[0]}, expected steps from 0 to {recipe.steps}")
+    if unknown := sorted(k for k in keep_steps if not 0 <= k <= recipe.steps):
+        raise ParameterError(f"keep_steps: {unknown[0]}, expected steps from 0 to {recipe.steps}")
     if folder is None:
-        if keep_steps: raise ParameterError("keep_steps: expected a folder in which the checkpoints are left")
-        with tempfile.TemporaryDirectory() as place: return pretrain(net, tokenizer, reading, held_out, recipe, folder=place, on_step=on_step)
+        if keep_steps:
+            raise ParameterError("keep_steps: expected a folder in which the checkpoints are left")
+        with tempfile.TemporaryDirectory() as place:
+            return pretrain(net, tokenizer, reading, held_out, recipe, folder=place, on_step=on_step)
     learning = Learning(net, tokenizer, reading, held_out, recipe, Path(folder), keep_steps, on_step)
     resumed_from = learning.restore()
-    if late := [k for k in sorted(keep_steps) if (k or resumed_from) and k <= resumed_from and not (Path(folder) / "steps" / str(k)).is_dir()]:
-        raise ParameterError(f"keep_steps: {late[0]}, but the pre-training in this folder went on to step {resumed_from} without leaving it: give a new folder")
+    if late := [
+        k
+        for k in sorted(keep_steps)
+        if (k or resumed_from) and k <= resumed_from and not (Path(folder) / "steps" / str(k)).is_dir()
+    ]:
+        raise ParameterError(
+            f"keep_steps: {late[0]}, but the pre-training in this folder went on to step {resumed_from} without leaving it: give a new folder"
+        )
     learning.run()
     net.eval()
-    return Pretrained(net, tokenizer, recipe, pd.DataFrame(learning.standing.history), learning.phases.read(), learning.precision, resumed_from, learning.accelerator.is_main_process)
+    return Pretrained(
+        net,
+        tokenizer,
+        recipe,
+        pd.DataFrame(learning.standing.history),
+        learning.phases.read(),
+        learning.precision,
+        resumed_from,
+        learning.accelerator.is_main_process,
+    )

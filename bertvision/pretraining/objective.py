@@ -20,88 +20,125 @@ from ..models.cpu import speed_up
 from ..models.encoders import _ask_hub, _load_weights, _quiet, _tokenizer, choose_attention, locate, torch_seed
 
 # %% ../../nbs/pretraining/03_objective.ipynb #29199b61
-def _distilbert(model): return lambda x: model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(x))))
+def _distilbert(model):
+    return lambda x: model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(x))))
 
 
-_WORDS = {"bert": lambda m: m.cls.predictions, "big_bird": lambda m: m.cls.predictions, "roberta": lambda m: m.lm_head, "longformer": lambda m: m.lm_head,
-          "albert": lambda m: m.predictions, "distilbert": _distilbert, "electra": lambda m: lambda x: m.generator_lm_head(m.generator_predictions(x))}
+_WORDS = {
+    "bert": lambda m: m.cls.predictions,
+    "big_bird": lambda m: m.cls.predictions,
+    "roberta": lambda m: m.lm_head,
+    "longformer": lambda m: m.lm_head,
+    "albert": lambda m: m.predictions,
+    "distilbert": _distilbert,
+    "electra": lambda m: lambda x: m.generator_lm_head(m.generator_predictions(x)),
+}
 _NEXT = {"bert": lambda m: m.cls.seq_relationship}
 
 
 class Second(NamedTuple):
     "What an objective asks besides the hidden words."
-    name: str       # nsp (next sentences) | rtd (replaced words)
-    counted: str    # examples | tokens: what its mean is taken over
-    weight: float   # in the loss
+
+    name: str  # nsp (next sentences) | rtd (replaced words)
+    counted: str  # examples | tokens: what its mean is taken over
+    weight: float  # in the loss
 
 # %% ../../nbs/pretraining/03_objective.ipynb #e6d3d554
 class Pretraining(nn.Module):
     "An encoder with its heads, asked for masked words and, with `pairs`, for next sentences. Raises EncoderError for a family without such heads."
-    def __init__(self,
-        model, # from `new_pretraining` or `load_pretraining`
+
+    def __init__(
+        self,
+        model,  # from `new_pretraining` or `load_pretraining`
         pairs: bool = True,
     ):
         super().__init__()
         family = model.config.model_type
-        if family not in _WORDS: raise EncoderError(f"a {family} encoder: expected one of {', '.join(_WORDS)} to pre-train")
-        if pairs and family not in _NEXT: raise EncoderError(f"a {family} encoder knows no next sentences: expected one of {', '.join(_NEXT)}, or pairs = False")
+        if family not in _WORDS:
+            raise EncoderError(f"a {family} encoder: expected one of {', '.join(_WORDS)} to pre-train")
+        if pairs and family not in _NEXT:
+            raise EncoderError(
+                f"a {family} encoder knows no next sentences: expected one of {', '.join(_NEXT)}, or pairs = False"
+            )
         self.notes = []
-        self.model, self.second, self.segments = model, Second("nsp", "examples", 1.0) if pairs else None, getattr(model.config, "type_vocab_size", 0) > 1
+        self.model, self.second, self.segments = (
+            model,
+            Second("nsp", "examples", 1.0) if pairs else None,
+            getattr(model.config, "type_vocab_size", 0) > 1,
+        )
 
-    def forward(self,
-        batch: dict, # as `make_batch` makes it
-    ) -> torch.Tensor: # (4,) summed loss of the hidden words, how many are right, the same of the pairs
+    def forward(
+        self,
+        batch: dict,  # as `make_batch` makes it
+    ) -> torch.Tensor:  # (4,) summed loss of the hidden words, how many are right, the same of the pairs
         "Sums, so that parts of a batch add up."
         kept = ("input_ids", "attention_mask", *(["token_type_ids"] if self.segments else []))
         out = self.model.base_model(**{k: batch[k] for k in kept})
-        states = out.last_hidden_state.flatten(0, 1)[batch["hidden"]]                                  # (K, D)
+        states = out.last_hidden_state.flatten(0, 1)[batch["hidden"]]  # (K, D)
         found = _sums(_WORDS[self.model.config.model_type](self.model)(states), batch["targets"])
-        if self.second: return torch.cat([found, _sums(_NEXT[self.model.config.model_type](self.model)(out.pooler_output), batch["random"])])
+        if self.second:
+            return torch.cat(
+                [found, _sums(_NEXT[self.model.config.model_type](self.model)(out.pooler_output), batch["random"])]
+            )
         return torch.cat([found, found.new_zeros(2)])
 
-
-def _sums(logits, targets): # (2,) float32
+# %% ../../nbs/pretraining/03_objective.ipynb #92850d30
+def _sums(logits, targets):  # (2,) float32
     loss = cross_entropy(logits.float(), targets, reduction="sum")
     return torch.stack([loss, (logits.argmax(-1) == targets).sum().to(loss.dtype)])
 
 # %% ../../nbs/pretraining/03_objective.ipynb #a07c2bb7
 def new_pretraining(
-    vocabulary: list, # WordPiece entries
+    vocabulary: list,  # WordPiece entries
     layers: int = 2,
     width: int = 128,
     heads: int = 2,
-    longest: int = 128, # tokens that it has positions for
+    longest: int = 128,  # tokens that it has positions for
     dropout: float = 0.1,
     pairs: bool = True,
     lowercase: bool = True,
-    attention: str = "auto", # auto | eager | sdpa | fast_cpu
-    start: float = 0.02, # standard deviation of the first weights
+    attention: str = "auto",  # auto | eager | sdpa | fast_cpu
+    start: float = 0.02,  # standard deviation of the first weights
     seed: int = 0,
-    positions: str = "random", # random | sinusoid: what they are learned from
-) -> tuple: # Pretraining, tokenizer
+    positions: str = "random",  # random | sinusoid: what they are learned from
+) -> tuple:  # Pretraining, tokenizer
     "An untrained BERT with a vocabulary; raises ParameterError when the heads do not divide the width, or for other positions."
     import transformers as tf
 
     config = tf.BertConfig(**_shape(vocabulary, layers, width, heads, longest, dropout, start))
-    with torch_seed(seed): model = (tf.BertForPreTraining if pairs else tf.BertForMaskedLM)(config)
+    with torch_seed(seed):
+        model = (tf.BertForPreTraining if pairs else tf.BertForMaskedLM)(config)
     _begin_positions(model, positions, start)
     return Pretraining(_quick(model, attention), pairs), _wordpiece(vocabulary, lowercase, longest)
 
 # %% ../../nbs/pretraining/03_objective.ipynb #ea1e1bad
-def _shape(vocabulary, layers, width, heads, longest, dropout, start) -> dict: # of a configuration
-    if width % heads: raise ParameterError(f"heads = {heads}: expected a divisor of width = {width}")
-    return dict(vocab_size=len(vocabulary), hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * width,
-                max_position_embeddings=longest, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, initializer_range=start)
+def _shape(vocabulary, layers, width, heads, longest, dropout, start) -> dict:  # of a configuration
+    if width % heads:
+        raise ParameterError(f"heads = {heads}: expected a divisor of width = {width}")
+    return dict(
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=longest,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        initializer_range=start,
+    )
 
 
 def _wordpiece(vocabulary, lowercase, longest):
     import transformers as tf
 
-    return tf.BertTokenizerFast(vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=lowercase, model_max_length=longest)
+    return tf.BertTokenizerFast(
+        vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=lowercase, model_max_length=longest
+    )
 
 
 def _attend(model, attention):
-    if wanted := choose_attention(attention): model.set_attn_implementation(wanted)
+    if wanted := choose_attention(attention):
+        model.set_attn_implementation(wanted)
 
 
 def _quick(model, attention):
@@ -114,100 +151,129 @@ POSITIONS = ("random", "sinusoid")
 
 
 def _begin_positions(model, positions, start):
-    if positions not in POSITIONS: raise ParameterError(f"positions = {positions!r}: expected one of {', '.join(POSITIONS)}")
-    if positions == "random": return
-    rows = model.base_model.embeddings.position_embeddings.weight                     # (L, D)
+    if positions not in POSITIONS:
+        raise ParameterError(f"positions = {positions!r}: expected one of {', '.join(POSITIONS)}")
+    if positions == "random":
+        return
+    rows = model.base_model.embeddings.position_embeddings.weight  # (L, D)
     place, column = torch.arange(len(rows))[:, None], torch.arange(rows.shape[1])
     angle = place / 10_000 ** (column // 2 * 2 / rows.shape[1])
-    with torch.no_grad(): rows.copy_(torch.where(column % 2 == 0, angle.sin(), angle.cos()) * start * 2 ** 0.5)
+    with torch.no_grad():
+        rows.copy_(torch.where(column % 2 == 0, angle.sin(), angle.cos()) * start * 2**0.5)
 
 # %% ../../nbs/pretraining/03_objective.ipynb #b22930ff
 def load_pretraining(
-    name: str, # zoo name, folder, or hub id
+    name: str,  # zoo name, folder, or hub id
     pairs: bool = False,
-    attention: str = "auto", # auto | eager | sdpa | fast_cpu
-    seed: int = 0, # of heads that the checkpoint does not have
-) -> tuple: # Pretraining, tokenizer
+    attention: str = "auto",  # auto | eager | sdpa | fast_cpu
+    seed: int = 0,  # of heads that the checkpoint does not have
+) -> tuple:  # Pretraining, tokenizer
     "A checkpoint, to be pre-trained further; raises EncoderError when it cannot be found or its family has no such heads."
     import transformers as tf
 
     place, commit = locate(name)
-    if not Path(place).is_dir(): commit = _ask_hub(place, commit)
+    if not Path(place).is_dir():
+        commit = _ask_hub(place, commit)
     with _quiet(), torch_seed(seed):
-        model, info = _load_weights(tf.AutoModelForPreTraining if pairs else tf.AutoModelForMaskedLM, place, commit, choose_attention(attention), dtype="float32")
+        model, info = _load_weights(
+            tf.AutoModelForPreTraining if pairs else tf.AutoModelForMaskedLM,
+            place,
+            commit,
+            choose_attention(attention),
+            dtype="float32",
+        )
         tokenizer = _tokenizer(place, commit)
     net = Pretraining(model, pairs)
     if new := sorted(k for k in info["missing_keys"] if not k.startswith(f"{model.base_model_prefix}.")):
-        net.notes.append(f"{name} has no weights for {len(new)} parts of its heads, {new[0]} the first: they are new, initialised from the seed")
+        net.notes.append(
+            f"{name} has no weights for {len(new)} parts of its heads, {new[0]} the first: they are new, initialised from the seed"
+        )
     return net, tokenizer
 
 
 def save_pretraining(
     pretraining: Pretraining,
     tokenizer,
-    folder, # where an ordinary checkpoint is to lie
+    folder,  # where an ordinary checkpoint is to lie
 ):
     "Write encoder, heads and tokenizer, as `load_encoder` and transformers read them."
     with _quiet():
-        for part in (pretraining.model, tokenizer): part.save_pretrained(Path(folder))
+        for part in (pretraining.model, tokenizer):
+            part.save_pretrained(Path(folder))
 
 # %% ../../nbs/pretraining/03_objective.ipynb #fc1d7ae1
 class Replaced(nn.Module):
     "A generator of words and an encoder that tells them from the original ones (ELECTRA)."
+
     second = Second("rtd", "tokens", 50.0)
 
-    def __init__(self,
-        generator, # transformers.ElectraForMaskedLM
-        model, # transformers.ElectraForPreTraining with embeddings of the same size
+    def __init__(
+        self,
+        generator,  # transformers.ElectraForMaskedLM
+        model,  # transformers.ElectraForPreTraining with embeddings of the same size
     ):
         super().__init__()
         self.generator, self.model, self.notes = generator, model, []
         ours, theirs = model.electra.embeddings, generator.electra.embeddings
-        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"): setattr(theirs, name, getattr(ours, name))
+        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
+            setattr(theirs, name, getattr(ours, name))
         generator.generator_lm_head.weight = ours.word_embeddings.weight
 
-    def forward(self,
-        batch: dict, # as `make_batch` makes it
-    ) -> torch.Tensor: # (4,) summed loss of the generator's hidden words, how many are right, the same of the encoder's tokens
+    def forward(
+        self,
+        batch: dict,  # as `make_batch` makes it
+    ) -> (
+        torch.Tensor
+    ):  # (4,) summed loss of the generator's hidden words, how many are right, the same of the encoder's tokens
         "Sums, so that parts of a batch add up."
         rest = {k: batch[k] for k in ("attention_mask", "token_type_ids")}
-        states = self.generator.electra(input_ids=batch["input_ids"], **rest).last_hidden_state.flatten(0, 1)[batch["hidden"]]     # (K, D)
-        logits = _WORDS["electra"](self.generator)(states)                                                                        # (K, V)
+        states = self.generator.electra(input_ids=batch["input_ids"], **rest).last_hidden_state.flatten(0, 1)[
+            batch["hidden"]
+        ]  # (K, D)
+        logits = _WORDS["electra"](self.generator)(states)  # (K, V)
         original = batch["input_ids"].flatten().index_copy(0, batch["hidden"], batch["targets"])
         seen = original.index_copy(0, batch["hidden"], self._draw(logits.detach().float()))
-        found = self.model.discriminator_predictions(self.model.electra(input_ids=seen.view_as(batch["input_ids"]), **rest).last_hidden_state)
+        found = self.model.discriminator_predictions(
+            self.model.electra(input_ids=seen.view_as(batch["input_ids"]), **rest).last_hidden_state
+        )
         real = (batch["attention_mask"].bool() & (batch["random"] >= 0)[:, None]).flatten()
-        said, truth = found.flatten()[real].float(), (seen != original)[real]                                                     # (tokens,)
+        said, truth = found.flatten()[real].float(), (seen != original)[real]  # (tokens,)
         loss = binary_cross_entropy_with_logits(said, truth.float(), reduction="sum")
-        return torch.cat([_sums(logits, batch["targets"]), torch.stack([loss, ((said > 0) == truth).sum().to(loss.dtype)])])
+        return torch.cat(
+            [_sums(logits, batch["targets"]), torch.stack([loss, ((said > 0) == truth).sum().to(loss.dtype)])]
+        )
 
-    def _draw(self, logits): # a word for each row, by its probability; in evaluation the same ones each time
+    def _draw(self, logits):  # a word for each row, by its probability; in evaluation the same ones each time
         source = None if self.training else torch.Generator(logits.device).manual_seed(0)
         noise = torch.empty_like(logits).exponential_(generator=source)
         return (logits.softmax(-1) / noise).argmax(-1)
 
 # %% ../../nbs/pretraining/03_objective.ipynb #81b27650
 def new_replaced(
-    vocabulary: list, # WordPiece entries
+    vocabulary: list,  # WordPiece entries
     layers: int = 2,
     width: int = 128,
     heads: int = 2,
-    longest: int = 128, # tokens that it has positions for
+    longest: int = 128,  # tokens that it has positions for
     dropout: float = 0.1,
     lowercase: bool = True,
-    attention: str = "auto", # auto | eager | sdpa | fast_cpu
-    start: float = 0.02, # standard deviation of the first weights
+    attention: str = "auto",  # auto | eager | sdpa | fast_cpu
+    start: float = 0.02,  # standard deviation of the first weights
     seed: int = 0,
-    positions: str = "random", # random | sinusoid: what they are learned from
-) -> tuple: # Replaced, tokenizer
+    positions: str = "random",  # random | sinusoid: what they are learned from
+) -> tuple:  # Replaced, tokenizer
     "An untrained ELECTRA, its generator a quarter as wide; raises ParameterError when the heads do not divide the width, or for other positions."
     import transformers as tf
 
-    own = lambda width, heads: tf.ElectraConfig(**_shape(vocabulary, layers, width, heads, longest, dropout, start), embedding_size=embeddings)
+    own = lambda width, heads: tf.ElectraConfig(
+        **_shape(vocabulary, layers, width, heads, longest, dropout, start), embedding_size=embeddings
+    )
     embeddings, narrow = width, max(heads, width // 4 // heads * heads)
-    with torch_seed(seed): net = Replaced(tf.ElectraForMaskedLM(own(narrow, heads)), tf.ElectraForPreTraining(own(width, heads)))
+    with torch_seed(seed):
+        net = Replaced(tf.ElectraForMaskedLM(own(narrow, heads)), tf.ElectraForPreTraining(own(width, heads)))
     _begin_positions(net.model, positions, start)  # the generator shares them
-    for model in (net.generator, net.model): _attend(model, attention)
+    for model in (net.generator, net.model):
+        _attend(model, attention)
     return net, _wordpiece(vocabulary, lowercase, longest)
 
 # %% ../../nbs/pretraining/03_objective.ipynb #f93122eb
@@ -215,23 +281,31 @@ def new_replaced(
 def pseudo_perplexity(
     net: Pretraining,
     tokenizer,
-    texts: list, # of str
-    max_length: int = 128, # tokens; longer texts are cut
-    rows: int = 64, # masked copies that go through at once
-) -> float: # 1 = knows every word; as many as the vocabulary has entries = knows nothing
+    texts: list,  # of str
+    max_length: int = 128,  # tokens; longer texts are cut
+    rows: int = 64,  # masked copies that go through at once
+) -> float:  # 1 = knows every word; as many as the vocabulary has entries = knows nothing
     "exp of the mean negative log-probability of each token given all others of its text; raises ParameterError for texts without a token."
     training, total, count, special = net.training, 0.0, 0, torch.tensor(tokenizer.all_special_ids)
     net.eval()
     for text in texts:
         ids = torch.tensor(tokenizer(text, truncation=True, max_length=max_length).input_ids)
         for at in torch.where(~torch.isin(ids, special))[0].split(rows):
-            if not len(at): continue
+            if not len(at):
+                continue
             copies = ids.repeat(len(at), 1)
             copies[torch.arange(len(at)), at] = tokenizer.mask_token_id
             device = next(net.parameters()).device
-            batch = {"input_ids": copies, "attention_mask": torch.ones_like(copies), "token_type_ids": torch.zeros_like(copies),
-                     "hidden": torch.arange(len(at)) * len(ids) + at, "targets": ids[at], "random": torch.zeros(len(at), dtype=torch.long)}
+            batch = {
+                "input_ids": copies,
+                "attention_mask": torch.ones_like(copies),
+                "token_type_ids": torch.zeros_like(copies),
+                "hidden": torch.arange(len(at)) * len(ids) + at,
+                "targets": ids[at],
+                "random": torch.zeros(len(at), dtype=torch.long),
+            }
             total, count = total + net({k: v.to(device) for k, v in batch.items()})[0].item(), count + len(at)
     net.train(training)
-    if not count: raise ParameterError(f"{len(texts)} text(s): expected at least one with a token")
+    if not count:
+        raise ParameterError(f"{len(texts)} text(s): expected at least one with a token")
     return exp(total / count)

@@ -14,29 +14,30 @@ import pandas as pd
 from ..core.errors import DataError, ParameterError
 from ..data.batches import Tokens
 from ..data.tasks import Task
+from ..heads.bank import example_losses, fit_heads, head_logits
 from ..states.interface import States
 from ..states.views import Part
-from ..heads.bank import example_losses, fit_heads, head_logits
 
 # %% ../../nbs/probing/02_coding.ipynb #83f4f9a3
 SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)  # of Voita and Titov
 
 
 def block_ends(
-    n: int, # training examples
-    smallest: int = 50, # a probe is not trained on fewer
-) -> list: # numbers of examples, ascending, the last is n
+    n: int,  # training examples
+    smallest: int = 50,  # a probe is not trained on fewer
+) -> list:  # numbers of examples, ascending, the last is n
     "Where each block ends. Raises DataError when there is no room for two blocks."
     ends = sorted({round(s * n) for s in SHARES if smallest <= round(s * n)})
-    if len(ends) < 2: raise DataError(f"{n} examples: an online code needs at least {2 * smallest}")
+    if len(ends) < 2:
+        raise DataError(f"{n} examples: an online code needs at least {2 * smallest}")
     return ends
 
 # %% ../../nbs/probing/02_coding.ipynb #bcdf684c
 def code_length(
-    kind: str, # classification | span
-    tokens: Tokens, # with the labels to be sent
-    logits: np.ndarray, # (examples, C), or (tokens, 2) for spans: a probe's predictions
-) -> float: # bits
+    kind: str,  # classification | span
+    tokens: Tokens,  # with the labels to be sent
+    logits: np.ndarray,  # (examples, C), or (tokens, 2) for spans: a probe's predictions
+) -> float:  # bits
     "What the labels take when these predictions are known to both sides; of a span its start and its end."
     return float(example_losses(kind, tokens, logits).sum()) * (2 if kind == "span" else 1) / math.log(2)
 
@@ -44,29 +45,40 @@ def code_length(
 def uniform_length(
     states: States,
     task: Task,
-) -> float: # bits
+) -> float:  # bits
     "What the labels take with equal odds: for classes, for places among an example's tokens."
-    if task.kind == "span": return float(2 * np.log2(states.tokens.lengths).sum())
+    if task.kind == "span":
+        return float(2 * np.log2(states.tokens.lengths).sum())
     return len(states) * math.log2(task.num_labels)
 
 # %% ../../nbs/probing/02_coding.ipynb #585229d7
 def online_code(
-    recipes: list, # HeadRecipe of each probe
-    sent: States, # whose labels are transmitted; no encoder may have been tuned on them
-    selection: States, # decides when each probe stops
+    recipes: list,  # HeadRecipe of each probe
+    sent: States,  # whose labels are transmitted; no encoder may have been tuned on them
+    selection: States,  # decides when each probe stops
     task: Task,
     batch_size: int = 16,
-    seed: int = 0, # order of the examples
-    smallest: int = 50, # examples of the first block
-) -> pd.DataFrame: # a row a probe: head, bits, uniform, compression
+    seed: int = 0,  # order of the examples
+    smallest: int = 50,  # examples of the first block
+) -> pd.DataFrame:  # a row a probe: head, bits, uniform, compression
     "Description length of the labels by each probe. Raises ParameterError for scores, which have no code of equal odds, and DataError for too few examples."
-    if task.kind == "regression": raise ParameterError(f"{task.name}: an online code needs classes or spans, these are scores")
+    if task.kind == "regression":
+        raise ParameterError(f"{task.name}: an online code needs classes or spans, these are scores")
     ends, order = block_ends(len(sent), smallest), np.random.default_rng(seed).permutation(len(sent))
-    bits = np.full(len(recipes), uniform_length(Part(sent, order[:ends[0]]), task))
+    bits = np.full(len(recipes), uniform_length(Part(sent, order[: ends[0]]), task))
     for done, end in zip(ends, ends[1:]):
-        found = fit_heads(recipes, {"train": Part(sent, order[:done]), "selection": selection}, task, batch_size, seed, judge_by="loss")
+        found = fit_heads(
+            recipes,
+            {"train": Part(sent, order[:done]), "selection": selection},
+            task,
+            batch_size,
+            seed,
+            judge_by="loss",
+        )
         block = Part(sent, order[done:end])
         logits = head_logits({r.head: h for r, h in zip(recipes, found.heads)}, block, task)
         bits += [code_length(task.kind, block.tokens, logits[r.head]) for r in recipes]
     uniform = uniform_length(sent, task)
-    return pd.DataFrame({"head": [r.head for r in recipes], "bits": bits, "uniform": uniform, "compression": uniform / bits})
+    return pd.DataFrame(
+        {"head": [r.head for r in recipes], "bits": bits, "uniform": uniform, "compression": uniform / bits}
+    )

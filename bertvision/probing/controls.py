@@ -23,8 +23,8 @@ from ..states.views import Relabelled
 
 # %% ../../nbs/probing/00_controls.ipynb #c41dc727
 def frequencies(
-    tokens: Tokens, # of the training part
-) -> np.ndarray: # (V,) how many texts have each word piece; V = highest number + 1
+    tokens: Tokens,  # of the training part
+) -> np.ndarray:  # (V,) how many texts have each word piece; V = highest number + 1
     "In how many texts each word piece occurs."
     row = np.repeat(np.arange(len(tokens)), tokens.lengths)
     pairs = np.unique(np.stack([row, tokens.input_ids.astype(np.int64)]), axis=1)
@@ -32,25 +32,27 @@ def frequencies(
 
 
 def key_words(
-    tokens: Tokens, # of any part
-    counts: np.ndarray, # (V,) from `frequencies` of the training part
-    common: float = 0.2, # word pieces that are in more than this share of the most frequent one's texts stand for nothing
-) -> np.ndarray: # (examples,) number of a word piece
+    tokens: Tokens,  # of any part
+    counts: np.ndarray,  # (V,) from `frequencies` of the training part
+    common: float = 0.2,  # word pieces that are in more than this share of the most frequent one's texts stand for nothing
+) -> np.ndarray:  # (examples,) number of a word piece
     "For each text the most common of its word pieces that is not too common; of equals the lower number."
     known = np.zeros(max(len(counts), int(tokens.input_ids.max()) + 1))
-    known[:len(counts)] = counts
-    weight = np.where(known > common * counts.max(), -1.0, known)[tokens.input_ids]             # (tokens,)
+    known[: len(counts)] = counts
+    weight = np.where(known > common * counts.max(), -1.0, known)[tokens.input_ids]  # (tokens,)
     row = np.repeat(np.arange(len(tokens)), tokens.lengths)
     order = np.lexsort((tokens.input_ids, -weight, row))
     return tokens.input_ids[order[tokens.offsets[:-1]]]
 
 # %% ../../nbs/probing/00_controls.ipynb #502e875f
-def _drawn(types: np.ndarray, seed: int, salt: int) -> np.ndarray: # (examples,) uniform numbers below 1, one a type
+def _drawn(types: np.ndarray, seed: int, salt: int) -> np.ndarray:  # (examples,) uniform numbers below 1, one a type
     "The same number for the same type in every part."
-    return np.array([np.random.default_rng([seed, salt, int(t)]).random() for t in np.unique(types)])[np.unique(types, return_inverse=True)[1]]
+    return np.array([np.random.default_rng([seed, salt, int(t)]).random() for t in np.unique(types)])[
+        np.unique(types, return_inverse=True)[1]
+    ]
 
 
-def _places(types: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray: # (examples,) between 0 and 1, one a type
+def _places(types: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray:  # (examples,) between 0 and 1, one a type
     "The middle of each type among the training texts, `known`, in random order."
     names, sizes = np.unique(known, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
@@ -61,66 +63,88 @@ def _places(types: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray: # (e
 
 def control_tokens(
     task: Task,
-    tokens: Tokens, # of any part
-    train: Tokens, # of the training part, whose words and labels decide
-    seed: int = 0, # another seed is another control task
-) -> Tokens: # the same texts with labels of the control task
+    tokens: Tokens,  # of any part
+    train: Tokens,  # of the training part, whose words and labels decide
+    seed: int = 0,  # another seed is another control task
+) -> Tokens:  # the same texts with labels of the control task
     "A part of the control task. Raises DataError when all texts would get one label; spans have `control_questions`."
-    if task.kind == "span": raise ParameterError(f"{task.name}: a control task of questions is made by control_questions")
+    if task.kind == "span":
+        raise ParameterError(f"{task.name}: a control task of questions is made by control_questions")
     counts = frequencies(train)
     types = key_words(tokens, counts)
     labels = np.sort(train.labels)[(_places(types, key_words(train, counts), seed) * len(train)).astype(np.int64)]
-    if len(np.unique(labels, axis=0)) < 2: raise DataError(f"{task.name}: too few different words for a control task")
+    if len(np.unique(labels, axis=0)) < 2:
+        raise DataError(f"{task.name}: too few different words for a control task")
     return replace(tokens, labels=labels)
 
 # %% ../../nbs/probing/00_controls.ipynb #dc7da830
 _PLACES, _LENGTHS = 10, 3
 
 
-def _words_of(questions: list) -> list: # of sets
+def _words_of(questions: list) -> list:  # of sets
     return [set(re.findall(r"\w+", q.lower())) for q in questions]
 
 
-def _question_types(questions: list, train: list, common: float = 0.2) -> list: # of words
+def _question_types(questions: list, train: list, common: float = 0.2) -> list:  # of words
     counts = Counter(w for words in _words_of(train) for w in words)
     limit = common * max(counts.values(), default=0)
-    return [max(words, key=lambda w: (-1 if counts[w] > limit else counts[w], w), default="") for words in _words_of(questions)]
+    return [
+        max(words, key=lambda w: (-1 if counts[w] > limit else counts[w], w), default="")
+        for words in _words_of(questions)
+    ]
 
 
 def _control_answer(context: str, type_: int, silent: bool, seed: int) -> dict:
     "Answer and place, or none, by the type alone."
-    if silent: return {"text": [], "answer_start": []}
+    if silent:
+        return {"text": [], "answer_start": []}
     rng = np.random.default_rng([seed, type_])
     words = list(re.finditer(r"\S+", context))
     first = min(int(rng.integers(_PLACES)), len(words) - 1)
     last = min(first + int(rng.integers(_LENGTHS)), len(words) - 1)
-    return {"text": [context[words[first].start():words[last].end()]], "answer_start": [words[first].start()]}
+    return {"text": [context[words[first].start() : words[last].end()]], "answer_start": [words[first].start()]}
 
-
+# %% ../../nbs/probing/00_controls.ipynb #404e31c5
 def control_questions(
-    rows: Dataset, # example_id, question, context, answers: any part
-    train: Dataset, # the training part, whose words and share of unanswerable questions decide
-    seed: int = 0, # another seed is another control task
-) -> Dataset: # the same questions and contexts with answers of the control task
+    rows: Dataset,  # example_id, question, context, answers: any part
+    train: Dataset,  # the training part, whose words and share of unanswerable questions decide
+    seed: int = 0,  # another seed is another control task
+) -> Dataset:  # the same questions and contexts with answers of the control task
     "A part of the control task of questions."
     share = np.mean([not a["text"] for a in train["answers"]])
-    types, known = (np.array([zlib.crc32(w.encode()) for w in _question_types(part["question"], train["question"])]) for part in (rows, train))
+    types, known = (
+        np.array([zlib.crc32(w.encode()) for w in _question_types(part["question"], train["question"])])
+        for part in (rows, train)
+    )
     silent = _places(types, known, seed) < share
     answers = [_control_answer(c, int(t), s, seed) for c, t, s in zip(rows["context"], types, silent)]
-    return Dataset.from_dict({name: list(rows[name]) for name in ("example_id", "question", "context")} | {"answers": answers})
+    return Dataset.from_dict(
+        {name: list(rows[name]) for name in ("example_id", "question", "context")} | {"answers": answers}
+    )
 
 # %% ../../nbs/probing/00_controls.ipynb #761a0f84
 def control_states(
     task: Task,
-    states: dict, # train, selection, reported splits -> States
-    splits: Splits, # of which they are states; read for questions
-    tokenizer, # the encoder's; used for questions
-    max_length: int = 128, # tokens of a window, as for the states
-    doc_stride: int = 128, # as for the states
-    seed: int = 0, # another seed is another control task
-) -> dict: # the same splits -> States with the labels of the control task
+    states: dict,  # train, selection, reported splits -> States
+    splits: Splits,  # of which they are states; read for questions
+    tokenizer,  # the encoder's; used for questions
+    max_length: int = 128,  # tokens of a window, as for the states
+    doc_stride: int = 128,  # as for the states
+    seed: int = 0,  # another seed is another control task
+) -> dict:  # the same splits -> States with the labels of the control task
     "Raises DataError when all texts would get one label."
-    if task.kind != "span": return {name: Relabelled(s, control_tokens(task, s.tokens, states["train"].tokens, seed)) for name, s in states.items()}
+    if task.kind != "span":
+        return {
+            name: Relabelled(s, control_tokens(task, s.tokens, states["train"].tokens, seed))
+            for name, s in states.items()
+        }
     parts = {"train": splits.train, "selection": splits.selection, **splits.report}
-    read = lambda name: tokenise_for(task, control_questions(parts[name], splits.train, seed), tokenizer, max_length, doc_stride, desc=f"control {name}")
+    read = lambda name: tokenise_for(
+        task,
+        control_questions(parts[name], splits.train, seed),
+        tokenizer,
+        max_length,
+        doc_stride,
+        desc=f"control {name}",
+    )
     return {name: Relabelled(s, read(name)) for name, s in states.items()}

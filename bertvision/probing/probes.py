@@ -13,57 +13,59 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..evaluation.answering import as_dataset
 from ..core.errors import BertvisionError, DataError, ParameterError
 from ..core.io import read_json, replacing, write_json
 from ..data.batches import Tokens
 from ..data.sources import load_task
 from ..data.splits import part_of
 from ..data.squad import read_squad
-from ..data.tasks import get_task, Task
+from ..data.tasks import Task, get_task
+from ..evaluation.answering import as_dataset
+from ..heads.bank import BankFit, head_logits
+from ..heads.heads import build_head
+from ..heads.specs import parse_head
 from ..metrics.scores import score
 from ..models.encoders import load_encoder, untrained
-from ..heads.heads import build_head
 from ..qa.decoding import answers, decode_spans
+from ..qa.grading import decide
 from ..qa.scoring import score_answers
 from ..qa.windows import tokenise_for
-from ..heads.specs import HeadRecipe, parse_head
 from ..states.stream import Stream
-from ..heads.bank import BankFit, head_logits
-from ..qa.grading import decide
 
 # %% ../../nbs/probing/04_probes.ipynb #a2e5091e
 SIDES = ("pretrained", "fine-tuned", "random")
 
 
 def probe_names(
-    layers: int, # S, states of the encoder
-    tokens: str, # cls | mean | each
-    hidden: int = 0, # width of a hidden layer; 0 = linear
-    norm: bool = False, # layer normalisation of the states
-    mixes: bool = False, # of states 0 … k in place of state k
-) -> list: # (S,) names as in `parse_head`
+    layers: int,  # S, states of the encoder
+    tokens: str,  # cls | mean | each
+    hidden: int = 0,  # width of a hidden layer; 0 = linear
+    norm: bool = False,  # layer normalisation of the states
+    mixes: bool = False,  # of states 0 … k in place of state k
+) -> list:  # (S,) names as in `parse_head`
     "A probe for each state, from the embeddings to the last block; raises ParameterError for other tokens."
-    if tokens not in ("cls", "mean", "each"): raise ParameterError(f"tokens = {tokens!r}: expected cls, mean, or each (for questions)")
+    if tokens not in ("cls", "mean", "each"):
+        raise ParameterError(f"tokens = {tokens!r}: expected cls, mean, or each (for questions)")
     what, end = "scalar-mix-to" if mixes else "layer", f"{'-norm' * norm}:{tokens}{f':{hidden}' if hidden else ''}"
     return [str(parse_head(f"{what}-{k}{end}")) for k in range(layers)]
 
 
 def probe_of(
-    name: str, # of a head
-) -> dict: # layer, through
+    name: str,  # of a head
+) -> dict:  # layer, through
     "Which state a head reads, or up to which it mixes; raises ParameterError for a head that is neither."
     spec = parse_head(name)
-    if spec.layers not in ("layer", "scalar-mix-to"): raise ParameterError(f"head {name!r} is no probe of a layer")
+    if spec.layers not in ("layer", "scalar-mix-to"):
+        raise ParameterError(f"head {name!r} is no probe of a layer")
     return {"layer": spec.number, "through": "layer" if spec.layers == "layer" else "mix"}
 
 # %% ../../nbs/probing/04_probes.ipynb #e2935fda
 def probe_summaries(
-    fitted: BankFit, # of the probes
-    chosen: list, # numbers of the heads that count, one a name
-    controls: BankFit | None = None, # the same probes on the control task; None = not trained
-    lengths: pd.DataFrame | None = None, # from `online_code`; None = not measured
-) -> list: # a dict a probe: variant, the recipe, metrics, …, probe = {layer, through, control, control_baseline, bits, uniform, compression}
+    fitted: BankFit,  # of the probes
+    chosen: list,  # numbers of the heads that count, one a name
+    controls: BankFit | None = None,  # the same probes on the control task; None = not trained
+    lengths: pd.DataFrame | None = None,  # from `online_code`; None = not measured
+) -> list:  # a dict a probe: variant, the recipe, metrics, …, probe = {layer, through, control, control_baseline, bits, uniform, compression}
     "What a record keeps of each probe. A probe without control or code has None there."
     by_head = {r.head: i for i, r in enumerate(controls.recipes)} if controls else {}
     forced = {i: forced_f1(fitted.graded[i]) for i in chosen} if fitted.task.kind == "span" else {}
@@ -71,68 +73,116 @@ def probe_summaries(
     found = []
     for i in chosen:
         name, none = fitted.recipes[i].head, {"bits": None, "uniform": None, "compression": None}
-        control = {k: v for k, v in controls.metrics[by_head[name]].items() if k != "selection"} if name in by_head else None
-        probe = probe_of(name) | {"control": control, "control_baseline": controls.baselines if control else None} | codes.get(name, none)
+        control = (
+            {k: v for k, v in controls.metrics[by_head[name]].items() if k != "selection"} if name in by_head else None
+        )
+        probe = (
+            probe_of(name)
+            | {"control": control, "control_baseline": controls.baselines if control else None}
+            | codes.get(name, none)
+        )
         summary = fitted.summary(i)
-        for split, value in forced.get(i, {}).items(): summary["metrics"] = summary["metrics"] | {split: {**summary["metrics"][split], "forced_f1": value}}
+        for split, value in forced.get(i, {}).items():
+            summary["metrics"] = summary["metrics"] | {split: {**summary["metrics"][split], "forced_f1": value}}
         found.append({"variant": name, **summary, "probe": probe})
     return found
 
 
 def forced_f1(
-    graded: dict, # split -> Graded, of questions
-) -> dict: # split -> mean F1 of the answerable questions when each must be answered; without splits that have none
+    graded: dict,  # split -> Graded, of questions
+) -> dict:  # split -> mean F1 of the answerable questions when each must be answered; without splits that have none
     "What a probe knows where it may not be silent: with the threshold, a weak probe answers nothing and its F1 of answerable questions is 0 whatever it knows."
     found = {}
     for name, g in graded.items():
         rows = score_answers(g.decoded.windows.ids, g.decoded.windows.answers, answers(g.decoded)).rows
-        if rows["label"].any(): found[name] = float(rows.loc[rows["label"] == 1, "answer_f1"].mean())
+        if rows["label"].any():
+            found[name] = float(rows.loc[rows["label"] == 1, "answer_f1"].mean())
     return found
 
 # %% ../../nbs/probing/04_probes.ipynb #fec2bce3
 @dataclass
 class Probes:
     "Trained probes and what must be known to use them."
-    heads: dict   # name -> Head
-    about: dict   # task, encoder, checkpoint (folder, "" = the encoder itself), side, weights, layers, width, max_length, doc_stride, kind, epoch, thresholds, …
+
+    heads: dict  # name -> Head
+    about: dict  # task, encoder, checkpoint (folder, "" = the encoder itself), side, weights, layers, width, max_length, doc_stride, kind, epoch, thresholds, …
     folder: Path
 
-    def __repr__(self): return f"Probes({len(self.heads)} of {self.about['encoder']}, {self.about['side']}, {self.about['task']}, epoch {self.about['epoch']})"
+    def __repr__(self):
+        return f"Probes({len(self.heads)} of {self.about['encoder']}, {self.about['side']}, {self.about['task']}, epoch {self.about['epoch']})"
 
 
-_NEEDED = ("task", "encoder", "checkpoint", "side", "seed", "weights", "layers", "width", "kind", "max_length", "doc_stride", "epoch", "thresholds", "heads")
+_NEEDED = (
+    "task",
+    "encoder",
+    "checkpoint",
+    "side",
+    "seed",
+    "weights",
+    "layers",
+    "width",
+    "kind",
+    "max_length",
+    "doc_stride",
+    "epoch",
+    "thresholds",
+    "heads",
+)
 
-
+# %% ../../nbs/probing/04_probes.ipynb #da2818c6
 def save_probes(
-    folder, # gets probes.safetensors and probes.json
-    heads: dict, # name -> Head
-    about: dict, # see `Probes`
-) -> Path: # the folder
+    folder,  # gets probes.safetensors and probes.json
+    heads: dict,  # name -> Head
+    about: dict,  # see `Probes`
+) -> Path:  # the folder
     "Write both files; raises OutputError."
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    weights = {f"{name}|{n}": p.detach().contiguous() for name, head in heads.items() for n, p in head.named_parameters()}
-    with replacing(folder / "probes.safetensors") as tmp: save_file(weights, tmp)
+    weights = {
+        f"{name}|{n}": p.detach().contiguous() for name, head in heads.items() for n, p in head.named_parameters()
+    }
+    with replacing(folder / "probes.safetensors") as tmp:
+        save_file(weights, tmp)
     checkpoint = os.path.relpath(about["checkpoint"], folder) if about["checkpoint"] else ""
     write_json(folder / "probes.json", about | {"checkpoint": checkpoint, "heads": list(heads)})
     return folder
 
 # %% ../../nbs/probing/04_probes.ipynb #121d3887
-_ABOUT = {"task": str, "encoder": str, "checkpoint": str, "side": str, "seed": int, "weights": str, "layers": int, "width": int, "kind": str, "max_length": int, "doc_stride": int,
-          "epoch": int, "thresholds": dict, "heads": list}
+_ABOUT = {
+    "task": str,
+    "encoder": str,
+    "checkpoint": str,
+    "side": str,
+    "seed": int,
+    "weights": str,
+    "layers": int,
+    "width": int,
+    "kind": str,
+    "max_length": int,
+    "doc_stride": int,
+    "epoch": int,
+    "thresholds": dict,
+    "heads": list,
+}
 
 
 def _about_fault(about: dict) -> str:
     wrong = next((k for k, kind in _ABOUT.items() if type(about[k]) is not kind), None)
-    if wrong: return f"{wrong} = {about[wrong]!r:.40}: expected {_ABOUT[wrong].__name__}"
+    if wrong:
+        return f"{wrong} = {about[wrong]!r:.40}: expected {_ABOUT[wrong].__name__}"
     wrong = next((k for k in ("layers", "width", "max_length", "doc_stride") if not 1 <= about[k] < 2**20), None)
-    if wrong: return f"{wrong} = {about[wrong]}: expected a whole number from 1"
-    return "" if about["heads"] and all(isinstance(name, str) for name in about["heads"]) else "heads: expected names of probes, at least one"
+    if wrong:
+        return f"{wrong} = {about[wrong]}: expected a whole number from 1"
+    return (
+        ""
+        if about["heads"] and all(isinstance(name, str) for name in about["heads"])
+        else "heads: expected names of probes, at least one"
+    )
 
 # %% ../../nbs/probing/04_probes.ipynb #5b54bbae
 def load_probes(
-    folder, # with probes.safetensors and probes.json
+    folder,  # with probes.safetensors and probes.json
 ) -> Probes:
     "Read both files; raises DataError that names the one that is missing or broken."
     from safetensors import SafetensorError
@@ -140,11 +190,18 @@ def load_probes(
 
     folder = Path(folder)
     about = read_json(folder / "probes.json", dict)
-    if lost := [k for k in _NEEDED if k not in about]: raise DataError(f"{folder / 'probes.json'} lacks {', '.join(lost)}")
-    try: weights = load_file(folder / "probes.safetensors")
-    except (OSError, SafetensorError) as e: raise DataError(f"{folder / 'probes.safetensors'} cannot be read ({e}): train the probes again") from e
-    if fault := _about_fault(about): raise DataError(f"{folder / 'probes.json'}: {fault}")
-    heads = {name: build_head(name, about["layers"], about["width"], get_task(about["task"]).num_labels) for name in about["heads"]}
+    if lost := [k for k in _NEEDED if k not in about]:
+        raise DataError(f"{folder / 'probes.json'} lacks {', '.join(lost)}")
+    try:
+        weights = load_file(folder / "probes.safetensors")
+    except (OSError, SafetensorError) as e:
+        raise DataError(f"{folder / 'probes.safetensors'} cannot be read ({e}): train the probes again") from e
+    if fault := _about_fault(about):
+        raise DataError(f"{folder / 'probes.json'}: {fault}")
+    heads = {
+        name: build_head(name, about["layers"], about["width"], get_task(about["task"]).num_labels)
+        for name in about["heads"]
+    }
     for name, head in heads.items():
         mine = {n: weights.get(f"{name}|{n}") for n in head.state_dict()}
         if any(v is None or v.shape != head.state_dict()[n].shape for n, v in mine.items()):
@@ -154,27 +211,34 @@ def load_probes(
 
 
 def probe_folders(
-    place, # an experiment's folder, the folder of one epoch's probes, or that of their predictions
-) -> list: # of Path
+    place,  # an experiment's folder, the folder of one epoch's probes, or that of their predictions
+) -> list:  # of Path
     "All folders with probes at or below a place; raises DataError when there are none."
     place = Path(place).parent if Path(place).name == "predictions" else Path(place)
     found = sorted(p.parent for p in place.rglob("probes.json"))
-    if not found: raise DataError(f"{place} holds no probes: expected probes.json in it or below")
+    if not found:
+        raise DataError(f"{place} holds no probes: expected probes.json in it or below")
     return found
 
 # %% ../../nbs/probing/04_probes.ipynb #df249469
-def _file_name(name: str) -> str: # layer-03, mix-03; with a hidden layer layer-03-64
+def _file_name(name: str) -> str:  # layer-03, mix-03; with a hidden layer layer-03-64
     spec, probe = parse_head(name), probe_of(name)
-    return "-".join([probe["through"], f"{probe['layer']:02}", *spec.options, *([str(spec.hidden)] if spec.hidden else [])])
+    return "-".join(
+        [probe["through"], f"{probe['layer']:02}", *spec.options, *([str(spec.hidden)] if spec.hidden else [])]
+    )
 
 
-def _asked(about: dict, file, data, gold: bool = False) -> tuple: # (dataset, name) of the examples to be answered
+def _asked(about: dict, file, data, gold: bool = False) -> tuple:  # (dataset, name) of the examples to be answered
     "The questions of a file, with gold answers where they are needed; else the split that the probes' own run reported."
     task = get_task(about["task"])
     if file:
-        if task.kind != "span": raise ParameterError(f"--file {file}: expected with questions only, these probes are of {task.name}")
+        if task.kind != "span":
+            raise ParameterError(f"--file {file}: expected with questions only, these probes are of {task.name}")
         questions = read_squad(file)
-        if gold and questions.unlabelled: raise DataError(f"{file}: question {questions.unlabelled[0]!r} has no list of answers: there is nothing to score against")
+        if gold and questions.unlabelled:
+            raise DataError(
+                f"{file}: question {questions.unlabelled[0]!r} has no list of answers: there is nothing to score against"
+            )
         return as_dataset(questions), Path(file).name
     loaded = part_of(load_task(task.name, data or None), 0, about.get("report_examples", 0), about.get("split_seed", 0))
     return loaded[task.report[0]], task.report[0]
@@ -189,10 +253,10 @@ def _encoder_of(probes: Probes):
 
 # %% ../../nbs/probing/04_probes.ipynb #8a927426
 def predict_probes(
-    folder, # of one epoch's probes
-    file=None, # questions in SQuAD's format; None = the split that the run reported
-    data=None, # folder in GLUE's layout, for that split; None = BERTVISION_DATA, else the hub
-) -> Path: # the folder of the predictions
+    folder,  # of one epoch's probes
+    file=None,  # questions in SQuAD's format; None = the split that the run reported
+    data=None,  # folder in GLUE's layout, for that split; None = BERTVISION_DATA, else the hub
+) -> Path:  # the folder of the predictions
     "Write predictions/<probe>.json for every probe. Raises DataError for broken files, or an encoder that is not the one they were trained on."
     probes = load_probes(folder)
     a, task = probes.about, get_task(probes.about["task"])
@@ -200,7 +264,8 @@ def predict_probes(
     encoder = _encoder_of(probes)
     tokens = tokenise_for(task, rows, encoder.tokenizer, a["max_length"], a["doc_stride"], desc=f"tokenise {split}")
     states = Stream(encoder, tokens, kind=a["kind"], task_name=task.name, split=split)
-    if states.origin.weights != a["weights"]: raise DataError(f"{folder}: the probes were trained on other weights of {a['encoder']} than are there now")
+    if states.origin.weights != a["weights"]:
+        raise DataError(f"{folder}: the probes were trained on other weights of {a['encoder']} than are there now")
     out = Path(folder) / "predictions"
     for name, logits in head_logits(probes.heads, states, task).items():
         write_json(out / f"{_file_name(name)}.json", _said(task, tokens, logits, a["thresholds"].get(name)))
@@ -208,57 +273,75 @@ def predict_probes(
     return out
 
 
-def _said(task: Task, tokens: Tokens, logits, threshold: float | None) -> dict: # id -> text, label name or score
-    if task.kind == "span": return answers(decode_spans(tokens, logits), threshold if task.no_answer else None)
+def _said(task: Task, tokens: Tokens, logits, threshold: float | None) -> dict:  # id -> text, label name or score
+    if task.kind == "span":
+        return answers(decode_spans(tokens, logits), threshold if task.no_answer else None)
     said = decide(logits, task.kind)
     return dict(zip(tokens.example_ids, said.tolist() if task.kind == "regression" else [task.labels[i] for i in said]))
 
 # %% ../../nbs/probing/04_probes.ipynb #762afdfc
-def _score_labels(task: Task, rows, path: Path) -> dict: # metric -> value
+def _score_labels(task: Task, rows, path: Path) -> dict:  # metric -> value
     "Raises DataError for a file that does not answer these examples."
     said, ids, names = read_json(path), list(rows["example_id"]), task.labels
-    if not isinstance(said, dict) or set(said) != set(ids): raise DataError(f"{path}: expected an answer to each of the {len(ids)} examples, and to no other")
+    if not isinstance(said, dict) or set(said) != set(ids):
+        raise DataError(f"{path}: expected an answer to each of the {len(ids)} examples, and to no other")
     allowed = "a number" if task.kind == "regression" else f"one of {', '.join(names)}"
-    wrong = [i for i in ids if not (isinstance(said[i], (int, float)) if task.kind == "regression" else said[i] in names)]
-    if wrong: raise DataError(f"{path}: the answer to {wrong[0]!r} is {said[wrong[0]]!r:.40}, expected {allowed}")
-    return score(task.metrics, [said[i] if task.kind == "regression" else names.index(said[i]) for i in ids], list(rows["label"]))
+    wrong = [
+        i for i in ids if not (isinstance(said[i], (int, float)) if task.kind == "regression" else said[i] in names)
+    ]
+    if wrong:
+        raise DataError(f"{path}: the answer to {wrong[0]!r} is {said[wrong[0]]!r:.40}, expected {allowed}")
+    return score(
+        task.metrics, [said[i] if task.kind == "regression" else names.index(said[i]) for i in ids], list(rows["label"])
+    )
 
 
-def _score_answers(rows, path: Path) -> dict: # metric -> value
+def _score_answers(rows, path: Path) -> dict:  # metric -> value
     said, ids = read_json(path), list(rows["example_id"])
-    if not isinstance(said, dict) or set(said) != set(ids): raise DataError(f"{path}: expected an answer to each of the {len(ids)} questions, and to no other")
+    if not isinstance(said, dict) or set(said) != set(ids):
+        raise DataError(f"{path}: expected an answer to each of the {len(ids)} questions, and to no other")
     wrong = [i for i in ids if not isinstance(said[i], str)]
-    if wrong: raise DataError(f"{path}: the answer to {wrong[0]!r} is {said[wrong[0]]!r:.40}, expected a text")
+    if wrong:
+        raise DataError(f"{path}: the answer to {wrong[0]!r} is {said[wrong[0]]!r:.40}, expected a text")
     return score_answers(ids, [a["text"] for a in rows["answers"]], said).metrics
 
 # %% ../../nbs/probing/04_probes.ipynb #4a68f502
 def evaluate_probes(
-    place, # an experiment's folder, or the folder of one epoch's probes
-    file=None, # questions in SQuAD's format with gold answers; None = the split that the run reported
-    data=None, # folder in GLUE's layout, for that split; None = BERTVISION_DATA, else the hub
-) -> tuple: # DataFrame: probes, task, side, epoch, layer, through, metrics …; list of str, what could not be scored
+    place,  # an experiment's folder, or the folder of one epoch's probes
+    file=None,  # questions in SQuAD's format with gold answers; None = the split that the run reported
+    data=None,  # folder in GLUE's layout, for that split; None = BERTVISION_DATA, else the hub
+) -> tuple:  # DataFrame: probes, task, side, epoch, layer, through, metrics …; list of str, what could not be scored
     "Score the predictions of all probes at or below a place. Raises DataError when there are no probes, or no gold answers."
     found, problems, gold = [], [], {}
     for folder in probe_folders(place):
         try:
             about = load_probes(folder).about
             asked = about["task"], about.get("report_examples"), about.get("split_seed")
-            if asked not in gold: gold[asked] = _asked(about, file, data, gold=True)[0]
+            if asked not in gold:
+                gold[asked] = _asked(about, file, data, gold=True)[0]
         except BertvisionError as e:
             problems.append(str(e))
             continue
         for name in about["heads"]:
             path = folder / "predictions" / f"{_file_name(name)}.json"
-            try: found.append(_row(place, folder, about, name) | _scores(get_task(about["task"]), gold[asked], path))
-            except BertvisionError as e: problems.append(str(e))
+            try:
+                found.append(_row(place, folder, about, name) | _scores(get_task(about["task"]), gold[asked], path))
+            except BertvisionError as e:
+                problems.append(str(e))
     return pd.DataFrame(found), problems
 
 
 def _scores(task: Task, rows, path: Path) -> dict:
-    if not path.is_file(): raise DataError(f"{path} is missing: predict first")
+    if not path.is_file():
+        raise DataError(f"{path} is missing: predict first")
     return _score_answers(rows, path) if task.kind == "span" else _score_labels(task, rows, path)
 
 
 def _row(place, folder: Path, about: dict, name: str) -> dict:
     where = os.path.relpath(folder, place)
-    return {"probes": "" if where == "." else where, **{k: about[k] for k in ("task", "encoder", "side", "seed", "epoch")}, **probe_of(name), "head": name}
+    return {
+        "probes": "" if where == "." else where,
+        **{k: about[k] for k in ("task", "encoder", "side", "seed", "epoch")},
+        **probe_of(name),
+        "head": name,
+    }

@@ -11,40 +11,43 @@ import numpy as np
 from ..core.errors import ParameterError
 
 # %% ../../nbs/probing/03_profile.ipynb #4c12106b
-def _scores(scores, least: int) -> np.ndarray: # (S,)
+def _scores(scores, least: int) -> np.ndarray:  # (S,)
     s = np.asarray([np.nan if x is None else x for x in scores], dtype=float)
-    if s.ndim != 1 or len(s) < least: raise ParameterError(f"scores of shape {s.shape}: expected one a layer, at least {least}")
+    if s.ndim != 1 or len(s) < least:
+        raise ParameterError(f"scores of shape {s.shape}: expected one a layer, at least {least}")
     return s
 
 
 def peak(
-    scores, # (S,) one a layer, 0 = embeddings; nan or None where a layer has none
-) -> int | None: # None when no layer has a score
+    scores,  # (S,) one a layer, 0 = embeddings; nan or None where a layer has none
+) -> int | None:  # None when no layer has a score
     "The best layer, of equals the lowest; raises ParameterError when there are no layers."
     s = _scores(scores, 1)
     return None if np.isnan(s).all() else int(np.nanargmax(s))
 
 # %% ../../nbs/probing/03_profile.ipynb #855da51a
 def gains(
-    scores, # (S,) of mixes over the states 0 … l
-) -> np.ndarray: # (L,) what each layer adds to those below it
+    scores,  # (S,) of mixes over the states 0 … l
+) -> np.ndarray:  # (L,) what each layer adds to those below it
     "Differential scores of Tenney et al. (2019), eq. 3; raises ParameterError for fewer than two states."
     return np.diff(_scores(scores, 2))
 
 
 def expected_layer(
-    scores, # (S,) of mixes over the states 0 … l
-) -> float: # nan where the whole gain, score(L) − score(0), is not positive or a score is missing
+    scores,  # (S,) of mixes over the states 0 … l
+) -> float:  # nan where the whole gain, score(L) − score(0), is not positive or a score is missing
     "Tenney et al. (2019), eq. 4. Gains may be negative at single layers, which then pull away from them; raises ParameterError for fewer than two states."
     added = gains(scores)
-    if not added.sum() > 0: return float("nan")
+    if not added.sum() > 0:
+        return float("nan")
     return float((np.arange(1, len(added) + 1) * added).sum() / added.sum())
 
 # %% ../../nbs/probing/03_profile.ipynb #c65a6cfc
 def onset(
-    holds, # (S,) whether something is true of each layer
-) -> int | None: # None when it is not true of the last one
+    holds,  # (S,) whether something is true of each layer
+) -> int | None:  # None when it is not true of the last one
     "The first layer from which on something holds."
     held = np.asarray(list(holds), dtype=bool)
-    if not len(held) or not held[-1]: return None
+    if not len(held) or not held[-1]:
+        return None
     return int(len(held) - np.argmin(held[::-1])) if not held.all() else 0

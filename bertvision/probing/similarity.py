@@ -15,7 +15,7 @@ from ..core.errors import DataError, ParameterError
 from ..states.interface import States
 
 # %% ../../nbs/probing/01_similarity.ipynb #2e31cbff
-def _grams(x: torch.Tensor) -> torch.Tensor: # (S, n, n)
+def _grams(x: torch.Tensor) -> torch.Tensor:  # (S, n, n)
     "Inner products of the vectors of each state, (n, S, D), with an empty diagonal."
     x = x.double().transpose(0, 1)
     x = x - x.mean(1, keepdim=True)
@@ -24,7 +24,7 @@ def _grams(x: torch.Tensor) -> torch.Tensor: # (S, n, n)
     return grams
 
 
-def _hsic(k: torch.Tensor, l: torch.Tensor) -> torch.Tensor: # (S, S') from grams (S, n, n) and (S', n, n)
+def _hsic(k: torch.Tensor, l: torch.Tensor) -> torch.Tensor:  # (S, S') from grams (S, n, n) and (S', n, n)
     "Unbiased Hilbert-Schmidt criterion of all pairs (Song et al. 2012, eq. 5)."
     n, rows_k, rows_l = k.shape[-1], k.sum(2), l.sum(2)
     traces = torch.einsum("iab,jab->ij", k, l)
@@ -33,26 +33,27 @@ def _hsic(k: torch.Tensor, l: torch.Tensor) -> torch.Tensor: # (S, S') from gram
 
 
 def alignment(
-    x: torch.Tensor, # (n, S, D) vectors of n texts or tokens
-    y: torch.Tensor, # (n, S', D') vectors of the same
-) -> np.ndarray: # (S, S'), at most about 1; nan where a state is constant
+    x: torch.Tensor,  # (n, S, D) vectors of n texts or tokens
+    y: torch.Tensor,  # (n, S', D') vectors of the same
+) -> np.ndarray:  # (S, S'), at most about 1; nan where a state is constant
     "Linear CKA of every state of x with every state of y; raises ParameterError for fewer than 4 vectors or different numbers of them."
-    if len(x) != len(y) or len(x) < 4: raise ParameterError(f"{len(x)} and {len(y)} vectors: expected as many of either, at least 4")
+    if len(x) != len(y) or len(x) < 4:
+        raise ParameterError(f"{len(x)} and {len(y)} vectors: expected as many of either, at least 4")
     k, l = _grams(x), _grams(y)
     own = torch.outer(_hsic(k, k).diagonal(), _hsic(l, l).diagonal())
     return (_hsic(k, l) / own.clamp_min(0).sqrt()).numpy()
 
 # %% ../../nbs/probing/01_similarity.ipynb #075ce579
-def _vectors(states: States, rows: np.ndarray, n: int) -> torch.Tensor: # (n, S, D)
-    return torch.cat([states.batch(rows[i:i + 16]).values.cpu().float() for i in range(0, len(rows), 16)])[:n]
+def _vectors(states: States, rows: np.ndarray, n: int) -> torch.Tensor:  # (n, S, D)
+    return torch.cat([states.batch(rows[i : i + 16]).values.cpu().float() for i in range(0, len(rows), 16)])[:n]
 
 
 def cka(
-    a: States, # stored or streamed
-    b: States, # of the same examples, by any encoder
-    vectors: int = 1000, # texts or tokens to compare; memory grows with its square times the layers
-    seed: int = 0, # of the draw
-) -> np.ndarray: # (S, S')
+    a: States,  # stored or streamed
+    b: States,  # of the same examples, by any encoder
+    vectors: int = 1000,  # texts or tokens to compare; memory grows with its square times the layers
+    seed: int = 0,  # of the draw
+) -> np.ndarray:  # (S, S')
     "CKA of every state of one encoder with every state of another. Raises DataError when their rows differ, ParameterError."
     if a.kind != b.kind or list(a.example_ids) != list(b.example_ids) or (a.lengths != b.lengths).any():
         raise DataError(f"{a} and {b} are not states of the same rows")
@@ -62,8 +63,8 @@ def cka(
 
 # %% ../../nbs/probing/01_similarity.ipynb #55b8c6ac
 def plot_cka(
-    matrix: np.ndarray, # from `cka`
-    names: tuple = ("first encoder", "second encoder"), # what the rows and the columns are
+    matrix: np.ndarray,  # from `cka`
+    names: tuple = ("first encoder", "second encoder"),  # what the rows and the columns are
 ) -> plt.Figure:
     "A heat map, layer 0 (embeddings) at the top left."
     fig, ax = plt.subplots(figsize=(1.6 + 0.32 * matrix.shape[1], 1.2 + 0.32 * matrix.shape[0]), layout="constrained")

@@ -18,11 +18,13 @@ from ..data.batches import longest_first
 from .windows import Windows
 
 # %% ../../nbs/qa/01_decoding.ipynb #9cc25dd7
-def _span_scores(starts: torch.Tensor, ends: torch.Tensor, begin: torch.Tensor, context: torch.Tensor, max_answer: int) -> torch.Tensor: # (B, T, M)
+def _span_scores(
+    starts: torch.Tensor, ends: torch.Tensor, begin: torch.Tensor, context: torch.Tensor, max_answer: int
+) -> torch.Tensor:  # (B, T, M)
     "Scores of all spans, -inf where one may not be; starts, ends (B, T) logits, begin, context (B, T) where a span may start, end."
     M = min(max_answer, starts.shape[1])
     ends = ends.masked_fill(~context, -torch.inf)
-    shifted = torch.nn.functional.pad(ends, (0, M - 1), value=-torch.inf).unfold(1, M, 1)     # (B, T, M)
+    shifted = torch.nn.functional.pad(ends, (0, M - 1), value=-torch.inf).unfold(1, M, 1)  # (B, T, M)
     return starts.masked_fill(~begin, -torch.inf)[..., None] + shifted
 
 # %% ../../nbs/qa/01_decoding.ipynb #bf3f4046
@@ -38,7 +40,12 @@ def _best_of_batch(windows: Windows, logits: np.ndarray, batch: np.ndarray, n: i
     begin, at = np.zeros((len(batch), T), bool), windows.start[batch][:, None]
     begin[real] = windows.central[flat]
     context = (columns >= at) & (columns < at + windows.size[batch][:, None])
-    scores = _span_scores(*(torch.from_numpy(padded[..., i]) for i in (0, 1)), torch.from_numpy(begin), torch.from_numpy(context), max_answer)
+    scores = _span_scores(
+        *(torch.from_numpy(padded[..., i]) for i in (0, 1)),
+        torch.from_numpy(begin),
+        torch.from_numpy(context),
+        max_answer,
+    )
     M, flat_scores = scores.shape[2], scores.flatten(1)
     best, where = flat_scores.topk(min(n, flat_scores.shape[1]), sorted=True)
     best, where = best.numpy(), where.numpy()
@@ -48,51 +55,61 @@ def _best_of_batch(windows: Windows, logits: np.ndarray, batch: np.ndarray, n: i
 @dataclass(frozen=True)
 class Decoded:
     "The n best spans of each question over all its windows, and its null score; a question has at least one span."
+
     windows: Windows
-    scores: np.ndarray    # (questions, n) float32, descending; -inf where there are fewer spans
-    window: np.ndarray    # (questions, n)
-    start: np.ndarray     # (questions, n) position of the first token in that window
-    end: np.ndarray       # (questions, n) of the last
-    start_logit: np.ndarray # (questions, n)
-    end_logit: np.ndarray # (questions, n)
-    null: np.ndarray      # (questions,) smallest null score of the windows
-    null_logits: np.ndarray # (questions, 2) start and end logit behind it
+    scores: np.ndarray  # (questions, n) float32, descending; -inf where there are fewer spans
+    window: np.ndarray  # (questions, n)
+    start: np.ndarray  # (questions, n) position of the first token in that window
+    end: np.ndarray  # (questions, n) of the last
+    start_logit: np.ndarray  # (questions, n)
+    end_logit: np.ndarray  # (questions, n)
+    null: np.ndarray  # (questions,) smallest null score of the windows
+    null_logits: np.ndarray  # (questions, 2) start and end logit behind it
 
     @property
-    def odds(self) -> np.ndarray: # (questions,)
+    def odds(self) -> np.ndarray:  # (questions,)
         "Null odds: by how much no answer beats the best span."
         return self.null - self.scores[:, 0]
 
     @property
-    def null_odds(self) -> dict: # id -> null odds
+    def null_odds(self) -> dict:  # id -> null odds
         return dict(zip(self.windows.ids, self.odds.tolist()))
 
-    def __repr__(self): return f"Decoded({len(self.scores):,} questions, {self.scores.shape[1]} best spans)"
+    def __repr__(self):
+        return f"Decoded({len(self.scores):,} questions, {self.scores.shape[1]} best spans)"
 
 # %% ../../nbs/qa/01_decoding.ipynb #0792c210
 def decode_spans(
     windows: Windows,
-    logits: np.ndarray, # (tokens, 2) start and end logits of all tokens of the windows, end to end
-    n_best: int = 20, # spans of each question
-    max_answer: int = 30, # tokens of the longest
-    positions: int = 2**16, # padded tokens a batch
+    logits: np.ndarray,  # (tokens, 2) start and end logits of all tokens of the windows, end to end
+    n_best: int = 20,  # spans of each question
+    max_answer: int = 30,  # tokens of the longest
+    positions: int = 2**16,  # padded tokens a batch
 ) -> Decoded:
     "The best spans of each question. Raises DataError for logits that do not fit the windows or are not finite, ParameterError."
     for name, value in (("n_best", n_best), ("max_answer", max_answer)):
-        if value < 1: raise ParameterError(f"{name} = {value}: expected at least 1")
+        if value < 1:
+            raise ParameterError(f"{name} = {value}: expected at least 1")
     logits = _checked(windows, logits)
-    found = [(batch, *_best_of_batch(windows, logits, batch, n_best, max_answer)) for batch in longest_first(windows.lengths, positions)]
+    found = [
+        (batch, *_best_of_batch(windows, logits, batch, n_best, max_answer))
+        for batch in longest_first(windows.lengths, positions)
+    ]
     return _merge(windows, logits, found, n_best)
 
 
 def _checked(windows: Windows, logits) -> np.ndarray:
     logits = np.asarray(logits, np.float32)
     if logits.shape != (len(windows.input_ids), 2):
-        raise DataError(f"logits of shape {logits.shape}: expected ({len(windows.input_ids)}, 2), a start and an end for each token of the windows")
+        raise DataError(
+            f"logits of shape {logits.shape}: expected ({len(windows.input_ids)}, 2), a start and an end for each token of the windows"
+        )
     bad = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(bad):
         w = int(np.searchsorted(windows.offsets, bad[0], side="right")) - 1
-        raise DataError(f"question {windows.ids[windows.question[w]]!r}: a logit of window {windows.example_ids[w]} is not finite")
+        raise DataError(
+            f"question {windows.ids[windows.question[w]]!r}: a logit of window {windows.example_ids[w]} is not finite"
+        )
     return logits
 
 # %% ../../nbs/qa/01_decoding.ipynb #9504b5dc
@@ -108,52 +125,73 @@ def _merge(windows: Windows, logits: np.ndarray, found: list, n: int) -> Decoded
     rank = np.arange(len(order)) - np.searchsorted(question, question)
     top, E = rank < n, len(windows.ids)
     order, question, rank = order[top], question[top], rank[top]
+
     def table(values, fill, dtype):
         out = np.full((E, n), fill, dtype)
         out[question, rank] = values[order]
         return out
+
     base = windows.offsets[:-1][window]
-    cls = logits[windows.offsets[:-1]]                                         # (W, 2)
+    cls = logits[windows.offsets[:-1]]  # (W, 2)
     smallest = np.lexsort((cls.sum(1), windows.question))[np.searchsorted(windows.question, np.arange(E))]
-    return Decoded(windows, table(score, -np.inf, np.float32), table(window, -1, np.int64), table(start, -1, np.int64), table(end, -1, np.int64),
-                   table(logits[base + start, 0], 0, np.float32), table(logits[base + end, 1], 0, np.float32), cls.sum(1)[smallest], cls[smallest])
+    return Decoded(
+        windows,
+        table(score, -np.inf, np.float32),
+        table(window, -1, np.int64),
+        table(start, -1, np.int64),
+        table(end, -1, np.int64),
+        table(logits[base + start, 0], 0, np.float32),
+        table(logits[base + end, 1], 0, np.float32),
+        cls.sum(1)[smallest],
+        cls[smallest],
+    )
 
 # %% ../../nbs/qa/01_decoding.ipynb #c125887c
 def answers(
     decoded: Decoded,
-    threshold: float | None = None, # null odds above it give ""; None = every question is answered
-) -> dict: # id -> text
+    threshold: float | None = None,  # null odds above it give ""; None = every question is answered
+) -> dict:  # id -> text
     "The answer to every question."
     d, w = decoded, decoded.windows
-    return {id: "" if threshold is not None and odds > threshold else w.text(d.window[i, 0], d.start[i, 0], d.end[i, 0])
-            for i, (id, odds) in enumerate(zip(w.ids, d.odds))}
+    return {
+        id: "" if threshold is not None and odds > threshold else w.text(d.window[i, 0], d.start[i, 0], d.end[i, 0])
+        for i, (id, odds) in enumerate(zip(w.ids, d.odds))
+    }
 
 # %% ../../nbs/qa/01_decoding.ipynb #6add4d49
 def nbest(
     decoded: Decoded,
-    null: bool = True, # with the empty answer among them
-) -> dict: # id -> [{text, probability, start_logit, end_logit}, …], the best first
+    null: bool = True,  # with the empty answer among them
+) -> dict:  # id -> [{text, probability, start_logit, end_logit}, …], the best first
     "The best answers of each question by different texts."
     return {id: _nbest(decoded, i, null) for i, id in enumerate(decoded.windows.ids)}
 
 
 def _nbest(d: Decoded, i: int, null: bool) -> list:
     seen = {}
-    for score, w, start, end, a, b in zip(d.scores[i], d.window[i], d.start[i], d.end[i], d.start_logit[i], d.end_logit[i]):
-        if w >= 0: seen.setdefault(d.windows.text(w, start, end), (score, a, b))
-    if null: seen[""] = d.null[i], *d.null_logits[i]
+    for score, w, start, end, a, b in zip(
+        d.scores[i], d.window[i], d.start[i], d.end[i], d.start_logit[i], d.end_logit[i]
+    ):
+        if w >= 0:
+            seen.setdefault(d.windows.text(w, start, end), (score, a, b))
+    if null:
+        seen[""] = d.null[i], *d.null_logits[i]
     rows = sorted(seen.items(), key=lambda x: -x[1][0])
     scores = np.array([s for _, (s, _, _) in rows], np.float64)
     p = np.exp(scores - scores.max())
-    return [{"text": text, "probability": float(x), "start_logit": float(a), "end_logit": float(b)} for (text, (_, a, b)), x in zip(rows, p / p.sum())]
+    return [
+        {"text": text, "probability": float(x), "start_logit": float(a), "end_logit": float(b)}
+        for (text, (_, a, b)), x in zip(rows, p / p.sum())
+    ]
 
 # %% ../../nbs/qa/01_decoding.ipynb #a6c43273
 def write_answers(
-    folder, # where the files go
+    folder,  # where the files go
     decoded: Decoded,
-    threshold: float | None = None, # as for `answers`
-) -> list: # their paths
+    threshold: float | None = None,  # as for `answers`
+) -> list:  # their paths
     "predictions.json, nbest_predictions.json and, with a threshold, null_odds.json; raises OutputError."
     contents = {"predictions": answers(decoded, threshold), "nbest_predictions": nbest(decoded, threshold is not None)}
-    if threshold is not None: contents["null_odds"] = decoded.null_odds
+    if threshold is not None:
+        contents["null_odds"] = decoded.null_odds
     return [write_json(Path(folder) / f"{name}.json", values) for name, values in contents.items()]

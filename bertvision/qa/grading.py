@@ -17,33 +17,36 @@ from ..core.errors import DataError
 from ..data.batches import Tokens
 from ..data.tasks import Task
 from ..metrics.scores import baseline, score
-from .decoding import answers, decode_spans, Decoded
+from ..metrics.statistics import answers_collapse, collapse
+from .decoding import Decoded, answers, decode_spans
 from .scoring import best_threshold, exact, score_answers, silence
 from .windows import Windows
-from ..metrics.statistics import answers_collapse, collapse
 
 # %% ../../nbs/qa/03_grading.ipynb #ce026921
 @dataclass(frozen=True)
 class Graded:
     "One split's predictions and scores."
+
     split: str
-    metrics: dict              # metric -> value
-    rows: pd.DataFrame         # example_id, label, prediction, …, one row an example
-    answers: dict | None = None    # of spans: id -> text
-    decoded: Decoded | None = None # of spans
-    threshold: float | None = None # of the null odds, where questions may have no answer
+    metrics: dict  # metric -> value
+    rows: pd.DataFrame  # example_id, label, prediction, …, one row an example
+    answers: dict | None = None  # of spans: id -> text
+    decoded: Decoded | None = None  # of spans
+    threshold: float | None = None  # of the null odds, where questions may have no answer
 
     @cached_property
-    def table(self) -> pd.DataFrame: # split, example_id, label, prediction, …; for spans with what an error analysis asks
+    def table(
+        self,
+    ) -> pd.DataFrame:  # split, example_id, label, prediction, …; for spans with what an error analysis asks
         "What a run keeps of the split. Made when it is asked for: evaluations in training need the metrics alone."
         table = self.rows if self.decoded is None else self.rows.assign(**_circumstances(self.decoded))
         return table.assign(split=self.split)[["split", *table.columns]]
 
 
 def decide(
-    logits: np.ndarray, # (examples, C)
-    kind: str, # classification | regression
-) -> np.ndarray: # (examples,) class ids or scores
+    logits: np.ndarray,  # (examples, C)
+    kind: str,  # classification | regression
+) -> np.ndarray:  # (examples,) class ids or scores
     "From logits to predictions."
     return logits.argmax(1) if kind == "classification" else logits[:, 0]
 
@@ -62,8 +65,11 @@ def _circumstances(d: Decoded) -> dict:
     w, second = d.windows, [""] * len(d.windows.ids)
     if d.window.shape[1] > 1:
         second = [w.text(*at) if at[0] >= 0 else "" for at in zip(d.window[:, 1], d.start[:, 1], d.end[:, 1])]
-    return {"answer_words": [len(a[0].split()) if a else 0 for a in w.answers], "context_words": [len(c.split()) for c in w.contexts],
-            "second_best": [int(bool(a) and exact(s, a) == 1) for s, a in zip(second, w.answers)]}
+    return {
+        "answer_words": [len(a[0].split()) if a else 0 for a in w.answers],
+        "context_words": [len(c.split()) for c in w.contexts],
+        "second_best": [int(bool(a) and exact(s, a) == 1) for s, a in zip(second, w.answers)],
+    }
 
 
 def _grade_spans(task: Task, name: str, windows: Windows, logits: np.ndarray, threshold: float | None) -> Graded:
@@ -71,7 +77,8 @@ def _grade_spans(task: Task, name: str, windows: Windows, logits: np.ndarray, th
     d = decode_spans(windows, logits)
     scored = score_answers(windows.ids, windows.answers, answers(d), d.null_odds if task.no_answer else None)
     if task.no_answer:
-        if threshold is None: threshold = best_threshold(scored, task.metrics[0])[0]
+        if threshold is None:
+            threshold = best_threshold(scored, task.metrics[0])[0]
         scored = silence(scored, threshold)
     texts = dict(zip(scored.rows["example_id"], scored.rows["answer"]))
     return Graded(name, scored.metrics, scored.rows.drop(columns="answer"), texts, d, threshold)
@@ -79,12 +86,14 @@ def _grade_spans(task: Task, name: str, windows: Windows, logits: np.ndarray, th
 # %% ../../nbs/qa/03_grading.ipynb #f90d46b5
 def grade(
     task: Task,
-    tokens: dict, # split -> Tokens, or Windows for spans
-    logits: dict, # split -> (examples, C), or (tokens, 2) for spans; with "selection" for questions that may have no answer
-) -> dict: # split -> Graded, in the order of the logits
+    tokens: dict,  # split -> Tokens, or Windows for spans
+    logits: dict,  # split -> (examples, C), or (tokens, 2) for spans; with "selection" for questions that may have no answer
+) -> dict:  # split -> Graded, in the order of the logits
     "Grade splits together. Raises DataError for logits that do not fit, and when there is no selection part to tune a threshold on."
-    if task.kind != "span": return {name: _grade_labels(task, name, tokens[name], x) for name, x in logits.items()}
-    if task.no_answer and "selection" not in logits: raise DataError(f"{task.name}: a selection part is needed to tune the threshold of no answer")
+    if task.kind != "span":
+        return {name: _grade_labels(task, name, tokens[name], x) for name, x in logits.items()}
+    if task.no_answer and "selection" not in logits:
+        raise DataError(f"{task.name}: a selection part is needed to tune the threshold of no answer")
     first, threshold = {}, None
     if task.no_answer:
         first["selection"] = _grade_spans(task, "selection", tokens["selection"], logits["selection"], None)
@@ -95,18 +104,20 @@ def grade(
 def trivial(
     task: Task,
     train: Tokens,
-    tokens: Tokens, # of the split that is reported
-) -> dict: # metric -> value
+    tokens: Tokens,  # of the split that is reported
+) -> dict:  # metric -> value
     "Scores of the trivial predictor."
-    if task.kind != "span": return baseline(task.metrics, train.labels, tokens.labels, task.kind)
+    if task.kind != "span":
+        return baseline(task.metrics, train.labels, tokens.labels, task.kind)
     return score_answers(tokens.ids, tokens.answers, dict.fromkeys(tokens.ids, "")).metrics
 
 # %% ../../nbs/qa/03_grading.ipynb #997043c6
 def fallen(
     task: Task,
-    table: pd.DataFrame, # predictions of one split, as in `Graded`
-    losses=None, # training losses in order, or None
-) -> str | None: # as `metrics.statistics.collapse`; for spans nan loss | no answer | wrong everywhere
+    table: pd.DataFrame,  # predictions of one split, as in `Graded`
+    losses=None,  # training losses in order, or None
+) -> str | None:  # as `metrics.statistics.collapse`; for spans nan loss | no answer | wrong everywhere
     "Why a run must be called collapsed, or None."
-    if task.kind != "span": return collapse(table["prediction"].to_numpy(), table["label"].to_numpy(), losses, task.kind)
+    if task.kind != "span":
+        return collapse(table["prediction"].to_numpy(), table["label"].to_numpy(), losses, task.kind)
     return answers_collapse(table["prediction"], table["label"], table["answer_f1"], losses)

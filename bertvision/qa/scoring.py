@@ -26,35 +26,36 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @lru_cache(maxsize=2**18)
 def normalise(
-    text: str, # an answer
+    text: str,  # an answer
 ) -> str:
     "Lower case, no ASCII punctuation, no English articles, single spaces: the official order of steps."
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 # %% ../../nbs/qa/02_scoring.ipynb #a79d0e57
 def exact(
-    prediction: str, # "" = no answer
-    answers: list, # texts of the gold answers; [] = there is none
-) -> float: # 0.0 or 1.0
+    prediction: str,  # "" = no answer
+    answers: list,  # texts of the gold answers; [] = there is none
+) -> float:  # 0.0 or 1.0
     "Whether the prediction is one of the answers, once normalised."
     return float(normalise(prediction) in set(_gold(answers)))
 
 
 def f1(
-    prediction: str, # "" = no answer
-    answers: list, # texts of the gold answers; [] = there is none
-) -> float: # 0 to 1
+    prediction: str,  # "" = no answer
+    answers: list,  # texts of the gold answers; [] = there is none
+) -> float:  # 0 to 1
     "Harmonic mean of precision and recall over words, with the best of the answers."
     said = normalise(prediction).split()
     return max(_overlap(said, gold.split()) for gold in _gold(answers))
 
 
-def _gold(answers) -> list: # normalised; [""] when there is no answer
+def _gold(answers) -> list:  # normalised; [""] when there is no answer
     return [n for n in map(normalise, answers) if n] or [""]
 
 
 def _overlap(said: list, gold: list) -> float:
-    if not said or not gold: return float(said == gold)
+    if not said or not gold:
+        return float(said == gold)
     same = sum((Counter(said) & Counter(gold)).values())
     return 2 * same / (len(said) + len(gold))
 
@@ -62,67 +63,90 @@ def _overlap(said: list, gold: list) -> float:
 @dataclass(frozen=True)
 class Scored:
     "Scores of all questions, fractions."
-    rows: pd.DataFrame    # example_id, answer, label, prediction, exact_match, answer_f1 [, null_odds]; label and prediction: 1 = with an answer
-    missing: int          # questions without a prediction
-    unknown: int          # predictions for questions that are not asked
+
+    rows: pd.DataFrame  # example_id, answer, label, prediction, exact_match, answer_f1 [, null_odds]; label and prediction: 1 = with an answer
+    missing: int  # questions without a prediction
+    unknown: int  # predictions for questions that are not asked
     unhushed: pd.DataFrame | None = None  # the rows before a threshold emptied some answers
 
     @property
-    def metrics(self) -> dict: # name -> mean
+    def metrics(self) -> dict:  # name -> mean
         "answer_f1 and exact_match; where some questions have no answer also those of either kind, and avna."
         names = [n for n, m in METRICS.items() if m.kind == "span" and (n in _WHOLE or not self.rows["label"].all())]
         found = {n: score(n, *question_scores(n, self.rows))[n] for n in names}
         return {n: v for n, v in found.items() if v == v}
 
-    def __repr__(self): return f"Scored({len(self.rows)} questions, {', '.join(f'{k} {100 * v:.2f}' for k, v in self.metrics.items())})"
+    def __repr__(self):
+        return f"Scored({len(self.rows)} questions, {', '.join(f'{k} {100 * v:.2f}' for k, v in self.metrics.items())})"
 
 # %% ../../nbs/qa/02_scoring.ipynb #67b3c000
 _WHOLE = ("answer_f1", "exact_match")  # of all questions together
 
 
-def _missing(rows: pd.DataFrame) -> pd.Series: # bool
+def _missing(rows: pd.DataFrame) -> pd.Series:  # bool
     "Unanswerable questions that are wrong without an answer: nothing was predicted for them. Others are wrong anyway."
     return (rows["label"] == 0) & (rows["prediction"] == 0) & (rows["exact_match"] == 0)
 
 
 def question_scores(
-    metric: str, # answer_f1 | exact_match | avna, or one with has_answer_ or no_answer_ before it
-    rows: pd.DataFrame, # label, prediction, exact_match, answer_f1, as in `Scored.rows`
-) -> tuple: # two (N,) arrays: what each question scores, and 1 where it counts
+    metric: str,  # answer_f1 | exact_match | avna, or one with has_answer_ or no_answer_ before it
+    rows: pd.DataFrame,  # label, prediction, exact_match, answer_f1, as in `Scored.rows`
+) -> tuple:  # two (N,) arrays: what each question scores, and 1 where it counts
     "Spans as `metrics.scores.score` takes them."
     has = rows["label"].to_numpy(bool)
-    if metric == "avna": return ((rows["prediction"].to_numpy(bool) == has) & ~_missing(rows).to_numpy()).astype(float), np.ones(len(rows))
-    counted = has if metric.startswith("has_answer_") else ~has if metric.startswith("no_answer_") else np.ones(len(rows), bool)
+    if metric == "avna":
+        return ((rows["prediction"].to_numpy(bool) == has) & ~_missing(rows).to_numpy()).astype(float), np.ones(
+            len(rows)
+        )
+    counted = (
+        has
+        if metric.startswith("has_answer_")
+        else ~has
+        if metric.startswith("no_answer_")
+        else np.ones(len(rows), bool)
+    )
     own = "exact_match" if metric.endswith("exact_match") else "answer_f1"
     return rows[own].to_numpy(float), counted.astype(float)
 
 # %% ../../nbs/qa/02_scoring.ipynb #f2f66c41
 def score_answers(
-    example_ids: list, # of all questions
-    answers: list, # for each a list of gold texts, [] = it has none
-    predictions: dict, # id -> text, "" = no answer
-    null_odds: dict | None = None, # id -> how much the null answer beats the best span, in logits
-    threshold: float | None = None, # a question whose null odds are above is answered by ""
+    example_ids: list,  # of all questions
+    answers: list,  # for each a list of gold texts, [] = it has none
+    predictions: dict,  # id -> text, "" = no answer
+    null_odds: dict | None = None,  # id -> how much the null answer beats the best span, in logits
+    threshold: float | None = None,  # a question whose null odds are above is answered by ""
 ) -> Scored:
     "Score predictions; raises DataError for ids that are there twice, or null odds that are not."
     twice = [i for i, n in Counter(example_ids).items() if n > 1]
-    if twice: raise DataError(f"question id {twice[0]!r} is there {Counter(example_ids)[twice[0]]} times; {len(twice)} ids are not unique")
-    if threshold is not None and null_odds is None: raise ParameterError("threshold: expected null_odds with it")
+    if twice:
+        raise DataError(
+            f"question id {twice[0]!r} is there {Counter(example_ids)[twice[0]]} times; {len(twice)} ids are not unique"
+        )
+    if threshold is not None and null_odds is None:
+        raise ParameterError("threshold: expected null_odds with it")
     said, odds = [predictions.get(i, "") for i in example_ids], _odds(example_ids, null_odds)
     given = [i in predictions for i in example_ids]
-    rows = pd.DataFrame({
-        "example_id": example_ids, "answer": said, "label": [int(_gold(a) != [""]) for a in answers], "prediction": [int(p != "") for p in said],
-        "exact_match": [exact(p, a) * g for p, a, g in zip(said, answers, given)], "answer_f1": [f1(p, a) * g for p, a, g in zip(said, answers, given)]})
-    if null_odds is not None: rows["null_odds"] = odds
+    rows = pd.DataFrame(
+        {
+            "example_id": example_ids,
+            "answer": said,
+            "label": [int(_gold(a) != [""]) for a in answers],
+            "prediction": [int(p != "") for p in said],
+            "exact_match": [exact(p, a) * g for p, a, g in zip(said, answers, given)],
+            "answer_f1": [f1(p, a) * g for p, a, g in zip(said, answers, given)],
+        }
+    )
+    if null_odds is not None:
+        rows["null_odds"] = odds
     scored = Scored(rows, given.count(False), len(predictions) - given.count(True))
     return scored if threshold is None else silence(scored, threshold)
 
-
+# %% ../../nbs/qa/02_scoring.ipynb #4e2270cd
 def silence(
-    scored: Scored, # with null odds
+    scored: Scored,  # with null odds
     threshold: float,
 ) -> Scored:
-    "The same questions, those with null odds above the threshold answered by \"\"."
+    'The same questions, those with null odds above the threshold answered by "".'
     hushed = (scored.rows["null_odds"] > threshold) & (scored.rows["answer"] != "")
     right = 1.0 - scored.rows["label"]
     columns = {"answer": "", "prediction": 0, "exact_match": right, "answer_f1": right}
@@ -131,18 +155,21 @@ def silence(
 
 
 def _odds(example_ids, null_odds):
-    if null_odds is None: return None
+    if null_odds is None:
+        return None
     lost = [i for i in example_ids if i not in null_odds]
-    if lost: raise DataError(f"null odds: none for question {lost[0]!r}; {len(lost)} of {len(example_ids)} are missing")
+    if lost:
+        raise DataError(f"null odds: none for question {lost[0]!r}; {len(lost)} of {len(example_ids)} are missing")
     return np.array([null_odds[i] for i in example_ids], float)
 
 # %% ../../nbs/qa/02_scoring.ipynb #fe5887d9
 def best_threshold(
-    scored: Scored, # with null odds; what a threshold has emptied is looked at as it was before
-    metric: str = "answer_f1", # answer_f1 | exact_match
-) -> tuple: # (threshold, mean score with it)
+    scored: Scored,  # with null odds; what a threshold has emptied is looked at as it was before
+    metric: str = "answer_f1",  # answer_f1 | exact_match
+) -> tuple:  # (threshold, mean score with it)
     "The threshold on the null odds with the highest mean; ties go to the lowest. Raises ParameterError without null odds."
-    if "null_odds" not in scored.rows: raise ParameterError("best_threshold: expected scores with null odds")
+    if "null_odds" not in scored.rows:
+        raise ParameterError("best_threshold: expected scores with null odds")
     rows = (scored.rows if scored.unhushed is None else scored.unhushed).sort_values("null_odds", kind="stable")
     silent = (rows["label"] == 0) & ~_missing(rows)  # right without an answer
     gain = (rows[metric] - silent).to_numpy()  # by answering instead of keeping silent
@@ -154,9 +181,9 @@ def best_threshold(
 
 # %% ../../nbs/qa/02_scoring.ipynb #e81f9b0c
 def _raw_f1(
-    prediction: str, # normalised
-    answer: str, # normalised
-    both_empty: float, # F1 of nothing against nothing: 0 in the script of 1.1, 1 in that of 2.0
+    prediction: str,  # normalised
+    answer: str,  # normalised
+    both_empty: float,  # F1 of nothing against nothing: 0 in the script of 1.1, 1 in that of 2.0
 ) -> float:
     predicted = prediction.split()
     gold = answer.split()
@@ -170,7 +197,7 @@ def _raw_f1(
     return 2 * precision * recall / (precision + recall)
 
 
-def _raw_scores(prediction: str, answers: list, script: str) -> tuple: # (exact match, F1)
+def _raw_scores(prediction: str, answers: list, script: str) -> tuple:  # (exact match, F1)
     "Score one prediction before any threshold."
     if script == "1.1":
         gold = [normalise(a) for a in answers]
@@ -181,7 +208,7 @@ def _raw_scores(prediction: str, answers: list, script: str) -> tuple: # (exact 
     return float(predicted in gold), max(_raw_f1(predicted, g, both_empty) for g in gold)
 
 # %% ../../nbs/qa/02_scoring.ipynb #34854702
-def _mean(scores) -> float: # percent
+def _mean(scores) -> float:  # percent
     return 100.0 * sum(scores.tolist()) / len(scores)
 
 
@@ -194,10 +221,10 @@ def _apply_threshold(rows: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def _script_threshold(
-    rows: pd.DataFrame, # before any threshold, with `given`: whether there is a prediction
-    null_odds: dict, # in the order of their file, which parts equal odds
-    metric: str, # answer_f1 | exact_match
-) -> tuple: # (percent, threshold)
+    rows: pd.DataFrame,  # before any threshold, with `given`: whether there is a prediction
+    null_odds: dict,  # in the order of their file, which parts equal odds
+    metric: str,  # answer_f1 | exact_match
+) -> tuple:  # (percent, threshold)
     "Find the best threshold as the script of 2.0 does. Of several best ones the lowest counts."
     given = rows[rows["given"]].set_index("example_id")
     order = [i for i in sorted(null_odds, key=null_odds.get) if i in given.index]
@@ -214,14 +241,17 @@ def _script_threshold(
 @dataclass(frozen=True)
 class Official:
     "Numbers of an official script, and ours beside them."
-    script: str   # 1.1 | 2.0
-    printed: dict # in the script's names and order: percent, counts, thresholds
-    own: dict     # the same, under names that no script has
+
+    script: str  # 1.1 | 2.0
+    printed: dict  # in the script's names and order: percent, counts, thresholds
+    own: dict  # the same, under names that no script has
     missing: int  # questions without a prediction
     unknown: int  # predictions for questions that are not asked
 
     def __repr__(self):
-        numbers = ", ".join(f"{name} {value:.2f}".removesuffix(".00") for name, value in (self.printed | self.own).items())
+        numbers = ", ".join(
+            f"{name} {value:.2f}".removesuffix(".00") for name, value in (self.printed | self.own).items()
+        )
         return f"Official(script of SQuAD {self.script}: {numbers})"
 
 
@@ -244,7 +274,7 @@ def _printed_2(rows: pd.DataFrame) -> dict:
     return printed
 
 # %% ../../nbs/qa/02_scoring.ipynb #8b4486c5
-def _best_2(rows: pd.DataFrame, null_odds: dict) -> tuple: # (printed, own)
+def _best_2(rows: pd.DataFrame, null_odds: dict) -> tuple:  # (printed, own)
     printed, own = {}, {}
     for name, metric in (("exact", "exact_match"), ("f1", "answer_f1")):
         printed[f"best_{name}"], printed[f"best_{name}_thresh"] = _script_threshold(rows, null_odds, metric)
@@ -261,7 +291,7 @@ def _avna(rows: pd.DataFrame) -> dict:
     right, _ = question_scores("avna", rows)
     return {"AvNA": _mean(right)}
 
-
+# %% ../../nbs/qa/02_scoring.ipynb #2933aa3f
 def _refuse(script: str, scored: Scored, answers: list, threshold: float | None):
     "Raise for what the script cannot score."
     if script not in ("1.1", "2.0"):
@@ -274,7 +304,9 @@ def _refuse(script: str, scored: Scored, answers: list, threshold: float | None)
     if threshold is not None and np.isnan(threshold):
         raise ParameterError("threshold = nan: expected a number")
     if odds is not None and odds.isna().any():
-        raise DataError(f"null odds of question {scored.rows['example_id'][odds.isna().idxmax()]!r}: nan, expected a number")
+        raise DataError(
+            f"null odds of question {scored.rows['example_id'][odds.isna().idxmax()]!r}: nan, expected a number"
+        )
     if script == "2.0":
         return
     if odds is not None:
@@ -285,12 +317,12 @@ def _refuse(script: str, scored: Scored, answers: list, threshold: float | None)
 
 # %% ../../nbs/qa/02_scoring.ipynb #0e87a553
 def official(
-    example_ids: list, # of all questions
-    answers: list, # for each a list of gold texts, [] = it has none
-    predictions: dict, # id -> text, "" = no answer; a question without a prediction is wrong
-    null_odds: dict | None = None, # id -> by how much no answer beats the best span; the order parts equal odds
-    threshold: float | None = None, # null odds above it make an answer empty; None = 1.0, as in the script
-    script: str = "2.0", # 1.1 | 2.0
+    example_ids: list,  # of all questions
+    answers: list,  # for each a list of gold texts, [] = it has none
+    predictions: dict,  # id -> text, "" = no answer; a question without a prediction is wrong
+    null_odds: dict | None = None,  # id -> by how much no answer beats the best span; the order parts equal odds
+    threshold: float | None = None,  # null odds above it make an answer empty; None = 1.0, as in the script
+    script: str = "2.0",  # 1.1 | 2.0
 ) -> Official:
     "Score predictions as an official script does. Raises DataError or ParameterError for what the script cannot score."
     scored = score_answers(example_ids, answers, predictions, null_odds)
@@ -301,7 +333,10 @@ def official(
     rows = scored.rows.assign(label=has_answer, given=given, exact_match=raw[:, 0], answer_f1=raw[:, 1])
     if script == "1.1":
         ours = scored.metrics
-        own = {"exact_match_without_empty_gold": 100.0 * ours["exact_match"], "f1_without_empty_gold": 100.0 * ours["answer_f1"]}
+        own = {
+            "exact_match_without_empty_gold": 100.0 * ours["exact_match"],
+            "f1_without_empty_gold": 100.0 * ours["answer_f1"],
+        }
         return Official(script, _printed_1(rows), own | {"total": len(rows)}, scored.missing, scored.unknown)
     if null_odds is None:
         return Official(script, _printed_2(rows), _avna(rows), scored.missing, scored.unknown)

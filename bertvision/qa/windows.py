@@ -17,27 +17,36 @@ from fastcore.basics import patch
 from ..core.caches import cached_arrays
 from ..core.errors import DataError, EncoderError, ParameterError
 from ..core.machine import progress
-from ..data.batches import tokenise, tokenizer_fingerprint, Tokens
+from ..data.batches import Tokens, tokenise, tokenizer_fingerprint
 from ..data.tasks import Task
 
 # %% ../../nbs/qa/00_windows.ipynb #5480111c
 @dataclass(frozen=True)
 class Pieces:
     "Texts as tokens without special ones, end to end."
-    ids: np.ndarray      # (N,) int32
+
+    ids: np.ndarray  # (N,) int32
     offsets: np.ndarray  # (texts + 1,) int64
-    chars: np.ndarray    # (N, 2) int32, start and end of each token in its text
+    chars: np.ndarray  # (N, 2) int32, start and end of each token in its text
 
     @property
-    def lengths(self) -> np.ndarray: # (texts,) tokens of each text
+    def lengths(self) -> np.ndarray:  # (texts,) tokens of each text
         return np.diff(self.offsets)
 
 
 def _encode_pieces(texts: list, tokenizer, desc: str) -> Pieces:
     ids, chars, lengths, chunk = [], [], [], 2048
     for i in progress(range(0, len(texts), chunk), desc=desc, disable=len(texts) <= chunk):
-        out = tokenizer(texts[i:i + chunk], add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False,
-                        return_token_type_ids=False, truncation=False, padding=False, verbose=False)
+        out = tokenizer(
+            texts[i : i + chunk],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            truncation=False,
+            padding=False,
+            verbose=False,
+        )
         lengths += map(len, out["input_ids"])
         ids += [np.array(x, np.int32) for x in out["input_ids"]]
         chars += [np.array(x, np.int32).reshape(-1, 2) for x in out["offset_mapping"]]
@@ -45,17 +54,23 @@ def _encode_pieces(texts: list, tokenizer, desc: str) -> Pieces:
 
 # %% ../../nbs/qa/00_windows.ipynb #ccf76337
 def pieces(
-    texts: list, # strings
-    tokenizer, # a fast one of Hugging Face
-    desc: str = "tokenise", # label of the progress bar
-    cached: bool = True, # look into the cache, and leave the result there
+    texts: list,  # strings
+    tokenizer,  # a fast one of Hugging Face
+    desc: str = "tokenise",  # label of the progress bar
+    cached: bool = True,  # look into the cache, and leave the result there
 ) -> Pieces:
     "Tokenise texts, or find them tokenised; raises EncoderError for a tokenizer without character offsets."
     if not getattr(tokenizer, "is_fast", False):
-        raise EncoderError(f"{type(tokenizer).__name__} is a slow tokenizer and knows no character offsets; expected a fast one (tokenizer.json)")
-    if not texts: raise DataError("there are no texts to tokenise")
-    if not cached: return _encode_pieces(texts, tokenizer, desc)
-    digest = hashlib.sha256(f"pieces 1|{version('tokenizers')}|{tokenizer_fingerprint(tokenizer)}|".encode() + "\x1e".join(texts).encode())
+        raise EncoderError(
+            f"{type(tokenizer).__name__} is a slow tokenizer and knows no character offsets; expected a fast one (tokenizer.json)"
+        )
+    if not texts:
+        raise DataError("there are no texts to tokenise")
+    if not cached:
+        return _encode_pieces(texts, tokenizer, desc)
+    digest = hashlib.sha256(
+        f"pieces 1|{version('tokenizers')}|{tokenizer_fingerprint(tokenizer)}|".encode() + "\x1e".join(texts).encode()
+    )
     make = lambda: vars(_encode_pieces(texts, tokenizer, desc))
     return Pieces(**cached_arrays("pieces", digest.hexdigest()[:32], make))
 
@@ -63,15 +78,17 @@ def pieces(
 @dataclass(frozen=True)
 class Frame:
     "Special tokens before, between and after question and context, and the segment number of each part."
-    ids: tuple      # three lists of token numbers
-    types: tuple    # five segment numbers: before, question, between, context, after
+
+    ids: tuple  # three lists of token numbers
+    types: tuple  # five segment numbers: before, question, between, context, after
 
     @property
-    def size(self) -> int: return sum(map(len, self.ids))
+    def size(self) -> int:
+        return sum(map(len, self.ids))
 
 
 def read_frame(
-    tokenizer, # a fast one of Hugging Face
+    tokenizer,  # a fast one of Hugging Face
 ) -> Frame:
     "Raises EncoderError when the first token of a pair is not the one that stands for no answer (CLS)."
     out = tokenizer("a", "a", return_token_type_ids=True)
@@ -79,7 +96,9 @@ def read_frame(
     q, c = parts.index(0), parts.index(1)
     q_end, c_end = q + parts.count(0), c + parts.count(1)
     if not ids or not q or ids[0] != tokenizer.cls_token_id:
-        raise EncoderError(f"{type(tokenizer).__name__}: a pair starts with {tokenizer.convert_ids_to_tokens(ids[:1])}, expected the CLS token there")
+        raise EncoderError(
+            f"{type(tokenizer).__name__}: a pair starts with {tokenizer.convert_ids_to_tokens(ids[:1])}, expected the CLS token there"
+        )
     at = lambda i: types[min(i, len(types) - 1)]
     return Frame((ids[:q], ids[q_end:c], ids[c_end:]), (at(0), at(q), at(q_end), at(c), at(c_end)))
 
@@ -87,50 +106,58 @@ def read_frame(
 @dataclass
 class Windows(Tokens):
     "Windows as an encoder reads them; `labels` (W, 2) are the positions of the answer's first and last token, (0, 0) for none."
-    question: np.ndarray = None   # (W,) number of the question each window belongs to, ascending
-    start: np.ndarray = None      # (W,) position of its first context token
-    first: np.ndarray = None      # (W,) number of that token in the context
-    size: np.ndarray = None       # (W,) context tokens
-    central: np.ndarray = None    # (tokens,) bool: a context token which no other window shows with more context
-    contexts: list = None         # (questions,) texts
-    chars: Pieces = None          # of the different contexts
-    context: np.ndarray = None    # (questions,) number of each question's context there
-    ids: list = None              # (questions,) example ids
-    answers: list = None          # (questions,) gold texts, [] = none
-    unaligned: list = None        # ids of questions whose answer is not in the context where it should be, nor elsewhere
-    cut: list = None              # ids of questions whose answer no window holds whole
+
+    question: np.ndarray = None  # (W,) number of the question each window belongs to, ascending
+    start: np.ndarray = None  # (W,) position of its first context token
+    first: np.ndarray = None  # (W,) number of that token in the context
+    size: np.ndarray = None  # (W,) context tokens
+    central: np.ndarray = None  # (tokens,) bool: a context token which no other window shows with more context
+    contexts: list = None  # (questions,) texts
+    chars: Pieces = None  # of the different contexts
+    context: np.ndarray = None  # (questions,) number of each question's context there
+    ids: list = None  # (questions,) example ids
+    answers: list = None  # (questions,) gold texts, [] = none
+    unaligned: list = None  # ids of questions whose answer is not in the context where it should be, nor elsewhere
+    cut: list = None  # ids of questions whose answer no window holds whole
 
     @property
-    def examples(self) -> int: return len(self.ids)
+    def examples(self) -> int:
+        return len(self.ids)
 
     def __repr__(self):
-        return (f"Windows({len(self):,} of {len(self.ids):,} questions, {self.lengths.mean():.0f} tokens on average, "
-                f"{len(self.unaligned)} answers not found, {len(self.cut)} in no window)")
+        return (
+            f"Windows({len(self):,} of {len(self.ids):,} questions, {self.lengths.mean():.0f} tokens on average, "
+            f"{len(self.unaligned)} answers not found, {len(self.cut)} in no window)"
+        )
 
 # %% ../../nbs/qa/00_windows.ipynb #eb6ef5d8
 def _copy(out: np.ndarray, to: np.ndarray, source: np.ndarray, at: np.ndarray, lengths: np.ndarray):
     "out[to + k] = source[at + k] for k below each length, without a loop over pieces."
-    if not lengths.sum(): return
+    if not lengths.sum():
+        return
     step = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     out[np.repeat(to, lengths) + step] = source[np.repeat(at, lengths) + step]
 
 
-def _cuts(room: np.ndarray, lengths: np.ndarray, stride: int) -> tuple: # question, first, size of each window
+def _cuts(room: np.ndarray, lengths: np.ndarray, stride: int) -> tuple:  # question, first, size of each window
     "Windows of each question: one after the other until the context's end is reached."
     step = np.minimum(room, stride)
-    count = 1 + -(-np.maximum(lengths - room, 0) // step)                      # (questions,)
+    count = 1 + -(-np.maximum(lengths - room, 0) // step)  # (questions,)
     question = np.repeat(np.arange(len(count)), count)
     number = np.arange(len(question)) - np.repeat(np.cumsum(count) - count, count)
     first = number * step[question]
     return question, first, np.minimum(room[question], lengths[question] - first)
 
 # %% ../../nbs/qa/00_windows.ipynb #e839db80
-def _central(question: np.ndarray, first: np.ndarray, size: np.ndarray) -> np.ndarray: # (context tokens of all windows,) bool
+def _central(
+    question: np.ndarray, first: np.ndarray, size: np.ndarray
+) -> np.ndarray:  # (context tokens of all windows,) bool
     "Whether a window is the one that shows a token best."
-    several = np.bincount(question)[question] > 1                              # (W,)
+    several = np.bincount(question)[question] > 1  # (W,)
     inside = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
     flags, mask = np.ones(len(inside), bool), np.repeat(several, size)
-    if not mask.any(): return flags
+    if not mask.any():
+        return flags
     n = np.repeat(size, size)[mask]
     left, owner, number = inside[mask], np.repeat(question, size)[mask], (np.repeat(first, size) + inside)[mask]
     context = np.minimum(left, n - 1 - left) + 0.01 * n
@@ -141,13 +168,27 @@ def _central(question: np.ndarray, first: np.ndarray, size: np.ndarray) -> np.nd
     return flags
 
 # %% ../../nbs/qa/00_windows.ipynb #c8b42785
-def _assemble(frame: Frame, q: Pieces, asked: np.ndarray, q_lengths: np.ndarray, c: Pieces, context: np.ndarray, cuts: tuple) -> tuple:
+def _assemble(
+    frame: Frame, q: Pieces, asked: np.ndarray, q_lengths: np.ndarray, c: Pieces, context: np.ndarray, cuts: tuple
+) -> tuple:
     "(input_ids, types, offsets, start, central) of all windows."
     question, first, size = cuts
     before, between, after = (np.array(x, np.int32) for x in frame.ids)
     asks = q_lengths[question]
-    parts = [np.full(len(question), len(before)), asks, np.full(len(question), len(between)), size, np.full(len(question), len(after))]
-    sources = [(before, 0 * asks), (q.ids, q.offsets[asked[question]]), (between, 0 * asks), (c.ids, c.offsets[context[question]] + first), (after, 0 * asks)]
+    parts = [
+        np.full(len(question), len(before)),
+        asks,
+        np.full(len(question), len(between)),
+        size,
+        np.full(len(question), len(after)),
+    ]
+    sources = [
+        (before, 0 * asks),
+        (q.ids, q.offsets[asked[question]]),
+        (between, 0 * asks),
+        (c.ids, c.offsets[context[question]] + first),
+        (after, 0 * asks),
+    ]
     offsets = np.r_[0, np.cumsum(sum(parts))].astype(np.int64)
     ids, types, at = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.uint8), offsets[:-1].copy()
     for n, (source, where), kind in zip(parts, sources, frame.types):
@@ -161,11 +202,12 @@ def _assemble(frame: Frame, q: Pieces, asked: np.ndarray, q_lengths: np.ndarray,
 # %% ../../nbs/qa/00_windows.ipynb #2097ae80
 def place_answer(
     context: str,
-    text: str, # of the answer
-    start: int, # character where it should begin
-) -> int: # where it does begin, -1 = nowhere
+    text: str,  # of the answer
+    start: int,  # character where it should begin
+) -> int:  # where it does begin, -1 = nowhere
     "The given place when the text stands there, else the nearest one."
-    if context.startswith(text, start) and start >= 0: return start
+    if context.startswith(text, start) and start >= 0:
+        return start
     found, at = [], context.find(text)
     while at >= 0 and text:
         found.append(at)
@@ -173,21 +215,26 @@ def place_answer(
     return min(found, key=lambda i: abs(i - start), default=-1)
 
 # %% ../../nbs/qa/00_windows.ipynb #26671ed3
-def _gold_tokens(dataset, contexts: list, c: Pieces, context: np.ndarray) -> tuple: # (questions, 2) token numbers, -1 = none; unaligned
+def _gold_tokens(
+    dataset, contexts: list, c: Pieces, context: np.ndarray
+) -> tuple:  # (questions, 2) token numbers, -1 = none; unaligned
     "First and last token of each question's first answer, in its context."
     spans, unaligned = np.full((len(contexts), 2), -1), []
     for i, a in enumerate(dataset["answers"]):
-        if not a["text"]: continue
+        if not a["text"]:
+            continue
         at = place_answer(contexts[i], a["text"][0], a["answer_start"][0])
-        chars = c.chars[c.offsets[context[i]]:c.offsets[context[i] + 1]]
-        begin = int(np.searchsorted(chars[:, 1], at, side="right"))            # first token that ends behind the answer's begin
+        chars = c.chars[c.offsets[context[i]] : c.offsets[context[i] + 1]]
+        begin = int(np.searchsorted(chars[:, 1], at, side="right"))  # first token that ends behind the answer's begin
         end = int(np.searchsorted(chars[:, 0], at + len(a["text"][0]), side="left")) - 1
-        if at < 0 or end < begin: unaligned.append(dataset["example_id"][i])
-        else: spans[i] = begin, end
+        if at < 0 or end < begin:
+            unaligned.append(dataset["example_id"][i])
+        else:
+            spans[i] = begin, end
     return spans, unaligned
 
 
-def _labels(spans: np.ndarray, question, first, size, start) -> tuple: # (W, 2); questions whose answer no window holds
+def _labels(spans: np.ndarray, question, first, size, start) -> tuple:  # (W, 2); questions whose answer no window holds
     gold = spans[question]
     inside = (gold[:, 0] >= first) & (gold[:, 1] < first + size) & (gold[:, 0] >= 0)
     labels = np.where(inside[:, None], gold - first[:, None] + start[:, None], 0)
@@ -196,18 +243,20 @@ def _labels(spans: np.ndarray, question, first, size, start) -> tuple: # (W, 2);
 
 # %% ../../nbs/qa/00_windows.ipynb #93bd8c43
 def make_windows(
-    dataset: datasets.Dataset, # example_id, question, context, answers
-    tokenizer, # a fast one of Hugging Face
-    max_length: int = 384, # tokens of a window
-    doc_stride: int = 128, # tokens from the start of a window to that of the next
-    max_question: int = 64, # tokens; longer questions are cut
-    desc: str = "tokenise", # label of the progress bar
-    cached: bool = True, # keep and find tokenised texts in the cache
+    dataset: datasets.Dataset,  # example_id, question, context, answers
+    tokenizer,  # a fast one of Hugging Face
+    max_length: int = 384,  # tokens of a window
+    doc_stride: int = 128,  # tokens from the start of a window to that of the next
+    max_question: int = 64,  # tokens; longer questions are cut
+    desc: str = "tokenise",  # label of the progress bar
+    cached: bool = True,  # keep and find tokenised texts in the cache
 ) -> Windows:
     "Cut questions and contexts into windows. Raises DataError for an empty context, EncoderError, ParameterError for sizes that leave no room."
     for name, value in (("max_length", max_length), ("doc_stride", doc_stride), ("max_question", max_question)):
-        if value < 1: raise ParameterError(f"{name} = {value}: expected at least 1 token")
-    if not len(dataset): raise DataError("there are no questions")
+        if value < 1:
+            raise ParameterError(f"{name} = {value}: expected at least 1 token")
+    if not len(dataset):
+        raise DataError("there are no questions")
     frame, contexts, names = read_frame(tokenizer), list(dataset["context"]), list(dataset["example_id"])
     c, context = _unique(contexts, tokenizer, f"{desc}: contexts", cached)
     q, asked = _unique(list(dataset["question"]), tokenizer, f"{desc}: questions", cached)
@@ -220,44 +269,66 @@ def make_windows(
     labels, cut = _labels(spans, *cuts, start)
     number = np.arange(len(question)) - np.searchsorted(question, question)
     return Windows(
-        ids, types if "token_type_ids" in tokenizer.model_input_names else None, offsets, labels,
-        [f"{names[i]}#{n}" for i, n in zip(question.tolist(), number.tolist())], tokenizer.pad_token_id, int((q.lengths[asked] > max_question).sum()),
-        question=question, start=start, first=first, size=size, central=central, contexts=contexts, chars=c, context=context, ids=names,
-        answers=[list(a["text"]) for a in dataset["answers"]], unaligned=unaligned, cut=[names[i] for i in cut])
+        ids,
+        types if "token_type_ids" in tokenizer.model_input_names else None,
+        offsets,
+        labels,
+        [f"{names[i]}#{n}" for i, n in zip(question.tolist(), number.tolist())],
+        tokenizer.pad_token_id,
+        int((q.lengths[asked] > max_question).sum()),
+        question=question,
+        start=start,
+        first=first,
+        size=size,
+        central=central,
+        contexts=contexts,
+        chars=c,
+        context=context,
+        ids=names,
+        answers=[list(a["text"]) for a in dataset["answers"]],
+        unaligned=unaligned,
+        cut=[names[i] for i in cut],
+    )
 
 # %% ../../nbs/qa/00_windows.ipynb #09f3592a
 def _check_room(names: list, context_lengths: np.ndarray, room: np.ndarray, max_length: int):
     empty, narrow = np.flatnonzero(context_lengths == 0), np.flatnonzero(room < 1)
-    if len(empty): raise DataError(f"question {names[empty[0]]!r}: its context has no words; expected a text")
-    if len(narrow): raise ParameterError(f"max_length = {max_length}: question {names[narrow[0]]!r} leaves no room for its context")
+    if len(empty):
+        raise DataError(f"question {names[empty[0]]!r}: its context has no words; expected a text")
+    if len(narrow):
+        raise ParameterError(f"max_length = {max_length}: question {names[narrow[0]]!r} leaves no room for its context")
 
 
-def _unique(texts: list, tokenizer, desc: str, cached: bool) -> tuple: # Pieces of the different texts, number of each text there
+def _unique(
+    texts: list, tokenizer, desc: str, cached: bool
+) -> tuple:  # Pieces of the different texts, number of each text there
     "A paragraph has several questions: each different text is tokenised once."
     numbers = {t: i for i, t in enumerate(dict.fromkeys(texts))}
     return pieces(list(numbers), tokenizer, desc, cached), np.array([numbers[t] for t in texts])
 
 # %% ../../nbs/qa/00_windows.ipynb #240ef5ce
 @patch
-def text(self: Windows,
-    window: int, # its number
-    start: int, # position of the first token
-    end: int, # position of the last token
+def text(
+    self: Windows,
+    window: int,  # its number
+    start: int,  # position of the first token
+    end: int,  # position of the last token
 ) -> str:
     "The characters of the context from one token to another."
     question = self.question[window]
     base = self.chars.offsets[self.context[question]] + self.first[window] - self.start[window]
-    return self.contexts[question][self.chars.chars[base + start, 0]:self.chars.chars[base + end, 1]].strip()
+    return self.contexts[question][self.chars.chars[base + start, 0] : self.chars.chars[base + end, 1]].strip()
 
 # %% ../../nbs/qa/00_windows.ipynb #dce073a6
 def tokenise_for(
     task: Task,
-    dataset, # examples of the task
-    tokenizer, # a Hugging Face tokenizer
-    max_length: int, # tokens; longer examples are cut, contexts of questions into windows
-    doc_stride: int = 128, # spans: tokens from one window's start to the next one's
-    desc: str = "tokenise", # label of the progress bar
-) -> Tokens: # Windows for spans
+    dataset,  # examples of the task
+    tokenizer,  # a Hugging Face tokenizer
+    max_length: int,  # tokens; longer examples are cut, contexts of questions into windows
+    doc_stride: int = 128,  # spans: tokens from one window's start to the next one's
+    desc: str = "tokenise",  # label of the progress bar
+) -> Tokens:  # Windows for spans
     "Examples as an encoder reads them for this task; raises what `tokenise` and `make_windows` raise."
-    if task.kind == "span": return make_windows(dataset, tokenizer, max_length, doc_stride, desc=desc)
+    if task.kind == "span":
+        return make_windows(dataset, tokenizer, max_length, doc_stride, desc=desc)
     return tokenise(dataset, tokenizer, max_length, desc=desc)

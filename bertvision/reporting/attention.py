@@ -17,176 +17,388 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from ..core.figures import colors, finish, panel_grid
 from ..core.io import write_json
+from ..data.published import ATTENTION_FLAGS, published_attention
 from ..data.recall import ONE_END
 from ..data.toy import generate
-from ..metrics.scores import METRICS
-from ..core.figures import colors, finish, panel_grid
-from ..data.published import ATTENTION_FLAGS, published_attention
-from ..metrics.comparisons import BETTER, NO_CLAIM, rule, WORSE
-from .claims import claim_words, decide_claims
-from .phrases import leading, points, reasons_text, seeds_text, verdict_counts
-from .methods import against
 from ..engine.facts import facts_of_rows
-from .page import accepted, begin_figures, captioned, DETAILS, EARLIER, encoder_remarks, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, mean_sd, number, p_value, remarks, tally, task_title, write_files
-from .results import encoder_title, glue_table, KEYS, read_study, Results, run_titles, settings_of
+from ..metrics.comparisons import BETTER, NO_CLAIM, WORSE, rule
+from ..metrics.scores import METRICS
+from .claims import claim_words, decide_claims
+from .methods import against
+
+# %% ../../nbs/reporting/12_attention.ipynb #01b81908
+from bertvision.reporting.page import (
+    DETAILS,
+    EARLIER,
+    accepted,
+    begin_figures,
+    captioned,
+    encoder_remarks,
+    heading,
+    html_end,
+    html_figure,
+    html_list,
+    html_page,
+    html_sections,
+    html_table,
+    markdown_end,
+    markdown_sections,
+    markdown_table,
+    mean_sd,
+    number,
+    p_value,
+    remarks,
+    tally,
+    task_title,
+    write_files,
+)
+from .phrases import leading, points, reasons_text, seeds_text, verdict_counts
+from .results import KEYS, Results, encoder_title, glue_table, read_study, run_titles, settings_of
 
 # %% ../../nbs/reporting/12_attention.ipynb #904e814e
-_INVENTED = {"full": ("example-bert", "", {"full": 1.0}, 1.0), "performer": ("example-bert", "performer", {"performer": 1.0}, 0.9),
-             "bigbird": ("example-bigbird", "", {"full": 0.6, "sparse": 0.4}, 0.95)}
+_INVENTED = {
+    "full": ("example-bert", "", {"full": 1.0}, 1.0),
+    "performer": ("example-bert", "performer", {"performer": 1.0}, 0.9),
+    "bigbird": ("example-bigbird", "", {"full": 0.6, "sparse": 0.4}, 0.95),
+}
 
-
+# %% ../../nbs/reporting/12_attention.ipynb #8775875c
 def _invented_run(folder, step, seed, task="toy-recall", n=240):
     encoder, swap, modes, knows = _INVENTED[step]
-    rows, rng = generate(task, sizes={"train": 2, "validation": n, "test": 2}, rules=["32", "256"])["validation"], np.random.default_rng(seed)
+    rows, rng = (
+        generate(task, sizes={"train": 2, "validation": n, "test": 2}, rules=["32", "256"])["validation"],
+        np.random.default_rng(seed),
+    )
     labels = np.array([row["label"] == "same" for row in rows], int)
     sure = knows * np.array([0.9 if row["rule"] == "32" else 0.5 for row in rows])
     said = np.where(rng.random(n) < sure, labels, rng.integers(0, 2, n))
     metrics, cost = {"accuracy": float((said == labels).mean())}, 30.0 if step == "full" else 20.0
     folder.mkdir(parents=True)
-    pd.DataFrame({"split": "validation", "example_id": [row["id"].split("/", 1)[1] for row in rows], "label": labels, "prediction": said}).to_parquet(folder / "predictions.parquet", index=False)
-    write_json(folder / "record.json", {
-        "schema": 1, "status": "done", "experiment": "finetune", "step": step, "task": task, "encoder": encoder, "seed": seed, "protocol": "carved",
-        "parameters": {"swap": swap, "task_options": {"rules": ["32", "256"], "sizes": {"validation": n}}, "epochs": 3.0}, "metrics": {"validation": metrics},
-        "baselines": {"validation": {"accuracy": 0.5}}, "examples": {"train": 900, "validation": n}, "seconds": {"train": cost, "evaluate": 3.0, "total": cost + 5},
-        "modes": {"modes": modes, "tokens": 150.0, "computed": 150.0 if step != "bigbird" else 170.0, "compared": 150.0, "notes": []}, "history": [{"step": 9, "loss": 0.3, "epoch": 3.0}],
-        "parameters_count": {"total": 5e5, "trainable": 5e5}, "peak_memory_bytes": 2**29, "device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated"})
+    pd.DataFrame(
+        {
+            "split": "validation",
+            "example_id": [row["id"].split("/", 1)[1] for row in rows],
+            "label": labels,
+            "prediction": said,
+        }
+    ).to_parquet(folder / "predictions.parquet", index=False)
+    write_json(
+        folder / "record.json",
+        {
+            "schema": 1,
+            "status": "done",
+            "experiment": "finetune",
+            "step": step,
+            "task": task,
+            "encoder": encoder,
+            "seed": seed,
+            "protocol": "carved",
+            "parameters": {
+                "swap": swap,
+                "task_options": {"rules": ["32", "256"], "sizes": {"validation": n}},
+                "epochs": 3.0,
+            },
+            "metrics": {"validation": metrics},
+            "baselines": {"validation": {"accuracy": 0.5}},
+            "examples": {"train": 900, "validation": n},
+            "seconds": {"train": cost, "evaluate": 3.0, "total": cost + 5},
+            "modes": {
+                "modes": modes,
+                "tokens": 150.0,
+                "computed": 150.0 if step != "bigbird" else 170.0,
+                "compared": 150.0,
+                "notes": [],
+            },
+            "history": [{"step": 9, "loss": 0.3, "epoch": 3.0}],
+            "parameters_count": {"total": 5e5, "trainable": 5e5},
+            "peak_memory_bytes": 2**29,
+            "device": {"device": "none", "name": "generated"},
+            "versions": {},
+            "code_version": "generated",
+        },
+    )
 
 # %% ../../nbs/reporting/12_attention.ipynb #64ec7cd0
 def _invented_costs(folder):
-    costs = [{"attention": a, "precision": "fp32", "length": n, "mode": a, "computed": n, "compared": n, "forward": s / 3, "backward": 2 * s / 3, "seconds": s, "bytes": b}
-             for n in (128, 256, 512, 1024) for a, s, b in (("full", 1e-8 * n**2 + 1e-5 * n, 4.0 * n**2), ("performer", 2e-5 * n, 4e3 * n))]
-    errors = [{"attention": "performer", "setting": m, "length": n, "layer": 1, "draw": 0, "error": (n / 64) ** 0.2 / m**0.5} for m in (16, 64, 256) for n in (64, 256)]
-    for name, seed, extra in (("benchmark", 0, {"costs": costs}), ("benchmark", 1, {"costs": costs}), ("approximation", 0, {"errors": errors})):
-        write_json(folder / f"{name}.s{seed}" / "record.json", {
-            "schema": 1, "status": "done", "experiment": f"{name}_attention", "step": name, "task": None, "encoder": "example-bert", "seed": seed, "protocol": "none", "parameters": {},
-            "metrics": {}, "seconds": {"total": 9.0}, "device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated", **extra})
+    costs = [
+        {
+            "attention": a,
+            "precision": "fp32",
+            "length": n,
+            "mode": a,
+            "computed": n,
+            "compared": n,
+            "forward": s / 3,
+            "backward": 2 * s / 3,
+            "seconds": s,
+            "bytes": b,
+        }
+        for n in (128, 256, 512, 1024)
+        for a, s, b in (("full", 1e-8 * n**2 + 1e-5 * n, 4.0 * n**2), ("performer", 2e-5 * n, 4e3 * n))
+    ]
+    errors = [
+        {"attention": "performer", "setting": m, "length": n, "layer": 1, "draw": 0, "error": (n / 64) ** 0.2 / m**0.5}
+        for m in (16, 64, 256)
+        for n in (64, 256)
+    ]
+    for name, seed, extra in (
+        ("benchmark", 0, {"costs": costs}),
+        ("benchmark", 1, {"costs": costs}),
+        ("approximation", 0, {"errors": errors}),
+    ):
+        write_json(
+            folder / f"{name}.s{seed}" / "record.json",
+            {
+                "schema": 1,
+                "status": "done",
+                "experiment": f"{name}_attention",
+                "step": name,
+                "task": None,
+                "encoder": "example-bert",
+                "seed": seed,
+                "protocol": "none",
+                "parameters": {},
+                "metrics": {},
+                "seconds": {"total": 9.0},
+                "device": {"device": "none", "name": "generated"},
+                "versions": {},
+                "code_version": "generated",
+                **extra,
+            },
+        )
 
-
+# %% ../../nbs/reporting/12_attention.ipynb #634756f3
 def example_attention(
-    folder=None, # where to write it; None = a new temporary folder
-) -> Path: # folder of the study
+    folder=None,  # where to write it; None = a new temporary folder
+) -> Path:  # folder of the study
     "A study of invented attention, to show the report without a run; nothing in it was measured."
     folder = Path(folder or tempfile.mkdtemp()) / "example-attention"
-    jobs = [{"run": f"{step}.toy-recall.{_INVENTED[step][0]}.s{seed}", "step": step, "task": "toy-recall", "encoder": _INVENTED[step][0], "seed": seed} for step in _INVENTED for seed in range(3)]
-    for job in jobs: _invented_run(folder / "runs" / job["run"], job["step"], job["seed"])
+    jobs = [
+        {
+            "run": f"{step}.toy-recall.{_INVENTED[step][0]}.s{seed}",
+            "step": step,
+            "task": "toy-recall",
+            "encoder": _INVENTED[step][0],
+            "seed": seed,
+        }
+        for step in _INVENTED
+        for seed in range(3)
+    ]
+    for job in jobs:
+        _invented_run(folder / "runs" / job["run"], job["step"], job["seed"])
     _invented_costs(folder / "runs")
     titles = {"full": "Full attention", "performer": "Performer, 64 features", "bigbird": "BigBird"}
-    write_json(folder / "plan.json", {"study": "example-attention", "title": "Generated example: no model was trained", "jobs": jobs, "titles": titles})
+    write_json(
+        folder / "plan.json",
+        {
+            "study": "example-attention",
+            "title": "Generated example: no model was trained",
+            "jobs": jobs,
+            "titles": titles,
+        },
+    )
     return folder
 
 # %% ../../nbs/reporting/12_attention.ipynb #ffe56cdd
 def _behind(study: Results, row: dict) -> list:
     "Records behind a row of `glue_table`."
     known = settings_of(study.runs)
-    about = lambda run, r: (r["task"], encoder_title(r["encoder"]), r["step"], r.get("variant") or "", known[run], r["protocol"])
+    about = lambda run, r: (
+        r["task"],
+        encoder_title(r["encoder"]),
+        r["step"],
+        r.get("variant") or "",
+        known[run],
+        r["protocol"],
+    )
     return [r for run, r in study.runs.items() if r.get("modes") and about(run, r) == tuple(row[k] for k in KEYS)]
 
 
 def mode_title(
-    modes: dict, # name -> share
-) -> str: # "sparse", or "sparse 40 %, full 60 %"
+    modes: dict,  # name -> share
+) -> str:  # "sparse", or "sparse 40 %, full 60 %"
     "Which modes ran, and on what share of the texts where there are several."
-    if len(modes) == 1: return next(iter(modes))
-    return ", ".join(f"{name} {share:.0%}".replace("%", " %") for name, share in sorted(modes.items(), key=lambda m: -m[1]))
+    if len(modes) == 1:
+        return next(iter(modes))
+    return ", ".join(
+        f"{name} {share:.0%}".replace("%", " %") for name, share in sorted(modes.items(), key=lambda m: -m[1])
+    )
 
-
+# %% ../../nbs/reporting/12_attention.ipynb #95e46812
 def attention_rows(
     study: Results,
-    table: pd.DataFrame | None = None, # from `glue_table`, when it is at hand
-) -> pd.DataFrame: # the headline rows of `glue_table` with mode, swap, tokens, computed, compared, weights, loss, train_seconds, eval_seconds, memory
+    table: pd.DataFrame | None = None,  # from `glue_table`, when it is at hand
+) -> pd.DataFrame:  # the headline rows of `glue_table` with mode, swap, tokens, computed, compared, weights, loss, train_seconds, eval_seconds, memory
     "A row a task and attention; means over seeds. Empty for a study without attention."
     table, found = glue_table(study) if table is None else table, []
     facts = facts_of_rows(table)
     for r in table[table["status"] == "done"].to_dict("records"):
         behind, task = _behind(study, r), facts.get(r["task"])
-        if not behind or not task or not task.metrics or (r["metric"], r["split"]) != (task.metrics[0], task.report[0]): continue
+        if not behind or not task or not task.metrics or (r["metric"], r["split"]) != (task.metrics[0], task.report[0]):
+            continue
         mean = lambda value: float(np.mean([value(b) for b in behind]))
-        shares = {name: mean(lambda b: b["modes"]["modes"].get(name, 0.0)) for name in dict.fromkeys(n for b in behind for n in b["modes"]["modes"])}
-        found.append(r | {
-            "mode": mode_title(shares), "swap": behind[0]["parameters"].get("swap") or "", **{k: mean(lambda b: b["modes"][k]) for k in ("tokens", "computed", "compared")},
-            "weights": behind[0]["parameters_count"]["total"], "loss": mean(lambda b: b["history"][-1]["loss"]), "train_seconds": mean(lambda b: b["seconds"]["train"]),
-            "eval_seconds": mean(lambda b: b["seconds"].get("evaluate", np.nan)), "memory": mean(lambda b: b["peak_memory_bytes"])})
+        shares = {
+            name: mean(lambda b: b["modes"]["modes"].get(name, 0.0))
+            for name in dict.fromkeys(n for b in behind for n in b["modes"]["modes"])
+        }
+        found.append(
+            r
+            | {
+                "mode": mode_title(shares),
+                "swap": behind[0]["parameters"].get("swap") or "",
+                **{k: mean(lambda b: b["modes"][k]) for k in ("tokens", "computed", "compared")},
+                "weights": behind[0]["parameters_count"]["total"],
+                "loss": mean(lambda b: b["history"][-1]["loss"]),
+                "train_seconds": mean(lambda b: b["seconds"]["train"]),
+                "eval_seconds": mean(lambda b: b["seconds"].get("evaluate", np.nan)),
+                "memory": mean(lambda b: b["peak_memory_bytes"]),
+            }
+        )
     return pd.DataFrame(found)
 
 # %% ../../nbs/reporting/12_attention.ipynb #44f00132
 def against_full(
     study: Results,
-    rows: pd.DataFrame, # from `attention_rows`
-) -> pd.DataFrame: # as `methods.against`, one family of all rows
+    rows: pd.DataFrame,  # from `attention_rows`
+) -> pd.DataFrame:  # as `methods.against`, one family of all rows
     "Compare each attention with full attention."
-    if not len(rows): return against(study, rows.assign(status=[], method=[], task=[], metric=[], split=[]))
+    if not len(rows):
+        return against(study, rows.assign(status=[], method=[], task=[], metric=[], split=[]))
     parts, plain = [], rows[rows["swap"] == ""]
     for encoder in dict.fromkeys(rows.loc[rows["swap"] != "", "encoder"]):
         base = plain[plain["encoder"] == encoder]
-        if len(base): parts.append(against(study, rows[(rows["encoder"] == encoder) & ((rows["swap"] != "") | (rows["method"] == base["method"].iloc[0]))], base["method"].iloc[0]))
+        if len(base):
+            parts.append(
+                against(
+                    study,
+                    rows[
+                        (rows["encoder"] == encoder)
+                        & ((rows["swap"] != "") | (rows["method"] == base["method"].iloc[0]))
+                    ],
+                    base["method"].iloc[0],
+                )
+            )
     own = set(rows.loc[rows["swap"] != "", "encoder"])
     for _, part in plain.groupby("task", sort=False):  # other encoders, and shorter texts
         full = part[part["mode"] == "full"]
-        if len(full): parts.append(against(study, part[~part["encoder"].isin(own - {full["encoder"].iloc[0]})], full["method"].iloc[0], across=True))
+        if len(full):
+            parts.append(
+                against(
+                    study,
+                    part[~part["encoder"].isin(own - {full["encoder"].iloc[0]})],
+                    full["method"].iloc[0],
+                    across=True,
+                )
+            )
     parts = [p for p in parts if len(p)]
     out = pd.concat(parts, ignore_index=True) if parts else against(study, rows[:0])
     return decide_claims(out.drop(columns=["p_holm", "verdict", "fragile"]))
 
 # %% ../../nbs/reporting/12_attention.ipynb #f876a097
 def attention_table(
-    rows: pd.DataFrame, # from `attention_rows`
-    differences: pd.DataFrame, # from `against_full`
-) -> pd.DataFrame: # text cells
+    rows: pd.DataFrame,  # from `attention_rows`
+    differences: pd.DataFrame,  # from `against_full`
+) -> pd.DataFrame:  # text cells
     "The table of the report, a row a task and attention."
     found = {(d["task"], d["encoder"], d["method"]): d for d in differences.to_dict("records")}
     out = []
     for r in rows.to_dict("records"):
         d = found.get((r["task"], r["encoder"], r["method"]))
         mark = {BETTER: " ▲", WORSE: " ▼"}.get(d["verdict"], "") if d else ""
-        out.append({"Task": task_title(r["task"]), "Method": r["method"], "Mode that ran": r["mode"], "Tokens": f"{r['tokens']:,.0f}", "Computed": f"{r['computed']:,.0f}", "Compared": f"{r['compared']:,.0f}",
-                    METRICS[r["metric"]].title: mean_sd(r["mean"], r["sd"]) + mark, "Trivial": number(r["baseline"]), "− full": number(d["difference"], sign=True) if d else "",
-                    "Loss": f"{r['loss']:.3f}", "Training, s": f"{r['train_seconds']:,.0f}", "Evaluation, s": f"{r['eval_seconds']:,.1f}",
-                    "Weights": f"{r['weights'] / 1e6:.2f} M", "Memory": f"{r['memory'] / 2**30:.1f} GiB"})
+        out.append(
+            {
+                "Task": task_title(r["task"]),
+                "Method": r["method"],
+                "Mode that ran": r["mode"],
+                "Tokens": f"{r['tokens']:,.0f}",
+                "Computed": f"{r['computed']:,.0f}",
+                "Compared": f"{r['compared']:,.0f}",
+                METRICS[r["metric"]].title: mean_sd(r["mean"], r["sd"]) + mark,
+                "Trivial": number(r["baseline"]),
+                "− full": number(d["difference"], sign=True) if d else "",
+                "Loss": f"{r['loss']:.3f}",
+                "Training, s": f"{r['train_seconds']:,.0f}",
+                "Evaluation, s": f"{r['eval_seconds']:,.1f}",
+                "Weights": f"{r['weights'] / 1e6:.2f} M",
+                "Memory": f"{r['memory'] / 2**30:.1f} GiB",
+            }
+        )
     return pd.DataFrame(out).fillna("")
 
 # %% ../../nbs/reporting/12_attention.ipynb #fc79db73
 def recall_rows(
     study: Results,
-) -> pd.DataFrame: # method, encoder, seed, length, examples, accuracy
+) -> pd.DataFrame:  # method, encoder, seed, length, examples, accuracy
     "Accuracy on `toy-recall` by length of the text, in words; empty for a study without it."
     found, titles, methods = [], {}, run_titles(study)
     for run, r in study.runs.items():
-        if r.get("task") != "toy-recall" or not r.get("modes") or run not in study.predictions: continue
+        if r.get("task") != "toy-recall" or not r.get("modes") or run not in study.predictions:
+            continue
         options = r["parameters"].get("task_options") or {}
         key = str(sorted(options.items()))
-        if key not in titles: titles[key] = {row["id"].split("/", 1)[1]: row["rule"] for row in generate("toy-recall", **_sized(options))["validation"]}
+        if key not in titles:
+            titles[key] = {
+                row["id"].split("/", 1)[1]: row["rule"]
+                for row in generate("toy-recall", **_sized(options))["validation"]
+            }
         part = study.predictions[run].query("split == 'validation'")
         part = part.assign(length=part["example_id"].map(titles[key]), right=part["label"] == part["prediction"])
-        found += [{"method": methods[run], "encoder": encoder_title(r["encoder"]), "seed": r["seed"], "length": int(length), "examples": len(g), "accuracy": g["right"].mean()}
-                  for length, g in part.groupby("length")]
-    return pd.DataFrame(found, columns=["method", "encoder", "seed", "length", "examples", "accuracy"]).sort_values(["method", "length", "seed"], kind="stable", ignore_index=True)
+        found += [
+            {
+                "method": methods[run],
+                "encoder": encoder_title(r["encoder"]),
+                "seed": r["seed"],
+                "length": int(length),
+                "examples": len(g),
+                "accuracy": g["right"].mean(),
+            }
+            for length, g in part.groupby("length")
+        ]
+    return pd.DataFrame(found, columns=["method", "encoder", "seed", "length", "examples", "accuracy"]).sort_values(
+        ["method", "length", "seed"], kind="stable", ignore_index=True
+    )
 
 
-def _sized(options): return {**options, "sizes": {**options.get("sizes", {}), "train": 2, "test": 2}}
+def _sized(options):
+    return {**options, "sizes": {**options.get("sizes", {}), "train": 2, "test": 2}}
 
 # %% ../../nbs/reporting/12_attention.ipynb #49cfc7a3
-def _colors(names): return dict(zip(names, colors(len(names))))
+def _colors(names):
+    return dict(zip(names, colors(len(names))))
 
 
 def _powers(ax, values):
     "Lengths as they are, on an axis of powers of two."
     ax.set_xscale("log", base=2)
-    ax.xaxis.set(major_locator=FixedLocator(sorted(set(values))), major_formatter=FuncFormatter(lambda x, _: f"{x:g}"), minor_locator=NullLocator())
+    ax.xaxis.set(
+        major_locator=FixedLocator(sorted(set(values))),
+        major_formatter=FuncFormatter(lambda x, _: f"{x:g}"),
+        minor_locator=NullLocator(),
+    )
 
 # %% ../../nbs/reporting/12_attention.ipynb #dda23b64
 def plot_recall(
-    rows: pd.DataFrame, # from `recall_rows`
-) -> plt.Figure | None: # None without any
+    rows: pd.DataFrame,  # from `recall_rows`
+) -> plt.Figure | None:  # None without any
     "Accuracy on `toy-recall` by length: a line an attention, a band from the lowest seed to the highest."
-    if not len(rows): return None
+    if not len(rows):
+        return None
     fig, axes = panel_grid(1, 1, 7.5)
     ax, colors = axes[0, 0], _colors(list(dict.fromkeys(rows["method"])))
     for (method, encoder), g in rows.groupby(["method", "encoder"], sort=False):
         by, several = g.groupby("length")["accuracy"], rows[rows["method"] == method]["encoder"].nunique() > 1
-        ax.plot(by.mean().index, 100 * by.mean(), marker="o", color=colors[method], label=f"{method}, {encoder}" if several else method)
+        ax.plot(
+            by.mean().index,
+            100 * by.mean(),
+            marker="o",
+            color=colors[method],
+            label=f"{method}, {encoder}" if several else method,
+        )
         ax.fill_between(by.mean().index, 100 * by.min(), 100 * by.max(), color=colors[method], alpha=0.12, lw=0)
-    for level, style, label in ((50, ":", "chance"), (100 * ONE_END, "--", "best guess from one end")): ax.axhline(level, color="0.2", ls=style, lw=1.3, label=label)
+    for level, style, label in ((50, ":", "chance"), (100 * ONE_END, "--", "best guess from one end")):
+        ax.axhline(level, color="0.2", ls=style, lw=1.3, label=label)
     _powers(ax, rows["length"])
     ax.set(xlabel="words of the text, about", ylabel="accuracy × 100")
     return finish(fig, "Who still sees the first sentence from the last?")
@@ -194,129 +406,225 @@ def plot_recall(
 # %% ../../nbs/reporting/12_attention.ipynb #d6cc7583
 def cost_rows(
     study: Results,
-) -> pd.DataFrame: # attention, settings, precision, length, mode, computed, compared, forward, backward, seconds, bytes
+) -> (
+    pd.DataFrame
+):  # attention, settings, precision, length, mode, computed, compared, forward, backward, seconds, bytes
     "Costs of one block by length, medians over runs of the same settings; empty when the study has not measured them."
     runs = {run: r for run, r in study.runs.items() if r.get("costs")}
     settings = settings_of(runs)
     rows = pd.DataFrame([{"settings": settings[run]} | row for run, r in runs.items() for row in r["costs"]])
     same = ["attention", "settings", "precision", "length", "mode", "computed", "compared"]
-    return rows.groupby(same, sort=False)[["forward", "backward", "seconds", "bytes"]].median().reset_index() if len(rows) else rows
+    return (
+        rows.groupby(same, sort=False)[["forward", "backward", "seconds", "bytes"]].median().reset_index()
+        if len(rows)
+        else rows
+    )
 
 # %% ../../nbs/reporting/12_attention.ipynb #e7e65e4f
-_SHOWN = {"full": "full attention", "eager": "full, weights kept", "performer": "Performer", "linformer": "Linformer", "window": "local window", "longformer": "Longformer", "bigbird": "BigBird"}
+_SHOWN = {
+    "full": "full attention",
+    "eager": "full, weights kept",
+    "performer": "Performer",
+    "linformer": "Linformer",
+    "window": "local window",
+    "longformer": "Longformer",
+    "bigbird": "BigBird",
+}
 _COUNTED = {"performer": "features", "linformer": "mixtures"}  # of the others, tokens
 
 
 def shown(
-    name: str, # as in a record: performer, or performer:128
-    settings: str = "", # of the benchmark, where there are several
-) -> str: # Performer, 128 features
+    name: str,  # as in a record: performer, or performer:128
+    settings: str = "",  # of the benchmark, where there are several
+) -> str:  # Performer, 128 features
     "What a contender of the benchmark is called."
     kind, _, count = name.partition(":")
-    return _SHOWN.get(kind, kind) + (f", {count} {_COUNTED.get(kind, 'tokens')}" if count else "") + (f" ({settings})" if settings else "")
+    return (
+        _SHOWN.get(kind, kind)
+        + (f", {count} {_COUNTED.get(kind, 'tokens')}" if count else "")
+        + (f" ({settings})" if settings else "")
+    )
 
-
+# %% ../../nbs/reporting/12_attention.ipynb #e87206bb
 def plot_costs(
-    rows: pd.DataFrame, # from `cost_rows`
-) -> plt.Figure | None: # None without any
+    rows: pd.DataFrame,  # from `cost_rows`
+) -> plt.Figure | None:  # None without any
     "Time and memory of one block against length, a panel a precision and one for memory, with the line of quadratic growth."
-    if not len(rows): return None
+    if not len(rows):
+        return None
     precisions = list(dict.fromkeys(rows["precision"]))
     fig, axes = panel_grid(1, len(precisions) + 1, 4.4)
-    panels = [(p, "seconds", 1e3, f"milliseconds, {p}") for p in precisions] + [(precisions[0], "bytes", 2**-20, f"MiB at most, {precisions[0]}")]
+    panels = [(p, "seconds", 1e3, f"milliseconds, {p}") for p in precisions] + [
+        (precisions[0], "bytes", 2**-20, f"MiB at most, {precisions[0]}")
+    ]
     shades = _colors(list(dict.fromkeys(zip(rows["attention"], rows["settings"]))))
     for ax, (precision, column, scale, label) in zip(axes.flat, panels):
         part = rows[rows["precision"] == precision]
-        for name, g in part.groupby(["attention", "settings"], sort=False): ax.plot(g["length"], scale * g[column], marker="o", ms=4, color=shades[name], label=shown(*name))
+        for name, g in part.groupby(["attention", "settings"], sort=False):
+            ax.plot(g["length"], scale * g[column], marker="o", ms=4, color=shades[name], label=shown(*name))
         end = part[part["attention"] == "full"].nlargest(1, "length")
-        if len(end): ax.plot(part["length"].unique(), scale * end[column].iloc[0] * (part["length"].unique() / end["length"].iloc[0]) ** 2, color="0.3", ls=":", label="quadratic")
+        if len(end):
+            ax.plot(
+                part["length"].unique(),
+                scale * end[column].iloc[0] * (part["length"].unique() / end["length"].iloc[0]) ** 2,
+                color="0.3",
+                ls=":",
+                label="quadratic",
+            )
         _powers(ax, part["length"])
-        ax.set_yscale("log"); ax.set(xlabel="tokens", ylabel=label)
+        ax.set_yscale("log")
+        ax.set(xlabel="tokens", ylabel=label)
     return finish(fig, "One block, forward and backward, one text", 4)
 
 # %% ../../nbs/reporting/12_attention.ipynb #328a0b0c
 def cost_table(
-    rows: pd.DataFrame, # from `cost_rows`
-) -> pd.DataFrame: # text cells
+    rows: pd.DataFrame,  # from `cost_rows`
+) -> pd.DataFrame:  # text cells
     "Each attention at the longest text: time against full attention, and how cost grows when the length doubles."
     out = []
-    for (precision, name, settings), g in rows.groupby(["precision", "attention", "settings"], sort=False) if len(rows) else ():
+    for (precision, name, settings), g in (
+        rows.groupby(["precision", "attention", "settings"], sort=False) if len(rows) else ()
+    ):
         by = g.set_index("length")
         n = by.index.max()
-        full = rows[(rows["precision"] == precision) & (rows["attention"] == "full") & (rows["settings"] == settings) & (rows["length"] == n)]["seconds"]
+        full = rows[
+            (rows["precision"] == precision)
+            & (rows["attention"] == "full")
+            & (rows["settings"] == settings)
+            & (rows["length"] == n)
+        ]["seconds"]
         grown = lambda column: f"{by.loc[n, column] / by.loc[n // 2, column]:.2f}" if n // 2 in by.index else ""
-        out.append({"Attention": shown(name, settings), "Precision": precision, "Tokens": f"{n:,}", "Mode": by.loc[n, "mode"], "Forward, ms": f"{1e3 * by.loc[n, 'forward']:,.0f}",
-                    "Backward, ms": f"{1e3 * by.loc[n, 'backward']:,.0f}", "Full / this": f"{full.iloc[0] / by.loc[n, 'seconds']:.2f}" if len(full) else "",
-                    "Time, × for twice the length": grown("seconds"), "Memory, MiB": f"{by.loc[n, 'bytes'] / 2**20:,.0f}", "Memory, × for twice the length": grown("bytes")})
+        out.append(
+            {
+                "Attention": shown(name, settings),
+                "Precision": precision,
+                "Tokens": f"{n:,}",
+                "Mode": by.loc[n, "mode"],
+                "Forward, ms": f"{1e3 * by.loc[n, 'forward']:,.0f}",
+                "Backward, ms": f"{1e3 * by.loc[n, 'backward']:,.0f}",
+                "Full / this": f"{full.iloc[0] / by.loc[n, 'seconds']:.2f}" if len(full) else "",
+                "Time, × for twice the length": grown("seconds"),
+                "Memory, MiB": f"{by.loc[n, 'bytes'] / 2**20:,.0f}",
+                "Memory, × for twice the length": grown("bytes"),
+            }
+        )
     return pd.DataFrame(out)
 
 # %% ../../nbs/reporting/12_attention.ipynb #2a052d04
 def error_rows(
     study: Results,
-) -> pd.DataFrame: # encoder, task, attention, setting, length, layer, draw, error
+) -> pd.DataFrame:  # encoder, task, attention, setting, length, layer, draw, error
     "Relative errors on what an encoder's layers are given; empty when the study has not measured them."
-    return pd.DataFrame([{"encoder": encoder_title(r["encoder"]), "task": r.get("task"), **row} for r in study.runs.values() for row in r.get("errors") or []])
+    return pd.DataFrame(
+        [
+            {"encoder": encoder_title(r["encoder"]), "task": r.get("task"), **row}
+            for r in study.runs.values()
+            for row in r.get("errors") or []
+        ]
+    )
 
 
 def plot_errors(
-    rows: pd.DataFrame, # from `error_rows`
-) -> plt.Figure | None: # None without any
+    rows: pd.DataFrame,  # from `error_rows`
+) -> plt.Figure | None:  # None without any
     "Error by features, rank or window, a panel an attention and a line a length; mean over layers, texts and draws. What is below a hundredth leaves the panel: it is exact but for rounding."
-    if not len(rows): return None
+    if not len(rows):
+        return None
     names, lengths = list(dict.fromkeys(rows["attention"])), sorted(rows["length"].unique())
     fig, axes = panel_grid(1, len(names), 3.6, 3.3, sharey=True)
     shades = dict(zip(lengths, plt.colormaps["viridis"](np.linspace(0, 1, len(lengths) + 2)[1:-1])))
     for ax, name in zip(axes.flat, names):
         part = rows[rows["attention"] == name]
-        for n, g in part.groupby("length"): ax.plot(g.groupby("setting")["error"].mean(), marker="o", ms=4, color=shades[n], label=f"{n} tokens")
+        for n, g in part.groupby("length"):
+            ax.plot(g.groupby("setting")["error"].mean(), marker="o", ms=4, color=shades[n], label=f"{n} tokens")
         _powers(ax, part["setting"])
-        ax.set_yscale("log"); ax.set(title=name, xlabel={"performer": "features", "window": "tokens seen"}.get(name, "mixtures"))
+        ax.set_yscale("log")
+        ax.set(title=name, xlabel={"performer": "features", "window": "tokens seen"}.get(name, "mixtures"))
     axes[0, 0].set_ylabel("relative error")
     exact = (rows["error"] < 0.01).any()
-    if exact: axes[0, 0].set_ylim(bottom=0.01)
-    return finish(fig, f"Error of each layer's values, before any training: {', '.join(dict.fromkeys(rows['encoder']))}" + ("; a line that leaves at the bottom is exact" if exact else ""))
+    if exact:
+        axes[0, 0].set_ylim(bottom=0.01)
+    return finish(
+        fig,
+        f"Error of each layer's values, before any training: {', '.join(dict.fromkeys(rows['encoder']))}"
+        + ("; a line that leaves at the bottom is exact" if exact else ""),
+    )
 
 # %% ../../nbs/reporting/12_attention.ipynb #07373731
 def plot_time(
-    rows: pd.DataFrame, # from `attention_rows`
-) -> plt.Figure | None: # None without any
+    rows: pd.DataFrame,  # from `attention_rows`
+) -> plt.Figure | None:  # None without any
     "Headline score against the seconds of training, a panel a task."
-    if not len(rows): return None
+    if not len(rows):
+        return None
     tasks = list(dict.fromkeys(rows["task"]))
     fig, axes = panel_grid(1, len(tasks), 5.0)
     colors = _colors(list(dict.fromkeys(rows["method"])))
     for ax, task in zip(axes.flat, tasks):
         for r in rows[rows["task"] == task].to_dict("records"):
-            ax.errorbar(r["train_seconds"], 100 * r["mean"], yerr=100 * np.nan_to_num(r["sd"]), marker="o", color=colors[r["method"]], label=r["method"], capsize=2, ls="")
-        ax.axhline(100 * rows[rows["task"] == task]["baseline"].mean(), color="0.2", ls=":", lw=1.3, label="trivial baseline")
+            ax.errorbar(
+                r["train_seconds"],
+                100 * r["mean"],
+                yerr=100 * np.nan_to_num(r["sd"]),
+                marker="o",
+                color=colors[r["method"]],
+                label=r["method"],
+                capsize=2,
+                ls="",
+            )
+        ax.axhline(
+            100 * rows[rows["task"] == task]["baseline"].mean(), color="0.2", ls=":", lw=1.3, label="trivial baseline"
+        )
         metric = rows.loc[rows["task"] == task, "metric"].iloc[0]
-        ax.set(title=task_title(task), xlabel="seconds of training", ylabel=f"{METRICS[metric].title} × 100", xlim=(0, None))
+        ax.set(
+            title=task_title(task),
+            xlabel="seconds of training",
+            ylabel=f"{METRICS[metric].title} × 100",
+            xlim=(0, None),
+        )
     return finish(fig, "Score against time", 3)
 
 # %% ../../nbs/reporting/12_attention.ipynb #c713192c
 def published_table(
-    rows: pd.DataFrame, # from `attention_rows`
-) -> pd.DataFrame: # text cells, empty when nothing was published of the study's tasks
+    rows: pd.DataFrame,  # from `attention_rows`
+) -> pd.DataFrame:  # text cells, empty when nothing was published of the study's tasks
     "What the original printed of these tasks, each cell with what is known of it."
     table = published_attention()
     table = table[table["task"].isin(set(rows["task"]) if len(rows) else set())]
-    titles = {("train", "seconds"): "Training, s", ("train", "loss"): "Loss", "seconds": "Evaluation, s", "accuracy": "Accuracy"}
+    titles = {
+        ("train", "seconds"): "Training, s",
+        ("train", "loss"): "Loss",
+        "seconds": "Evaluation, s",
+        "accuracy": "Accuracy",
+    }
     out = []
     for (task, model, place), g in table.groupby(["task", "model", "place"], sort=False):
-        cells = {titles.get((r.split, r.metric), titles.get(r.metric)): r.printed + ("" if r.flag == "ok" else " †") for r in g.itertuples()}
-        out.append({"Task": task_title(task), "Model": model, "Remark": f"{place}: {g['remark'].iloc[0]} ({ATTENTION_FLAGS[g['flag'].iloc[0]]})", **cells})
+        cells = {
+            titles.get((r.split, r.metric), titles.get(r.metric)): r.printed + ("" if r.flag == "ok" else " †")
+            for r in g.itertuples()
+        }
+        out.append(
+            {
+                "Task": task_title(task),
+                "Model": model,
+                "Remark": f"{place}: {g['remark'].iloc[0]} ({ATTENTION_FLAGS[g['flag'].iloc[0]]})",
+                **cells,
+            }
+        )
     frame = pd.DataFrame(out).fillna("")
     return frame[[c for c in frame if c != "Remark"] + ["Remark"]] if len(frame) else frame
 
 # %% ../../nbs/reporting/12_attention.ipynb #652d19a1
-def _size(row): return points(row, task_title(row["task"]))
+def _size(row):
+    return points(row, task_title(row["task"]))
 
 
 def answer(
-    differences: pd.DataFrame, # from `against_full`
-) -> str: # a sentence
+    differences: pd.DataFrame,  # from `against_full`
+) -> str:  # a sentence
     "Answer whether another attention is better or worse than full attention, with the largest difference."
-    if not len(differences): return "There is no full attention to compare with."
+    if not len(differences):
+        return "There is no full attention to compare with."
     made = differences[differences["verdict"] != NO_CLAIM]
     if not len(made):
         return f"No claim can be made on any attention beside full attention ({reasons_text(differences)})."
@@ -332,65 +640,134 @@ def answer(
 # %% ../../nbs/reporting/12_attention.ipynb #6fb59b4a
 def paragraph(
     study: Results,
-    rows: pd.DataFrame, # from `attention_rows`
-    differences: pd.DataFrame, # from `against_full`
-    costs: pd.DataFrame, # from `cost_rows`
-) -> str: # one paragraph
+    rows: pd.DataFrame,  # from `attention_rows`
+    differences: pd.DataFrame,  # from `against_full`
+    costs: pd.DataFrame,  # from `cost_rows`
+) -> str:  # one paragraph
     "Answer whether another attention keeps up with full attention, then name each task's best and the costs."
     found = [answer(differences), tally(study)]
     for task, g in rows.groupby("task", sort=False) if len(rows) else ():
         best = g.loc[g["mean"].idxmax()]
-        mine, named = differences[differences["task"] == task], lambda part: ", ".join(f"{r.method} ({number(r.difference, sign=True)})" for r in part.itertuples())
+        mine, named = (
+            differences[differences["task"] == task],
+            lambda part: ", ".join(f"{r.method} ({number(r.difference, sign=True)})" for r in part.itertuples()),
+        )
         said = [f"best {best['method']} with {number(best['mean'])} (trivial {number(best['baseline'])})"]
-        for words, part in mine.assign(words=[claim_words(r) for r in mine.to_dict("records")]).groupby("words", sort=False):
+        for words, part in mine.assign(words=[claim_words(r) for r in mine.to_dict("records")]).groupby(
+            "words", sort=False
+        ):
             said.append(f"{words}{' than full attention' if words in (BETTER, WORSE) else ''}: {named(part)}")
         found.append(f"{task_title(task)}: {'; '.join(said)}.")
     table = cost_table(costs)
-    for precision, g in table[(table["Attention"] != _SHOWN["full"]) & (table["Full / this"] != "")].groupby("Precision", sort=False) if len(table) else ():
-        found.append(f"At {g['Tokens'].iloc[0]} tokens a block of full attention takes, in {precision}, " + ", ".join(f"{r['Full / this']} times as long as {r['Attention']}" for r in g.to_dict("records")) + ".")
+    for precision, g in (
+        table[(table["Attention"] != _SHOWN["full"]) & (table["Full / this"] != "")].groupby("Precision", sort=False)
+        if len(table)
+        else ()
+    ):
+        found.append(
+            f"At {g['Tokens'].iloc[0]} tokens a block of full attention takes, in {precision}, "
+            + ", ".join(f"{r['Full / this']} times as long as {r['Attention']}" for r in g.to_dict("records"))
+            + "."
+        )
     return " ".join(found)
 
 # %% ../../nbs/reporting/12_attention.ipynb #aaff3098
-_MAIN = ("Score × 100, mean ± standard deviation over seeds; ▲ ▼: better or worse than full attention (paired over seeds and texts, Holm over all rows). Mode: what ran, by the share of texts. "
-         "Tokens: of the texts, cut; computed: with the padding that the encoder adds; compared: keys, features or mixtures a token is compared with. Loss: the last of training.")
-FIGURES = {"costs": "What a block costs", "time": "Accuracy against time", "recall": "By distance", "errors": "Approximation before any training"}
+_MAIN = (
+    "Score × 100, mean ± standard deviation over seeds; ▲ ▼: better or worse than full attention (paired over seeds and texts, Holm over all rows). Mode: what ran, by the share of texts. "
+    "Tokens: of the texts, cut; computed: with the padding that the encoder adds; compared: keys, features or mixtures a token is compared with. Loss: the last of training."
+)
+FIGURES = {
+    "costs": "What a block costs",
+    "time": "Accuracy against time",
+    "recall": "By distance",
+    "errors": "Approximation before any training",
+}
 
 
 def attention_notes(
     study: Results,
-    rows: pd.DataFrame, # from `attention_rows`
+    rows: pd.DataFrame,  # from `attention_rows`
 ) -> list[str]:
     "What a reader must know."
-    notes = ["Performer has no attention weights, so that the dropout of weights does not apply to it.",
-             "In evaluation BigBird of transformers draws no random blocks, the first block stands in their place; in training it draws the same ones for every seed.",
-             "Seconds of training and evaluation are those of the machine as it was during the run, whatever else ran on it; to compare costs, take those of a block, which were measured in turns.",
-             "BigBird of transformers allocates all pairs of weights even when it is sparse: its memory grows with the square of the length, and its attention does not run in mixed precision (here it is taken out of it)."]
-    if len(rows) and (rows["mode"].str.contains(",")).any(): notes.append("BigBird reads a batch with full attention when it is short; the shares are those of the texts by themselves, beside longer ones in a batch they may be read as these.")
+    notes = [
+        "Performer has no attention weights, so that the dropout of weights does not apply to it.",
+        "In evaluation BigBird of transformers draws no random blocks, the first block stands in their place; in training it draws the same ones for every seed.",
+        "Seconds of training and evaluation are those of the machine as it was during the run, whatever else ran on it; to compare costs, take those of a block, which were measured in turns.",
+        "BigBird of transformers allocates all pairs of weights even when it is sparse: its memory grows with the square of the length, and its attention does not run in mixed precision (here it is taken out of it).",
+    ]
+    if len(rows) and (rows["mode"].str.contains(",")).any():
+        notes.append(
+            "BigBird reads a batch with full attention when it is short; the shares are those of the texts by themselves, beside longer ones in a batch they may be read as these."
+        )
     return notes + remarks(study)
 
 # %% ../../nbs/reporting/12_attention.ipynb #fd58eb5b
 def _sections(study, rows, differences, costs):
-    told = differences.assign(v=[claim_words(r) for r in differences.to_dict("records")], d=[number(x, sign=True) for x in differences["difference"]], i=[f"{number(a)} … {number(b)}" for a, b in zip(differences["low"], differences["high"])],
-                              q=[p_value(p) for p in differences["p_holm"]], t=[task_title(t) for t in differences["task"]])
-    titles = {"t": "Task", "method": "Method", "baseline": "Against", "d": "Difference", "i": "95 %", "q": "p (Holm)", "v": "Verdict"}
+    told = differences.assign(
+        v=[claim_words(r) for r in differences.to_dict("records")],
+        d=[number(x, sign=True) for x in differences["difference"]],
+        i=[f"{number(a)} … {number(b)}" for a, b in zip(differences["low"], differences["high"])],
+        q=[p_value(p) for p in differences["p_holm"]],
+        t=[task_title(t) for t in differences["task"]],
+    )
+    titles = {
+        "t": "Task",
+        "method": "Method",
+        "baseline": "Against",
+        "d": "Difference",
+        "i": "95 %",
+        "q": "p (Holm)",
+        "v": "Verdict",
+    }
     told = told[list(titles)].rename(columns=titles)
-    parts = [("Against full attention", told, "Score × 100, on the same texts and seeds. " + rule(differences)), ("What a block costs", cost_table(costs), "One text, one block with its feed-forward layer; medians of turns."),
-             ("Published numbers", published_table(rows), "As printed; † is flagged, and the remark says why."), ("Runs of an earlier code", accepted(study), EARLIER)]
+    parts = [
+        ("Against full attention", told, "Score × 100, on the same texts and seeds. " + rule(differences)),
+        ("What a block costs", cost_table(costs), "One text, one block with its feed-forward layer; medians of turns."),
+        ("Published numbers", published_table(rows), "As printed; † is flagged, and the remark says why."),
+        ("Runs of an earlier code", accepted(study), EARLIER),
+    ]
     return [p for p in parts if len(p[1])]
 
-
+# %% ../../nbs/reporting/12_attention.ipynb #5df455d0
 def write_attention_report(
-    study, # outputs/<study>, or the Results that were read from it
-) -> Path: # folder of the report: table.md, table.csv, report.html and figures
+    study,  # outputs/<study>, or the Results that were read from it
+) -> Path:  # folder of the report: table.md, table.csv, report.html and figures
     "Write the report of a study of attention. Raises DataError if the folder is no study, OutputError if it cannot be written."
     study = study if isinstance(study, Results) else read_study(study)
     rows, costs, place = attention_rows(study), cost_rows(study), study.folder / "report"
     differences = against_full(study, rows)
-    drawn = {"costs": partial(plot_costs, costs), "time": partial(plot_time, rows), "recall": lambda: plot_recall(recall_rows(study)),
-             "errors": lambda: plot_errors(error_rows(study))}
+    drawn = {
+        "costs": partial(plot_costs, costs),
+        "time": partial(plot_time, rows),
+        "recall": lambda: plot_recall(recall_rows(study)),
+        "errors": lambda: plot_errors(error_rows(study)),
+    }
     figures = begin_figures(drawn, place, FIGURES, encoder_remarks(study))
-    table, lead, notes, sections = attention_table(rows, differences), paragraph(study, rows, differences, costs), attention_notes(study, rows), _sections(study, rows, differences, costs)
-    markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(table), captioned(study, _MAIN)] if len(table) else []), DETAILS, *markdown_sections(sections), "## Notes", "\n".join(f"- {n}" for n in notes), *markdown_end(study)]) + "\n"
-    parts = ([heading("Scores, modes and costs"), html_table(table, captioned(study, _MAIN))] if len(table) else []) + [html_figure(*f) for f in figures().items()]
-    page = html_page(study, lead, [*parts, *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)])
+    table, lead, notes, sections = (
+        attention_table(rows, differences),
+        paragraph(study, rows, differences, costs),
+        attention_notes(study, rows),
+        _sections(study, rows, differences, costs),
+    )
+    markdown = (
+        "\n\n".join(
+            [
+                f"# {study.title}",
+                lead,
+                *([markdown_table(table), captioned(study, _MAIN)] if len(table) else []),
+                DETAILS,
+                *markdown_sections(sections),
+                "## Notes",
+                "\n".join(f"- {n}" for n in notes),
+                *markdown_end(study),
+            ]
+        )
+        + "\n"
+    )
+    parts = ([heading("Scores, modes and costs"), html_table(table, captioned(study, _MAIN))] if len(table) else []) + [
+        html_figure(*f) for f in figures().items()
+    ]
+    page = html_page(
+        study, lead, [*parts, *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)]
+    )
     return write_files(place, rows, markdown, page)

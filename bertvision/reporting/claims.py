@@ -9,15 +9,23 @@ __all__ = ['CLAIM_COLUMNS', 'DECIDED_COLUMNS', 'SCATTER_COLUMNS', 'claim', 'clai
 import numpy as np
 import pandas as pd
 
-from ..metrics.comparisons import compare_contributions, Comparison, comparison_row, contributions, decide, LEVEL, NO_CLAIM, trivial_contributions
 from ..core.errors import DataError
-from ..metrics.scores import METRICS
+from bertvision.metrics.comparisons import (
+    LEVEL,
+    NO_CLAIM,
+    compare_contributions,
+    comparison_row,
+    contributions,
+    decide,
+    trivial_contributions,
+)
 from ..metrics.power import scatter_variances
+from ..metrics.scores import METRICS
 from ..metrics.statistics import holm
-from .results import answered, Results, scored_columns
+from .results import Results, answered, scored_columns
 
 # %% ../../nbs/reporting/01_claims.ipynb #62b9fc41
-def _note(left_out: dict) -> str: # seed -> why
+def _note(left_out: dict) -> str:  # seed -> why
     seeds = {why: [s for s, w in left_out.items() if w == why] for why in left_out.values()}
     return "; ".join(f"{why} (seed{'s' * (len(of) > 1)} {', '.join(map(str, of))})" for why, of in seeds.items())
 
@@ -36,7 +44,9 @@ def _why_different(ours: tuple, theirs: tuple) -> str:
     return "" if np.array_equal(ours[1], theirs[1]) else "different labels"
 
 
-def _paired(sides: list, split: str, metric: str): # sides: (study, seed -> run), one or two -> (seed -> answers of each side, seed -> why it is left out)
+def _paired(
+    sides: list, split: str, metric: str
+):  # sides: (study, seed -> run), one or two -> (seed -> answers of each side, seed -> why it is left out)
     "Read the answers of the seeds that all sides have."
     common = sorted(set.intersection(*(set(runs) for _, runs in sides)))
     alone = sorted(set().union(*(runs for _, runs in sides)) - set(common))
@@ -48,28 +58,59 @@ def _paired(sides: list, split: str, metric: str): # sides: (study, seed -> run)
             left_out[seed] = str(e)
     return kept, left_out
 
-
-def _difference_of_means(sides: list, split: str, metric: str) -> float: # of the records' scores, for what cannot be compared
+# %% ../../nbs/reporting/01_claims.ipynb #0c740eaa
+def _difference_of_means(
+    sides: list, split: str, metric: str
+) -> float:  # of the records' scores, for what cannot be compared
     means = [[study.runs[r]["metrics"].get(split, {}).get(metric) for r in runs.values()] for study, runs in sides]
     known = [[v for v in side if v is not None] for side in means]
     return float(np.mean(known[0]) - np.mean(known[1])) if len(known) == 2 and all(known) else np.nan
 
 # %% ../../nbs/reporting/01_claims.ipynb #265e8d36
-CLAIM_COLUMNS = ["difference", "low", "high", "p", "seeds", "examples", "ahead", "reason", "note", "collapsed", "difference_without", "p_without"]
+CLAIM_COLUMNS = [
+    "difference",
+    "low",
+    "high",
+    "p",
+    "seeds",
+    "examples",
+    "ahead",
+    "reason",
+    "note",
+    "collapsed",
+    "difference_without",
+    "p_without",
+]
 DECIDED_COLUMNS = [*CLAIM_COLUMNS, "p_holm", "verdict", "fragile"]  # of `decide_claims`
-SCATTER_COLUMNS = ["between_seeds", "between_examples", "of_the_rest"]  # estimates of `metrics.power.scatter_variances`, squared points
-_NOTHING = {"low": np.nan, "high": np.nan, "p": np.nan, "seeds": 0, "examples": 0, "ahead": 0, "difference_without": np.nan, "p_without": np.nan,
-            "collapsed": 0} | dict.fromkeys(SCATTER_COLUMNS, np.nan)
+SCATTER_COLUMNS = [
+    "between_seeds",
+    "between_examples",
+    "of_the_rest",
+]  # estimates of `metrics.power.scatter_variances`, squared points
+_NOTHING = {
+    "low": np.nan,
+    "high": np.nan,
+    "p": np.nan,
+    "seeds": 0,
+    "examples": 0,
+    "ahead": 0,
+    "difference_without": np.nan,
+    "p_without": np.nan,
+    "collapsed": 0,
+} | dict.fromkeys(SCATTER_COLUMNS, np.nan)
 
 
-def _scatter(d: list) -> dict: # of (N,) differences, one a seed
+def _scatter(d: list) -> dict:  # of (N,) differences, one a seed
     known = len(d) > 1 and len(d[0]) > 1
     return dict(zip(SCATTER_COLUMNS, scatter_variances(np.stack(d)) if known else [np.nan] * 3))
 
-
-def _compared(d: dict, collapsed: set) -> dict: # seed -> (N,) differences
+# %% ../../nbs/reporting/01_claims.ipynb #44061606
+def _compared(d: dict, collapsed: set) -> dict:  # seed -> (N,) differences
     "Compare, with all seeds and without those in which a run collapsed."
-    row = comparison_row(compare_contributions(np.stack(list(d.values())))) | {"difference_without": np.nan, "p_without": np.nan}
+    row = comparison_row(compare_contributions(np.stack(list(d.values())))) | {
+        "difference_without": np.nan,
+        "p_without": np.nan,
+    }
     row |= _scatter([x for s, x in d.items() if s not in collapsed])
     fallen = [s for s in d if s in collapsed]
     if fallen and len(fallen) < len(d):
@@ -78,18 +119,18 @@ def _compared(d: dict, collapsed: set) -> dict: # seed -> (N,) differences
     return row | {"collapsed": len(fallen)}
 
 
-def _collapsed(sides: list) -> set: # seeds
+def _collapsed(sides: list) -> set:  # seeds
     return {seed for study, runs in sides for seed, run in runs.items() if study.runs[run].get("collapsed")}
 
 # %% ../../nbs/reporting/01_claims.ipynb #eb1bdf37
 def claim(
     study: Results,
-    a: dict, # seed -> run of the method
-    b: dict, # seed -> run of what it is compared with
-    split: str, # that is scored
-    metric: str, # a key of METRICS
-    other: Results | None = None, # study of b, when it is another one
-) -> dict: # difference, low, high, p, seeds, examples, ahead, reason, note, collapsed, difference_without, p_without, SCATTER_COLUMNS
+    a: dict,  # seed -> run of the method
+    b: dict,  # seed -> run of what it is compared with
+    split: str,  # that is scored
+    metric: str,  # a key of METRICS
+    other: Results | None = None,  # study of b, when it is another one
+) -> dict:  # difference, low, high, p, seeds, examples, ahead, reason, note, collapsed, difference_without, p_without, SCATTER_COLUMNS
     """Compare two methods on the seeds and examples that both have.
 
     `p` is nan and `reason` says why where nothing can be claimed; `note` names seeds that were left out.
@@ -110,7 +151,7 @@ def claim(
     return _compared(d, _collapsed(sides)) | {"note": _note(left_out)}
 
 # %% ../../nbs/reporting/01_claims.ipynb #0cc7c4d0
-def _silent(metric: str, labels: np.ndarray) -> np.ndarray: # labels: 1 = the question has an answer
+def _silent(metric: str, labels: np.ndarray) -> np.ndarray:  # labels: 1 = the question has an answer
     "Return what each question contributes to the score of the predictor that never answers."
     nothing = pd.DataFrame({"label": labels, "prediction": 0, "exact_match": 1.0 - labels, "answer_f1": 1.0 - labels})
     return contributions(metric, *scored_columns(metric, nothing))
@@ -126,16 +167,18 @@ def _trivial(study: Results, run: str, split: str, metric: str) -> np.ndarray:
         silent = _silent(metric, labels)
         if abs(silent.mean() - value) < 1e-9:
             return silent
-        raise DataError(f"never to answer does not have the trivial predictor's {metric} of {value:.4f} on these questions")
+        raise DataError(
+            f"never to answer does not have the trivial predictor's {metric} of {value:.4f} on these questions"
+        )
     return trivial_contributions(metric, value, labels)
 
 # %% ../../nbs/reporting/01_claims.ipynb #67421585
 def claim_over_trivial(
     study: Results,
-    a: dict, # seed -> run of the method
-    split: str, # that is scored
-    metric: str, # a key of METRICS
-) -> dict: # as `claim`
+    a: dict,  # seed -> run of the method
+    split: str,  # that is scored
+    metric: str,  # a key of METRICS
+) -> dict:  # as `claim`
     "Compare a method with the predictor that always says the commonest class, the mean, or that there is no answer."
     sides = [(study, a)]
     kept, left_out = _paired(sides, split, metric)
@@ -155,8 +198,8 @@ def claim_over_trivial(
 
 # %% ../../nbs/reporting/01_claims.ipynb #d9852259
 def decide_claims(
-    rows: pd.DataFrame, # a row a comparison, with the columns of `claim`; all comparisons that a table prints
-) -> pd.DataFrame: # the rows with p_holm, verdict and fragile
+    rows: pd.DataFrame,  # a row a comparison, with the columns of `claim`; all comparisons that a table prints
+) -> pd.DataFrame:  # the rows with p_holm, verdict and fragile
     "Correct over the family and say what each comparison shows. Fragile: the claim falls when the collapsed seeds are left out."
     rows = decide(rows)
     if not len(rows):
@@ -164,18 +207,24 @@ def decide_claims(
     touched = (rows["collapsed"] > 0).to_numpy()
     again = holm(np.where(touched, rows["p_without"], rows["p"]).astype(float))
     with np.errstate(invalid="ignore"):
-        stands = (again < LEVEL) & (np.sign(rows["difference_without"].astype(float)) == np.sign(rows["difference"].astype(float)))
+        stands = (again < LEVEL) & (
+            np.sign(rows["difference_without"].astype(float)) == np.sign(rows["difference"].astype(float))
+        )
     claimed = ~rows["verdict"].isin(["undecided", NO_CLAIM])
     return rows.assign(fragile=claimed & touched & ~stands)
 
 
 def claim_words(
-    row: dict, # of `decide_claims`
-) -> str: # better | worse | undecided | no claim, with its reason
+    row: dict,  # of `decide_claims`
+) -> str:  # better | worse | undecided | no claim, with its reason
     "Return the words for one comparison."
     if row["verdict"] == NO_CLAIM:
         return f"{NO_CLAIM}: {row['reason']}" if row.get("reason") else NO_CLAIM
     if not row["fragile"]:
         return row["verdict"]
-    without = f"{100 * row['difference_without']:+.1f}".replace("-", "−") if np.isfinite(row["difference_without"]) else "nothing left"
+    without = (
+        f"{100 * row['difference_without']:+.1f}".replace("-", "−")
+        if np.isfinite(row["difference_without"])
+        else "nothing left"
+    )
     return f"{row['verdict']}, fragile: without collapsed seeds {without}"

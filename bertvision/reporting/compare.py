@@ -16,23 +16,31 @@ from ..core.errors import ParameterError
 from ..core.io import named_path, replacing, write_text
 from ..metrics.comparisons import rule
 from ..metrics.statistics import summarise
-from .claims import claim, CLAIM_COLUMNS, claim_words, decide_claims
+from .claims import CLAIM_COLUMNS, claim, claim_words, decide_claims
 from .methods import headline_rows, runs_by_method, seeds_of
 from .page import between, markdown_table, mean_sd, metric_title, number, p_value, task_title
-from .results import KEYS, method_title, Results, scores
+from .results import KEYS, Results, method_title, scores
 
 # %% ../../nbs/reporting/15_compare.ipynb #df643fec
-_AGREE = (["task", "step", "variant", "settings", "encoder"], ["task", "step", "variant", "encoder"], ["task", "step", "variant"], ["task", "variant"])
+_AGREE = (
+    ["task", "step", "variant", "settings", "encoder"],
+    ["task", "step", "variant", "encoder"],
+    ["task", "step", "variant"],
+    ["task", "variant"],
+)
 
 
 def pair_methods(
-    a: list, # rows of A's headline scores, as dicts
-    b: list, # of B's
-) -> tuple: # ([(row of A, row of B)], rows of A left over, rows of B left over)
+    a: list,  # rows of A's headline scores, as dicts
+    b: list,  # of B's
+) -> tuple:  # ([(row of A, row of B)], rows of A left over, rows of B left over)
     "Pair rows that agree, in all keys first; then in fewer, where there is but one on either side."
     pairs, a, b = [], list(a), list(b)
     for keys in _AGREE:
-        of = lambda rows: {k: [r for r in rows if tuple(r[x] for x in keys) == k] for k in dict.fromkeys(tuple(r[x] for x in keys) for r in rows)}
+        of = lambda rows: {
+            k: [r for r in rows if tuple(r[x] for x in keys) == k]
+            for k in dict.fromkeys(tuple(r[x] for x in keys) for r in rows)
+        }
         mine, theirs = of(a), of(b)
         found = [(mine[k][0], theirs[k][0]) for k in mine if len(mine[k]) == len(theirs.get(k, ())) == 1]
         pairs += found
@@ -40,60 +48,90 @@ def pair_methods(
     return pairs, a, b
 
 # %% ../../nbs/reporting/15_compare.ipynb #8d4d26f4
-def _mean(tidy: pd.DataFrame, row: dict, runs: list) -> tuple: # mean and sd of the scores of some runs
+def _mean(tidy: pd.DataFrame, row: dict, runs: list) -> tuple:  # mean and sd of the scores of some runs
     found = tidy[tidy["run"].isin(runs) & (tidy["split"] == row["split"]) & (tidy["metric"] == row["metric"])]["value"]
     told = summarise(found) if len(found) else None
     return (told.mean, told.sd) if told else (np.nan, np.nan)
 
 
-def _pair(sides: tuple, rows: tuple) -> dict: # sides: (study, tidy, `runs_by_method`) of A and B
+def _pair(sides: tuple, rows: tuple) -> dict:  # sides: (study, tidy, `runs_by_method`) of A and B
     "Compare a method of A with one of B."
     runs = [seeds_of(by_method, row) for (_, _, by_method), row in zip(sides, rows)]
     both = sorted(set(runs[0]) & set(runs[1]))
     found = {k: rows[0][k] for k in ("task", "split", "metric")} | {"common": " ".join(map(str, both))}
     for name, row, (study, tidy, _), own in zip("ab", rows, sides, runs):
-        found[f"method_{name}"], found[f"encoder_{name}"] = method_title(study, row["step"], row["variant"], row["settings"]), row["encoder"]
+        found[f"method_{name}"], found[f"encoder_{name}"] = (
+            method_title(study, row["step"], row["variant"], row["settings"]),
+            row["encoder"],
+        )
         found[f"mean_{name}"], found[f"sd_{name}"] = _mean(tidy, row, [own[s] for s in both] or list(own.values()))
     return found | claim(sides[0][0], *runs, rows[0]["split"], rows[0]["metric"], other=sides[1][0])
 
 # %% ../../nbs/reporting/15_compare.ipynb #82c80ad4
-_COLUMNS = ["task", "split", "metric", "method_a", "encoder_a", "method_b", "encoder_b", "common", "mean_a", "sd_a", "mean_b", "sd_b", *CLAIM_COLUMNS]
+_COLUMNS = [
+    "task",
+    "split",
+    "metric",
+    "method_a",
+    "encoder_a",
+    "method_b",
+    "encoder_b",
+    "common",
+    "mean_a",
+    "sd_a",
+    "mean_b",
+    "sd_b",
+    *CLAIM_COLUMNS,
+]
 
 
 @dataclass
 class Comparison:
     "Two studies side by side."
-    a: str               # name of A
-    b: str               # name of B
+
+    a: str  # name of A
+    b: str  # name of B
     table: pd.DataFrame  # a row a pair of methods; scores and differences (A − B) are fractions
-    notes: list          # what could not be paired, and why
+    notes: list  # what could not be paired, and why
 
-    def __repr__(self): return f"Comparison({self.a}, {self.b}: {len(self.table)} pairs, {len(self.notes)} notes)"
+    def __repr__(self):
+        return f"Comparison({self.a}, {self.b}: {len(self.table)} pairs, {len(self.notes)} notes)"
 
-
-def _left(rows: list, study: Results, name: str, other: str, others: list) -> list: # notes
+# %% ../../nbs/reporting/15_compare.ipynb #f86688a8
+def _left(rows: list, study: Results, name: str, other: str, others: list) -> list:  # notes
     notes = []
     for r in rows:
         many = [o for o in others if o["task"] == r["task"]]
-        why = f"{other} has no finished run of that task" if not many else f"{other} has {len(many)} method{'s' * (len(many) > 1)} of that task, and none alone that agrees with it"
-        notes.append(f"only in {name}: {task_title(r['task'])}, {method_title(study, r['step'], r['variant'], r['settings'])}, {r['encoder']}: {why}")
+        why = (
+            f"{other} has no finished run of that task"
+            if not many
+            else f"{other} has {len(many)} method{'s' * (len(many) > 1)} of that task, and none alone that agrees with it"
+        )
+        notes.append(
+            f"only in {name}: {task_title(r['task'])}, {method_title(study, r['step'], r['variant'], r['settings'])}, {r['encoder']}: {why}"
+        )
     return notes
 
 # %% ../../nbs/reporting/15_compare.ipynb #959f2d64
 def compare_studies(
-    a: Results, # from `read_study` or `open_shared`
+    a: Results,  # from `read_study` or `open_shared`
     b: Results,
 ) -> Comparison:
     "Pair the methods of two studies and test each pair, on the headline score of each task."
     sides = [(s, tidy, runs_by_method(tidy)) for s in (a, b) for tidy in [scores(s)]]
-    tables = [headline_rows(tidy[[*KEYS, "split", "metric"]].drop_duplicates().assign(status="done")).to_dict("records") for _, tidy, _ in sides]
+    tables = [
+        headline_rows(tidy[[*KEYS, "split", "metric"]].drop_duplicates().assign(status="done")).to_dict("records")
+        for _, tidy, _ in sides
+    ]
     pairs, *left = pair_methods(*tables)
     table = decide_claims(pd.DataFrame([_pair(sides, pair) for pair in pairs], columns=_COLUMNS))
     notes = []
     for r in table.to_dict("records"):
         name = f"{task_title(r['task'])}, {r['method_a']}"
-        if pd.isna(r["p"]): notes.append(f"no claim: {name} and {r['method_b']}: {r['note'] or r['reason']}")
-        elif r["note"]: notes.append(f"{name}: {r['note']}")
+        if pd.isna(r["p"]):
+            notes.append(f"no claim: {name} and {r['method_b']}: {r['note'] or r['reason']}")
+        elif r["note"]:
+            notes.append(f"{name}: {r['note']}")
     notes += _left(left[0], a, "A", "B", tables[1]) + _left(left[1], b, "B", "A", tables[0])
     notes += [f"{name}: {f['run']} is {f['state']}: {f['why']}" for name, s in zip("AB", (a, b)) for f in s.faults]
     return Comparison(a.name, b.name, table, notes)
@@ -102,28 +140,49 @@ def compare_studies(
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
     same = (table["method_a"] == table["method_b"]).all() and (table["encoder_a"] == table["encoder_b"]).all()
     who = lambda r, x: f"{r[f'method_{x}']}, {r[f'encoder_{x}']}"
-    rows = [{"Task": f"{task_title(r['task'])} {metric_title(r['metric'])}", **({"Method": who(r, "a")} if same else {"Method of A": who(r, "a"), "Method of B": who(r, "b")}), "Seeds": r["common"] or "none",
-             "A": mean_sd(r["mean_a"], r["sd_a"]), "B": mean_sd(r["mean_b"], r["sd_b"]), "A − B": number(r["difference"], sign=True),
-             "95 %": between(r["low"], r["high"]), "p": p_value(r["p"]), "p, Holm": p_value(r["p_holm"]), "A is": claim_words(r)} for r in table.to_dict("records")]
+    rows = [
+        {
+            "Task": f"{task_title(r['task'])} {metric_title(r['metric'])}",
+            **({"Method": who(r, "a")} if same else {"Method of A": who(r, "a"), "Method of B": who(r, "b")}),
+            "Seeds": r["common"] or "none",
+            "A": mean_sd(r["mean_a"], r["sd_a"]),
+            "B": mean_sd(r["mean_b"], r["sd_b"]),
+            "A − B": number(r["difference"], sign=True),
+            "95 %": between(r["low"], r["high"]),
+            "p": p_value(r["p"]),
+            "p, Holm": p_value(r["p_holm"]),
+            "A is": claim_words(r),
+        }
+        for r in table.to_dict("records")
+    ]
     return pd.DataFrame(rows)
 
 
 def comparison_text(
     found: Comparison,
-) -> str: # Markdown
+) -> str:  # Markdown
     "The table, what was done, and what could not be paired."
-    lines = [f"# A: {found.a}, B: {found.b}", "", markdown_table(_shown(found.table)) if len(found.table) else "No method of A could be paired with one of B.", "",
-             f"Headline scores × 100, mean ± standard deviation over the common seeds. {rule(found.table)}", ""]
+    lines = [
+        f"# A: {found.a}, B: {found.b}",
+        "",
+        markdown_table(_shown(found.table)) if len(found.table) else "No method of A could be paired with one of B.",
+        "",
+        f"Headline scores × 100, mean ± standard deviation over the common seeds. {rule(found.table)}",
+        "",
+    ]
     return "\n".join(lines + [f"- {note}" for note in found.notes]).rstrip() + "\n"
 
-
+# %% ../../nbs/reporting/15_compare.ipynb #c5cfdc7f
 def write_comparison(
     found: Comparison,
-    path, # .md or .csv
-) -> Path: # the file
+    path,  # .md or .csv
+) -> Path:  # the file
     "Write the text, or the table with all its columns; raises ParameterError for another ending, OutputError."
     path = named_path(path)
-    if path.suffix == ".md": return write_text(path, comparison_text(found))
-    if path.suffix != ".csv": raise ParameterError(f"out = {str(path)!r}: expected a name that ends in .md or .csv")
-    with replacing(path) as tmp: found.table.to_csv(tmp, index=False)
+    if path.suffix == ".md":
+        return write_text(path, comparison_text(found))
+    if path.suffix != ".csv":
+        raise ParameterError(f"out = {str(path)!r}: expected a name that ends in .md or .csv")
+    with replacing(path) as tmp:
+        found.table.to_csv(tmp, index=False)
     return path

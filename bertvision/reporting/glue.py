@@ -17,59 +17,133 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..metrics import power
-from ..metrics.comparisons import BETTER, NO_CLAIM, rule, UNDECIDED, WORSE
-from ..metrics.scores import METRICS
 from ..core.figures import colors, label_outer, nothing, panel_row, white_grid
-from .claims import CLAIM_COLUMNS, claim_over_trivial, claim_words, decide_claims, SCATTER_COLUMNS
-from .methods import against, headline_rows, highlighted, plot_cost, plot_growth, plot_shares, printed_tables, runs_by_method, seeds_of, several_methods, verdict, wide
-from .page import accepted, begin_figures, between, captioned, DETAILS, EARLIER, encoder_remarks, environment, excerpt, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, mean_sd, metric_title, number, ordered, p_value, PROTOCOL_NOTES, recipes, remarks, tally, task_title, write_files
-from .questions import error_table, plot_lengths, published_answers, question_rows
 from ..engine.facts import facts_of_rows
-from .results import encoder_title, fallen_text, glue_table, KEYS, read_study, Results, run_titles, scores
+from ..metrics import power
+from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
+from ..metrics.scores import METRICS
+from .claims import CLAIM_COLUMNS, SCATTER_COLUMNS, claim_over_trivial, claim_words, decide_claims
+from bertvision.reporting.methods import (
+    against,
+    headline_rows,
+    highlighted,
+    plot_cost,
+    plot_growth,
+    plot_shares,
+    printed_tables,
+    runs_by_method,
+    seeds_of,
+    several_methods,
+    verdict,
+    wide,
+)
+
+# %% ../../nbs/reporting/07_glue.ipynb #de20e70d
+from bertvision.reporting.page import (
+    DETAILS,
+    EARLIER,
+    PROTOCOL_NOTES,
+    accepted,
+    begin_figures,
+    between,
+    captioned,
+    encoder_remarks,
+    excerpt,
+    heading,
+    html_end,
+    html_figure,
+    html_list,
+    html_page,
+    html_sections,
+    html_table,
+    markdown_end,
+    markdown_sections,
+    markdown_table,
+    mean_sd,
+    metric_title,
+    number,
+    ordered,
+    p_value,
+    remarks,
+    tally,
+    task_title,
+    write_files,
+)
 from .phrases import joined, leading, points, reasons_text, seeds_text
+from .questions import error_table, plot_lengths, published_answers, question_rows
+
+# %% ../../nbs/reporting/07_glue.ipynb #2f299d5b
+from bertvision.reporting.results import (
+    KEYS,
+    Results,
+    encoder_title,
+    fallen_text,
+    glue_table,
+    read_study,
+    run_titles,
+    scores,
+)
 
 # %% ../../nbs/reporting/07_glue.ipynb #4d6d4b02
-def _count(x): return "" if x is None or pd.isna(x) else f"{x:,.0f}"
+def _count(x):
+    return "" if x is None or pd.isna(x) else f"{x:,.0f}"
 
 
 def _score(row):
-    if row["status"] != "done": return row["status"]
-    if pd.isna(row["mean"]): return "undefined"
+    if row["status"] != "done":
+        return row["status"]
+    if pd.isna(row["mean"]):
+        return "undefined"
     return mean_sd(row["mean"], row["sd"]) + fallen_text(row)
 
 
-def _doubtful(value, flag): return number(value) + ("†" if flag not in ("ok", None) and not pd.isna(flag) else "")
+def _doubtful(value, flag):
+    return number(value) + ("†" if flag not in ("ok", None) and not pd.isna(flag) else "")
 
 
-def _seeds(row): return (row["seeds"].replace(" ", ", ") or "none") + (f" (of {row['planned']})" if row["runs"] < row["planned"] else "")
+def _seeds(row):
+    return (row["seeds"].replace(" ", ", ") or "none") + (
+        f" (of {row['planned']})" if row["runs"] < row["planned"] else ""
+    )
 
 
 def _collapsed(row):
-    if not row["runs"]: return ""
+    if not row["runs"]:
+        return ""
     return f"{row['collapsed']} of {row['runs']}: {row['collapsed_reasons']}" if row["collapsed"] else "none"
 
 
-def _own_settings(row): return "" if row["method"] else row["settings"]  # a method's name holds them
+def _own_settings(row):
+    return "" if row["method"] else row["settings"]  # a method's name holds them
 
 # %% ../../nbs/reporting/07_glue.ipynb #aa1c8303
 _SHOWN = {
-    "Task": lambda r: task_title(r["task"]), "Metric": lambda r: metric_title(r["metric"], r["split"], r["task"]), "Encoder": lambda r: r["encoder"],
-    "Method": lambda r: r["method"], "Settings": _own_settings, "Score": _score, "95 % over seeds": lambda r: between(r["low"], r["high"]),
-    "95 % over examples": lambda r: between(r["example_low"], r["example_high"]), "Trivial": lambda r: number(r["baseline"]),
-    "Published": lambda r: _doubtful(r["published"], r["published_flag"]), "Source": lambda r: r["published_source"],
+    "Task": lambda r: task_title(r["task"]),
+    "Metric": lambda r: metric_title(r["metric"], r["split"], r["task"]),
+    "Encoder": lambda r: r["encoder"],
+    "Method": lambda r: r["method"],
+    "Settings": _own_settings,
+    "Score": _score,
+    "95 % over seeds": lambda r: between(r["low"], r["high"]),
+    "95 % over examples": lambda r: between(r["example_low"], r["example_high"]),
+    "Trivial": lambda r: number(r["baseline"]),
+    "Published": lambda r: _doubtful(r["published"], r["published_flag"]),
+    "Source": lambda r: r["published_source"],
     "Difference": lambda r: number(r["difference"], sign=True),
     "Published BERT-base": lambda r: _doubtful(r["published_bert_base"], r["published_bert_base_flag"]),
     "Source (BERT-base)": lambda r: r["published_bert_base_source"],
-    "Seeds": _seeds, "Collapsed": _collapsed, "Protocol": lambda r: r["protocol"],
-    "Examples/s": lambda r: _count(r["examples_per_second"]), "Seconds": lambda r: _count(r["seconds"]),
+    "Seeds": _seeds,
+    "Collapsed": _collapsed,
+    "Protocol": lambda r: r["protocol"],
+    "Examples/s": lambda r: _count(r["examples_per_second"]),
+    "Seconds": lambda r: _count(r["seconds"]),
     "Peak GiB": lambda r: number(r["peak_memory_bytes"], 2, 1 / 2**30),
 }
 
 
 def readable(
-    table: pd.DataFrame, # from `glue_table`
-) -> pd.DataFrame: # text cells, scores × 100, without empty columns
+    table: pd.DataFrame,  # from `glue_table`
+) -> pd.DataFrame:  # text cells, scores × 100, without empty columns
     "The table as people read it."
     cells = [{title: show(row) for title, show in _SHOWN.items()} for row in table.to_dict("records")]
     shown = pd.DataFrame(cells, columns=list(_SHOWN)).map(lambda x: "" if x is None or x != x else str(x))
@@ -81,14 +155,14 @@ _MAIN = (*_NAMES, "Score", "Trivial", "Published", "Published BERT-base", "Seeds
 
 
 def compact(
-    shown: pd.DataFrame, # from `readable`
+    shown: pd.DataFrame,  # from `readable`
 ) -> pd.DataFrame:
     "The main table: score, trivial and published score, seeds, speed."
     return shown[[c for c in shown if c in _MAIN]]
 
 
 def details(
-    shown: pd.DataFrame, # from `readable`
+    shown: pd.DataFrame,  # from `readable`
 ) -> pd.DataFrame:
     "The columns that the main table leaves out: intervals, sources, collapse, protocol, cost."
     return shown[[c for c in shown if c in _NAMES or c not in _MAIN]]
@@ -119,7 +193,6 @@ def _gaps(rows, column):
     same = rows[f"{column}_flag"] != "test_file"
     return (rows["mean"] - rows[column].astype(float))[same].dropna()
 
-
 # %% ../../nbs/reporting/07_glue.ipynb #68376367
 def _who(row):
     "Encoder, with the method, or the settings where there are several."
@@ -135,13 +208,18 @@ def _verdict(name, rows):
     for word, part in rows[rows["verdict"] != BETTER].groupby("verdict", sort=False):
         why = "".join(f" ({r})" for r in dict.fromkeys(part["reason"]) if r) if word == NO_CLAIM else ""
         text += f"; {word}{why} on {_margins(part)}"
-    for column, other in (("published", "The published value of the same encoder"), ("published_bert_base", "Published BERT-base")):
+    for column, other in (
+        ("published", "The published value of the same encoder"),
+        ("published_bert_base", "Published BERT-base"),
+    ):
         gaps = _gaps(rows, column)
-        if not len(gaps): continue
-        text += (f". {other} is higher on {(gaps < 0).sum()} of {len(gaps)}"
-                 f" (ours differs by {number(gaps.min(), sign=True)} to {number(gaps.max(), sign=True)} points)")
+        if not len(gaps):
+            continue
+        text += (
+            f". {other} is higher on {(gaps < 0).sum()} of {len(gaps)}"
+            f" (ours differs by {number(gaps.min(), sign=True)} to {number(gaps.max(), sign=True)} points)"
+        )
     return text + "."
-
 
 # %% ../../nbs/reporting/07_glue.ipynb #7b093dfc
 _KINDS = {"train_heads": "heads", "ensemble": "ensembles"}  # experiment -> what its methods are called
@@ -151,23 +229,26 @@ def _runs_of(study, row):
     return [r for r in study.runs.values() if r.get("step") == row["step"] and r.get("task") == row["task"]]
 
 
-def _kind(study, row, base, steps): # rows of `glue_table`; the steps whose methods are shown
+def _kind(study, row, base, steps):  # rows of `glue_table`; the steps whose methods are shown
     "Return what kind of method a row is of; its name where it is of none."
     mine, first = _runs_of(study, row), _runs_of(study, base)
-    if not mine or not first: return row["method"]
+    if not mine or not first:
+        return row["method"]
     (own, before), experiment = (runs[0]["parameters"] for runs in (mine, first)), mine[0]["experiment"]
     tuned = experiment == first[0]["experiment"] == "finetune" and row["encoder"] == base["encoder"]
     if tuned and (own.get("epochs") or 0) > (before.get("epochs") or 0) > 0 and own.get("lora") == before.get("lora"):
         return "more fine-tuning"
     title = study.titles.get(row["step"], row["step"])
     alike = {r["step"] for r in study.runs.values() if r["experiment"] == experiment and r.get("step") in steps}
-    if experiment in _KINDS and len(alike) > 1: return title[0].lower() + title[1:]  # on states of several sources, say
+    if experiment in _KINDS and len(alike) > 1:
+        return title[0].lower() + title[1:]  # on states of several sources, say
     return _KINDS.get(experiment, row["method"])
 
 # %% ../../nbs/reporting/07_glue.ipynb #4b60c8f9
 def _kinds(study, table, compared):
     "Group the comparisons of the highlighted methods by kind, in the order of the table."
-    if not len(compared): return {}
+    if not len(compared):
+        return {}
     heads = highlighted(study, headline_rows(table))
     names, found = list(dict.fromkeys(heads["method"])), {}
     rows = {m: heads[heads["method"] == m].iloc[0] for m in names}
@@ -179,24 +260,28 @@ def _kinds(study, table, compared):
     return {kind: pd.concat(parts) for kind, parts in found.items()}
 
 
-def _are(kind): return kind.split()[0] in _KINDS.values() # plural
+def _are(kind):
+    return kind.split()[0] in _KINDS.values()  # plural
 
 
-def _is(kind): return f"{kind} {'are' if _are(kind) else 'is'}"
+def _is(kind):
+    return f"{kind} {'are' if _are(kind) else 'is'}"
 
 
-def _where(row, kind): # the task; and which method of its kind, where there are several
-    title, variant = row["method"][:len(kind)], row["method"][len(kind):].removeprefix(": ")
-    if title.lower() != kind.lower(): variant = row["method"]
+def _where(row, kind):  # the task; and which method of its kind, where there are several
+    title, variant = row["method"][: len(kind)], row["method"][len(kind) :].removeprefix(": ")
+    if title.lower() != kind.lower():
+        variant = row["method"]
     return [task_title(row["task"]), *([variant] if variant else [])]
 
-
+# %% ../../nbs/reporting/07_glue.ipynb #b08c1837
 def _decided(kind, rows, base):
     "Say on how many tasks a kind of method is better or worse, and by how much at most."
     tasks, parts = rows["task"].nunique(), []
     for word in (BETTER, WORSE):
         part = rows[rows["verdict"] == word]
-        if not len(part): continue
+        if not len(part):
+            continue
         row, count = leading(part), part["task"].nunique()
         parts.append(f"{word}{base} on {count} of {tasks} tasks, by up to {points(row, *_where(row, kind))}")
         base = ""
@@ -216,12 +301,13 @@ def _whether(kinds, base):
 
 def answer(
     study: Results,
-    table: pd.DataFrame, # from `glue_table`
-    compared: pd.DataFrame, # from `methods.against`
-) -> str: # a sentence; "" for a study without a second method
+    table: pd.DataFrame,  # from `glue_table`
+    compared: pd.DataFrame,  # from `methods.against`
+) -> str:  # a sentence; "" for a study without a second method
     "Answer whether the other methods are better than the first, kind by kind, with the largest difference."
     kinds = _kinds(study, table, compared)
-    if not kinds: return ""
+    if not kinds:
+        return ""
     rows = pd.concat(kinds.values())
     base = rows["baseline"].iloc[0]
     decided = {kind: part for kind, part in kinds.items() if part["verdict"].isin((BETTER, WORSE)).any()}
@@ -240,7 +326,8 @@ def answer(
 # %% ../../nbs/reporting/07_glue.ipynb #f9cb6df3
 def _apart(study, table, compared):
     "Name the highlighted methods that no comparison is of."
-    if not len(compared): return ""
+    if not len(compared):
+        return ""
     base, shown = compared["baseline"].iloc[0], highlighted(study, headline_rows(table))
     others = [m for m in shown["method"].unique() if m not in {base, *compared["method"]}]
     return f"Not compared with {base}: {joined(others)}, of another task or encoder." if others else ""
@@ -248,9 +335,9 @@ def _apart(study, table, compared):
 
 def summary(
     study: Results,
-    table: pd.DataFrame, # from `glue_table`
-    compared: pd.DataFrame | None = None, # from `methods.against`, when it is at hand
-) -> str: # a paragraph
+    table: pd.DataFrame,  # from `glue_table`
+    compared: pd.DataFrame | None = None,  # from `methods.against`, when it is at hand
+) -> str:  # a paragraph
     "Answer the question of the study, then say what the first method reaches and what became of the runs."
     compared = against(study, table) if compared is None else compared
     first = table[table["method"] == table["method"].iloc[0]] if len(table) else table
@@ -268,7 +355,8 @@ def _remarks(table):
     found = {}
     for kind, name in (("published", None), ("published_bert_base", "BERT-base")):
         for r in table[table[kind].notna()].to_dict("records"):
-            if not r[f"{kind}_remark"]: continue
+            if not r[f"{kind}_remark"]:
+                continue
             text = f"{task_title(r['task'])}, published {name or r['encoder']}, {r[f'{kind}_source']}: {r[f'{kind}_remark']}."
             found[text] = r[f"{kind}_flag"]
     return list(found.items())
@@ -285,11 +373,17 @@ def _sources(table):
 
 
 def legend(
-    table: pd.DataFrame, # from `glue_table`
+    table: pd.DataFrame,  # from `glue_table`
 ) -> list[str]:
     "How to read the main table, whose its published numbers are, and what each † means."
-    apart = [f"{f.title}: {note}." for f in facts_of_rows(table).values() for note in f.notes if "not comparable" in note]
-    return [" ".join([_LEGEND, *_sources(table)]), *apart, *(f"† {text}" for text, flag in _remarks(table) if flag != "ok")]
+    apart = [
+        f"{f.title}: {note}." for f in facts_of_rows(table).values() for note in f.notes if "not comparable" in note
+    ]
+    return [
+        " ".join([_LEGEND, *_sources(table)]),
+        *apart,
+        *(f"† {text}" for text, flag in _remarks(table) if flag != "ok"),
+    ]
 
 # %% ../../nbs/reporting/07_glue.ipynb #5e351ae8
 _TUNED = {
@@ -302,36 +396,46 @@ def _about_published(table):
     "Notes on the published numbers: how their sources came to them, and the remark of each."
     sources = pd.concat([table["published_source"], table["published_bert_base_source"]]).dropna().unique()
     found = [text for start, text in _TUNED.items() if any(s.startswith(start) for s in sources)]
-    if table["difference"].notna().any(): found.append("Difference: our mean minus the published value of the same encoder on the same split.")
+    if table["difference"].notna().any():
+        found.append("Difference: our mean minus the published value of the same encoder on the same split.")
     return found + [text for text, flag in _remarks(table) if flag == "ok"]
 
 
 def _unchecked(table: pd.DataFrame) -> str:
     "The rows of which some runs have no predictions, as a list."
     rows = table[table["unchecked"] > 0].drop_duplicates(KEYS)
-    each = [f"{task_title(r['task'])}, {r['method'] or r['encoder']} ({r['unchecked']} of {r['runs']} runs)" for r in rows.to_dict("records")]
+    each = [
+        f"{task_title(r['task'])}, {r['method'] or r['encoder']} ({r['unchecked']} of {r['runs']} runs)"
+        for r in rows.to_dict("records")
+    ]
     return "; ".join(each)
 
-
+# %% ../../nbs/reporting/07_glue.ipynb #2b8feeaf
 def notes(
-    table: pd.DataFrame, # from `glue_table`
+    table: pd.DataFrame,  # from `glue_table`
 ) -> list[str]:
     "How to read the details, and what to know of protocol and published numbers."
-    found = ["Scores are multiplied by 100; `table.csv` holds fractions. Collapsed runs are counted in.",
-             "Over seeds: t-interval of the mean, cut at the metric's range. Over examples: bootstrap of the reported split.",
-             "Better than the trivial baseline: by the rule of all comparisons; those of the first paragraph are one family.",
-             "Seconds: a whole run, mean. Peak GiB: largest memory of the device (of the process, on a CPU).",
-             "Trivial: the commonest class, or the mean, is that of the training part; correlations count as 0."]
+    found = [
+        "Scores are multiplied by 100; `table.csv` holds fractions. Collapsed runs are counted in.",
+        "Over seeds: t-interval of the mean, cut at the metric's range. Over examples: bootstrap of the reported split.",
+        "Better than the trivial baseline: by the rule of all comparisons; those of the first paragraph are one family.",
+        "Seconds: a whole run, mean. Peak GiB: largest memory of the device (of the process, on a CPU).",
+        "Trivial: the commonest class, or the mean, is that of the training part; correlations count as 0.",
+    ]
     found += [text for name, text in PROTOCOL_NOTES.items() if (table["protocol"] == name).any()]
-    if table["undefined"].sum(): found.append("The correlation of a constant prediction is undefined and counted as 0.")
-    if unchecked := _unchecked(table): found.append(f"Scores that rest on records alone, without predictions to check them: {unchecked}.")
+    if table["undefined"].sum():
+        found.append("The correlation of a constant prediction is undefined and counted as 0.")
+    if unchecked := _unchecked(table):
+        found.append(f"Scores that rest on records alone, without predictions to check them: {unchecked}.")
     return found + _about_published(table)
 
 # %% ../../nbs/reporting/07_glue.ipynb #69011087
 def _place(table):
     "Rows of the figure with their height, encoders of a task close together."
     rows = table[table["status"] == "done"].copy()
-    label = [f"{task_title(t)}\n{metric_title(m, s, t)}" for t, m, s in zip(rows["task"], rows["metric"], rows["split"])]
+    label = [
+        f"{task_title(t)}\n{metric_title(m, s, t)}" for t, m, s in zip(rows["task"], rows["metric"], rows["split"])
+    ]
     several = rows["encoder"].nunique() > 1
     who = [_who(row) if several or not row["method"] else row["method"] for row in rows.to_dict("records")]
     names, groups = list(dict.fromkeys(label)), list(dict.fromkeys(who))
@@ -340,7 +444,7 @@ def _place(table):
     return rows.assign(label=label, who=who, height=height), names, groups
 
 
-def _draw_group(ax, rows, runs, color): # runs: of each row, from `scores`
+def _draw_group(ax, rows, runs, color):  # runs: of each row, from `scores`
     "The rows of one method: interval, seeds, mean, trivial baseline and published score."
     height = rows["height"]
     ax.hlines(height, 100 * rows["low"], 100 * rows["high"], color=color, lw=1.6, zorder=2)
@@ -351,18 +455,30 @@ def _draw_group(ax, rows, runs, color): # runs: of each row, from `scores`
     ax.scatter(100 * collapsed["value"], collapsed["height"], s=26, color=color, marker="x", zorder=3)
     ax.scatter(100 * rows["mean"], height, s=52, color=color, edgecolor="white", linewidth=0.8, zorder=4)
     ax.scatter(100 * rows["baseline"], height, marker="|", s=190, color="0.45", linewidth=2, zorder=1)
-    ax.scatter(100 * rows["published"].astype(float), height, marker="D", s=34, facecolor="white", edgecolor=color, linewidth=1.4, zorder=5)
+    ax.scatter(
+        100 * rows["published"].astype(float),
+        height,
+        marker="D",
+        s=34,
+        facecolor="white",
+        edgecolor=color,
+        linewidth=1.4,
+        zorder=5,
+    )
 
 # %% ../../nbs/reporting/07_glue.ipynb #3635d833
-def _legend(shades, table): # shades: name -> colour
+def _legend(shades, table):  # shades: name -> colour
     "Handles for what is in the figure."
     dot = lambda **k: Line2D([], [], linestyle="", **k)
     found = [Line2D([], [], color=c, marker="o", label=g) for g, c in shades.items()]
     found += [dot(marker="o", markersize=4, color="0.5", alpha=0.6, label="one seed")]
-    if table["collapsed"].sum(): found.append(dot(marker="x", markersize=6, color="0.4", label="collapsed seed"))
+    if table["collapsed"].sum():
+        found.append(dot(marker="x", markersize=6, color="0.4", label="collapsed seed"))
     found.append(dot(marker="|", markersize=11, markeredgewidth=2, color="0.45", label="trivial baseline"))
     if table["published"].notna().any():
-        found.append(dot(marker="D", markersize=6, markerfacecolor="white", color="0.4", label="published, same encoder"))
+        found.append(
+            dot(marker="D", markersize=6, markerfacecolor="white", color="0.4", label="published, same encoder")
+        )
     if table["published_bert_base"].notna().any():
         found.append(dot(marker="D", markersize=6, markerfacecolor="white", color="black", label="published BERT-base"))
     return found
@@ -371,19 +487,24 @@ def _legend(shades, table): # shades: name -> colour
 def _finding(study, table):
     heads = _headlines(study, table)
     text = f"{(heads['verdict'] == BETTER).sum()} of {len(heads)} headline scores are better than the trivial baseline"
-    for column, name in (("published", "the published value of the same encoder"), ("published_bert_base", "published BERT-base")):
+    for column, name in (
+        ("published", "the published value of the same encoder"),
+        ("published_bert_base", "published BERT-base"),
+    ):
         gaps = _gaps(heads, column)
         reach = (gaps >= 0).sum()
-        if len(gaps): text += f";\n{reach or 'none'} of {len(gaps)} reach{'' if reach > 1 else 'es'} {name}"
+        if len(gaps):
+            text += f";\n{reach or 'none'} of {len(gaps)} reach{'' if reach > 1 else 'es'} {name}"
     return text
 
 # %% ../../nbs/reporting/07_glue.ipynb #e9767b4f
 def plot_scores(
     study: Results,
-    table: pd.DataFrame, # from `glue_table`
+    table: pd.DataFrame,  # from `glue_table`
 ) -> plt.Figure:
     "Scores with seeds and intervals beside trivial and published ones."
-    if not (table["status"] == "done").any(): return nothing("no run has finished")
+    if not (table["status"] == "done").any():
+        return nothing("no run has finished")
     table = highlighted(study, table)
     rows, names, groups = _place(table)
     shades, tidy = dict(zip(groups, colors(len(groups)))), scores(study)
@@ -391,20 +512,38 @@ def plot_scores(
         fig, ax = plt.subplots(figsize=(7.5, 1.5 + 0.55 * len(names) + 0.12 * len(rows)), layout="constrained")
     by_row = tidy.groupby([*KEYS, "split", "metric"], sort=False, dropna=False)
     for who, mine in rows.groupby("who", sort=False):
-        _draw_group(ax, mine, [by_row.get_group(tuple(row)) for row in mine[by_row.keys].itertuples(index=False)], shades[who])
+        _draw_group(
+            ax, mine, [by_row.get_group(tuple(row)) for row in mine[by_row.keys].itertuples(index=False)], shades[who]
+        )
     base = rows[rows["published_bert_base"].notna()].drop_duplicates("label")
-    ax.scatter(100 * base["published_bert_base"].astype(float), [names.index(n) for n in base["label"]], marker="D", s=34,
-               facecolor="white", edgecolor="black", linewidth=1.2, zorder=5)
+    ax.scatter(
+        100 * base["published_bert_base"].astype(float),
+        [names.index(n) for n in base["label"]],
+        marker="D",
+        s=34,
+        facecolor="white",
+        edgecolor="black",
+        linewidth=1.2,
+        zorder=5,
+    )
     _frame(ax, rows, names, tidy)
     ax.set_title(_finding(study, table), loc="left", fontsize=11)
-    fig.legend(handles=_legend(shades, rows), loc="outside lower center", ncols=4 if len(groups) == 1 else 3, frameon=False, fontsize=9)
+    fig.legend(
+        handles=_legend(shades, rows),
+        loc="outside lower center",
+        ncols=4 if len(groups) == 1 else 3,
+        frameon=False,
+        fontsize=9,
+    )
     plt.close(fig)
     return fig
 
-
+# %% ../../nbs/reporting/07_glue.ipynb #359f416b
 def _frame(ax, rows, names, tidy):
     "Axes that hold every point; an interval that is wider than that runs out of the picture."
-    marks = [100 * rows[c].astype(float) for c in ("baseline", "published", "published_bert_base")] + [100 * tidy["value"]]
+    marks = [100 * rows[c].astype(float) for c in ("baseline", "published", "published_bert_base")] + [
+        100 * tidy["value"]
+    ]
     marks = pd.concat(marks).dropna()
     margin = 0.08 * (marks.max() - marks.min()) + 1
     ax.set(xlim=(marks.min() - margin, marks.max() + margin), ylim=(len(names) - 0.5, -0.5), xlabel="score × 100")
@@ -415,19 +554,34 @@ def _frame(ax, rows, names, tidy):
 # %% ../../nbs/reporting/07_glue.ipynb #f9868eca
 def curves(
     study: Results,
-) -> pd.DataFrame: # run, task, encoder, method, seed, metric, step, epoch, loss, score
+) -> pd.DataFrame:  # run, task, encoder, method, seed, metric, step, epoch, loss, score
     "The histories of all finished runs, tidy; `score` is the headline metric on the selection part, nan between evaluations."
     parts, titles = [pd.DataFrame(columns=_CURVES)], run_titles(study)
     for run, r in ordered(study):
         rows = pd.DataFrame(r.get("history") or [])
-        if not len(rows): continue
+        if not len(rows):
+            continue
         found = [c for c in rows if c.startswith("selection_") and c != "selection_loss"]
-        headline = next((f"selection_{m}" for m in r["metrics"].get("selection", {}) if f"selection_{m}" in found), next(iter(found), None))
-        parts.append(pd.DataFrame({
-            "run": run, "task": task_title(r.get("task")), "encoder": encoder_title(r.get("encoder")),
-            "method": titles[run], "seed": str(r["seed"]),
-            "metric": (headline or "").removeprefix("selection_"), "step": rows["step"], "epoch": rows["epoch"],
-            "loss": rows.get("loss", np.nan), "score": rows[headline] if headline else np.nan}))
+        headline = next(
+            (f"selection_{m}" for m in r["metrics"].get("selection", {}) if f"selection_{m}" in found),
+            next(iter(found), None),
+        )
+        parts.append(
+            pd.DataFrame(
+                {
+                    "run": run,
+                    "task": task_title(r.get("task")),
+                    "encoder": encoder_title(r.get("encoder")),
+                    "method": titles[run],
+                    "seed": str(r["seed"]),
+                    "metric": (headline or "").removeprefix("selection_"),
+                    "step": rows["step"],
+                    "epoch": rows["epoch"],
+                    "loss": rows.get("loss", np.nan),
+                    "score": rows[headline] if headline else np.nan,
+                }
+            )
+        )
     return pd.concat(parts[1:] or parts, ignore_index=True).astype({"loss": float, "score": float})
 
 
@@ -436,7 +590,7 @@ _CURVES = ["run", "task", "encoder", "method", "seed", "metric", "step", "epoch"
 
 _GAP = pd.DataFrame({"epoch": [np.nan], "score": [np.nan], "loss": [np.nan]})
 
-
+# %% ../../nbs/reporting/07_glue.ipynb #791805b0
 def _lines(rows, y, label, title):
     "One panel a task, one line a run."
     several = next((c for c in ("method", "encoder") if rows[c].nunique() > 1), None)
@@ -445,7 +599,9 @@ def _lines(rows, y, label, title):
     fig, axes = panel_row(panels, 4, *((2.6, 2.2) if panels > 2 else (3.7, 3.0)), sharex=True)
     for ax, (task, part) in zip(axes, rows.groupby("task", sort=False)):
         for name, mine in part.groupby(several, sort=True) if several else [("", part)]:
-            ends = [pd.concat([run[["epoch", y]], _GAP]) for _, run in mine.groupby("run", sort=False)]  # all runs are one line with gaps
+            ends = [
+                pd.concat([run[["epoch", y]], _GAP]) for _, run in mine.groupby("run", sort=False)
+            ]  # all runs are one line with gaps
             line = pd.concat(ends)
             ax.plot(line["epoch"], line[y], color=shades[name], lw=1.2, alpha=0.8, marker=marker, ms=4, label=name)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=rows["epoch"].max() >= 2))
@@ -455,7 +611,7 @@ def _lines(rows, y, label, title):
 # %% ../../nbs/reporting/07_glue.ipynb #3825c0d4
 def _end(losses, side):
     "Mean of the first (side 1) or last (side -1) tenth of a run's losses: a single one is of a few batches only."
-    return losses.iloc[::side].iloc[:max(1, len(losses) // 10)].mean()
+    return losses.iloc[::side].iloc[: max(1, len(losses) // 10)].mean()
 
 
 def plot_loss(
@@ -463,9 +619,12 @@ def plot_loss(
 ) -> plt.Figure:
     "Training loss by epoch."
     rows = curves(study).dropna(subset="loss")
-    if not len(rows): return nothing("no finished run has a history")
+    if not len(rows):
+        return nothing("no finished run has a history")
     fell = [_end(x, -1) < 0.9 * _end(x, 1) for _, x in rows.groupby("run")["loss"]]
-    return _lines(rows, "loss", "training loss", f"Training loss fell by a tenth or more in {sum(fell)} of {len(fell)} runs")
+    return _lines(
+        rows, "loss", "training loss", f"Training loss fell by a tenth or more in {sum(fell)} of {len(fell)} runs"
+    )
 
 
 def plot_selection(
@@ -473,41 +632,64 @@ def plot_selection(
 ) -> plt.Figure:
     "Headline metric on the selection part by epoch."
     rows = curves(study).dropna(subset="score")
-    if not len(rows): return nothing("no finished run was scored while it trained")
+    if not len(rows):
+        return nothing("no finished run was scored while it trained")
     late = sum(len(x) == 1 or x.iloc[-1] > x.iloc[:-1].max() for _, x in rows.groupby("run")["score"])
     titles = [f"{t}: {METRICS[m].title if m in METRICS else m}" for t, m in zip(rows["task"], rows["metric"])]
-    return _lines(rows.assign(score=100 * rows["score"], task=titles), "score", "selection × 100",
-                  f"The last evaluation was the best in {late} of {rows['run'].nunique()} runs")
+    return _lines(
+        rows.assign(score=100 * rows["score"], task=titles),
+        "score",
+        "selection × 100",
+        f"The last evaluation was the best in {late} of {rows['run'].nunique()} runs",
+    )
 
 # %% ../../nbs/reporting/07_glue.ipynb #80fe9d7b
 def differences(
-    compared: pd.DataFrame, # from `methods.against`
-) -> pd.DataFrame: # text cells, differences × 100
+    compared: pd.DataFrame,  # from `methods.against`
+) -> pd.DataFrame:  # text cells, differences × 100
     "The comparisons as people read them."
-    return pd.DataFrame([{
-        "Task": task_title(r["task"]), "Method": r["method"], f"Against {r['baseline']}": number(r["difference"], sign=True),
-        "95 %": between(r["low"], r["high"]), "p": p_value(r["p"]), "p (Holm)": p_value(r["p_holm"]), "Verdict": claim_words(r),
-        "Seeds ahead": f"{r['ahead']} of {r['seeds']}" if r["seeds"] else "", "Left out": r["note"]} for r in compared.to_dict("records")])
+    return pd.DataFrame(
+        [
+            {
+                "Task": task_title(r["task"]),
+                "Method": r["method"],
+                f"Against {r['baseline']}": number(r["difference"], sign=True),
+                "95 %": between(r["low"], r["high"]),
+                "p": p_value(r["p"]),
+                "p (Holm)": p_value(r["p_holm"]),
+                "Verdict": claim_words(r),
+                "Seeds ahead": f"{r['ahead']} of {r['seeds']}" if r["seeds"] else "",
+                "Left out": r["note"],
+            }
+            for r in compared.to_dict("records")
+        ]
+    )
 
 
 TESTED = "Differences × 100 on the same examples and seeds, mean over seeds."
-_TAKES = ("Seeds it takes: with so many seeds 8 of 10 such studies would decide on a difference of the printed size, "
-          "collapsed runs left out, by the median scatter of the task's comparisons; never: there are too few examples.")
+_TAKES = (
+    "Seeds it takes: with so many seeds 8 of 10 such studies would decide on a difference of the printed size, "
+    "collapsed runs left out, by the median scatter of the task's comparisons; never: there are too few examples."
+)
 
-
+# %% ../../nbs/reporting/07_glue.ipynb #eea29646
 def _seeds_it_takes(rows):
     "Forecast for each undecided comparison of a family how many seeds would decide it if the difference is what it seems."
     family, typical = int(rows["p"].notna().sum()), {}
     for task, of in rows.dropna(subset=SCATTER_COLUMNS).groupby("task"):
         typical[task] = power.typical_scatter(of[SCATTER_COLUMNS].to_numpy(float))
     size = lambda r: r["difference"] if np.isnan(r["difference_without"]) else r["difference_without"]
-    return [power.seeds_text(typical[r["task"]], 100 * abs(size(r)), r["examples"], family)
-            if r["verdict"] == UNDECIDED and r["task"] in typical else "" for r in rows.to_dict("records")]
+    return [
+        power.seeds_text(typical[r["task"]], 100 * abs(size(r)), r["examples"], family)
+        if r["verdict"] == UNDECIDED and r["task"] in typical
+        else ""
+        for r in rows.to_dict("records")
+    ]
 
 # %% ../../nbs/reporting/07_glue.ipynb #995fe6ed
 def difference_tables(
-    compared: pd.DataFrame, # from `methods.against`
-) -> list: # (heading, table of text cells, caption)
+    compared: pd.DataFrame,  # from `methods.against`
+) -> list:  # (heading, table of text cells, caption)
     "The comparisons as people read them, a table a family: the methods of the first table, and the variants that only the details show."
     found = []
     for first, name in ((True, "Against the baseline"), (False, "Other variants against the baseline")):
@@ -528,8 +710,8 @@ _WIDE = "Headline scores × 100, mean ± standard deviation over seeds."
 
 def findings(
     study: Results,
-    table: pd.DataFrame, # from `glue_table`
-    compared: pd.DataFrame, # from `methods.against`
+    table: pd.DataFrame,  # from `glue_table`
+    compared: pd.DataFrame,  # from `methods.against`
 ) -> list[str]:
     "A sentence for each highlighted method: where it beats the baseline, where it does not."
     return [verdict(compared, m) for m in highlighted(study, table)["method"].unique() if m in set(compared["method"])]
@@ -543,22 +725,26 @@ def _sections(study, table, compared):
     "[(heading, table, caption)] of what follows the main table."
     parts = []
     if several_methods(table):
-        if len(highlighted(study, table)) < len(table): parts.append(("All methods", wide(table), _WIDE))
+        if len(highlighted(study, table)) < len(table):
+            parts.append(("All methods", wide(table), _WIDE))
         parts += difference_tables(compared)
     printed, remarks = printed_tables(table)
-    if len(printed): parts.append(("The tables of the original", printed, " ".join(remarks)))
+    if len(printed):
+        parts.append(("The tables of the original", printed, " ".join(remarks)))
     questions = error_table(question_rows(study, highlighted(study, table)))
-    if len(questions): parts.append(("Where answers go wrong", questions, _QUESTIONS))
+    if len(questions):
+        parts.append(("Where answers go wrong", questions, _QUESTIONS))
     elsewhere = published_answers(study)
-    if len(elsewhere): parts.append(("Published scores", elsewhere, _PUBLISHED))
+    if len(elsewhere):
+        parts.append(("Published scores", elsewhere, _PUBLISHED))
     earlier = accepted(study)
     return parts + ([("Runs of an earlier code", earlier, EARLIER)] if len(earlier) else [])
 
 # %% ../../nbs/reporting/07_glue.ipynb #dee50a6f
 def to_markdown(
     study: Results,
-    table: pd.DataFrame, # from `glue_table`
-    compared: pd.DataFrame, # from `methods.against`
+    table: pd.DataFrame,  # from `glue_table`
+    compared: pd.DataFrame,  # from `methods.against`
 ) -> str:
     "The report as Markdown: sentence, main table, details, notes, faults, how to run it again."
     shown = readable(table)
@@ -566,57 +752,92 @@ def to_markdown(
     parts = [f"# {study.title}", summary(study, table, compared)]
     if several_methods(table):
         words = "\n".join(f"- {w}" for w in findings(study, table, compared))
-        parts += [markdown_table(wide(highlighted(study, table))), captioned(study, _WIDE), words, DETAILS, "## All scores", *main]
-    else: parts += [*main, DETAILS]
+        parts += [
+            markdown_table(wide(highlighted(study, table))),
+            captioned(study, _WIDE),
+            words,
+            DETAILS,
+            "## All scores",
+            *main,
+        ]
+    else:
+        parts += [*main, DETAILS]
     parts += markdown_sections(_sections(study, table, compared))
     parts += ["## Details", markdown_table(details(shown)), "\n".join(f"- {n}" for n in notes(table) + remarks(study))]
     return "\n\n".join([*parts, *markdown_end(study)]) + "\n"
 
 # %% ../../nbs/reporting/07_glue.ipynb #33940a85
-def _protocols(table): return [f"protocol {name}" for name in table["protocol"].dropna().unique()]
+def _protocols(table):
+    return [f"protocol {name}" for name in table["protocol"].dropna().unique()]
 
 
 def to_html(
     study: Results,
-    table: pd.DataFrame, # from `glue_table`
-    compared: pd.DataFrame, # from `methods.against`
-    figures: dict,       # title -> PNG file, in the order of the page
+    table: pd.DataFrame,  # from `glue_table`
+    compared: pd.DataFrame,  # from `methods.against`
+    figures: dict,  # title -> PNG file, in the order of the page
 ) -> str:
     "The whole report as one self-contained page."
     off, shown = set(table.index[table["status"] != "done"]), readable(table)
     scored = html_table(compact(shown), captioned(study, " ".join(legend(table))), off=off)
     parts = [heading("Scores") + scored]
     if several_methods(table):
-        parts = [heading("Methods beside each other"), html_table(wide(highlighted(study, table)), captioned(study, _WIDE)), html_list(findings(study, table, compared))]
+        parts = [
+            heading("Methods beside each other"),
+            html_table(wide(highlighted(study, table)), captioned(study, _WIDE)),
+            html_list(findings(study, table, compared)),
+        ]
     parts += [html_figure(title, path) for title, path in figures.items()]
     parts += html_sections(_sections(study, table, compared))
-    if several_methods(table): parts.append(heading("All scores") + scored)
-    parts += [heading("Details"), html_table(details(shown), off=off), html_list(notes(table) + remarks(study), "notes")]
+    if several_methods(table):
+        parts.append(heading("All scores") + scored)
+    parts += [
+        heading("Details"),
+        html_table(details(shown), off=off),
+        html_list(notes(table) + remarks(study), "notes"),
+    ]
     return html_page(study, summary(study, table, compared), parts + html_end(study), _protocols(table))
 
 # %% ../../nbs/reporting/07_glue.ipynb #6a5a04be
-FIGURES = {"scores": "Scores at a glance", "parameters": "Score against trainable parameters", "seconds": "Score against time",
-           "epochs": "Score against epochs of fine-tuning", "examples": "Score against training examples",
-           "lengths": "F1 by the length of answers and contexts", "shares": "Layers that the scalar mixes take", "selection": "Selection score while training", "loss": "Training loss"}
+FIGURES = {
+    "scores": "Scores at a glance",
+    "parameters": "Score against trainable parameters",
+    "seconds": "Score against time",
+    "epochs": "Score against epochs of fine-tuning",
+    "examples": "Score against training examples",
+    "lengths": "F1 by the length of answers and contexts",
+    "shares": "Layers that the scalar mixes take",
+    "selection": "Selection score while training",
+    "loss": "Training loss",
+}
 
 
-def _method_figures(study, table): # name -> function that draws it, or returns None
-    if not several_methods(table): return {}
+def _method_figures(study, table):  # name -> function that draws it, or returns None
+    if not several_methods(table):
+        return {}
     drawn = {cost: partial(plot_cost, table, cost) for cost in ("parameters", "seconds")}
     drawn |= {along: partial(plot_growth, study, along) for along in ("epochs", "examples")}
-    return drawn | {"lengths": lambda: plot_lengths(question_rows(study, highlighted(study, table))), "shares": partial(plot_shares, study)}
+    return drawn | {
+        "lengths": lambda: plot_lengths(question_rows(study, highlighted(study, table))),
+        "shares": partial(plot_shares, study),
+    }
 
-
+# %% ../../nbs/reporting/07_glue.ipynb #9a4646dd
 def write_report(
-    study, # outputs/<study>, or the Results that were read from it
-    compared: pd.DataFrame | None = None, # from `methods.against`, when it is at hand
-    table: pd.DataFrame | None = None, # from `glue_table`, when it is at hand
-) -> Path: # folder of the report: table.md, table.csv, report.html and figures
+    study,  # outputs/<study>, or the Results that were read from it
+    compared: pd.DataFrame | None = None,  # from `methods.against`, when it is at hand
+    table: pd.DataFrame | None = None,  # from `glue_table`, when it is at hand
+) -> Path:  # folder of the report: table.md, table.csv, report.html and figures
     "Write the report of a study. Raises DataError if the folder is no study, OutputError if it cannot be written."
     study = study if isinstance(study, Results) else read_study(study)
     table, place = glue_table(study) if table is None else table, study.folder / "report"
-    if compared is None: compared = against(study, table)
-    drawn = {"scores": partial(plot_scores, study, table), **_method_figures(study, table), "selection": partial(plot_selection, study),
-             "loss": partial(plot_loss, study)}
+    if compared is None:
+        compared = against(study, table)
+    drawn = {
+        "scores": partial(plot_scores, study, table),
+        **_method_figures(study, table),
+        "selection": partial(plot_selection, study),
+        "loss": partial(plot_loss, study),
+    }
     figures = begin_figures(drawn, place, FIGURES, encoder_remarks(study))
     return write_files(place, table, to_markdown(study, table, compared), to_html(study, table, compared, figures()))

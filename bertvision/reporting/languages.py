@@ -17,49 +17,106 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..metrics.comparisons import BETTER, NO_CLAIM, rule, UNDECIDED, WORSE
-from ..core.io import write_json
-from ..data.tasks import XNLI_LANGUAGES
 from ..core.figures import colors, finish, panel_grid
+from ..core.io import write_json
 from ..data.published import published
+from ..data.tasks import XNLI_LANGUAGES
+from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
 from ..metrics.statistics import collapse
-from .claims import claim_over_trivial, decide_claims, DECIDED_COLUMNS
-from .page import accepted, captioned, DETAILS, EARLIER, encoder_remarks, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, mean_sd, metric_title, number, remarks, save_figures, tally, task_title, together, write_files
-from .results import encoder_title, method_title, read_study, Results, settings_of
+from .claims import DECIDED_COLUMNS, claim_over_trivial, decide_claims
+
+# %% ../../nbs/reporting/13_languages.ipynb #e1f9663c
+from bertvision.reporting.page import (
+    DETAILS,
+    EARLIER,
+    accepted,
+    captioned,
+    encoder_remarks,
+    heading,
+    html_end,
+    html_figure,
+    html_list,
+    html_page,
+    html_sections,
+    html_table,
+    markdown_end,
+    markdown_sections,
+    markdown_table,
+    mean_sd,
+    metric_title,
+    number,
+    remarks,
+    save_figures,
+    tally,
+    task_title,
+    together,
+    write_files,
+)
+from .results import Results, encoder_title, method_title, read_study, settings_of
 from .subset_scores import claim_cells, fragile_note, margin, without_idle_columns
 
 # %% ../../nbs/reporting/13_languages.ipynb #c6d36ec0
 _UNKNOWN = {"zh": 0.63, "th": 0.55, "hi": 0.04}  # of the invented English encoder
-_INVENTED = {"example-english": lambda code: 0.62 if code == "en" else 0.42 if code in ("de", "es", "fr") else 0.34,
-             "example-multilingual": lambda code: 0.72 if code == "en" else 0.6}
+_INVENTED = {
+    "example-english": lambda code: 0.62 if code == "en" else 0.42 if code in ("de", "es", "fr") else 0.34,
+    "example-multilingual": lambda code: 0.72 if code == "en" else 0.6,
+}
 
 
 def _invented_answers(knows, seed, split, language="", n=300):
     "Return answers whose luck is the same for all seeds, but for one example in fifty."
-    label, luck, own = np.arange(n) % 3, np.random.default_rng([*language.encode(), 1]), np.random.default_rng([seed, *language.encode()])
+    label, luck, own = (
+        np.arange(n) % 3,
+        np.random.default_rng([*language.encode(), 1]),
+        np.random.default_rng([seed, *language.encode()]),
+    )
     said = np.where(luck.random(n) < (knows - 1 / 3) * 1.5, label, luck.integers(0, 3, n))
     said = np.where(own.random(n) < 0.02, own.integers(0, 3, n), said)
-    rows = pd.DataFrame({"split": split, "example_id": [f"test/{i}" for i in range(n)], "label": label, "prediction": said})
+    rows = pd.DataFrame(
+        {"split": split, "example_id": [f"test/{i}" for i in range(n)], "label": label, "prediction": said}
+    )
     return rows.assign(language=language) if language else rows
 
-
+# %% ../../nbs/reporting/13_languages.ipynb #5a1ee546
 def _invented_record(step, task, encoder, seed, **more):
-    return {"schema": 1, "status": "done", "experiment": step, "step": step, "task": task, "encoder": encoder, "seed": seed, "protocol": "carved",
-            "parameters": {"max_length": 128}, "collapsed": None, "seconds": {"evaluate": 60.0, "total": 66.0}, "peak_memory_bytes": 2**29, "history": None,
-            "device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated"} | more
+    return {
+        "schema": 1,
+        "status": "done",
+        "experiment": step,
+        "step": step,
+        "task": task,
+        "encoder": encoder,
+        "seed": seed,
+        "protocol": "carved",
+        "parameters": {"max_length": 128},
+        "collapsed": None,
+        "seconds": {"evaluate": 60.0, "total": 66.0},
+        "peak_memory_bytes": 2**29,
+        "history": None,
+        "device": {"device": "none", "name": "generated"},
+        "versions": {},
+        "code_version": "generated",
+    } | more
 
 
 def _write_run(folder, record, rows):
     found = {split: float((g["label"] == g["prediction"]).mean()) for split, g in rows.groupby("split", sort=False)}
     folder.mkdir(parents=True)
     rows.to_parquet(folder / "predictions.parquet", index=False)
-    write_json(folder / "record.json", record | {"metrics": {s: {"accuracy": a} for s, a in found.items()}, "baselines": {s: {"accuracy": 1 / 3} for s in found},
-                                                 "examples": dict.fromkeys(found, 300)})
+    write_json(
+        folder / "record.json",
+        record
+        | {
+            "metrics": {s: {"accuracy": a} for s, a in found.items()},
+            "baselines": {s: {"accuracy": 1 / 3} for s in found},
+            "examples": dict.fromkeys(found, 300),
+        },
+    )
 
 # %% ../../nbs/reporting/13_languages.ipynb #497e8be6
 def example_languages(
-    folder=None, # where to write it; None = a new temporary folder
-) -> Path: # folder of the study
+    folder=None,  # where to write it; None = a new temporary folder
+) -> Path:  # folder of the study
     "A study of invented languages, to show the report without a run; nothing in it was measured."
     folder, jobs = Path(folder or tempfile.mkdtemp()) / "example-languages", []
     for encoder, knows in _INVENTED.items():
@@ -67,52 +124,126 @@ def example_languages(
             name, english = f"zero-shot.mnli.{encoder}.s{seed}", encoder == "example-english"
             jobs.append({"run": name, "step": "zero-shot", "task": "mnli", "encoder": encoder, "seed": seed})
             rows = [_invented_answers(knows(code), seed, f"test/{code}", code) for code in XNLI_LANGUAGES]
-            read = {code: {"pairs": 300, "of": 5010, "unknown": _UNKNOWN.get(code, 0.0) * english, "tokens": 38.0 + 70.0 * (english and code in ("ru", "bg", "el", "ar")), "cut": 0,
-                           "collapsed": collapse(g["prediction"], g["label"])} for code, g in zip(XNLI_LANGUAGES, rows)}
-            trained = {"task": "mnli", "split": "validation_matched", "accuracy": knows("en") + 0.01, "trivial": 0.354, "run": f"finetune.mnli.{encoder}.s{seed}"}
-            _write_run(folder / "runs" / name, _invented_record("zero-shot", "mnli", encoder, seed, languages=read, trained=trained), pd.concat(rows))
+            read = {
+                code: {
+                    "pairs": 300,
+                    "of": 5010,
+                    "unknown": _UNKNOWN.get(code, 0.0) * english,
+                    "tokens": 38.0 + 70.0 * (english and code in ("ru", "bg", "el", "ar")),
+                    "cut": 0,
+                    "collapsed": collapse(g["prediction"], g["label"]),
+                }
+                for code, g in zip(XNLI_LANGUAGES, rows)
+            }
+            trained = {
+                "task": "mnli",
+                "split": "validation_matched",
+                "accuracy": knows("en") + 0.01,
+                "trivial": 0.354,
+                "run": f"finetune.mnli.{encoder}.s{seed}",
+            }
+            _write_run(
+                folder / "runs" / name,
+                _invented_record("zero-shot", "mnli", encoder, seed, languages=read, trained=trained),
+                pd.concat(rows),
+            )
     for seed in range(3):
         name = f"translate-train.xnli-zh.example-chinese.s{seed}"
-        jobs.append({"run": name, "step": "translate-train", "task": "xnli-zh", "encoder": "example-chinese", "seed": seed})
-        if seed < 2: _write_run(folder / "runs" / name, _invented_record("translate-train", "xnli-zh", "example-chinese", seed), _invented_answers(0.75, seed, "test"))
+        jobs.append(
+            {"run": name, "step": "translate-train", "task": "xnli-zh", "encoder": "example-chinese", "seed": seed}
+        )
+        if seed < 2:
+            _write_run(
+                folder / "runs" / name,
+                _invented_record("translate-train", "xnli-zh", "example-chinese", seed),
+                _invented_answers(0.75, seed, "test"),
+            )
     titles = {"zero-shot": "Zero-shot from English", "translate-train": "Translate-train"}
-    write_json(folder / "plan.json", {"study": "example-languages", "title": "Generated example: no model was trained", "jobs": jobs, "titles": titles})
+    write_json(
+        folder / "plan.json",
+        {
+            "study": "example-languages",
+            "title": "Generated example: no model was trained",
+            "jobs": jobs,
+            "titles": titles,
+        },
+    )
     return folder
 
 # %% ../../nbs/reporting/13_languages.ipynb #d0673796
 GROUP = ["method", "encoder", "settings", "protocol", "language"]
-COLUMNS = [*GROUP, "run", "split", "seed", "accuracy", "baseline", "unknown", "tokens", "cut", "pairs", "of", "collapsed", "trained_on", "trained"]
+COLUMNS = [
+    *GROUP,
+    "run",
+    "split",
+    "seed",
+    "accuracy",
+    "baseline",
+    "unknown",
+    "tokens",
+    "cut",
+    "pairs",
+    "of",
+    "collapsed",
+    "trained_on",
+    "trained",
+]
 
 
 def _about(study, run, r, known):
-    return {"method": method_title(study, r.get("step") or r["experiment"], r.get("variant") or ""), "encoder": encoder_title(r.get("encoder")), "settings": known[run],
-            "protocol": r["protocol"], "run": run, "seed": r["seed"]}
+    return {
+        "method": method_title(study, r.get("step") or r["experiment"], r.get("variant") or ""),
+        "encoder": encoder_title(r.get("encoder")),
+        "settings": known[run],
+        "protocol": r["protocol"],
+        "run": run,
+        "seed": r["seed"],
+    }
 
-
+# %% ../../nbs/reporting/13_languages.ipynb #f7792ced
 def _zero_shot(r):
     "Rows of a run that was asked in several languages."
     told = r.get("trained") or {}
     for code, read in r["languages"].items():
         split = f"test/{code}"
-        yield {"language": code, "split": split, "accuracy": r["metrics"][split]["accuracy"], "baseline": r["baselines"][split]["accuracy"], **read,
-               "trained_on": told.get("task", ""), "trained": told.get("accuracy")}
+        yield {
+            "language": code,
+            "split": split,
+            "accuracy": r["metrics"][split]["accuracy"],
+            "baseline": r["baselines"][split]["accuracy"],
+            **read,
+            "trained_on": told.get("task", ""),
+            "trained": told.get("accuracy"),
+        }
 
 
 def _translated(r):
     "The row of a run that was tuned on the language that it is asked in; nothing for other runs."
     task, _, code = str(r.get("task")).partition("-")
-    if r.get("languages") or task != "xnli" or code not in XNLI_LANGUAGES or "test" not in r["metrics"]: return
-    yield {"language": code, "split": "test", "accuracy": r["metrics"]["test"]["accuracy"], "baseline": r["baselines"]["test"]["accuracy"],
-           "pairs": r["examples"]["test"], "collapsed": r.get("collapsed"), "trained_on": r["task"]}
+    if r.get("languages") or task != "xnli" or code not in XNLI_LANGUAGES or "test" not in r["metrics"]:
+        return
+    yield {
+        "language": code,
+        "split": "test",
+        "accuracy": r["metrics"]["test"]["accuracy"],
+        "baseline": r["baselines"]["test"]["accuracy"],
+        "pairs": r["examples"]["test"],
+        "collapsed": r.get("collapsed"),
+        "trained_on": r["task"],
+    }
 
-
+# %% ../../nbs/reporting/13_languages.ipynb #7dab38fe
 def language_rows(
     study: Results,
-) -> pd.DataFrame: # COLUMNS; fractions, nan where a run does not tell
+) -> pd.DataFrame:  # COLUMNS; fractions, nan where a run does not tell
     "All scores on XNLI's test sets; empty for a study without languages."
     known, found, order = settings_of(study.runs), [], {job["run"]: i for i, job in enumerate(study.jobs)}
-    for run, r in sorted(study.runs.items(), key=lambda item: order.get(item[1].get("of", item[0]), len(order))):  # as planned
-        found += [_about(study, run, r, known) | row for row in (_zero_shot(r) if r.get("languages") else _translated(r))]
+    for run, r in sorted(
+        study.runs.items(), key=lambda item: order.get(item[1].get("of", item[0]), len(order))
+    ):  # as planned
+        found += [
+            _about(study, run, r, known) | row for row in (_zero_shot(r) if r.get("languages") else _translated(r))
+        ]
     return pd.DataFrame(found, columns=COLUMNS)
 
 # %% ../../nbs/reporting/13_languages.ipynb #78fcfd8d
@@ -130,25 +261,31 @@ def _mean_of(study, rows):
     "Mean, spread and comparison of one method in one language."
     runs = dict(zip(rows["seed"], rows["run"]))
     about = {column: rows[column].astype(float).mean() for column in _READ}
-    about |= {"runs": len(rows), "seed_list": " ".join(map(str, sorted(rows["seed"]))), "collapsed_runs": int(rows["collapsed"].notna().sum())}
+    about |= {
+        "runs": len(rows),
+        "seed_list": " ".join(map(str, sorted(rows["seed"]))),
+        "collapsed_runs": int(rows["collapsed"].notna().sum()),
+    }
     about |= {"mean": rows["accuracy"].mean(), "sd": rows["accuracy"].std()}
     return about | claim_over_trivial(_in_language(study, rows), runs, rows["split"].iloc[0], "accuracy")
 
 
 def language_means(
     study: Results,
-    rows: pd.DataFrame | None = None, # from `language_rows`, when it is at hand
-) -> pd.DataFrame: # MEANS; fractions
+    rows: pd.DataFrame | None = None,  # from `language_rows`, when it is at hand
+) -> pd.DataFrame:  # MEANS; fractions
     "Compare each method with the trivial predictor, language by language; all rows are one family."
     rows = language_rows(study) if rows is None else rows
     found = [dict(zip(GROUP, key)) | _mean_of(study, group) for key, group in rows.groupby(GROUP, sort=False)]
     return decide_claims(pd.DataFrame(found))[MEANS] if found else pd.DataFrame(columns=MEANS)
 
 # %% ../../nbs/reporting/13_languages.ipynb #282ac458
-def _codes(means): return [code for code in XNLI_LANGUAGES if code in set(means["language"])]
+def _codes(means):
+    return [code for code in XNLI_LANGUAGES if code in set(means["language"])]
 
 
-def _who(r): return {"Method": r["method"] + (f" ({r['settings']})" if r["settings"] else ""), "Encoder": r["encoder"]}
+def _who(r):
+    return {"Method": r["method"] + (f" ({r['settings']})" if r["settings"] else ""), "Encoder": r["encoder"]}
 
 
 def _score_cell(r):
@@ -160,66 +297,113 @@ def _score_cell(r):
 
 def _planned(study, means):
     "Rows of planned methods and encoders of which no run has finished, with what became of them."
-    state, silent = {f["run"]: f["state"] for f in study.faults}, {r.get("step") for r in study.runs.values() if not r.get("languages") and not str(r.get("task")).startswith("xnli-")}
+    state, silent = (
+        {f["run"]: f["state"] for f in study.faults},
+        {
+            r.get("step")
+            for r in study.runs.values()
+            if not r.get("languages") and not str(r.get("task")).startswith("xnli-")
+        },
+    )
     done = set(zip(means["method"], means["encoder"])) if len(means) else set()
     for job in study.jobs:
         key = (method_title(study, job["step"]), encoder_title(job.get("encoder")))
-        if key in done or job["step"] in silent or job["run"] in study.runs: continue
+        if key in done or job["step"] in silent or job["run"] in study.runs:
+            continue
         done.add(key)
         yield {"Method": key[0], "Encoder": key[1], "Seeds": state.get(job["run"], "not started")}
 
 # %% ../../nbs/reporting/13_languages.ipynb #817206da
 def language_table(
     study: Results,
-    rows: pd.DataFrame, # from `language_rows`
-    means: pd.DataFrame, # from `language_means`
-) -> pd.DataFrame: # text cells, × 100
+    rows: pd.DataFrame,  # from `language_rows`
+    means: pd.DataFrame,  # from `language_means`
+) -> pd.DataFrame:  # text cells, × 100
     "The table of the report."
     codes, out = _codes(means), []
     for key, g in means.groupby(["method", "encoder", "settings"], sort=False):
         cells, about = {r["language"]: r for r in g.to_dict("records")}, _who(g.iloc[0])
-        tuned = rows[(rows[["method", "encoder", "settings"]] == list(key)).all(axis=1)].drop_duplicates("run")["trained"].astype(float).dropna()
-        out.append(about | {"Tuned task": mean_sd(tuned.mean(), tuned.std()) if len(tuned) else "", "Seeds": together(g["seed_list"].str.replace(" ", ", "))}
-                   | {code: _score_cell(cells[code]) for code in codes if code in cells} | {"mean of languages": number(g["mean"].mean()) if len(g) > 1 else ""})
+        tuned = (
+            rows[(rows[["method", "encoder", "settings"]] == list(key)).all(axis=1)]
+            .drop_duplicates("run")["trained"]
+            .astype(float)
+            .dropna()
+        )
+        out.append(
+            about
+            | {
+                "Tuned task": mean_sd(tuned.mean(), tuned.std()) if len(tuned) else "",
+                "Seeds": together(g["seed_list"].str.replace(" ", ", ")),
+            }
+            | {code: _score_cell(cells[code]) for code in codes if code in cells}
+            | {"mean of languages": number(g["mean"].mean()) if len(g) > 1 else ""}
+        )
     out += list(_planned(study, means))
     trivial = means.groupby("language")["baseline"].mean()
-    if len(out): out.append({"Method": "Trivial"} | {code: number(trivial[code]) for code in codes})
+    if len(out):
+        out.append({"Method": "Trivial"} | {code: number(trivial[code]) for code in codes})
     for encoder, g in means.dropna(subset="unknown").groupby("encoder", sort=False):
         by = g.groupby("language")[["unknown", "tokens"]].mean()
         for title, column, digits, scale in (("[UNK] %", "unknown", 1, 100.0), ("Tokens a pair", "tokens", 0, 1.0)):
-            out.append({"Method": title, "Encoder": encoder} | {code: number(by.loc[code, column], digits, scale) for code in codes if code in by.index})
-    shown = pd.DataFrame(out, columns=["Method", "Encoder", "Tuned task", *codes, "mean of languages", "Seeds"]).astype(object).fillna("")
+            out.append(
+                {"Method": title, "Encoder": encoder}
+                | {code: number(by.loc[code, column], digits, scale) for code in codes if code in by.index}
+            )
+    shown = (
+        pd.DataFrame(out, columns=["Method", "Encoder", "Tuned task", *codes, "mean of languages", "Seeds"])
+        .astype(object)
+        .fillna("")
+    )
     return shown.loc[:, (shown != "").any()] if len(shown) else shown
 
 # %% ../../nbs/reporting/13_languages.ipynb #14329eb5
 def plot_languages(
-    means: pd.DataFrame, # from `language_means`
-) -> plt.Figure | None: # None without any
+    means: pd.DataFrame,  # from `language_means`
+) -> plt.Figure | None:  # None without any
     "Accuracy by language with the spread over seeds, and below it the share of unknown word pieces and the word pieces a pair."
-    if not len(means): return None
+    if not len(means):
+        return None
     who = list(dict.fromkeys(zip(means["method"], means["encoder"], means["settings"])))
-    lead = means[(means[["method", "encoder", "settings"]] == list(max(who, key=lambda w: (means[["method", "encoder", "settings"]] == list(w)).all(axis=1).sum()))).all(axis=1)]
-    order = [*lead.sort_values("mean", ascending=False)["language"], *(code for code in _codes(means) if code not in set(lead["language"]))]
+    lead = means[
+        (
+            means[["method", "encoder", "settings"]]
+            == list(max(who, key=lambda w: (means[["method", "encoder", "settings"]] == list(w)).all(axis=1).sum()))
+        ).all(axis=1)
+    ]
+    order = [
+        *lead.sort_values("mean", ascending=False)["language"],
+        *(code for code in _codes(means) if code not in set(lead["language"])),
+    ]
     fig, axes = panel_grid(3, 1, 8.6, 2.0, sharex=True, height_ratios=[2, 1, 1])
     shades, place = colors(len(who)), {code: i for i, code in enumerate(order)}
     for k, (method, encoder, settings) in enumerate(who):
         g = means[(means[["method", "encoder", "settings"]] == [method, encoder, settings]).all(axis=1)]
-        at, told = [place[c] + 0.16 * (k - (len(who) - 1) / 2) for c in g["language"]], ", ".join(filter(None, (method, encoder, settings)))
-        axes[0, 0].errorbar(at, 100 * g["mean"], yerr=100 * g["sd"].fillna(0), fmt="o", ms=5, color=shades[k], capsize=2, label=told)
-        for ax, column, scale in ((axes[1, 0], "unknown", 100), (axes[2, 0], "tokens", 1)): ax.plot(at, scale * g[column], "o", ms=5, color=shades[k])
+        at, told = (
+            [place[c] + 0.16 * (k - (len(who) - 1) / 2) for c in g["language"]],
+            ", ".join(filter(None, (method, encoder, settings))),
+        )
+        axes[0, 0].errorbar(
+            at, 100 * g["mean"], yerr=100 * g["sd"].fillna(0), fmt="o", ms=5, color=shades[k], capsize=2, label=told
+        )
+        for ax, column, scale in ((axes[1, 0], "unknown", 100), (axes[2, 0], "tokens", 1)):
+            ax.plot(at, scale * g[column], "o", ms=5, color=shades[k])
     axes[0, 0].axhline(100 * means["baseline"].mean(), color="0.3", ls=":", label="trivial predictor")
-    for ax, label in zip(axes.flat, ("accuracy × 100", "[UNK], %", "tokens a pair")): ax.set_ylabel(label)
-    for ax in axes.flat[1:]: ax.set_ylim(bottom=-2)
+    for ax, label in zip(axes.flat, ("accuracy × 100", "[UNK], %", "tokens a pair")):
+        ax.set_ylabel(label)
+    for ax in axes.flat[1:]:
+        ax.set_ylim(bottom=-2)
     axes[2, 0].set_xticks(range(len(order)), [XNLI_LANGUAGES[code] for code in order], rotation=40, ha="right")
     return finish(fig, _finding(means), 2)
 
-
+# %% ../../nbs/reporting/13_languages.ipynb #0dcc3133
 def _finding(means):
     "One line a method, from its comparisons."
     lines = []
     for (method, encoder), group in means.groupby(["method", "encoder"], sort=False):
         better = (group["verdict"] == BETTER).sum()
-        lines.append(f"{method}, {encoder}: better than the trivial predictor in {better} of {len(group)} language{'s' * (len(group) > 1)}")
+        lines.append(
+            f"{method}, {encoder}: better than the trivial predictor in {better} of {len(group)} language{'s' * (len(group) > 1)}"
+        )
     return "\n".join(lines)
 
 # %% ../../nbs/reporting/13_languages.ipynb #4cd8f99b
@@ -232,10 +416,11 @@ def _names(g, mark=None):
     return ", ".join(told(r) for r in g.to_dict("records"))
 
 # %% ../../nbs/reporting/13_languages.ipynb #a4d1fdfc
-def _by(rows): return ", ".join(f"{XNLI_LANGUAGES[r['language']]} by {margin(r)}" for r in rows)
+def _by(rows):
+    return ", ".join(f"{XNLI_LANGUAGES[r['language']]} by {margin(r)}" for r in rows)
 
 
-def _best(better): # rows as dictionaries, the best first
+def _best(better):  # rows as dictionaries, the best first
     return _by(better[:3]) + (f" and {len(better) - 3} more" if len(better) > 3 else "")
 
 
@@ -251,83 +436,141 @@ def _sentences(g):
         found.append(f"Worse: {_by(worse.to_dict('records'))}")
     if len(undecided):
         found.append(f"Undecided: {_names(undecided, score)}")
-    found += [f"No claim ({reason}): {_names(part, score)}" for reason, part in of(NO_CLAIM).groupby("reason", sort=False)]
+    found += [
+        f"No claim ({reason}): {_names(part, score)}" for reason, part in of(NO_CLAIM).groupby("reason", sort=False)
+    ]
     return ". ".join(found) + "."
 
 # %% ../../nbs/reporting/13_languages.ipynb #a51268de
 def _read(g):
     "What its vocabulary could read, and what that goes with."
     g = g.dropna(subset="unknown")
-    if len(g) < 2: return ""
+    if len(g) < 2:
+        return ""
     unread, english = g[g["unknown"] > MUCH], g.loc[g["language"] == "en", "tokens"]
     spelled = g[(g["tokens"] > SPELLED * english.iloc[0]) & (g["unknown"] <= MUCH)] if len(english) else g[:0]
     known = g[~g["language"].isin([*unread["language"], *spelled["language"], "en"])]
-    parts = [f"of {_names(unread, lambda r: number(r['unknown'], 0) + ' %')} its word pieces are [UNK] (mean score of {g['method'].iloc[0]}: {number(unread['mean'].mean())})"] if len(unread) else []
-    if len(spelled): parts.append(f"{_names(spelled)} {'are' if len(spelled) > 1 else 'is'} spelled out, more than {SPELLED:g} times as many word pieces as English (mean {number(spelled['mean'].mean())})")
-    if parts and len(known): parts.append(f"the other languages but English have a mean of {number(known['mean'].mean())}")
-    return f"What {g['encoder'].iloc[0]} can read: {'; '.join(parts)}." if parts else f"{g['encoder'].iloc[0]} can write all of these languages: less than {100 * MUCH:g} % of the word pieces are [UNK]."
+    parts = (
+        [
+            f"of {_names(unread, lambda r: number(r['unknown'], 0) + ' %')} its word pieces are [UNK] (mean score of {g['method'].iloc[0]}: {number(unread['mean'].mean())})"
+        ]
+        if len(unread)
+        else []
+    )
+    if len(spelled):
+        parts.append(
+            f"{_names(spelled)} {'are' if len(spelled) > 1 else 'is'} spelled out, more than {SPELLED:g} times as many word pieces as English (mean {number(spelled['mean'].mean())})"
+        )
+    if parts and len(known):
+        parts.append(f"the other languages but English have a mean of {number(known['mean'].mean())}")
+    return (
+        f"What {g['encoder'].iloc[0]} can read: {'; '.join(parts)}."
+        if parts
+        else f"{g['encoder'].iloc[0]} can write all of these languages: less than {100 * MUCH:g} % of the word pieces are [UNK]."
+    )
 
 # %% ../../nbs/reporting/13_languages.ipynb #56c9fcbb
 def paragraph(
     study: Results,
-    means: pd.DataFrame, # from `language_means`
-) -> str: # one paragraph
+    means: pd.DataFrame,  # from `language_means`
+) -> str:  # one paragraph
     "Say what crosses over, method by method, then how many runs have finished and what each vocabulary can read."
     methods = [_sentences(group) for _, group in means.groupby(["method", "encoder", "settings"], sort=False)]
-    read = [_read(g[g["method"] == g["method"].iloc[0]].drop_duplicates("language")) for _, g in means.groupby("encoder", sort=False)]
+    read = [
+        _read(g[g["method"] == g["method"].iloc[0]].drop_duplicates("language"))
+        for _, g in means.groupby("encoder", sort=False)
+    ]
     return " ".join(filter(None, [*methods, tally(study), *read]))
 
 # %% ../../nbs/reporting/13_languages.ipynb #153308be
-_MAIN = ("Accuracy × 100 on XNLI's test sets, mean ± standard deviation over seeds; ▲ better than the trivial predictor, ▼ worse. "
-         "Tuned task: accuracy on the first reported split of the task that the encoder was tuned on. Trivial: the best constant answer. "
-         "[UNK] %: word pieces that the vocabulary does not have. Tokens a pair: word pieces, special ones included, cut at the longest length.")
+_MAIN = (
+    "Accuracy × 100 on XNLI's test sets, mean ± standard deviation over seeds; ▲ better than the trivial predictor, ▼ worse. "
+    "Tuned task: accuracy on the first reported split of the task that the encoder was tuned on. Trivial: the best constant answer. "
+    "[UNK] %: word pieces that the vocabulary does not have. Tokens a pair: word pieces, special ones included, cut at the longest length."
+)
 _CHANGE = "Difference × 100 from the trivial predictor, on the same pairs."
 FIGURES = {"languages": "Accuracy by language, and what could be read of it"}
 
 
 def detail_table(
-    means: pd.DataFrame, # from `language_means`
-) -> pd.DataFrame: # text cells, × 100
+    means: pd.DataFrame,  # from `language_means`
+) -> pd.DataFrame:  # text cells, × 100
     "Return each cell of the main table with its comparison."
-    return without_idle_columns(pd.DataFrame([_who(r) | {
-        "Language": XNLI_LANGUAGES[r["language"]], "Score": mean_sd(r["mean"], r["sd"]), "Trivial": number(r["baseline"])} | claim_cells(r) | {
-        "Cut": number(r["cut"], 0, 1), "Collapsed": f"{r['collapsed_runs']} of {r['runs']}" if r["collapsed_runs"] else "none"}
-        for r in means.to_dict("records")]), columns=())
+    return without_idle_columns(
+        pd.DataFrame(
+            [
+                _who(r)
+                | {
+                    "Language": XNLI_LANGUAGES[r["language"]],
+                    "Score": mean_sd(r["mean"], r["sd"]),
+                    "Trivial": number(r["baseline"]),
+                }
+                | claim_cells(r)
+                | {
+                    "Cut": number(r["cut"], 0, 1),
+                    "Collapsed": f"{r['collapsed_runs']} of {r['runs']}" if r["collapsed_runs"] else "none",
+                }
+                for r in means.to_dict("records")
+            ]
+        ),
+        columns=(),
+    )
 
 
 def comparison_rule(
-    means: pd.DataFrame, # from `language_means`
-) -> str: # "" without a comparison
+    means: pd.DataFrame,  # from `language_means`
+) -> str:  # "" without a comparison
     "Say under a table what better, worse and undecided mean."
     return rule(means, "all languages and methods of this report") + fragile_note(means) if len(means) else ""
 
 # %% ../../nbs/reporting/13_languages.ipynb #a1557e3b
 def published_table(
-    means: pd.DataFrame, # from `language_means`
-) -> pd.DataFrame: # text cells; empty when nothing was published of these languages
+    means: pd.DataFrame,  # from `language_means`
+) -> pd.DataFrame:  # text cells; empty when nothing was published of these languages
     "What others printed of these languages."
     rows = published()
     rows = rows[rows["task"].isin([f"xnli-{code}" for code in _codes(means)])]
-    return pd.DataFrame([{"Task": task_title(r.task), "Metric": metric_title(r.metric, r.split, r.task), "Encoder": r.encoder, "Published": r.as_printed, "Source": r.source, "Remark": r.remark}
-                         for r in rows.itertuples()])
+    return pd.DataFrame(
+        [
+            {
+                "Task": task_title(r.task),
+                "Metric": metric_title(r.metric, r.split, r.task),
+                "Encoder": r.encoder,
+                "Published": r.as_printed,
+                "Source": r.source,
+                "Remark": r.remark,
+            }
+            for r in rows.itertuples()
+        ]
+    )
 
-
+# %% ../../nbs/reporting/13_languages.ipynb #4ce21f41
 def language_notes(
     study: Results,
-    rows: pd.DataFrame, # from `language_rows`
+    rows: pd.DataFrame,  # from `language_rows`
 ) -> list[str]:
     "What a reader must know."
-    notes = ["The test sets are the same pairs in each language, and so are the parts that a run draws of them: within a row, differences between columns are differences between languages."] if len(rows) else []
+    notes = (
+        [
+            "The test sets are the same pairs in each language, and so are the parts that a run draws of them: within a row, differences between columns are differences between languages."
+        ]
+        if len(rows)
+        else []
+    )
     cut = rows.dropna(subset="cut")
     if len(cut) and (cut["cut"] > 0).any():
         worst = cut.loc[cut["cut"].astype(float).idxmax()]
-        notes.append(f"Pairs that are longer than the limit are cut: most of all in {XNLI_LANGUAGES[worst['language']]}, {worst['cut'] / worst['pairs']:.0%} of the pairs ({worst['encoder']}).".replace("%", " %"))
+        notes.append(
+            f"Pairs that are longer than the limit are cut: most of all in {XNLI_LANGUAGES[worst['language']]}, {worst['cut'] / worst['pairs']:.0%} of the pairs ({worst['encoder']}).".replace(
+                "%", " %"
+            )
+        )
     return notes + remarks(study)
 
 # %% ../../nbs/reporting/13_languages.ipynb #a466dc4e
 def write_languages_report(
-    study, # outputs/<study>, or the Results that were read from it
-) -> Path: # folder of the report: table.md, table.csv, report.html and a figure
+    study,  # outputs/<study>, or the Results that were read from it
+) -> Path:  # folder of the report: table.md, table.csv, report.html and a figure
     "Write the report of a study of languages. Raises DataError if the folder is no study, OutputError if it cannot be written."
     study = study if isinstance(study, Results) else read_study(study)
     rows, place = language_rows(study), study.folder / "report"
@@ -335,13 +578,34 @@ def write_languages_report(
     table, lead, notes = language_table(study, rows, means), paragraph(study, means), language_notes(study, rows)
     meaning = comparison_rule(means)
     caption = captioned(study, f"{_MAIN} {meaning}".strip())
-    parts = [("Against the trivial predictor", detail_table(means), f"{_CHANGE} {meaning}"),
-             ("Published numbers", published_table(means), "As printed."), ("Runs of an earlier code", accepted(study), EARLIER)]
+    parts = [
+        ("Against the trivial predictor", detail_table(means), f"{_CHANGE} {meaning}"),
+        ("Published numbers", published_table(means), "As printed."),
+        ("Runs of an earlier code", accepted(study), EARLIER),
+    ]
     sections = [p for p in parts if len(p[1])]
     figures = save_figures({"languages": partial(plot_languages, means)}, place, FIGURES, encoder_remarks(study))
     told = "\n".join(f"- {n}" for n in notes)
     shown = [markdown_table(table), caption] if len(table) else []
-    markdown = "\n\n".join([f"# {study.title}", lead, *shown, DETAILS, *markdown_sections(sections), "## Notes", told, *markdown_end(study)]) + "\n"
-    body = ([heading("Languages"), html_table(table, caption)] if len(table) else []) + [html_figure(*f) for f in figures.items()]
-    page = html_page(study, lead, [*body, *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)])
+    markdown = (
+        "\n\n".join(
+            [
+                f"# {study.title}",
+                lead,
+                *shown,
+                DETAILS,
+                *markdown_sections(sections),
+                "## Notes",
+                told,
+                *markdown_end(study),
+            ]
+        )
+        + "\n"
+    )
+    body = ([heading("Languages"), html_table(table, caption)] if len(table) else []) + [
+        html_figure(*f) for f in figures.items()
+    ]
+    page = html_page(
+        study, lead, [*body, *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)]
+    )
     return write_files(place, means, markdown, page)

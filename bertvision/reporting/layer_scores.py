@@ -16,21 +16,38 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..metrics.comparisons import NO_CLAIM
 from ..core.io import write_json
+from ..engine.facts import facts_of_rows, known_task, task_places
+from ..metrics.comparisons import NO_CLAIM
 from ..metrics.scores import METRICS, score
+from ..metrics.statistics import summarise
 from ..probing.profile import expected_layer, peak
 from ..qa.scoring import question_scores
-from ..metrics.statistics import summarise
-from .claims import claim, CLAIM_COLUMNS, claim_over_trivial, claim_words, decide_claims, DECIDED_COLUMNS
-from ..engine.facts import facts_of_rows, known_task, task_places
+from bertvision.reporting.claims import (
+    CLAIM_COLUMNS,
+    DECIDED_COLUMNS,
+    claim,
+    claim_over_trivial,
+    claim_words,
+    decide_claims,
+)
 from .page import between, mean_sd, metric_title, number, p_value, task_title
-from .results import read_study, Results, scored_columns, scores, settings_of
+from .results import Results, read_study, scored_columns, scores, settings_of
 
 # %% ../../nbs/reporting/08_layer_scores.ipynb #e48fc8e1
-SIDES = ("pretrained", "fine-tuned", "random")  # random: the same architecture with new weights, which no text has ever been shown to
-_KNOWS = {("cola", "pretrained"): (0.05, 0.30, 2.5), ("cola", "fine-tuned"): (0.05, 0.55, 3.5), ("cola", "random"): (0.06, 0.0, 3),
-          ("squad2", "pretrained"): (0.02, 0.10, 4), ("squad2", "fine-tuned"): (0.02, 0.75, 3.5), ("squad2", "random"): (0.01, 0.0, 3)}
+SIDES = (
+    "pretrained",
+    "fine-tuned",
+    "random",
+)  # random: the same architecture with new weights, which no text has ever been shown to
+_KNOWS = {
+    ("cola", "pretrained"): (0.05, 0.30, 2.5),
+    ("cola", "fine-tuned"): (0.05, 0.55, 3.5),
+    ("cola", "random"): (0.06, 0.0, 3),
+    ("squad2", "pretrained"): (0.02, 0.10, 4),
+    ("squad2", "fine-tuned"): (0.02, 0.75, 3.5),
+    ("squad2", "random"): (0.01, 0.0, 3),
+}
 _STATES, _ROWS = 7, 300  # of the invented encoder; examples
 
 
@@ -41,13 +58,18 @@ def _knows(task, side, epoch, layer, through):
     rise = lambda n: low + gain / (1 + np.exp(-2 * (n - where))) - 0.04 * (n == _STATES - 1 and side == "pretrained")
     return rise(layer) if through == "layer" else max(rise(n) for n in range(layer + 1))
 
-
+# %% ../../nbs/reporting/08_layer_scores.ipynb #28ebdd78
 def _invented(task, knows, rng):
     "Predictions of one invented probe, in the form in which runs leave them; labels are the same for all."
     luck = np.random.default_rng(1)
-    label, known, ids = (luck.random(_ROWS) < 0.5).astype(int), rng.random(_ROWS) < knows, [f"validation/{i}" for i in range(_ROWS)]
+    label, known, ids = (
+        (luck.random(_ROWS) < 0.5).astype(int),
+        rng.random(_ROWS) < knows,
+        [f"validation/{i}" for i in range(_ROWS)],
+    )
     rows = {"split": "validation", "example_id": ids, "label": label}
-    if task == "cola": return pd.DataFrame(rows | {"prediction": np.where(known, label, rng.random(_ROWS) < 0.7).astype(int)})
+    if task == "cola":
+        return pd.DataFrame(rows | {"prediction": np.where(known, label, rng.random(_ROWS) < 0.7).astype(int)})
     alarm = rng.random(_ROWS) < 0.4 * np.sin(np.pi * min(1, knows))  # a probe that knows half of it answers too often
     said = np.where(label == 1, known | alarm, alarm & ~known).astype(int)
     right = np.where(label == 1, known, said == 0).astype(float)
@@ -66,82 +88,169 @@ def _example_probe(task, side, epoch, layer, through, seed):
     knows = _knows(task, side, epoch, layer, through)
     rng = np.random.default_rng([seed, layer, SIDES.index(side), through == "mix", int(10 * (epoch or 0))])
     name, rows = f"{through}-{layer}:{'mean' if task == 'cola' else 'each'}", _invented(task, knows, rng)
-    control = {m: v for m, v in zip(("matthews", "answer_f1", "exact_match"), (0.08 + 0.02 * rng.random() - 0.01 * layer,) * 3) if m in _scored(task, rows)}
+    control = {
+        m: v
+        for m, v in zip(("matthews", "answer_f1", "exact_match"), (0.08 + 0.02 * rng.random() - 0.01 * layer,) * 3)
+        if m in _scored(task, rows)
+    }
     coded = {"bits": 300 / (1 + knows), "uniform": 300.0, "compression": 1 + knows} if through == "layer" else {}
-    probe = {"layer": layer, "through": through, "control": {"validation": control} if through == "layer" else None, **coded}
-    return {"variant": name, "seed": seed, "metrics": {"validation": _scored(task, rows)}, "parameters": 770, "probe": probe}, rows.assign(variant=name)
+    probe = {
+        "layer": layer,
+        "through": through,
+        "control": {"validation": control} if through == "layer" else None,
+        **coded,
+    }
+    return {
+        "variant": name,
+        "seed": seed,
+        "metrics": {"validation": _scored(task, rows)},
+        "parameters": 770,
+        "probe": probe,
+    }, rows.assign(variant=name)
 
 
 def _example_cka(side):
     "Similarity to the pretrained states: fine-tuning changes the last ones."
-    if side == "pretrained": return None
+    if side == "pretrained":
+        return None
     kept = 1 - 0.7 * (np.arange(_STATES) / (_STATES - 1)) ** 2 if side == "fine-tuned" else np.full(_STATES, 0.1)
     return (np.exp(-np.abs(np.subtract.outer(range(_STATES), range(_STATES))) / 4) * kept).tolist()
 
 # %% ../../nbs/reporting/08_layer_scores.ipynb #1e63f4f0
 def _example_run(folder, task, side, epoch, seed):
     "Write the record and the predictions of one invented run of all probes."
-    made = [_example_probe(task, side, epoch, layer, through, seed) for through in ("layer", "mix") for layer in range(_STATES)]
+    made = [
+        _example_probe(task, side, epoch, layer, through, seed)
+        for through in ("layer", "mix")
+        for layer in range(_STATES)
+    ]
     silent = float((made[0][1]["label"] == 0).mean())
-    trivial = {"matthews": 0.0} if task == "cola" else {"answer_f1": silent, "exact_match": silent, "has_answer_f1": 0.0}
+    trivial = (
+        {"matthews": 0.0} if task == "cola" else {"answer_f1": silent, "exact_match": silent, "has_answer_f1": 0.0}
+    )
     folder.mkdir(parents=True)
     pd.concat([rows for _, rows in made]).to_parquet(folder / "predictions.parquet", index=False)
-    write_json(folder / "record.json", {
-        "schema": 1, "status": "done", "experiment": "probe_layers", "step": folder.name.partition(".")[0], "task": task, "encoder": "example-encoder",
-        "seed": seed, "protocol": "carved", "parameters": {"side": side, "epochs": 3.0, "batch_size": 16}, "metrics": {}, "side": side, "epoch": epoch,
-        "layers": _STATES, "cka": _example_cka(side), "variants": [v for v, _ in made], "baselines": {"validation": trivial}, "collapsed": None,
-        "examples": {"train": 900, "selection": 100, "validation": _ROWS}, "seconds": {"train": 3.0, "total": 4.5}, "history": None,
-        "device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated",
-        "started": "2000-01-01T00:00:00+00:00", "finished": "2000-01-01T00:00:05+00:00"})
+    write_json(
+        folder / "record.json",
+        {
+            "schema": 1,
+            "status": "done",
+            "experiment": "probe_layers",
+            "step": folder.name.partition(".")[0],
+            "task": task,
+            "encoder": "example-encoder",
+            "seed": seed,
+            "protocol": "carved",
+            "parameters": {"side": side, "epochs": 3.0, "batch_size": 16},
+            "metrics": {},
+            "side": side,
+            "epoch": epoch,
+            "layers": _STATES,
+            "cka": _example_cka(side),
+            "variants": [v for v, _ in made],
+            "baselines": {"validation": trivial},
+            "collapsed": None,
+            "examples": {"train": 900, "selection": 100, "validation": _ROWS},
+            "seconds": {"train": 3.0, "total": 4.5},
+            "history": None,
+            "device": {"device": "none", "name": "generated"},
+            "versions": {},
+            "code_version": "generated",
+            "started": "2000-01-01T00:00:00+00:00",
+            "finished": "2000-01-01T00:00:05+00:00",
+        },
+    )
 
-
+# %% ../../nbs/reporting/08_layer_scores.ipynb #fcca7314
 def example_probes(
-    folder=None, # where to write it; None = a new temporary folder
-) -> Path: # folder of the study
+    folder=None,  # where to write it; None = a new temporary folder
+) -> Path:  # folder of the study
     "A study of invented probes, to show the report without a run; nothing in it was measured."
     folder, jobs = Path(folder or tempfile.mkdtemp()) / "example-probes", []
     kinds = [("pretrained", None), ("half", 0.5), ("fine-tuned", None), ("random", None)]
     for task in ("cola", "squad2", "sts-b"):
         for (name, epoch), seed in ((k, seed) for k in kinds for seed in range(3)):
-            if (name == "half" and task != "cola") or (task == "sts-b" and name != "pretrained"): continue
+            if (name == "half" and task != "cola") or (task == "sts-b" and name != "pretrained"):
+                continue
             side, run = "fine-tuned" if epoch else name, f"{name}.{task}.s{seed}"
             jobs.append({"run": run, "step": name, "task": task, "encoder": "example-encoder", "seed": seed})
-            if task == "sts-b": continue
+            if task == "sts-b":
+                continue
             _example_run(folder / "runs" / run, task, side, epoch, seed)
-    failed = {"status": "failed", "failure": {"reason": "out of memory", "cell": 7}, "experiment": "probe_layers", "task": "squad2", "encoder": "example-encoder"}
+    failed = {
+        "status": "failed",
+        "failure": {"reason": "out of memory", "cell": 7},
+        "experiment": "probe_layers",
+        "task": "squad2",
+        "encoder": "example-encoder",
+    }
     path = folder / "runs" / "random.squad2.s2" / "record.json"
     write_json(path, json.loads(path.read_text()) | failed)
     titles = {"half": "fine-tuned, half an epoch"}
-    write_json(folder / "plan.json", {"study": "example-probes", "title": "Generated example: no encoder was probed", "jobs": jobs, "titles": titles})
+    write_json(
+        folder / "plan.json",
+        {
+            "study": "example-probes",
+            "title": "Generated example: no encoder was probed",
+            "jobs": jobs,
+            "titles": titles,
+        },
+    )
     return folder
 
 # %% ../../nbs/reporting/08_layer_scores.ipynb #d1be18ed
-COLUMNS = ["task", "encoder", "side", "epoch", "model", "step", "settings", "protocol", "run", "seed", "layer", "through", "split", "metric",
-           "value", "control", "selectivity", "bits", "compression", "baseline", "collapsed"]
+COLUMNS = [
+    "task",
+    "encoder",
+    "side",
+    "epoch",
+    "model",
+    "step",
+    "settings",
+    "protocol",
+    "run",
+    "seed",
+    "layer",
+    "through",
+    "split",
+    "metric",
+    "value",
+    "control",
+    "selectivity",
+    "bits",
+    "compression",
+    "baseline",
+    "collapsed",
+]
 
 
 def _measured(values, metric):
     "A metric of a control task: nan when there is none, 0 where a correlation is undefined."
-    if metric not in (values or {}): return np.nan
-    if values[metric] is not None: return float(values[metric])
+    if metric not in (values or {}):
+        return np.nan
+    if values[metric] is not None:
+        return float(values[metric])
     return 0.0 if metric in METRICS and METRICS[metric].kind == "regression" else np.nan
 
-
+# %% ../../nbs/reporting/08_layer_scores.ipynb #96096c23
 def _answerable(study, tidy):
     "Rows for the F1 of answerable questions, where the records lack it."
     has = set(map(tuple, tidy.loc[tidy["metric"] == "has_answer_f1", ["run", "split"]].to_numpy()))
     found = []
     for r in tidy[tidy["metric"] == "answer_f1"].to_dict("records"):
         rows = study.predictions.get(r["run"])
-        if rows is None or (r["run"], r["split"]) in has or not {"answer_f1", "exact_match"} <= set(rows): continue
+        if rows is None or (r["run"], r["split"]) in has or not {"answer_f1", "exact_match"} <= set(rows):
+            continue
         own, counted = question_scores("has_answer_f1", rows[rows["split"] == r["split"]])
-        if not counted.any(): continue
+        if not counted.any():
+            continue
         trivial = (study.runs[r["run"]].get("baselines") or {}).get(r["split"], {}).get("has_answer_f1", np.nan)
         found.append(r | {"metric": "has_answer_f1", "value": own[counted > 0].mean(), "baseline": trivial})
     return pd.DataFrame(found, columns=tidy.columns)
 
 # %% ../../nbs/reporting/08_layer_scores.ipynb #58ae8c82
-def _epochs(n): return f"{n:g} epoch{'s' * (n != 1)}"
+def _epochs(n):
+    return f"{n:g} epoch{'s' * (n != 1)}"
 
 
 def _named(rows, study):
@@ -149,52 +258,71 @@ def _named(rows, study):
     kind = pd.Series([str(k) for k in zip(rows["step"], rows["settings"], rows["protocol"])], index=rows.index)
     keys = [rows[c].astype(str) for c in ("task", "encoder", "side")]
     several = rows["epoch"].fillna(-1).groupby(keys).transform("nunique") > 1
-    names = [s + (f", {_epochs(e)}" if more and not pd.isna(e) else "") for s, e, more in zip(rows["side"], rows["epoch"], several)]
+    names = [
+        s + (f", {_epochs(e)}" if more and not pd.isna(e) else "")
+        for s, e, more in zip(rows["side"], rows["epoch"], several)
+    ]
     twice = kind.groupby([*keys, rows["epoch"].fillna(-1)]).transform("nunique") > 1
-    more = [", ".join(filter(None, (study.titles.get(r["step"], str(r["step"])), r["settings"], r["protocol"]))) for r in rows.to_dict("records")]
+    more = [
+        ", ".join(filter(None, (study.titles.get(r["step"], str(r["step"])), r["settings"], r["protocol"])))
+        for r in rows.to_dict("records")
+    ]
     return [f"{name} ({m})" if t else name for name, m, t in zip(names, more, twice)]
 
 
 def _rank(column):
     "Tasks, sides and epochs in the order in which they are shown."
-    if column.name == "task": return column.map(task_places(column))
-    if column.name != "side": return column
+    if column.name == "task":
+        return column.map(task_places(column))
+    if column.name != "side":
+        return column
     return column.map({name: i for i, name in enumerate(SIDES)}).fillna(len(SIDES))
 
-
+# %% ../../nbs/reporting/08_layer_scores.ipynb #02edd568
 def probe_rows(
     study: Results,
-) -> pd.DataFrame: # a row a probe, reported split and metric; scores are fractions
+) -> pd.DataFrame:  # a row a probe, reported split and metric; scores are fractions
     "All probes of a study, tidy: scores with control, selectivity (score − control), code length and trivial baseline. Empty when there are none."
     probes = {run: r for run, r in study.runs.items() if r.get("probe")}
-    if not probes: return pd.DataFrame(columns=COLUMNS)
-    settings = settings_of({run: r | {"step": f"{r.get('step')} {r.get('side')} {r.get('epoch')}"} for run, r in probes.items()})
+    if not probes:
+        return pd.DataFrame(columns=COLUMNS)
+    settings = settings_of(
+        {run: r | {"step": f"{r.get('step')} {r.get('side')} {r.get('epoch')}"} for run, r in probes.items()}
+    )
     tidy = scores(replace(study, runs=probes))
     tidy = pd.concat([part for part in (tidy, _answerable(study, tidy)) if len(part)], ignore_index=True)
     about = [probes[run] for run in tidy["run"]]
-    for name in ("layer", "through"): tidy[name] = [r["probe"][name] for r in about]
-    for name in ("bits", "compression"): tidy[name] = np.array([r["probe"].get(name) for r in about], dtype=float)
-    tidy["side"], tidy["epoch"] = [r.get("side") or "unknown" for r in about], np.array([r.get("epoch") for r in about], dtype=float)
+    for name in ("layer", "through"):
+        tidy[name] = [r["probe"][name] for r in about]
+    for name in ("bits", "compression"):
+        tidy[name] = np.array([r["probe"].get(name) for r in about], dtype=float)
+    tidy["side"], tidy["epoch"] = (
+        [r.get("side") or "unknown" for r in about],
+        np.array([r.get("epoch") for r in about], dtype=float),
+    )
     tidy["settings"] = [settings[run] for run in tidy["run"]]
-    tidy["control"] = [_measured((r["probe"].get("control") or {}).get(s), m) for r, s, m in zip(about, tidy["split"], tidy["metric"])]
+    tidy["control"] = [
+        _measured((r["probe"].get("control") or {}).get(s), m) for r, s, m in zip(about, tidy["split"], tidy["metric"])
+    ]
     tidy = tidy.assign(selectivity=tidy["value"] - tidy["control"], baseline=tidy["baseline"].astype(float))
     tidy["model"] = _named(tidy, study)
     return tidy[COLUMNS].sort_values(["task", "encoder", "side", "epoch"], key=_rank, kind="stable", ignore_index=True)
 
 # %% ../../nbs/reporting/08_layer_scores.ipynb #2d74796e
 def shown_metrics(
-    task, # name
-) -> list[str]: # [] for a task that is not known
+    task,  # name
+) -> list[str]:  # [] for a task that is not known
     "The metrics of a task's profile."
     t = known_task(task)
-    if not t: return []
+    if not t:
+        return []
     return [t.metrics[0], *(["has_answer_f1", "forced_f1"] if t.kind == "span" and t.no_answer else [])]
 
 
 def headline(
-    rows: pd.DataFrame, # from `probe_rows`
-    metrics=shown_metrics, # which metrics of a task
-) -> pd.DataFrame: # some of the rows
+    rows: pd.DataFrame,  # from `probe_rows`
+    metrics=shown_metrics,  # which metrics of a task
+) -> pd.DataFrame:  # some of the rows
     "Rows of the shown metrics on each task's first reported split; of a task that is not known, the first split and metric."
     kept, facts = [], facts_of_rows(rows)
     for task, group in rows.groupby("task", sort=False):
@@ -204,38 +332,54 @@ def headline(
 
 
 def final(
-    rows: pd.DataFrame, # from `probe_rows`
-) -> pd.DataFrame: # some of the rows
+    rows: pd.DataFrame,  # from `probe_rows`
+) -> pd.DataFrame:  # some of the rows
     "Of each side the model that a run has kept as its best; of one that was only probed after numbered epochs, the most of them."
     sides = rows.assign(kept=rows["epoch"].isna()).groupby(["task", "encoder", "side"])
-    return rows[rows["epoch"].isna() | (~sides["kept"].transform("any") & (rows["epoch"] == sides["epoch"].transform("max")))]
+    return rows[
+        rows["epoch"].isna() | (~sides["kept"].transform("any") & (rows["epoch"] == sides["epoch"].transform("max")))
+    ]
 
 # %% ../../nbs/reporting/08_layer_scores.ipynb #3bcbf7b1
 PROFILE = ["task", "encoder", "side", "epoch", "model", "through", "split", "metric"]
 
 
-def _mean(x): return x.astype(float).mean()
+def _mean(x):
+    return x.astype(float).mean()
 
 
 def profiles(
-    rows: pd.DataFrame, # from `probe_rows`
-) -> pd.DataFrame: # a row a model, way, metric and layer; scores are fractions
+    rows: pd.DataFrame,  # from `probe_rows`
+) -> pd.DataFrame:  # a row a model, way, metric and layer; scores are fractions
     "Mean, spread and t-interval over seeds of each layer, with its floors; the mean is nan where a seed's score is."
     from scipy.special import stdtrit
 
     groups = rows.groupby([*PROFILE, "layer"], sort=False, dropna=False)
     value, floors = groups["value"], groups[["baseline", "control", "selectivity", "bits", "compression"]].mean()
     runs, whole = groups.size(), groups.size() == value.count()
-    out = pd.DataFrame({"runs": runs, "seeds": groups["seed"].agg(lambda x: " ".join(str(s) for s in sorted(x))), "mean": value.mean().where(whole), "sd": value.std().where(whole)})
+    out = pd.DataFrame(
+        {
+            "runs": runs,
+            "seeds": groups["seed"].agg(lambda x: " ".join(str(s) for s in sorted(x))),
+            "mean": value.mean().where(whole),
+            "sd": value.std().where(whole),
+        }
+    )
     half = stdtrit((runs - 1).where(runs > 1), 0.975) * out["sd"] / np.sqrt(runs)
     out = out.assign(low=out["mean"] - half, high=out["mean"] + half).join(floors)
-    out = out.assign(selectivity_sd=groups["selectivity"].std(), compression_sd=groups["compression"].std(), collapsed=groups["collapsed"].count())
-    return out.reset_index().sort_values([*PROFILE[:4], "through", "layer"], key=_rank, kind="stable", ignore_index=True)
+    out = out.assign(
+        selectivity_sd=groups["selectivity"].std(),
+        compression_sd=groups["compression"].std(),
+        collapsed=groups["collapsed"].count(),
+    )
+    return out.reset_index().sort_values(
+        [*PROFILE[:4], "through", "layer"], key=_rank, kind="stable", ignore_index=True
+    )
 
-
+# %% ../../nbs/reporting/08_layer_scores.ipynb #27eeef47
 def by_seed(
-    rows: pd.DataFrame, # of one model, way and metric
-) -> pd.DataFrame: # a row a seed, a column a layer 0 … highest; nan where a probe is missing
+    rows: pd.DataFrame,  # of one model, way and metric
+) -> pd.DataFrame:  # a row a seed, a column a layer 0 … highest; nan where a probe is missing
     "The single profiles behind a mean one."
     found = rows.groupby(["seed", "layer"])["value"].mean().unstack()
     return found.reindex(columns=range(int(rows["layer"].max()) + 1)) if len(rows) else found
@@ -244,25 +388,39 @@ def by_seed(
 def _best(seeds):
     "The best layer of the mean profile, with its range over seeds."
     best, each = peak(seeds.mean()), [p for p in map(peak, seeds.to_numpy()) if p is not None]
-    if best is None: return ""
+    if best is None:
+        return ""
     return str(best) + (f" ({min(each)} to {max(each)})" if min(each) < max(each) else "")
 
 
 def _expected(seeds):
     "Mean and spread of the expected layers of some seeds, and of how many there is none; only where the seeds agree that something is gained."
-    if len(seeds.columns) < 2: return ""
-    if seeds.isna().any(axis=None): return ""
-    gain, each = summarise(seeds.iloc[:, -1] - seeds.iloc[:, 0]), np.array([expected_layer(s) for s in seeds.to_numpy()])
+    if len(seeds.columns) < 2:
+        return ""
+    if seeds.isna().any(axis=None):
+        return ""
+    gain, each = (
+        summarise(seeds.iloc[:, -1] - seeds.iloc[:, 0]),
+        np.array([expected_layer(s) for s in seeds.to_numpy()]),
+    )
     have = each[~np.isnan(each)]
-    if not len(have) or gain.mean <= 0: return "no gain"
-    if gain.low <= 0: return "unclear"  # a quotient of two small numbers: it can be anything
+    if not len(have) or gain.mean <= 0:
+        return "no gain"
+    if gain.low <= 0:
+        return "unclear"  # a quotient of two small numbers: it can be anything
     text = number(have.mean(), 1, 1) + (f" ± {number(have.std(ddof=1), 1, 1)}" if len(have) > 1 else "")
     return text + (f" ({len(have)} of {len(each)} seeds)" if len(have) < len(each) else "")
 
 
-def _names(row): return {"Task": task_title(row["task"]), "Encoder": row["encoder"], "Side": row["model"], "Metric": metric_title(row["metric"], row["split"])}
+def _names(row):
+    return {
+        "Task": task_title(row["task"]),
+        "Encoder": row["encoder"],
+        "Side": row["model"],
+        "Metric": metric_title(row["metric"], row["split"]),
+    }
 
-
+# %% ../../nbs/reporting/08_layer_scores.ipynb #79736cf5
 def _cells(frame, layers):
     "Text cells with a column for each layer, gaps empty, no empty columns."
     names = [c for c in frame if c not in layers]
@@ -271,41 +429,65 @@ def _cells(frame, layers):
     return frame.loc[:, (frame != "").any()] if len(frame) else frame
 
 
-def _layers(rows): return [str(n) for n in range(int(rows["layer"].max()) + 1)] if len(rows) else []
+def _layers(rows):
+    return [str(n) for n in range(int(rows["layer"].max()) + 1)] if len(rows) else []
 
 # %% ../../nbs/reporting/08_layer_scores.ipynb #24735428
 def profile_table(
-    rows: pd.DataFrame, # from `probe_rows`, or some of them
-) -> pd.DataFrame: # a row a task, encoder, model and metric; text cells, scores × 100
+    rows: pd.DataFrame,  # from `probe_rows`, or some of them
+) -> pd.DataFrame:  # a row a task, encoder, model and metric; text cells, scores × 100
     "Mean ± sd over seeds of each layer's probe, the best layer, the expected layer of the mixes, and the trivial baseline."
     out, keys = [], [c for c in PROFILE if c not in ("through", "epoch")]  # the model says the epoch
     means = dict(list(profiles(rows[rows["through"] == "layer"]).groupby(keys, sort=False)))
     for key, group in rows.groupby(keys, sort=False):
         layer, mix = (group[group["through"] == way] for way in ("layer", "mix"))
-        if not len(layer): continue
+        if not len(layer):
+            continue
         each = {str(r["layer"]): mean_sd(r["mean"], r["sd"]) or "undefined" for r in means[key].to_dict("records")}
         seeds = ", ".join(str(s) for s in sorted(layer["seed"].unique()))
-        out.append(_names(group.iloc[0]) | each | {"Best layer": _best(by_seed(layer)), "Expected layer": _expected(by_seed(mix)) if len(mix) else "",
-                                                   "Trivial": number(_mean(group["baseline"])), "Seeds": seeds})
+        out.append(
+            _names(group.iloc[0])
+            | each
+            | {
+                "Best layer": _best(by_seed(layer)),
+                "Expected layer": _expected(by_seed(mix)) if len(mix) else "",
+                "Trivial": number(_mean(group["baseline"])),
+                "Seeds": seeds,
+            }
+        )
     return _cells(pd.DataFrame(out, columns=None if out else ["Task", "Metric", "Seeds"]), _layers(rows))
 
 # %% ../../nbs/reporting/08_layer_scores.ipynb #c4cfbe30
-_FLOORS = {"control task": lambda r: number(r["control"]), "selectivity": lambda r: mean_sd(r["selectivity"], r["selectivity_sd"]),
-           "compression": lambda r: number(r["compression"], 2, 1) + (f" ± {number(r['compression_sd'], 2, 1)}" if not pd.isna(r["compression_sd"]) and not pd.isna(r["compression"]) else "")}
+_FLOORS = {
+    "control task": lambda r: number(r["control"]),
+    "selectivity": lambda r: mean_sd(r["selectivity"], r["selectivity_sd"]),
+    "compression": lambda r: (
+        number(r["compression"], 2, 1)
+        + (
+            f" ± {number(r['compression_sd'], 2, 1)}"
+            if not pd.isna(r["compression_sd"]) and not pd.isna(r["compression"])
+            else ""
+        )
+    ),
+}
 
 
 def control_table(
-    rows: pd.DataFrame, # from `probe_rows`, or some of them
-) -> pd.DataFrame: # text cells; empty when no probe has a control or a code
+    rows: pd.DataFrame,  # from `probe_rows`, or some of them
+) -> pd.DataFrame:  # text cells; empty when no probe has a control or a code
     "Score on the control task, selectivity and compression by layer, mean over seeds."
     out, coded = [], set()
-    for _, group in profiles(rows[rows["through"] == "layer"]).groupby([c for c in PROFILE if c != "through"], sort=False, dropna=False):
+    for _, group in profiles(rows[rows["through"] == "layer"]).groupby(
+        [c for c in PROFILE if c != "through"], sort=False, dropna=False
+    ):
         first = group.iloc[0]
         for name, show in _FLOORS.items():
             each = {str(r["layer"]): show(r) for r in group.to_dict("records")}
             key = (first["task"], first["encoder"], first["model"])
-            if not any(each.values()) or (name == "compression" and key in coded): continue  # a code has no metric
-            if name == "compression": coded.add(key)
+            if not any(each.values()) or (name == "compression" and key in coded):
+                continue  # a code has no metric
+            if name == "compression":
+                coded.add(key)
             out.append(_names(first) | ({"Metric": ""} if name == "compression" else {}) | {"Value": name, **each})
     return _cells(pd.DataFrame(out), _layers(rows))
 
@@ -314,12 +496,12 @@ _PAIR = ["task", "encoder", "model", "against", "split", "metric", "layer"]
 DIFFERENCES = [*_PAIR, *DECIDED_COLUMNS]
 
 
-def _runs(rows: pd.DataFrame) -> dict: # seed -> run
+def _runs(rows: pd.DataFrame) -> dict:  # seed -> run
     first = rows.drop_duplicates("seed")
     return dict(zip(first["seed"], first["run"]))
 
 
-def _runs_by_layer(rows: pd.DataFrame) -> dict: # layer -> {seed: run}
+def _runs_by_layer(rows: pd.DataFrame) -> dict:  # layer -> {seed: run}
     return {layer: _runs(part) for layer, part in rows.groupby("layer")}
 
 # %% ../../nbs/reporting/08_layer_scores.ipynb #2fe8df42
@@ -327,43 +509,64 @@ def _pairs(rows):
     "Yield (names of the comparison, runs of the fine-tuned model, runs of the pretrained one), layer by layer."
     for (task, encoder, split, metric), group in rows.groupby(["task", "encoder", "split", "metric"], sort=False):
         base = group[group["side"] == "pretrained"]
-        if not len(base): continue
+        if not len(base):
+            continue
         against = base["model"].iloc[0]
         theirs = _runs_by_layer(base[base["model"] == against])
         for model, tuned in group[group["side"] == "fine-tuned"].groupby("model", sort=False):
             for layer, ours in _runs_by_layer(tuned).items():
-                if layer in theirs: yield dict(zip(_PAIR, (task, encoder, model, against, split, metric, layer))), ours, theirs[layer]
+                if layer in theirs:
+                    yield dict(zip(_PAIR, (task, encoder, model, against, split, metric, layer))), ours, theirs[layer]
 
 
 def layer_differences(
     study: Results,
-    rows: pd.DataFrame | None = None, # from `probe_rows`, when they are at hand
-) -> pd.DataFrame: # a row a task, encoder, metric and layer, with the columns of `decide_claims`; fractions
+    rows: pd.DataFrame | None = None,  # from `probe_rows`, when they are at hand
+) -> pd.DataFrame:  # a row a task, encoder, metric and layer, with the columns of `decide_claims`; fractions
     "Compare the fine-tuned with the pretrained encoder, layer by layer. Empty when the study lacks a side."
     rows = headline(final(probe_rows(study) if rows is None else rows))
-    found = [about | claim(study, ours, theirs, about["split"], about["metric"])
-             for about, ours, theirs in _pairs(rows[rows["through"] == "layer"])]
+    found = [
+        about | claim(study, ours, theirs, about["split"], about["metric"])
+        for about, ours, theirs in _pairs(rows[rows["through"] == "layer"])
+    ]
     return decide_claims(pd.DataFrame(found, columns=[*_PAIR, *CLAIM_COLUMNS]))
 
 # %% ../../nbs/reporting/08_layer_scores.ipynb #96aae8d9
-def _claim_cells(row: dict) -> dict: # of `decide_claims` -> text cells
-    return {"Difference": number(row["difference"], sign=True), "95 % interval": between(row["low"], row["high"]),
-            "p": p_value(row["p"]), "p (Holm)": p_value(row["p_holm"]), "Verdict": claim_words(row),
-            "Seeds": str(row["seeds"]), "Examples": f"{row['examples']:,}", "Remark": "" if row["verdict"] == NO_CLAIM else row["note"]}
+def _claim_cells(row: dict) -> dict:  # of `decide_claims` -> text cells
+    return {
+        "Difference": number(row["difference"], sign=True),
+        "95 % interval": between(row["low"], row["high"]),
+        "p": p_value(row["p"]),
+        "p (Holm)": p_value(row["p_holm"]),
+        "Verdict": claim_words(row),
+        "Seeds": str(row["seeds"]),
+        "Examples": f"{row['examples']:,}",
+        "Remark": "" if row["verdict"] == NO_CLAIM else row["note"],
+    }
 
 
-def _claim_table(rows: list) -> pd.DataFrame: # the remarks stand there when there is one
+def _claim_table(rows: list) -> pd.DataFrame:  # the remarks stand there when there is one
     table = pd.DataFrame(rows)
     return table if len(table) and table["Remark"].any() else table.drop(columns="Remark", errors="ignore")
 
 
 def difference_table(
-    differences: pd.DataFrame, # from `layer_differences`
-) -> pd.DataFrame: # text cells, differences × 100
+    differences: pd.DataFrame,  # from `layer_differences`
+) -> pd.DataFrame:  # text cells, differences × 100
     "Return the comparisons of the fine-tuned with the pretrained encoder as people read them."
-    return _claim_table([{
-        "Task": task_title(r["task"]), "Encoder": r["encoder"], "Metric": metric_title(r["metric"], r["split"]),
-        "Side": f"{r['model']} − {r['against']}", "Layer": str(r["layer"]), **_claim_cells(r)} for r in differences.to_dict("records")])
+    return _claim_table(
+        [
+            {
+                "Task": task_title(r["task"]),
+                "Encoder": r["encoder"],
+                "Metric": metric_title(r["metric"], r["split"]),
+                "Side": f"{r['model']} − {r['against']}",
+                "Layer": str(r["layer"]),
+                **_claim_cells(r),
+            }
+            for r in differences.to_dict("records")
+        ]
+    )
 
 # %% ../../nbs/reporting/08_layer_scores.ipynb #95004f49
 _PROBED = ["task", "encoder", "side", "model", "split", "metric"]
@@ -372,23 +575,38 @@ TRIVIAL = [*_PROBED, "layer", "mean", "baseline", *DECIDED_COLUMNS]
 
 def against_trivial(
     study: Results,
-    rows: pd.DataFrame, # from `probe_rows`
-) -> pd.DataFrame: # a row a model and layer: TRIVIAL; fractions
+    rows: pd.DataFrame,  # from `probe_rows`
+) -> pd.DataFrame:  # a row a model and layer: TRIVIAL; fractions
     "Compare the probes of trained encoders with the trivial predictor, on the first shown metric of each task."
     first = headline(final(rows), lambda task: shown_metrics(task)[:1])
     first, found = first[(first["through"] == "layer") & (first["side"] != "random")], []
     for key, model in first.groupby(_PROBED, sort=False):
         for layer, group in model.groupby("layer"):
-            about = dict(zip(_PROBED, key)) | {"layer": layer, "mean": _mean(group["value"]), "baseline": _mean(group["baseline"])}
+            about = dict(zip(_PROBED, key)) | {
+                "layer": layer,
+                "mean": _mean(group["value"]),
+                "baseline": _mean(group["baseline"]),
+            }
             found.append(about | claim_over_trivial(study, _runs(group), about["split"], about["metric"]))
     return decide_claims(pd.DataFrame(found, columns=[c for c in TRIVIAL if c not in ("p_holm", "verdict", "fragile")]))
 
-
+# %% ../../nbs/reporting/08_layer_scores.ipynb #d1eddca1
 def trivial_table(
-    above: pd.DataFrame, # from `against_trivial`
-) -> pd.DataFrame: # text cells, scores × 100
+    above: pd.DataFrame,  # from `against_trivial`
+) -> pd.DataFrame:  # text cells, scores × 100
     "Return the comparisons with the trivial predictor as people read them."
-    return _claim_table([{
-        "Task": task_title(r["task"]), "Encoder": r["encoder"], "Metric": metric_title(r["metric"], r["split"]), "Side": r["model"],
-        "Layer": str(r["layer"]), "Score": number(r["mean"]), "Trivial": number(r["baseline"]), **_claim_cells(r)}
-        for r in above.to_dict("records")])
+    return _claim_table(
+        [
+            {
+                "Task": task_title(r["task"]),
+                "Encoder": r["encoder"],
+                "Metric": metric_title(r["metric"], r["split"]),
+                "Side": r["model"],
+                "Layer": str(r["layer"]),
+                "Score": number(r["mean"]),
+                "Trivial": number(r["baseline"]),
+                **_claim_cells(r),
+            }
+            for r in above.to_dict("records")
+        ]
+    )

@@ -18,69 +18,142 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from ..metrics.comparisons import BETTER, NO_CLAIM, rule, UNDECIDED, WORSE
 from ..core.figures import COLORS, draw_heat, nothing, white_grid
-from ..probing.profile import onset, peak
 from ..data.published import published_probes
-from .claims import claim_words
-from .page import accepted, begin_figures, between, captioned, DETAILS, EARLIER, encoder_remarks, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, metric_title, number, PROTOCOL_NOTES, remarks, tally, task_title, write_files
-from .layer_scores import against_trivial, control_table, difference_table, final, headline, layer_differences, probe_rows, profile_table, profiles, shown_metrics, trivial_table
-from .phrases import joined, leading, points, reasons_text, verdict_counts
 from ..engine.facts import known_task
-from .results import encoder_title, read_study, Results, run_titles
+from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
+from ..probing.profile import onset, peak
+from .claims import claim_words
+from bertvision.reporting.layer_scores import (
+    against_trivial,
+    control_table,
+    difference_table,
+    final,
+    headline,
+    layer_differences,
+    probe_rows,
+    profile_table,
+    profiles,
+    shown_metrics,
+    trivial_table,
+)
+
+# %% ../../nbs/reporting/09_layers.ipynb #eb0c218c
+from bertvision.reporting.page import (
+    DETAILS,
+    EARLIER,
+    PROTOCOL_NOTES,
+    accepted,
+    begin_figures,
+    between,
+    captioned,
+    encoder_remarks,
+    heading,
+    html_end,
+    html_figure,
+    html_list,
+    html_page,
+    html_sections,
+    html_table,
+    markdown_end,
+    markdown_sections,
+    markdown_table,
+    metric_title,
+    number,
+    remarks,
+    tally,
+    task_title,
+    write_files,
+)
+from .phrases import joined, leading, points, reasons_text, verdict_counts
+from .results import Results, encoder_title, read_study, run_titles
 
 # %% ../../nbs/reporting/09_layers.ipynb #a8dbc803
 def published_curves(
-    rows: pd.DataFrame, # from `probe_rows`
-) -> pd.DataFrame: # from `published_probes`, those of the study's tasks
+    rows: pd.DataFrame,  # from `probe_rows`
+) -> pd.DataFrame:  # from `published_probes`, those of the study's tasks
     "Published scores of single layers of the tasks in question; a part of a task counts as the whole."
     table, asked = published_probes(), {str(t).partition("-")[0] for t in rows["task"].unique()}
     return table[table["task"].isin(asked)].reset_index(drop=True)
 
 
 def published_table(
-    rows: pd.DataFrame, # from `probe_rows`
-) -> pd.DataFrame: # text cells; empty when nothing was published
+    rows: pd.DataFrame,  # from `probe_rows`
+) -> pd.DataFrame:  # text cells; empty when nothing was published
     "The published scores, a row an encoder, side and metric."
     table, out = published_curves(rows), []
     for (task, encoder, side, metric), g in table.groupby(["task", "encoder", "side", "metric"], sort=False):
-        cells = {"all" if pd.isna(n) else str(n): p + ("†" if flag == "trivial" else "") for n, p, flag in zip(g["layer"], g["printed"], g["flag"])}
-        out.append({"Task": task_title(task), "Encoder": encoder, "Side": side, "Metric": metric_title(metric), **cells,
-                    "Scored on": g["split"].iloc[0], "Source": g["source"].iloc[0], "Remark": "; ".join(dict.fromkeys("; ".join(g["remark"]).split("; ")))})
+        cells = {
+            "all" if pd.isna(n) else str(n): p + ("†" if flag == "trivial" else "")
+            for n, p, flag in zip(g["layer"], g["printed"], g["flag"])
+        }
+        out.append(
+            {
+                "Task": task_title(task),
+                "Encoder": encoder,
+                "Side": side,
+                "Metric": metric_title(metric),
+                **cells,
+                "Scored on": g["split"].iloc[0],
+                "Source": g["source"].iloc[0],
+                "Remark": "; ".join(dict.fromkeys("; ".join(g["remark"]).split("; "))),
+            }
+        )
     frame = pd.DataFrame(out)
     last = [c for c in ("Scored on", "Source", "Remark") if c in frame]
     layers = sorted((c for c in frame if c.isdigit()), key=int) + [c for c in frame if c == "all"]
     return frame.reindex(columns=[*(c for c in frame if c not in layers + last), *layers, *last]).fillna("")
 
 # %% ../../nbs/reporting/09_layers.ipynb #f27c75bc
-_STYLE = {"pretrained": {"color": COLORS[0], "marker": "o", "linestyle": "-", "lw": 1.8, "ms": 5}, "fine-tuned": {"color": COLORS[3], "marker": "s", "linestyle": "-", "lw": 1.8, "ms": 5},
-          "random": {"color": "0.35", "marker": "^", "linestyle": "--", "lw": 0.8, "ms": 3.5}}
+_STYLE = {
+    "pretrained": {"color": COLORS[0], "marker": "o", "linestyle": "-", "lw": 1.8, "ms": 5},
+    "fine-tuned": {"color": COLORS[3], "marker": "s", "linestyle": "-", "lw": 1.8, "ms": 5},
+    "random": {"color": "0.35", "marker": "^", "linestyle": "--", "lw": 0.8, "ms": 3.5},
+}
 _OTHER = {"color": COLORS[4], "marker": "v", "linestyle": "-.", "lw": 1.2, "ms": 4}
 
 
 def _panels(rows):
     "[(title, rows)], a panel a task, encoder, split and metric."
-    return [(f"{task_title(t)}: {metric_title(m, s)}" + (f"\n{e}" if rows["encoder"].nunique() > 1 else ""), g)
-            for (t, e, s, m), g in rows.groupby(["task", "encoder", "split", "metric"], sort=False)]
+    return [
+        (f"{task_title(t)}: {metric_title(m, s)}" + (f"\n{e}" if rows["encoder"].nunique() > 1 else ""), g)
+        for (t, e, s, m), g in rows.groupby(["task", "encoder", "split", "metric"], sort=False)
+    ]
 
 
 def _grid(n, height=2.8):
     "A figure with room for n panels, and its axes."
     across = min(3, n) if n != 4 else 2
     with white_grid():
-        fig, axes = plt.subplots(-(-n // across), across, figsize=(3.9 * across, height * -(-n // across) + 0.8), layout="constrained", squeeze=False)
-    for ax in axes.flat[n:]: ax.axis("off")
+        fig, axes = plt.subplots(
+            -(-n // across),
+            across,
+            figsize=(3.9 * across, height * -(-n // across) + 0.8),
+            layout="constrained",
+            squeeze=False,
+        )
+    for ax in axes.flat[n:]:
+        ax.axis("off")
     return fig, list(axes.flat[:n])
 
-
+# %% ../../nbs/reporting/09_layers.ipynb #8af8075f
 def _finish(fig, axes, title, label="score × 100"):
     "Labels, one legend for all panels, and the finding as title."
     for ax in axes:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("layer (0 = embeddings)")
-    for ax in axes[::axes[0].get_subplotspec().get_gridspec().ncols]: ax.set_ylabel(label)
+    for ax in axes[:: axes[0].get_subplotspec().get_gridspec().ncols]:
+        ax.set_ylabel(label)
     found = {text: h for ax in axes for h, text in zip(*ax.get_legend_handles_labels())}
-    if found: fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=4 if len(found) == 4 else 3, frameon=False, fontsize=8.5)
+    if found:
+        fig.legend(
+            found.values(),
+            found.keys(),
+            loc="outside lower center",
+            ncols=4 if len(found) == 4 else 3,
+            frameon=False,
+            fontsize=8.5,
+        )
     fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     plt.close(fig)
     return fig
@@ -93,27 +166,51 @@ def _draw_published(ax, group):
     markers = dict(zip(published_probes()["encoder"].unique(), "DPX"))
     for (encoder, side), g in table.groupby(["encoder", "side"], sort=False):
         g = g.sort_values("layer")
-        ax.plot(g["layer"].astype(int), 100 * g["value"], color=_STYLE[side]["color"], linestyle=":" if len(g) > 2 else "", lw=1.2, marker=markers[encoder], ms=5, mfc="white",
-                label=f"published: {encoder}, {side}", zorder=1.5)
+        ax.plot(
+            g["layer"].astype(int),
+            100 * g["value"],
+            color=_STYLE[side]["color"],
+            linestyle=":" if len(g) > 2 else "",
+            lw=1.2,
+            marker=markers[encoder],
+            ms=5,
+            mfc="white",
+            label=f"published: {encoder}, {side}",
+            zorder=1.5,
+        )
 
 
 def _draw_profile(ax, group):
     "The models of one panel over their floors."
     means = profiles(group)
     for model, g in means.groupby("model", sort=False):
-        style, alike = _STYLE.get(g["side"].iloc[0], _OTHER), means[means["side"] == g["side"].iloc[0]]["model"].unique()
+        style, alike = (
+            _STYLE.get(g["side"].iloc[0], _OTHER),
+            means[means["side"] == g["side"].iloc[0]]["model"].unique(),
+        )
         style = style | ({"linestyle": ["-", "--", "-."][list(alike).index(model) % 3]} if len(alike) > 1 else {})
         ax.plot(g["layer"], 100 * g["mean"], label=model if len(alike) > 1 else g["side"].iloc[0], zorder=3, **style)
-        if g["side"].iloc[0] != "random": ax.fill_between(g["layer"], 100 * g["low"], 100 * g["high"], color=style["color"], alpha=0.15, lw=0)
+        if g["side"].iloc[0] != "random":
+            ax.fill_between(g["layer"], 100 * g["low"], 100 * g["high"], color=style["color"], alpha=0.15, lw=0)
     ax.axhline(100 * means["baseline"].mean(), color="0.2", linestyle=":", lw=1.3, label="trivial baseline", zorder=2)
 
-
+# %% ../../nbs/reporting/09_layers.ipynb #abb26521
 def _draw_control(ax, group):
     "The area below the mean score on the control task of the trained encoders."
     trained = profiles(group[group["side"] != "random"]).groupby("layer")["control"].mean().dropna()
-    if not len(trained): return
+    if not len(trained):
+        return
     low = min(ax.get_ylim()[0], 100 * trained.min() - 2)
-    ax.fill_between(trained.index.to_numpy(float), low, 100 * trained, color="0.75", alpha=0.6, lw=0, label="control task (mean of the encoders)", zorder=0)
+    ax.fill_between(
+        trained.index.to_numpy(float),
+        low,
+        100 * trained,
+        color="0.75",
+        alpha=0.6,
+        lw=0,
+        label="control task (mean of the encoders)",
+        zorder=0,
+    )
     ax.set_ylim(bottom=low)
 
 # %% ../../nbs/reporting/09_layers.ipynb #118f9bfa
@@ -129,33 +226,39 @@ def _peaks(rows):
     first = headline(rows[rows["side"] != "random"], lambda t: shown_metrics(t)[:1])
     for (task, encoder), group in first.groupby(["task", "encoder"], sort=False):
         best = [f"{model} at layer {_best_layer(g)}" for model, g in group.groupby("model", sort=False)]
-        found.append(task_title(task) + (f" ({encoder})" if rows["encoder"].nunique() > 1 else "") + f": {', '.join(best)}")
+        found.append(
+            task_title(task) + (f" ({encoder})" if rows["encoder"].nunique() > 1 else "") + f": {', '.join(best)}"
+        )
     return _wrapped("Where each encoder is read best. " + "; ".join(found)) if found else ""
 
 
-def _wrapped(text): return text.replace("; ", ";\n").replace(". ", ".\n", 1) if len(text) > 80 else text
+def _wrapped(text):
+    return text.replace("; ", ";\n").replace(". ", ".\n", 1) if len(text) > 80 else text
 
 
 def plot_profiles(
-    rows: pd.DataFrame, # from `probe_rows`
-    through: str = "layer", # layer = each state alone | mix = a scalar mix of the states up to it
+    rows: pd.DataFrame,  # from `probe_rows`
+    through: str = "layer",  # layer = each state alone | mix = a scalar mix of the states up to it
 ) -> plt.Figure:
     "Score by layer, a panel a task and shown metric, a line a side with the 95 % interval over seeds, above the control task and the trivial baseline."
     rows = headline(final(rows[rows["through"] == through]))
-    if not len(rows): return nothing("no probe has finished")
+    if not len(rows):
+        return nothing("no probe has finished")
     panels = _panels(rows)
     fig, axes = _grid(len(panels))
     for ax, (title, group) in zip(axes, panels):
         _draw_profile(ax, group)
         _draw_control(ax, group)
-        if through == "layer": _draw_published(ax, group)
+        if through == "layer":
+            _draw_published(ax, group)
         ax.set_title(title, fontsize=10)
     return _finish(fig, axes, _peaks(rows))
 
 # %% ../../nbs/reporting/09_layers.ipynb #a65d27c8
 def _heat_metrics(task):
     t = known_task(task)
-    if not t: return []
+    if not t:
+        return []
     return ["exact_match", "answer_f1", "has_answer_f1"] if t.kind == "span" else [t.metrics[0]]
 
 
@@ -169,14 +272,14 @@ def _heat_tables(rows):
         found.append((f"{task_title(task)}: {metric_title(metric, split)}", 100 * table))
     return found
 
-
 # %% ../../nbs/reporting/09_layers.ipynb #e88e18b7
 def plot_heat(
-    rows: pd.DataFrame, # from `probe_rows`
+    rows: pd.DataFrame,  # from `probe_rows`
 ) -> plt.Figure:
     "Heat maps of mean scores × 100, model by layer, for each task; for questions exact match, F1, and F1 of those that have an answer."
     rows = headline(rows[rows["through"] == "layer"], _heat_metrics)
-    if not len(rows): return nothing("no probe has finished")
+    if not len(rows):
+        return nothing("no probe has finished")
     tables = _heat_tables(rows)
     size = [len(table) for _, table in tables]
     inches = (2.6 + 0.55 * (1 + rows["layer"].max()), sum(size) * 0.36 + 0.95 * len(size))
@@ -195,22 +298,25 @@ def _draw_difference(ax, group, name, color, shift):
     ax.vlines(x, 100 * group["low"], 100 * group["high"], color=color, lw=1.5, label="95 % interval")
     for words, face, marker in (((BETTER, WORSE), color, "s"), ((UNDECIDED,), "white", "s"), ((NO_CLAIM,), color, "x")):
         mine = verdict.isin(words)
-        if mine.any(): ax.plot(x[mine], y[mine], marker, color=color, mfc=face, label=" or ".join(words) + name)
+        if mine.any():
+            ax.plot(x[mine], y[mine], marker, color=color, mfc=face, label=" or ".join(words) + name)
 
 
 def _count(group):
-    if (group["verdict"] == NO_CLAIM).all(): return NO_CLAIM
+    if (group["verdict"] == NO_CLAIM).all():
+        return NO_CLAIM
     return f"{(group['verdict'] == BETTER).sum()} of {len(group)}"
 
 
 def plot_difference(
     study: Results,
-    differences: pd.DataFrame | None = None, # from `layer_differences`, when they are at hand
-) -> plt.Figure | None: # None when the study lacks a side
+    differences: pd.DataFrame | None = None,  # from `layer_differences`, when they are at hand
+) -> plt.Figure | None:  # None when the study lacks a side
     "Fine-tuned minus pretrained by layer with the 95 % interval; a filled marker is better or worse, an open one undecided."
     rows = layer_differences(study) if differences is None else differences
     rows = rows[rows["difference"].notna()]
-    if not len(rows): return None
+    if not len(rows):
+        return None
     panels, colors = _panels(rows), [COLORS[3], COLORS[4], COLORS[2]]
     fig, axes = _grid(len(panels))
     for ax, (title, group) in zip(axes, panels):
@@ -220,18 +326,21 @@ def plot_difference(
         ax.axhline(0, color="0.2", lw=1)
         ax.set_title(title, fontsize=10)
     found = [f"{title.replace(chr(10), ', ')}: {_count(group)}" for title, group in panels]
-    return _finish(fig, axes, _wrapped("Layers at which the fine-tuned encoder is better. " + "; ".join(found)), "difference × 100")
+    return _finish(
+        fig, axes, _wrapped("Layers at which the fine-tuned encoder is better. " + "; ".join(found)), "difference × 100"
+    )
 
 # %% ../../nbs/reporting/09_layers.ipynb #f12339bb
 def plot_training(
-    rows: pd.DataFrame, # from `probe_rows`
-) -> plt.Figure | None: # None when no encoder was probed after several numbers of epochs
+    rows: pd.DataFrame,  # from `probe_rows`
+) -> plt.Figure | None:  # None when no encoder was probed after several numbers of epochs
     "Profiles over fine-tuning: score by layer, a line for each number of epochs."
     rows = headline(rows[(rows["through"] == "layer") & (rows["side"] != "random")])
     rows = rows.assign(epoch=rows["epoch"].where(rows["side"] == "fine-tuned", 0.0).fillna(np.inf))
     tuned = rows[rows["side"] == "fine-tuned"].groupby(["task", "encoder"])["epoch"].nunique()
     rows = rows[[tuned.get(key, 0) > 1 for key in zip(rows["task"], rows["encoder"])]]
-    if not len(rows): return None
+    if not len(rows):
+        return None
     panels, epochs = _panels(rows), sorted(rows["epoch"].dropna().unique())
     fig, axes = _grid(len(panels))
     colors = dict(zip(epochs, plt.colormaps["magma_r"](np.linspace(0.25, 0.75, len(epochs)))))
@@ -240,8 +349,22 @@ def plot_training(
         for (epoch, model), g in group.groupby(["epoch", "model"]):
             g = g.groupby("layer")["value"].agg(["mean", "std"])
             mark = "osD^vPX*"[epochs.index(epoch) % 8]
-            name = model if models[epoch] > 1 else {0.0: "pretrained", np.inf: "best epoch"}.get(epoch, f"{epoch:g} epochs")
-            ax.errorbar(g.index, 100 * g["mean"], 100 * g["std"].fillna(0), color=colors[epoch], marker=mark, ms=4, lw=1.4, elinewidth=0.8, label=name)
+            name = (
+                model
+                if models[epoch] > 1
+                else {0.0: "pretrained", np.inf: "best epoch"}.get(epoch, f"{epoch:g} epochs")
+            )
+            ax.errorbar(
+                g.index,
+                100 * g["mean"],
+                100 * g["std"].fillna(0),
+                color=colors[epoch],
+                marker=mark,
+                ms=4,
+                lw=1.4,
+                elinewidth=0.8,
+                label=name,
+            )
         ax.axhline(100 * group["baseline"].mean(), color="0.2", linestyle=":", lw=1.3, label="trivial baseline")
         ax.set_title(title, fontsize=10)
     return _finish(fig, axes, "The profile while fine-tuning (bars: ±1 sd over seeds)")
@@ -249,29 +372,54 @@ def plot_training(
 # %% ../../nbs/reporting/09_layers.ipynb #c137c449
 def similarity(
     study: Results,
-) -> pd.DataFrame: # task, encoder, method, seed, layer, cka
+) -> pd.DataFrame:  # task, encoder, method, seed, layer, cka
     "CKA of fine-tuned with pretrained states, layer by layer, of the model that was kept; empty when no run has it."
     titles = run_titles(replace(study, runs={run: r | {"variant": ""} for run, r in study.runs.items()}))
     tuned = {run: r for run, r in study.runs.items() if r.get("side") == "fine-tuned" and r.get("cka")}
     runs = {r.get("of", run): r | {"method": titles[run]} for run, r in tuned.items()}
-    found = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": r["method"], "side": r["side"], "epoch": r.get("epoch"), "seed": r["seed"], "layer": i,
-              "cka": np.nan if row[i] is None else float(row[i])} for r in runs.values() for i, row in enumerate(r["cka"]) if i < len(row)]
+    found = [
+        {
+            "task": r["task"],
+            "encoder": encoder_title(r["encoder"]),
+            "method": r["method"],
+            "side": r["side"],
+            "epoch": r.get("epoch"),
+            "seed": r["seed"],
+            "layer": i,
+            "cka": np.nan if row[i] is None else float(row[i]),
+        }
+        for r in runs.values()
+        for i, row in enumerate(r["cka"])
+        if i < len(row)
+    ]
     rows = pd.DataFrame(found, columns=["task", "encoder", "method", "side", "epoch", "seed", "layer", "cka"])
     return final(rows.astype({"epoch": float})).drop(columns=["side", "epoch"]).reset_index(drop=True)
 
-
+# %% ../../nbs/reporting/09_layers.ipynb #279f0757
 def plot_similarity(
     study: Results,
-) -> plt.Figure | None: # None when no run has compared states
+) -> plt.Figure | None:  # None when no run has compared states
     "CKA of the fine-tuned states with the pretrained ones by layer, mean over seeds, a line a task."
     rows = similarity(study)
-    if not len(rows): return None
+    if not len(rows):
+        return None
     fig, (ax,) = _grid(1)
     several = rows.groupby(["task", "encoder"])["method"].nunique().max() > 1
     for i, ((task, encoder, method), g) in enumerate(rows.groupby(["task", "encoder", "method"], sort=False)):
         mean = g.groupby("layer")["cka"].mean()
-        name = task_title(task) + (f", {encoder}" if rows["encoder"].nunique() > 1 else "") + (f", {method}" if several else "")
-        ax.plot(mean.index, mean, marker="osD^vPX*"[i % 8], linestyle=["-", "--", "-.", ":"][i % 4], color=COLORS[i % 10], label=name)
+        name = (
+            task_title(task)
+            + (f", {encoder}" if rows["encoder"].nunique() > 1 else "")
+            + (f", {method}" if several else "")
+        )
+        ax.plot(
+            mean.index,
+            mean,
+            marker="osD^vPX*"[i % 8],
+            linestyle=["-", "--", "-.", ":"][i % 4],
+            color=COLORS[i % 10],
+            label=name,
+        )
     ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
     return _finish(fig, [ax], "How much of each state\nfine-tuning has left as it was", "CKA with the pretrained state")
 
@@ -285,23 +433,29 @@ def _layers_text(layers):
 def _where(part, held):
     "The layers at which something holds: at all, from one on with those before it, or at some."
     layers, start = list(part["layer"][held]), onset(held)
-    if len(layers) == len(part): return "at every layer"
-    if start is None or start == len(part) - 1: return f"at layer{'s' if len(layers) > 1 else ''} {_layers_text(layers)}"
+    if len(layers) == len(part):
+        return "at every layer"
+    if start is None or start == len(part) - 1:
+        return f"at layer{'s' if len(layers) > 1 else ''} {_layers_text(layers)}"
     on = part["layer"].iloc[start]
     before = [n for n in layers if n < on]
-    return f"from layer {on} on" + (f" and at layer{'s' if len(before) > 1 else ''} {_layers_text(before)}" if before else "")
+    return f"from layer {on} on" + (
+        f" and at layer{'s' if len(before) > 1 else ''} {_layers_text(before)}" if before else ""
+    )
 
 
 def _most(part):
     "The largest difference of some layers of one verdict, with its interval where one is claimed."
     part = part.dropna(subset="difference")
-    if not len(part): return ""
+    if not len(part):
+        return ""
     most = part.loc[part["difference"].abs().idxmax()]
     if most["verdict"] not in (BETTER, WORSE):
         return f" (most at layer {most['layer']}: {number(most['difference'], sign=True)} points)"
     ends = (most["low"], most["high"]) if most["verdict"] == BETTER else (-most["high"], -most["low"])
     size, interval = number(abs(most["difference"])), between(*ends)
-    if len(part) == 1: return f" by {size} points ({interval})"
+    if len(part) == 1:
+        return f" by {size} points ({interval})"
     return f", by up to {size} points ({interval}, layer {most['layer']})"
 
 # %% ../../nbs/reporting/09_layers.ipynb #c21efafb
@@ -310,33 +464,41 @@ def _claims_text(part, other):
     part, found = part.sort_values("layer", ignore_index=True), []
     for word, link in ((BETTER, "than"), (WORSE, "than"), (UNDECIDED, "against")):
         held = part["verdict"] == word
-        if not held.any(): continue
+        if not held.any():
+            continue
         name = "" if found else f" {link} {other}"
         found.append(f"{word}{name} {_where(part, held)}{_most(part[held])}")
     text = [f"is {', '.join(found)}"] if found else []
     for reason, none in part[part["verdict"] == NO_CLAIM].groupby("reason", sort=False):
         where = "at any layer" if len(none) == len(part) else _where(part, part.index.isin(none.index))
         text.append(f"gets {NO_CLAIM} against {other} {where}: {reason}{_most(none)}")
-    fragile = [f"layer {r['layer']} ({number(r['difference'], sign=True)}) is {claim_words(r)}" for r in part.to_dict("records") if r["fragile"]]
+    fragile = [
+        f"layer {r['layer']} ({number(r['difference'], sign=True)}) is {claim_words(r)}"
+        for r in part.to_dict("records")
+        if r["fragile"]
+    ]
     return "; ".join(text + fragile)
 
 
-def _who(name): return f"the {name} encoder" if "," not in name and "(" not in name else f"the encoder {name}"
+def _who(name):
+    return f"the {name} encoder" if "," not in name and "(" not in name else f"the encoder {name}"
 
 
 def _side_text(above, several):
     "Where one model is read best, and where that is more than the trivial predictor."
     first = above.iloc[0]
     who = _who(first["model"] if several else first["side"])
-    if not above["mean"].notna().any(): return f"{who} has no defined score"
+    if not above["mean"].notna().any():
+        return f"{who} has no defined score"
     best = above.loc[above["mean"].idxmax()]
     other = f"the trivial predictor ({number(best['baseline'])})"
     return f"{who} is read best at layer {best['layer']} ({number(best['mean'])}) and {_claims_text(above, other)}"
 
-
+# %% ../../nbs/reporting/09_layers.ipynb #7fc618cc
 def _gain_text(part):
     "What fine-tuning adds, and at which layers."
-    if not len(part): return ""
+    if not len(part):
+        return ""
     first = part.iloc[0]
     return f"{_who(first['model'])} {_claims_text(part, _who(first['against']).replace(' encoder', ' one'))}"
 
@@ -345,7 +507,10 @@ def _floor_text(group):
     "What the control task and the random encoder reach."
     means = profiles(group[group["through"] == "layer"])
     found = []
-    for name, part, column in (("the control task", means[means["side"] != "random"], "control"), ("a random encoder", means[means["side"] == "random"], "mean")):
+    for name, part, column in (
+        ("the control task", means[means["side"] != "random"], "control"),
+        ("a random encoder", means[means["side"] == "random"], "mean"),
+    ):
         if part[column].notna().any():
             best = part.loc[part[column].idxmax()]
             found.append(f"{name} reaches at most {number(best[column])} (layer {best['layer']})")
@@ -357,7 +522,12 @@ def _answered_text(group):
     part = group[(group["metric"] == "has_answer_f1") & (group["through"] == "layer") & (group["side"] != "random")]
     means = profiles(part).dropna(subset="mean")
     best = [means.loc[g["mean"].idxmax()] for _, g in means.groupby("model", sort=False)]
-    return "of the questions that have an answer, F1 is at most " + " and ".join(f"{number(b['mean'])} ({b['model']}, layer {b['layer']})" for b in best) if best else ""
+    return (
+        "of the questions that have an answer, F1 is at most "
+        + " and ".join(f"{number(b['mean'])} ({b['model']}, layer {b['layer']})" for b in best)
+        if best
+        else ""
+    )
 
 
 def _changed_text(cka):
@@ -365,23 +535,27 @@ def _changed_text(cka):
     means = {method: g.groupby("layer")["cka"].mean().dropna() for method, g in cka.groupby("method", sort=False)}
     means = {method: mean for method, mean in means.items() if len(mean)}
     who = lambda method: f"fine-tuning ({method})" if len(means) > 1 else "fine-tuning"
-    return ", and ".join(f"{who(method)} has left layer {m.idxmax()} most like it was (CKA {m.max():.2f}) "
-                         f"and changed layer {m.idxmin()} most ({m.min():.2f})" for method, m in means.items())
+    return ", and ".join(
+        f"{who(method)} has left layer {m.idxmax()} most like it was (CKA {m.max():.2f}) "
+        f"and changed layer {m.idxmin()} most ({m.min():.2f})"
+        for method, m in means.items()
+    )
 
-
-def _sentence(parts): return "; ".join(p for p in parts if p) + "."
+# %% ../../nbs/reporting/09_layers.ipynb #5a3b4849
+def _sentence(parts):
+    return "; ".join(p for p in parts if p) + "."
 
 # %% ../../nbs/reporting/09_layers.ipynb #865ca85f
 _NAMED = 3  # tasks that a first sentence names
 
 
-def _layer_text(row, several): # several: whether there are several encoders
+def _layer_text(row, several):  # several: whether there are several encoders
     "Name the layer of a comparison with its size."
     about = [row["model"], row["encoder"]] if several else [row["model"]]
     return f"{task_title(row['task'])} at layer {row['layer']} by {points(row, *about)}"
 
 
-def _led(rows): # of `decide_claims`
+def _led(rows):  # of `decide_claims`
     "Return the leading comparison of each task and encoder, the largest first."
     lead = [leading(part) for _, part in rows.groupby(["task", "encoder"], sort=False)]
     return sorted(lead, key=lambda r: -np.nan_to_num(r["difference"]))
@@ -396,10 +570,11 @@ def _lead_text(rows, word):
 
 
 def answer(
-    above: pd.DataFrame, # from `against_trivial`
-) -> str: # a sentence; "" without a comparison
+    above: pd.DataFrame,  # from `against_trivial`
+) -> str:  # a sentence; "" without a comparison
     "Answer in how many tasks a layer is better than the trivial predictor, at which layer and by how much."
-    if not len(above): return ""
+    if not len(above):
+        return ""
     if (above["verdict"] == NO_CLAIM).all():
         return f"No claim can be made on any layer ({reasons_text(above)})."
     tasks = above.groupby(["task", "encoder"], sort=False).ngroups
@@ -413,11 +588,12 @@ def answer(
 
 # %% ../../nbs/reporting/09_layers.ipynb #0c009276
 def gained(
-    differences: pd.DataFrame, # from `layer_differences`
-) -> str: # a sentence; "" for a study that lacks a side
+    differences: pd.DataFrame,  # from `layer_differences`
+) -> str:  # a sentence; "" for a study that lacks a side
     "Answer at how many layers the fine-tuned encoder is better than the pretrained one, and where most."
     made = differences[differences["verdict"] != NO_CLAIM]
-    if not len(made): return ""
+    if not len(made):
+        return ""
     first = made.groupby(["task", "encoder"])["metric"].transform("first") == made["metric"]
     row, counts = leading(made[first]), verdict_counts(made)
     lead = _layer_text(row, made["encoder"].nunique() > 1)
@@ -426,14 +602,15 @@ def gained(
 # %% ../../nbs/reporting/09_layers.ipynb #ec5f539e
 def paragraph(
     study: Results,
-    rows: pd.DataFrame | None = None, # from `probe_rows`, when they are at hand
-    differences: pd.DataFrame | None = None, # from `layer_differences`
-    above: pd.DataFrame | None = None, # from `against_trivial`
-) -> str: # one paragraph
+    rows: pd.DataFrame | None = None,  # from `probe_rows`, when they are at hand
+    differences: pd.DataFrame | None = None,  # from `layer_differences`
+    above: pd.DataFrame | None = None,  # from `against_trivial`
+) -> str:  # one paragraph
     "Answer which layer knows what, then say where each side is read best, what fine-tuning adds and what the floors reach."
     rows = probe_rows(study) if rows is None else rows
     differences = layer_differences(study, rows) if differences is None else differences
-    if not len(rows): return f"{tally(study)} No probe has finished."
+    if not len(rows):
+        return f"{tally(study)} No probe has finished."
     above = against_trivial(study, rows) if above is None else above
     cka, found = similarity(study), [answer(above), gained(differences), tally(study)]
     mine = lambda table, key: table[(table["task"] == key[0]) & (table["encoder"] == key[1])] if len(table) else table
@@ -441,88 +618,136 @@ def paragraph(
         sides = [g for _, g in mine(above, key).groupby("model", sort=False)]
         first = group["metric"].iloc[0]
         gains = mine(differences, key)
-        gains = [_gain_text(g) for _, g in gains[gains["metric"] == first].groupby("model", sort=False)] if len(gains) else []
+        gains = (
+            [_gain_text(g) for _, g in gains[gains["metric"] == first].groupby("model", sort=False)]
+            if len(gains)
+            else []
+        )
         several = pd.Series([g["side"].iloc[0] for g in sides], dtype=object).duplicated().any()
         title = f"{task_title(key[0])} ({metric_title(first)}, {key[1]}): "
-        found.append(title + _sentence([*(_side_text(g, several) for g in sides), *gains, _answered_text(group),
-                                        _floor_text(group[group["metric"] == first]), _changed_text(mine(cka, key))]))
+        found.append(
+            title
+            + _sentence(
+                [
+                    *(_side_text(g, several) for g in sides),
+                    *gains,
+                    _answered_text(group),
+                    _floor_text(group[group["metric"] == first]),
+                    _changed_text(mine(cka, key)),
+                ]
+            )
+        )
     return " ".join(filter(None, found))
 
 # %% ../../nbs/reporting/09_layers.ipynb #678d8860
 def missing_rows(
     study: Results,
-) -> pd.DataFrame: # Task, Encoder, Side, Best layer; text cells
+) -> pd.DataFrame:  # Task, Encoder, Side, Best layer; text cells
     "Planned runs of which no seed has finished, with what became of them."
     done, found = study.finished(), {}
     ask = lambda job, key: job.get(key, job.get("parameters", {}).get(key))
     for job in study.jobs:
         found.setdefault((ask(job, "task"), encoder_title(ask(job, "encoder")), job.get("step")), []).append(job["run"])
     state = {f["run"]: f["state"] for f in study.faults}
-    return pd.DataFrame([{"Task": task_title(task), "Encoder": encoder, "Side": study.titles.get(step, str(step)), "Best layer": state.get(runs[0], "not started")}
-                         for (task, encoder, step), runs in found.items() if not done & set(runs)], columns=["Task", "Encoder", "Side", "Best layer"])
+    return pd.DataFrame(
+        [
+            {
+                "Task": task_title(task),
+                "Encoder": encoder,
+                "Side": study.titles.get(step, str(step)),
+                "Best layer": state.get(runs[0], "not started"),
+            }
+            for (task, encoder, step), runs in found.items()
+            if not done & set(runs)
+        ],
+        columns=["Task", "Encoder", "Side", "Best layer"],
+    )
 
 
 def main_table(
     study: Results,
-    rows: pd.DataFrame, # from `probe_rows`
-) -> pd.DataFrame: # text cells
+    rows: pd.DataFrame,  # from `probe_rows`
+) -> pd.DataFrame:  # text cells
     "The profiles of the shown metrics, and what is missing."
     shown, lost = profile_table(headline(rows)), missing_rows(study)
-    if not len(lost): return shown
+    if not len(lost):
+        return shown
     return pd.concat([shown, lost] if len(shown) else [lost], ignore_index=True).fillna("")
 
 # %% ../../nbs/reporting/09_layers.ipynb #eafce88f
-_MAIN = ("Scores × 100 of a probe on each state (0 = embeddings), mean ± standard deviation over seeds. Best layer: of the mean, in brackets of the single seeds. "
-         "Expected layer: where a mix of the states up to a layer gains its score (Tenney et al. 2019), mean over seeds; "
-         "unclear: the gain is within its spread over seeds; no gain: the whole mix scores no higher than the embeddings. Trivial: always the commonest class, the mean, or no answer.")
-_FLOOR = ("Control task: labels that only the words decide (Hewitt and Liang 2019); selectivity: score minus that. "
-          "Compression: bits of the labels at equal odds over bits of their online code (Voita and Titov 2020).")
+_MAIN = (
+    "Scores × 100 of a probe on each state (0 = embeddings), mean ± standard deviation over seeds. Best layer: of the mean, in brackets of the single seeds. "
+    "Expected layer: where a mix of the states up to a layer gains its score (Tenney et al. 2019), mean over seeds; "
+    "unclear: the gain is within its spread over seeds; no gain: the whole mix scores no higher than the embeddings. Trivial: always the commonest class, the mean, or no answer."
+)
+_FLOOR = (
+    "Control task: labels that only the words decide (Hewitt and Liang 2019); selectivity: score minus that. "
+    "Compression: bits of the labels at equal odds over bits of their online code (Voita and Titov 2020)."
+)
 _CHANGE = "Differences × 100, fine-tuned minus pretrained, on the same examples and seeds."
-_ABOVE = "Scores and differences × 100; trivial: the predictor that always says the commonest class, the mean, or no answer."
-_PRINTED = ("Per cent, as printed; † is what answering nothing scores on those questions. Other questions than those above, one seed, no control task, "
-            "one learning rate for all layers, which is low for pretrained states: to be read beside the scores above, not compared with them.")
+_ABOVE = (
+    "Scores and differences × 100; trivial: the predictor that always says the commonest class, the mean, or no answer."
+)
+_PRINTED = (
+    "Per cent, as printed; † is what answering nothing scores on those questions. Other questions than those above, one seed, no control task, "
+    "one learning rate for all layers, which is low for pretrained states: to be read beside the scores above, not compared with them."
+)
 
 
 def report_tables(
     study: Results,
-    rows: pd.DataFrame, # from `probe_rows`
-    differences: pd.DataFrame, # from `layer_differences`
-    above: pd.DataFrame, # from `against_trivial`
-) -> list: # (heading, table, caption) each; the main table comes first
+    rows: pd.DataFrame,  # from `probe_rows`
+    differences: pd.DataFrame,  # from `layer_differences`
+    above: pd.DataFrame,  # from `against_trivial`
+) -> list:  # (heading, table, caption) each; the main table comes first
     "Make all tables of the report once, for both of its forms."
-    parts = [("Fine-tuned minus pretrained", difference_table(differences), f"{_CHANGE} {rule(differences)}"),
-             ("Above the trivial baseline", trivial_table(above), f"{_ABOVE} {rule(above)}"),
-             ("Above the control task", control_table(headline(final(rows))), _FLOOR),
-             ("Published curves", published_table(rows), _PRINTED),
-             ("All metrics", profile_table(rows), "All reported metrics, as in the first table."),
-             ("Runs of an earlier code", accepted(study), EARLIER)]
+    parts = [
+        ("Fine-tuned minus pretrained", difference_table(differences), f"{_CHANGE} {rule(differences)}"),
+        ("Above the trivial baseline", trivial_table(above), f"{_ABOVE} {rule(above)}"),
+        ("Above the control task", control_table(headline(final(rows))), _FLOOR),
+        ("Published curves", published_table(rows), _PRINTED),
+        ("All metrics", profile_table(rows), "All reported metrics, as in the first table."),
+        ("Runs of an earlier code", accepted(study), EARLIER),
+    ]
     return [("Profiles", main_table(study, rows), captioned(study, _MAIN)), *(p for p in parts if len(p[1]))]
 
-
+# %% ../../nbs/reporting/09_layers.ipynb #d56ddd8a
 def probe_notes(
     study: Results,
-    rows: pd.DataFrame, # from `probe_rows`
+    rows: pd.DataFrame,  # from `probe_rows`
 ) -> list[str]:
     "How to read the report, and what the records want their readers to know."
-    found = ["Scores are multiplied by 100; `table.csv` holds fractions, one row a layer. Collapsed probes are counted in."]
+    found = [
+        "Scores are multiplied by 100; `table.csv` holds fractions, one row a layer. Collapsed probes are counted in."
+    ]
     found += [text for name, text in PROTOCOL_NOTES.items() if (rows["protocol"] == name).any()]
     tuned = sorted(rows[rows["side"] == "fine-tuned"]["epoch"].dropna().unique())
-    if tuned: found.append(f"Fine-tuned for {' and '.join(f'{e:g}' for e in tuned)} epoch{'s' * (tuned != [1])}; tables and figures show the model that was kept as its run's best, where there is one.")
+    if tuned:
+        found.append(
+            f"Fine-tuned for {' and '.join(f'{e:g}' for e in tuned)} epoch{'s' * (tuned != [1])}; tables and figures show the model that was kept as its run's best, where there is one."
+        )
     return found + remarks(study)
 
 # %% ../../nbs/reporting/09_layers.ipynb #12abef4a
-FIGURES = {"profiles": "What can be read from each layer", "mixes": "What a mix of the layers up to each one adds", "heat": "All layers in numbers", "difference": "Fine-tuned minus pretrained",
-           "training": "The profile while fine-tuning", "similarity": "What fine-tuning has left as it was"}
+FIGURES = {
+    "profiles": "What can be read from each layer",
+    "mixes": "What a mix of the layers up to each one adds",
+    "heat": "All layers in numbers",
+    "difference": "Fine-tuned minus pretrained",
+    "training": "The profile while fine-tuning",
+    "similarity": "What fine-tuning has left as it was",
+}
 
 
 @dataclass
 class ProbesReport:
     "Everything that the report of a study of probes shows."
+
     study: Results
-    rows: pd.DataFrame        # from `probe_rows`
-    differences: pd.DataFrame # from `layer_differences`
-    above: pd.DataFrame       # from `against_trivial`
-    figures: dict             # name -> function that draws it, or returns None
+    rows: pd.DataFrame  # from `probe_rows`
+    differences: pd.DataFrame  # from `layer_differences`
+    above: pd.DataFrame  # from `against_trivial`
+    figures: dict  # name -> function that draws it, or returns None
 
     @cached_property
     def lead(self) -> str:
@@ -530,15 +755,17 @@ class ProbesReport:
         return paragraph(self.study, self.rows, self.differences, self.above)
 
     @cached_property
-    def tables(self) -> list: # (heading, table, caption) each
+    def tables(self) -> list:  # (heading, table, caption) each
         "Return all tables; the main one comes first."
         return report_tables(self.study, self.rows, self.differences, self.above)
 
-    def table(self, heading: str) -> tuple: # (text cells, caption); an empty table when the report has none of that name
+    def table(
+        self, heading: str
+    ) -> tuple:  # (text cells, caption); an empty table when the report has none of that name
         "Return a table of the report by its heading."
         return next(((frame, caption) for name, frame, caption in self.tables if name == heading), (pd.DataFrame(), ""))
 
-
+# %% ../../nbs/reporting/09_layers.ipynb #6627d9c8
 def probes_report(
     study: Results,
 ) -> ProbesReport:
@@ -546,8 +773,13 @@ def probes_report(
     rows = probe_rows(study)
     differences, above = layer_differences(study, rows), against_trivial(study, rows)
     has_mixes = (rows["through"] == "mix").any()
-    drawn = {"profiles": partial(plot_profiles, rows), "heat": partial(plot_heat, rows), "difference": partial(plot_difference, study, differences),
-             "training": partial(plot_training, rows), "similarity": partial(plot_similarity, study)}
+    drawn = {
+        "profiles": partial(plot_profiles, rows),
+        "heat": partial(plot_heat, rows),
+        "difference": partial(plot_difference, study, differences),
+        "training": partial(plot_training, rows),
+        "similarity": partial(plot_similarity, study),
+    }
     drawn |= {"mixes": partial(plot_profiles, rows, "mix")} if has_mixes else {}
     return ProbesReport(study, rows, differences, above, {name: drawn[name] for name in FIGURES if name in drawn})
 
@@ -557,29 +789,43 @@ def to_markdown(
 ) -> str:
     "The report as Markdown: paragraph, main table, details, notes, faults, how to run it again."
     study, (_, main, caption), *rest = report.study, *report.tables
-    parts = [f"# {study.title}", report.lead, markdown_table(main), caption, DETAILS, *markdown_sections(rest), "## Notes"]
+    parts = [
+        f"# {study.title}",
+        report.lead,
+        markdown_table(main),
+        caption,
+        DETAILS,
+        *markdown_sections(rest),
+        "## Notes",
+    ]
     notes = "\n".join(f"- {n}" for n in probe_notes(study, report.rows))
     return "\n\n".join([*parts, notes, *markdown_end(study)]) + "\n"
 
 
 def to_html(
     report: ProbesReport,
-    figures: dict, # title -> PNG file, in the order of the page
+    figures: dict,  # title -> PNG file, in the order of the page
 ) -> str:
     "The report as one self-contained page."
     study, (title, main, caption), *rest = report.study, *report.tables
-    off = set(main.index[len(main) - len(missing_rows(study)):])
+    off = set(main.index[len(main) - len(missing_rows(study)) :])
     parts = [heading(title), html_table(main, caption, off=off), *(html_figure(*f) for f in figures.items())]
-    parts += [*html_sections(rest), heading("Notes"), html_list(probe_notes(study, report.rows), "notes"), *html_end(study)]
+    parts += [
+        *html_sections(rest),
+        heading("Notes"),
+        html_list(probe_notes(study, report.rows), "notes"),
+        *html_end(study),
+    ]
     protocols = [f"protocol {p}" for p in report.rows["protocol"].dropna().unique()]
     return html_page(study, report.lead, parts, protocols)
 
 # %% ../../nbs/reporting/09_layers.ipynb #8c31e6f3
 def write_probes_report(
-    report, # from `probes_report`, or the folder outputs/<study>
-) -> Path: # folder of the report: table.md, table.csv, report.html and figures
+    report,  # from `probes_report`, or the folder outputs/<study>
+) -> Path:  # folder of the report: table.md, table.csv, report.html and figures
     "Write the report of a study of probes; raises DataError when the folder is no study and OutputError when it cannot be written."
-    if not isinstance(report, ProbesReport): report = probes_report(read_study(report))
+    if not isinstance(report, ProbesReport):
+        report = probes_report(read_study(report))
     place = report.study.folder / "report"
     figures = begin_figures(report.figures, place, FIGURES, encoder_remarks(report.study))
     return write_files(place, profiles(report.rows), to_markdown(report), to_html(report, figures()))

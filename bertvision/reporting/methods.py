@@ -15,28 +15,40 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from ..data.tasks import all_tasks
-from ..metrics.scores import METRICS
-from ..core.figures import colors, label_outer, MARKERS, panel_row
+from ..core.figures import MARKERS, colors, label_outer, panel_row
 from ..data.published import published, published_value
-from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE
-from .claims import claim, CLAIM_COLUMNS, decide_claims, SCATTER_COLUMNS
+from ..data.tasks import all_tasks
 from ..engine.facts import facts_of_record, facts_of_rows, known_task, task_title
-from .results import encoder_title, fallen_text, KEYS, method_title, Results, run_titles, score_value, scores, settings_of
+from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE
+from ..metrics.scores import METRICS
+from .claims import CLAIM_COLUMNS, SCATTER_COLUMNS, claim, decide_claims
+from bertvision.reporting.results import (
+    KEYS,
+    Results,
+    encoder_title,
+    fallen_text,
+    method_title,
+    run_titles,
+    score_value,
+    scores,
+    settings_of,
+)
 
 # %% ../../nbs/reporting/05_methods.ipynb #6495d452
 def headline_rows(
-    table: pd.DataFrame, # from `glue_table`
+    table: pd.DataFrame,  # from `glue_table`
 ) -> pd.DataFrame:
     "Finished rows of each task's first metric on its first reported split."
     found = table[table["status"] == "done"]
     facts = facts_of_rows(found)
     first = {t: (f.metrics[0], f.report[0]) for t, f in facts.items() if f.metrics}
-    return found[np.array([first.get(t) == (m, s) for t, m, s in zip(found["task"], found["metric"], found["split"])], bool)]
+    return found[
+        np.array([first.get(t) == (m, s) for t, m, s in zip(found["task"], found["metric"], found["split"])], bool)
+    ]
 
 
 def several_methods(
-    table: pd.DataFrame, # from `glue_table`
+    table: pd.DataFrame,  # from `glue_table`
 ) -> bool:
     "Whether there is more than one method to compare."
     return table["method"].nunique() > 1
@@ -44,8 +56,8 @@ def several_methods(
 
 def highlighted(
     study: Results,
-    table: pd.DataFrame, # from `glue_table`
-) -> pd.DataFrame: # rows of the table
+    table: pd.DataFrame,  # from `glue_table`
+) -> pd.DataFrame:  # rows of the table
     "Without the variants that the study's file leaves to the later tables."
     shown = [v in study.highlights.get(s, (v,)) for s, v in zip(table["step"], table["variant"])]
     return table[shown]
@@ -53,67 +65,91 @@ def highlighted(
 
 def _cell(row) -> str:
     "Mean ± sd × 100, with the number of collapsed runs in it; a score that is no number in one run is undefined."
-    if pd.isna(row["mean"]): return "undefined"
+    if pd.isna(row["mean"]):
+        return "undefined"
     text = f"{100 * row['mean']:.1f}" + ("" if pd.isna(row["sd"]) else f" ± {100 * row['sd']:.1f}")
     return text.replace("-", "−") + fallen_text(row)
 
-
+# %% ../../nbs/reporting/05_methods.ipynb #da1c54aa
 def _sizes(counts: pd.Series) -> str:
     "Trainable parameters of a method: one number where its tasks agree, else from the smallest to the largest."
     known = sorted(set(counts.dropna()))
-    if not known: return ""
+    if not known:
+        return ""
     return f"{known[0]:,.0f}" if len(known) == 1 else f"{known[0]:,.0f} to {known[-1]:,.0f}"
 
 # %% ../../nbs/reporting/05_methods.ipynb #b54cd1d8
 def wide(
-    table: pd.DataFrame, # from `glue_table`
-) -> pd.DataFrame: # a row a method, a column a task; text
+    table: pd.DataFrame,  # from `glue_table`
+) -> pd.DataFrame:  # a row a method, a column a task; text
     "Headline scores × 100, mean ± sd, with the trainable parameters of each method: a range where its heads differ by task."
     rows = headline_rows(table)
     cells = [_cell(r) for r in rows.to_dict("records")]
     titles = [f"{task_title(t)} {METRICS[m].title}" for t, m in zip(rows["task"], rows["metric"])]
     out = pd.DataFrame({"encoder": rows["encoder"], "Method": rows["method"], "title": titles, "cell": cells})
-    out = out.pivot_table(index=["encoder", "Method"], columns="title", values="cell", aggfunc="first", sort=False).fillna("")
+    out = out.pivot_table(
+        index=["encoder", "Method"], columns="title", values="cell", aggfunc="first", sort=False
+    ).fillna("")
     sizes = rows.groupby(["encoder", "method"], sort=False)["parameters"].apply(_sizes)
     out.insert(0, "Trainable", sizes.reindex(out.index).fillna(""))
     return out.reset_index(level=0).rename(columns={"encoder": "Encoder"}).rename_axis(columns=None).reset_index()
 
 # %% ../../nbs/reporting/05_methods.ipynb #6949b3b1
-_PRINTED = {"BERT-base": ("bert-base-uncased", "fine-tuning"), "BERTVision-base": ("bert-base-uncased", "AdapterPooler"),
-            "BERT-large": ("bert-large-uncased", "fine-tuning"), "BERTVision-large": ("bert-large-uncased", "AdapterPooler")}
+_PRINTED = {
+    "BERT-base": ("bert-base-uncased", "fine-tuning"),
+    "BERTVision-base": ("bert-base-uncased", "AdapterPooler"),
+    "BERT-large": ("bert-large-uncased", "fine-tuning"),
+    "BERTVision-large": ("bert-large-uncased", "AdapterPooler"),
+}
 
 
 def _here(rows: pd.DataFrame, task: str, encoder: str, model: str) -> str:
     "Our score with a published encoder and kind of model: of the first such method of the study."
-    mine = rows[(rows["model"] == model) & (rows["task"] == task) & (rows["encoder"].str.rsplit("/", n=1).str[-1].str.lower() == encoder)]
+    mine = rows[
+        (rows["model"] == model)
+        & (rows["task"] == task)
+        & (rows["encoder"].str.rsplit("/", n=1).str[-1].str.lower() == encoder)
+    ]
     return "not run" if not len(mine) else _cell(mine.iloc[0])
 
-
+# %% ../../nbs/reporting/05_methods.ipynb #c2226bcb
 def printed_tables(
-    table: pd.DataFrame, # from `glue_table`
-) -> tuple: # (table of text cells, a row for each of the tasks of its kind; remarks on what the originals printed)
+    table: pd.DataFrame,  # from `glue_table`
+) -> tuple:  # (table of text cells, a row for each of the tasks of its kind; remarks on what the originals printed)
     "The original's four tables with our values beside theirs; empty for a study without any of their tasks."
     rows, printed = headline_rows(table), published()
-    spans = {t.kind == "span" for t in map(known_task, table["task"].unique()) if t}  # labels, answers to questions, or both
+    spans = {
+        t.kind == "span" for t in map(known_task, table["task"].unique()) if t
+    }  # labels, answers to questions, or both
     tasks = [t for t in all_tasks() if t.name in set(printed["task"]) and (t.kind == "span") in spans]
-    if not {t.name for t in tasks} & set(table["task"]): return pd.DataFrame(), []
+    if not {t.name for t in tasks} & set(table["task"]):
+        return pd.DataFrame(), []
     cells, remarks = [], {}
     for task in tasks:
-        found = {title: published_value(task.name, encoder, task.metrics[0], task.report[0], model) for title, (encoder, model) in _PRINTED.items()}
-        if not any(found.values()): continue  # printed of another encoder
+        found = {
+            title: published_value(task.name, encoder, task.metrics[0], task.report[0], model)
+            for title, (encoder, model) in _PRINTED.items()
+        }
+        if not any(found.values()):
+            continue  # printed of another encoder
         cells.append({"Task": task.title, "Metric": METRICS[task.metrics[0]].title})
         for title, (encoder, model) in _PRINTED.items():
             said = found[title] or {}
             odd = said.get("flag", "ok") != "ok"
-            if said.get("remark"): remarks.setdefault(f"{'† ' * odd}{said['source']}: {said['remark']}", []).append(f"{task.title} {title}")
-            cells[-1] |= {f"{title}, published": f"{100 * said['value']:.1f}" + "†" * odd if said else "none",
-                          f"{title}, here": _here(rows, task.name, encoder, model)}
+            if said.get("remark"):
+                remarks.setdefault(f"{'† ' * odd}{said['source']}: {said['remark']}", []).append(
+                    f"{task.title} {title}"
+                )
+            cells[-1] |= {
+                f"{title}, published": f"{100 * said['value']:.1f}" + "†" * odd if said else "none",
+                f"{title}, here": _here(rows, task.name, encoder, model),
+            }
     return pd.DataFrame(cells), [f"{text} ({', '.join(where)})." for text, where in remarks.items()]
 
 # %% ../../nbs/reporting/05_methods.ipynb #41aba690
 def runs_by_method(
-    tidy: pd.DataFrame, # from `scores`
-) -> dict: # KEYS as a tuple -> {seed: run}
+    tidy: pd.DataFrame,  # from `scores`
+) -> dict:  # KEYS as a tuple -> {seed: run}
     "Return the runs behind each row of the table."
     found = {}
     for *key, seed, run in tidy[[*KEYS, "seed", "run"]].drop_duplicates().itertuples(index=False):
@@ -122,9 +158,9 @@ def runs_by_method(
 
 
 def seeds_of(
-    runs: dict, # from `runs_by_method`
-    row: dict, # of `glue_table`
-) -> dict: # seed -> run
+    runs: dict,  # from `runs_by_method`
+    row: dict,  # of `glue_table`
+) -> dict:  # seed -> run
     "Return the runs behind a row of the table."
     return runs.get(tuple(row[k] for k in KEYS), {})
 
@@ -142,10 +178,12 @@ def _with_baseline(rows: pd.DataFrame, baseline: str, across: bool):
 
 def against(
     study: Results,
-    table: pd.DataFrame, # from `glue_table`
-    baseline: str = "", # a method's name; "" = the first of the table
-    across: bool = False, # with other encoders than the baseline's, too
-) -> pd.DataFrame: # a row a task and method: task, encoder, method, variant, baseline, the columns of `decide_claims`, and first
+    table: pd.DataFrame,  # from `glue_table`
+    baseline: str = "",  # a method's name; "" = the first of the table
+    across: bool = False,  # with other encoders than the baseline's, too
+) -> (
+    pd.DataFrame
+):  # a row a task and method: task, encoder, method, variant, baseline, the columns of `decide_claims`, and first
     """Compare each method with the baseline on the headline score of each task. What cannot be compared has a reason instead of a p-value.
 
     The methods of the study's first table are one family, the variants that only its details show are another.
@@ -176,17 +214,21 @@ def _listed(rows: pd.DataFrame) -> str:
 
 
 def verdict(
-    compared: pd.DataFrame, # from `against`
-    method: str, # its name
-) -> str: # a sentence
+    compared: pd.DataFrame,  # from `against`
+    method: str,  # its name
+) -> str:  # a sentence
     "Say where a method is better than the baseline, where it is worse, and where that is undecided or cannot be claimed."
     rows = compared[compared["method"] == method]
-    if not len(rows): return f"{method}: not run."
+    if not len(rows):
+        return f"{method}: not run."
     baseline, parts = rows["baseline"].iloc[0], []
     by = {word: rows[rows["verdict"] == word] for word in (BETTER, WORSE, UNDECIDED, NO_CLAIM)}
-    if len(by[BETTER]): parts.append(f"better than {baseline} on {_listed(by[BETTER])}")
-    if len(by[WORSE]): parts.append(f"worse {'' if parts else f'than {baseline} '}on {_listed(by[WORSE])}")
-    if len(by[UNDECIDED]): parts.append(f"undecided {'' if parts else f'against {baseline} '}on {_listed(by[UNDECIDED])}")
+    if len(by[BETTER]):
+        parts.append(f"better than {baseline} on {_listed(by[BETTER])}")
+    if len(by[WORSE]):
+        parts.append(f"worse {'' if parts else f'than {baseline} '}on {_listed(by[WORSE])}")
+    if len(by[UNDECIDED]):
+        parts.append(f"undecided {'' if parts else f'against {baseline} '}on {_listed(by[UNDECIDED])}")
     for reason, part in by[NO_CLAIM].groupby("reason", sort=False):
         parts.append(f"no claim on {_listed(part)}: {reason}")
     return f"{method}: {'; '.join(parts)}."
@@ -195,7 +237,7 @@ def verdict(
 _COSTS = {"parameters": "trainable parameters", "seconds": "seconds in all, with the runs it builds on"}
 
 
-def _looks(names) -> dict: # name -> colour
+def _looks(names) -> dict:  # name -> colour
     names = list(dict.fromkeys(names))
     return dict(zip(names, colors(len(names))))
 
@@ -205,12 +247,14 @@ def _cost_axes(axes: list, cost: str):
     across = axes[0].get_subplotspec().get_gridspec().ncols
     for ax in axes:
         ax.set_xscale("log")
-        if cost == "seconds": ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,.0f}")
+        if cost == "seconds":
+            ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,.0f}")
         ax.xaxis.set_minor_formatter(NullFormatter())
     for ax in axes[-across:]:
         ax.set_xlabel(_COSTS[cost])
         ax.tick_params(labelbottom=True)
-    for ax in axes[::across]: ax.set_ylabel("score × 100")
+    for ax in axes[::across]:
+        ax.set_ylabel("score × 100")
 
 
 def _cost_legend(fig: plt.Figure, shades: dict, shapes: dict):
@@ -222,22 +266,36 @@ def _cost_legend(fig: plt.Figure, shades: dict, shapes: dict):
 
 # %% ../../nbs/reporting/05_methods.ipynb #9effd252
 def plot_cost(
-    table: pd.DataFrame, # from `glue_table`
-    cost: str = "parameters", # parameters | seconds
-) -> plt.Figure | None: # None when no record tells its cost
+    table: pd.DataFrame,  # from `glue_table`
+    cost: str = "parameters",  # parameters | seconds
+) -> plt.Figure | None:  # None when no record tells its cost
     "Headline score of each method against what it costs, one panel a task."
     rows = headline_rows(table).dropna(subset=[cost])
-    if not len(rows): return None
-    rows = rows.assign(score=100 * rows["mean"], panel=[f"{task_title(t)}: {METRICS[m].title}" for t, m in zip(rows["task"], rows["metric"])])
+    if not len(rows):
+        return None
+    rows = rows.assign(
+        score=100 * rows["mean"],
+        panel=[f"{task_title(t)}: {METRICS[m].title}" for t, m in zip(rows["task"], rows["metric"])],
+    )
     rows["Method"] = [m.replace(f": {v}", "", 1) if v else m for m, v in zip(rows["method"], rows["variant"])]
     rows["Variant"] = rows["variant"].replace("", "all weights")
     shades, shapes = _looks(rows["Method"]), dict(zip(rows["Variant"].unique(), cycle(MARKERS)))
     fig, axes = panel_row(rows["panel"].nunique(), 2, 4.1, 3.0, sharex=True)
     for ax, (panel, part) in zip(axes, rows.groupby("panel", sort=False)):
         ax.axhline(100 * part["baseline"].mean(), color="0.6", linestyle=":", lw=1)
-        ax.errorbar(part[cost], part["score"], yerr=100 * part["sd"].fillna(0), fmt="none", ecolor="0.7", lw=1, zorder=1.5)
+        ax.errorbar(
+            part[cost], part["score"], yerr=100 * part["sd"].fillna(0), fmt="none", ecolor="0.7", lw=1, zorder=1.5
+        )
         for variant, mine in part.groupby("Variant", sort=False):
-            ax.scatter(mine[cost], mine["score"], s=36, c=[shades[m] for m in mine["Method"]], marker=shapes[variant], edgecolor="white", linewidth=0.6)
+            ax.scatter(
+                mine[cost],
+                mine["score"],
+                s=36,
+                c=[shades[m] for m in mine["Method"]],
+                marker=shapes[variant],
+                edgecolor="white",
+                linewidth=0.6,
+            )
         ax.set_title(panel, fontsize=10)
     _cost_axes(axes, cost)
     _cost_legend(fig, shades, shapes)
@@ -247,21 +305,31 @@ def plot_cost(
 # %% ../../nbs/reporting/05_methods.ipynb #be322cdb
 def shares(
     study: Results,
-) -> pd.DataFrame: # task, encoder, method, seed, layer, share
+) -> pd.DataFrame:  # task, encoder, method, seed, layer, share
     "Weights of all scalar mixes, tidy; empty when no head has one."
     titles = run_titles(study)
-    rows = [{"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": titles[run],
-             "seed": r["seed"], "layer": i, "share": s}
-            for run, r in study.runs.items() for i, s in enumerate(r.get("layer_shares") or [])]
+    rows = [
+        {
+            "task": r["task"],
+            "encoder": encoder_title(r["encoder"]),
+            "method": titles[run],
+            "seed": r["seed"],
+            "layer": i,
+            "share": s,
+        }
+        for run, r in study.runs.items()
+        for i, s in enumerate(r.get("layer_shares") or [])
+    ]
     return pd.DataFrame(rows, columns=["task", "encoder", "method", "seed", "layer", "share"])
 
-
+# %% ../../nbs/reporting/05_methods.ipynb #e75cf388
 def plot_shares(
     study: Results,
-) -> plt.Figure | None: # None when no head has a mix
+) -> plt.Figure | None:  # None when no head has a mix
     "Share of each layer in the scalar mixes, mean and spread over seeds; the grey line is an equal share."
     rows = shares(study)
-    if not len(rows): return None
+    if not len(rows):
+        return None
     rows, panels = rows.assign(task=[task_title(t) for t in rows["task"]]), rows["task"].nunique()
     fig, axes = panel_row(panels, 4, 2.8, 2.4, sharex=True, sharey=True)
     shades = _looks(rows["method"])
@@ -270,7 +338,9 @@ def plot_shares(
         for method, group in part.groupby("method", sort=False):
             by = group.groupby("layer")["share"].agg(["mean", "std"])
             ax.plot(by.index, by["mean"], color=shades[method], marker="o", ms=4, lw=1.4, label=method)
-            ax.fill_between(by.index, by["mean"] - by["std"], by["mean"] + by["std"], color=shades[method], alpha=0.2, lw=0)
+            ax.fill_between(
+                by.index, by["mean"] - by["std"], by["mean"] + by["std"], color=shades[method], alpha=0.2, lw=0
+            )
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.set_title(task, fontsize=10)
     return label_outer(fig, axes, "layer (0 = embeddings)", "share of the mix")
@@ -280,18 +350,20 @@ _ALONG = {"epochs": "epochs of fine-tuning", "examples": "training examples"}
 _DRAWN = ("train_examples", "head_examples", "extract.train_examples")  # settings behind the axis of examples
 
 
-def _tuned_epochs(record: dict) -> float | None: # None without a fine-tuning, or with several
+def _tuned_epochs(record: dict) -> float | None:  # None without a fine-tuning, or with several
     "Epochs of the fine-tuning behind a run: its own, or those of the run that it builds on."
-    if record["experiment"] == "finetune": return record["parameters"].get("epochs")
+    if record["experiment"] == "finetune":
+        return record["parameters"].get("epochs")
     above, place = record.get("upstream") or {}, ""
     while above.get(place) != "finetune":
         names = [f"{place}.{name}".lstrip(".") for name in ("finetune", "extract")]
         place = next((name for name in names if above.get(name, "none") != "none"), None)
-        if place is None: return None
+        if place is None:
+            return None
     return None if f"{place}.runs" in above else above.get(f"{place}.epochs")  # an ensemble has several
 
 
-def _beside_axes(study: Results) -> dict: # run -> settings
+def _beside_axes(study: Results) -> dict:  # run -> settings
     "The settings that set runs apart beside epochs and examples."
     tuned = {run: r for run, r in study.runs.items() if r["experiment"] == "finetune"}
     others = {run: r for run, r in study.runs.items() if run not in tuned}
@@ -301,7 +373,7 @@ def _beside_axes(study: Results) -> dict: # run -> settings
 # %% ../../nbs/reporting/05_methods.ipynb #3833fc44
 def growth(
     study: Results,
-) -> pd.DataFrame: # task, encoder, method, step, seed, epochs, examples, score
+) -> pd.DataFrame:  # task, encoder, method, step, seed, epochs, examples, score
     "Headline scores of the highlighted methods with the epochs that their encoder was fine-tuned and the examples that they were trained on."
     found, settings = [], _beside_axes(study)
     for run, r in study.runs.items():
@@ -309,40 +381,67 @@ def growth(
         reported = [split for split in r["metrics"] if split != "selection"]
         shown = variant in study.highlights.get(r.get("step"), (variant,))
         metric = next(iter(facts_of_record(r).metrics), None)
-        if not shown or epochs is None or not reported or metric not in r["metrics"][reported[0]]: continue
+        if not shown or epochs is None or not reported or metric not in r["metrics"][reported[0]]:
+            continue
         headline = score_value(r["metrics"][reported[0]][metric], metric)
-        found.append({"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": variant or "BERT",
-                      "settings": settings[run], "seed": r["seed"], "epochs": epochs, "examples": r["examples"]["train"],
-                      "step": r.get("step"), "score": headline})
+        found.append(
+            {
+                "task": r["task"],
+                "encoder": encoder_title(r["encoder"]),
+                "method": variant or "BERT",
+                "settings": settings[run],
+                "seed": r["seed"],
+                "epochs": epochs,
+                "examples": r["examples"]["train"],
+                "step": r.get("step"),
+                "score": headline,
+            }
+        )
     same = ["task", "encoder", "method", "settings", "seed", "epochs", "examples"]
     rows = pd.DataFrame(found, columns=[*same, "step", "score"])
     unknown = rows["score"].isna().groupby([rows[c] for c in same if c != "seed"]).transform("any")
-    rows = rows[~unknown].reset_index(drop=True)  # a mean without one of its seeds would be another mean; the fault is named
+    rows = rows[~unknown].reset_index(
+        drop=True
+    )  # a mean without one of its seeds would be another mean; the fault is named
     again = rows.duplicated(same, keep=False)  # by several steps, as on out-of-fold states
-    rows.loc[again, "method"] = [method_title(study, s, m) for s, m in zip(rows.loc[again, "step"], rows.loc[again, "method"])]
+    rows.loc[again, "method"] = [
+        method_title(study, s, m) for s, m in zip(rows.loc[again, "step"], rows.loc[again, "method"])
+    ]
     rows["method"] = [m + (f" ({s})" if s else "") for m, s in zip(rows["method"], rows["settings"])]
     return rows.drop(columns="settings")
 
 # %% ../../nbs/reporting/05_methods.ipynb #1ebcbb03
 def plot_growth(
     study: Results,
-    along: str = "epochs", # epochs | examples
-) -> plt.Figure | None: # None when no method was tried with two values
+    along: str = "epochs",  # epochs | examples
+) -> plt.Figure | None:  # None when no method was tried with two values
     "Mean headline score and its spread over seeds, a line a method, a panel a task of which a method has several values; the other of the two is at its largest."
     rows, other = growth(study), next(k for k in _ALONG if k != along)
     groups = rows.groupby(["task", "encoder", "method"], sort=False)
     rows = rows[rows[other] == groups[other].transform("max")]
     varied = rows.groupby(["task", "encoder", "method"])[along].transform("nunique") > 1
     rows = rows[varied.groupby(rows["task"]).transform("any")]
-    if not len(rows): return None
+    if not len(rows):
+        return None
     rows = rows.assign(score=100 * rows["score"], task=[task_title(t) for t in rows["task"]])
-    if rows["encoder"].nunique() > 1: rows["method"] = rows["encoder"] + ", " + rows["method"]
+    if rows["encoder"].nunique() > 1:
+        rows["method"] = rows["encoder"] + ", " + rows["method"]
     fig, axes = panel_row(rows["task"].nunique(), 3, 3.3, 2.8)
     shades, shapes = _looks(rows["method"]), dict(zip(rows["method"].unique(), cycle(MARKERS)))
     for ax, (task, part) in zip(axes, rows.groupby("task", sort=False)):
         for method, group in part.groupby("method", sort=False):
             by = group.groupby(along)["score"].agg(["mean", "std"])
-            ax.errorbar(by.index, by["mean"], by["std"].fillna(0), color=shades[method], marker=shapes[method], ms=5, lw=1.4, elinewidth=1, label=method)
+            ax.errorbar(
+                by.index,
+                by["mean"],
+                by["std"].fillna(0),
+                color=shades[method],
+                marker=shapes[method],
+                ms=5,
+                lw=1.4,
+                elinewidth=1,
+                label=method,
+            )
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=rows[along].max() >= 2))
         ax.set_title(task, fontsize=10)
     return label_outer(fig, axes, _ALONG[along], "score × 100")

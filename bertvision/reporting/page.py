@@ -25,67 +25,76 @@ from string import Template
 from textwrap import wrap
 
 import matplotlib.pyplot as plt
-from matplotlib.transforms import Bbox
 import pandas as pd
+from matplotlib.transforms import Bbox
 
 from ..core.errors import DataError
 from ..core.io import replacing, write_text
+from ..engine.facts import facts_of_record, known_task, task_places, task_title
 from ..metrics.scores import METRICS
 from ..models.registry import encoder_remark, seen_before
+from .results import Results, code_of, encoder_title, settings_of
 from ..runs.records import seconds_of
-from ..engine.facts import facts_of_record, known_task, task_places, task_title
-from .results import code_of, encoder_title, Results, settings_of
 
 # %% ../../nbs/reporting/03_page.ipynb #3eaeaccf
 GLUE = "\u00a0"  # a space at which no line is broken
 
 
 def number(
-    x, # a number, nan or None
+    x,  # a number, nan or None
     digits: int = 1,
-    scale: float = 100.0, # what it is multiplied by
-    sign: bool = False, # also of what is positive
+    scale: float = 100.0,  # what it is multiplied by
+    sign: bool = False,  # also of what is positive
 ) -> str:
     "A number as readers see it; empty for nan and None."
-    if x is None or pd.isna(x): return ""
+    if x is None or pd.isna(x):
+        return ""
     return f"{x * scale:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 
 
 def between(
-    low, high, # ends of an interval, fractions
+    low,
+    high,  # ends of an interval, fractions
 ) -> str:
     "An interval × 100; empty when an end is missing."
     return f"{number(low)}{GLUE}…{GLUE}{number(high)}" if not (pd.isna(low) or pd.isna(high)) else ""
 
 
 def mean_sd(
-    mean, sd, # fractions
+    mean,
+    sd,  # fractions
 ) -> str:
     "Mean ± standard deviation × 100; the mean alone when there is one seed."
     return number(mean) + (f"{GLUE}±{GLUE}{number(sd)}" if not pd.isna(sd) else "")
 
 
 def p_value(
-    p, # 0 … 1, nan when no test could be made
+    p,  # 0 … 1, nan when no test could be made
 ) -> str:
     "A p-value with three digits."
     return "" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 # %% ../../nbs/reporting/03_page.ipynb #ec9b95e4
 def metric_title(
-    metric, # name of a metric, known or not
-    split=None, # what was scored
-    task=None, # of which; the split is named where a task reports several
+    metric,  # name of a metric, known or not
+    split=None,  # what was scored
+    task=None,  # of which; the split is named where a task reports several
 ) -> str:
     "What tables call a metric; of MNLI and XNLI with the split."
-    name = METRICS[metric].title if metric in METRICS else {"forced_f1": "HasAns F1, no silence allowed"}.get(metric, str(metric).replace("_", " "))
+    name = (
+        METRICS[metric].title
+        if metric in METRICS
+        else {"forced_f1": "HasAns F1, no silence allowed"}.get(metric, str(metric).replace("_", " "))
+    )
     known = known_task(task)
     several = known and len(known.report) > 1 and split
-    return name + {"validation_matched": " (matched)", "validation_mismatched": " (mismatched)"}.get(split, f" ({split})" if several else "")
+    return name + {"validation_matched": " (matched)", "validation_mismatched": " (mismatched)"}.get(
+        split, f" ({split})" if several else ""
+    )
 
 
 def together(
-    values, # texts or numbers, None for missing
+    values,  # texts or numbers, None for missing
 ) -> str:
     "The distinct values of some runs as one cell."
     return " / ".join(dict.fromkeys(f"{v:g}" if isinstance(v, float) else str(v) for v in values if v is not None))
@@ -99,7 +108,9 @@ def _states(study):
     counts = {state: lost.count(state) for state in dict.fromkeys(lost)}
     counts["not started"] = counts.pop("not started", 0) + sum(job["run"] not in known for job in study.jobs)
     others = [f"{n} {state}" for state, n in counts.items() if n]
-    return f"{len(finished)} of {len(finished) + sum(counts.values())} runs finished" + (f" ({', '.join(others)})" if others else "")
+    return f"{len(finished)} of {len(finished) + sum(counts.values())} runs finished" + (
+        f" ({', '.join(others)})" if others else ""
+    )
 
 
 def _some(names: list) -> str:
@@ -109,34 +120,46 @@ def _some(names: list) -> str:
 
 def tally(
     study: Results,
-) -> str: # a sentence
+) -> str:  # a sentence
     "How many runs have finished, what became of the others, and which have collapsed; models are counted where a run trained several."
     fallen = [run for run, r in study.runs.items() if r.get("collapsed")]
     models = [run for run, r in study.runs.items() if set(r["metrics"]) - {"selection"}]
     several = any(r.get("of") for r in study.runs.values())
-    counted = f"{len(fallen) or 'none'} of the {len(models):,} models that they scored" if several else f"{len(fallen) or 'none'}"
+    counted = (
+        f"{len(fallen) or 'none'} of the {len(models):,} models that they scored"
+        if several
+        else f"{len(fallen) or 'none'}"
+    )
     return f"{_states(study)}; {counted} collapsed{_some(fallen)}."
 
 # %% ../../nbs/reporting/03_page.ipynb #70907e3c
-_SEEN = re.compile(r"the published weights of \S+ were tuned on training texts of ")  # as `models.registry.seen_before` writes
+_SEEN = re.compile(
+    r"the published weights of \S+ were tuned on training texts of "
+)  # as `models.registry.seen_before` writes
 
 
-def _runs(n: int) -> str: return f"{n:,} run{'s' * (n != 1)}"
+def _runs(n: int) -> str:
+    return f"{n:,} run{'s' * (n != 1)}"
 
 
 def _encoders(study: Results, record: dict) -> list:
     "Names of the encoders whose published weights a run began from."
-    if record.get("side") == "random": return []
-    if record.get("encoder"): return [record["encoder"]]
-    pretrained = [r for r in study.runs.values() if r["experiment"] == "pretrain"]  # a run that begins from one names no encoder
+    if record.get("side") == "random":
+        return []
+    if record.get("encoder"):
+        return [record["encoder"]]
+    pretrained = [
+        r for r in study.runs.values() if r["experiment"] == "pretrain"
+    ]  # a run that begins from one names no encoder
     return list(dict.fromkeys(r["parameters"].get("encoder") for r in pretrained if r["parameters"].get("encoder")))
 
-
+# %% ../../nbs/reporting/03_page.ipynb #a1019006
 def _seen(study: Results) -> list[str]:
     "What the zoo says today of the texts that the weights behind the runs were tuned on, and where the records differ."
     found = {}
     for run, r in study.runs.items():
-        if not r.get("task"): continue
+        if not r.get("task"):
+            continue
         today = [note for name in _encoders(study, r) for note in seen_before(name, facts_of_record(r))]
         recorded = [note for note in r.get("notes") or [] if _SEEN.match(note)]
         for note in {**dict.fromkeys(today), **dict.fromkeys(recorded)}:
@@ -146,14 +169,16 @@ def _seen(study: Results) -> list[str]:
         states = Counter(runs.values())  # (said today, recorded)
         now, lacking, gone = states[True, True] + states[True, False], states[True, False], states[False, True]
         silent = f"; {lacking:,} of their records did not say so" if lacking else ""
-        if now: sentences.append(f"{task_title(task)}: {note} ({_runs(now)}{silent})")
-        if gone: sentences.append(f"{task_title(task)}: the records of {_runs(gone)} say: {note}; the zoo of today does not")
+        if now:
+            sentences.append(f"{task_title(task)}: {note} ({_runs(now)}{silent})")
+        if gone:
+            sentences.append(f"{task_title(task)}: the records of {_runs(gone)} say: {note}; the zoo of today does not")
     return sentences
 
 # %% ../../nbs/reporting/03_page.ipynb #ac8444f4
 def encoder_remarks(
     study: Results,
-) -> str: # sentences, "" when there is none
+) -> str:  # sentences, "" when there is none
     "Tell which weights the short names of the study's encoders stand for, to be printed beside what calls them pretrained."
     names = dict.fromkeys(name for r in study.runs.values() for name in _encoders(study, r))
     return " ".join(filter(None, map(encoder_remark, names)))
@@ -161,7 +186,7 @@ def encoder_remarks(
 
 def captioned(
     study: Results,
-    caption: str, # of the main table
+    caption: str,  # of the main table
 ) -> str:
     "A caption with the remarks on the encoders behind it."
     return " ".join(filter(None, [caption, encoder_remarks(study)]))
@@ -170,12 +195,16 @@ def captioned(
 def _collapse_changes(study: Results) -> list[str]:
     "One sentence on the runs whose record and whose predictions do not agree on whether they collapsed."
     changed = {run: r for run, r in study.runs.items() if "recorded_collapse" in r}
-    if not changed: return []
-    each = [f"{run} ({r['collapsed'] or 'none'}, recorded: {r['recorded_collapse'] or 'none'})" for run, r in changed.items()]
+    if not changed:
+        return []
+    each = [
+        f"{run} ({r['collapsed'] or 'none'}, recorded: {r['recorded_collapse'] or 'none'})"
+        for run, r in changed.items()
+    ]
     more = f" and {len(each) - 5:,} more" if len(each) > 5 else ""
     return [f"Collapse is computed from the predictions, and differs from the record of {', '.join(each[:5])}{more}."]
 
-
+# %% ../../nbs/reporting/03_page.ipynb #f1de8c95
 def remarks(
     study: Results,
 ) -> list[str]:
@@ -183,7 +212,8 @@ def remarks(
     found = {}
     for run, r in study.runs.items():
         for note in r.get("notes") or []:
-            if not _SEEN.match(note): found.setdefault((r.get("task"), re.sub(r"\.s\d+\b", ".s*", note)), set()).add(r.get("of", run))
+            if not _SEEN.match(note):
+                found.setdefault((r.get("task"), re.sub(r"\.s\d+\b", ".s*", note)), set()).add(r.get("of", run))
     notes = [f"{task_title(task)}: {note} ({_runs(len(runs))})" for (task, note), runs in found.items()]
     return notes + _seen(study) + _collapse_changes(study)
 
@@ -194,7 +224,7 @@ _RECIPE = ("epochs", "batch_size", "lr", "max_length", "optimizer", "warmup", "w
 
 def ordered(
     study: Results,
-) -> list: # (run, record) of the finished runs
+) -> list:  # (run, record) of the finished runs
     "In the order in which the table has their tasks."
     places = task_places(r.get("task") for r in study.runs.values())
     return sorted(study.runs.items(), key=lambda item: places[item[1].get("task")])
@@ -202,7 +232,7 @@ def ordered(
 
 def recipes(
     study: Results,
-) -> pd.DataFrame: # one row a task and encoder, text cells
+) -> pd.DataFrame:  # one row a task and encoder, text cells
     "Hyper-parameters and numbers of examples behind each row of the table."
     groups, settings = {}, settings_of(study.runs)
     for run, r in ordered(study):
@@ -210,81 +240,154 @@ def recipes(
     rows = []
     for (task, encoder, _), records in groups.items():
         row = {"Task": task_title(task), "Encoder": encoder}
-        row |= {name.replace("_", " "): together(r.get(name, r["parameters"].get(name)) for r in records) for name in _RECIPE}
+        row |= {
+            name.replace("_", " "): together(r.get(name, r["parameters"].get(name)) for r in records)
+            for name in _RECIPE
+        }
         splits = dict.fromkeys(s for r in records for s in r.get("examples") or {})
-        row["examples"] = ", ".join(f"{s} {together((r.get('examples') or {}).get(s) for r in records)}" for s in splits)
+        row["examples"] = ", ".join(
+            f"{s} {together((r.get('examples') or {}).get(s) for r in records)}" for s in splits
+        )
         rows.append(row)
     shown = pd.DataFrame(rows).fillna("")
     return shown.loc[:, (shown != "").any()] if len(shown) else shown
 
 # %% ../../nbs/reporting/03_page.ipynb #499345a6
-def _is_dirty(record): return str(record.get("code_version")).endswith("-dirty")
+def _is_dirty(record):
+    return str(record.get("code_version")).endswith("-dirty")
 
 
 def _commits(runs):
     "Versions and commits behind the runs, and how many runs had uncommitted files beside them."
-    text, dirty = together(str(r.get("code_version") or "").removesuffix("-dirty") for r in runs), sum(map(_is_dirty, runs))
+    text, dirty = (
+        together(str(r.get("code_version") or "").removesuffix("-dirty") for r in runs),
+        sum(map(_is_dirty, runs)),
+    )
     return text + (f"; {dirty} of {len(runs)} runs had uncommitted files in the clone" if dirty else "")
 
 
 def _codes(runs):
     "Fingerprints of the code behind the runs, and whether it is one."
     found, silent = Counter(code_of(r) for r in runs if code_of(r)), sum(code_of(r) is None for r in runs)
-    if not found: return ""
+    if not found:
+        return ""
     if len(found) > 1 or silent:
-        return ", ".join([*(f"{code} in {n} runs" for code, n in found.items()), *([f"not recorded in {silent}"] if silent else [])])
+        return ", ".join(
+            [*(f"{code} in {n} runs" for code, n in found.items()), *([f"not recorded in {silent}"] if silent else [])]
+        )
     dirty = sum(map(_is_dirty, runs))
-    why = "" if not dirty else ": the package code was identical" + (", with and without uncommitted files" if dirty < len(runs) else "")
+    why = (
+        ""
+        if not dirty
+        else ": the package code was identical" + (", with and without uncommitted files" if dirty < len(runs) else "")
+    )
     return f"{next(iter(found))} in all runs{why}"
 
 # %% ../../nbs/reporting/03_page.ipynb #20ff46d6
 def environment(
     study: Results,
-) -> pd.DataFrame: # item, value
+) -> pd.DataFrame:  # item, value
     "Devices, code, versions and dates of the finished runs."
     runs = list(study.runs.values())
-    devices = [f"{d.get('name')} ({d.get('device')}, {d.get('cores', '?')} cores)" for d in (r.get("device") or {} for r in runs)]
+    devices = [
+        f"{d.get('name')} ({d.get('device')}, {d.get('cores', '?')} cores)"
+        for d in (r.get("device") or {} for r in runs)
+    ]
     items = {"Device": together(devices), "Code": _commits(runs), "Code fingerprint": _codes(runs)}
     names = dict.fromkeys(n for r in runs for n in r.get("versions") or {})
     items["Packages"] = ", ".join(f"{n} {together((r.get('versions') or {}).get(n) for r in runs)}" for n in names)
     dates = sorted(d for r in runs for d in (r.get("started"), r.get("finished")) if d)
-    if dates: items["Runs"] = f"{dates[0]} to {dates[-1]}"
+    if dates:
+        items["Runs"] = f"{dates[0]} to {dates[-1]}"
     items["Time of all runs"] = f"{sum(seconds_of(r) or 0 for r in runs) / 60:,.1f} minutes"
-    return pd.DataFrame({"Item": list(items), "Value": list(items.values())}).query("Value != ''").reset_index(drop=True)
+    return (
+        pd.DataFrame({"Item": list(items), "Value": list(items.values())}).query("Value != ''").reset_index(drop=True)
+    )
 
 # %% ../../nbs/reporting/03_page.ipynb #64e56a22
 def accepted(
     study: Results,
-) -> pd.DataFrame: # text cells, a row a reason
+) -> pd.DataFrame:  # text cells, a row a reason
     "Which runs count for newer code than the one that made them, and why."
     records, groups = {r.get("of", run): r for run, r in study.runs.items()}, {}
     for r in records.values():
-        for a in r.get("accepted") or []: groups.setdefault((a["when"][:10], a["by"], _how(a, r), a["reason"]), []).append(str(r.get("code_version")))
-    return pd.DataFrame([{"Runs": str(len(made)), "Made by": together(made), "Accepted": when, "For": by, "How": how, "Reason": why}
-                         for (when, by, how, why), made in groups.items()])
+        for a in r.get("accepted") or []:
+            groups.setdefault((a["when"][:10], a["by"], _how(a, r), a["reason"]), []).append(str(r.get("code_version")))
+    return pd.DataFrame(
+        [
+            {"Runs": str(len(made)), "Made by": together(made), "Accepted": when, "For": by, "How": how, "Reason": why}
+            for (when, by, how, why), made in groups.items()
+        ]
+    )
 
 
 def _how(entry: dict, record: dict) -> str:
     "Tell whether a replay stands behind an acceptance, or a promise."
     if entry.get("evidence"):
         return "replayed"
-    proofs = [e for e in record.get("evidence") or [] if e["result"] in ("equal", "rounding") and e["when"] >= entry["when"]]
+    proofs = [
+        e for e in record.get("evidence") or [] if e["result"] in ("equal", "rounding") and e["when"] >= entry["when"]
+    ]
     return "accepted on a promise" + (f", {proofs[-1]['result']} in a replay since" if proofs else "")
 
 # %% ../../nbs/reporting/03_page.ipynb #ed3dd15d
-TEXT_COLUMNS = {"Task", "Metric", "Run", "Of", "Text", "Encoder", "Method", "Settings", "Side", "Probe", "Made by", "Accepted", "For", "How", "Reason", "Source", "Source (BERT-base)",
-                "Protocol", "Collapsed", "Seeds", "run", "state", "why", "Scored on", "System", "Remark", "Strategy", "Training", "Frozen", "Budget", "Words", "Subcase", "Heuristic", "Answer", "Language", "Item", "Value", "optimizer", "precision", "examples"}
+TEXT_COLUMNS = {
+    "Task",
+    "Metric",
+    "Run",
+    "Of",
+    "Text",
+    "Encoder",
+    "Method",
+    "Settings",
+    "Side",
+    "Probe",
+    "Made by",
+    "Accepted",
+    "For",
+    "How",
+    "Reason",
+    "Source",
+    "Source (BERT-base)",
+    "Protocol",
+    "Collapsed",
+    "Seeds",
+    "run",
+    "state",
+    "why",
+    "Scored on",
+    "System",
+    "Remark",
+    "Strategy",
+    "Training",
+    "Frozen",
+    "Budget",
+    "Words",
+    "Subcase",
+    "Heuristic",
+    "Answer",
+    "Language",
+    "Item",
+    "Value",
+    "optimizer",
+    "precision",
+    "examples",
+}
+
+# %% ../../nbs/reporting/03_page.ipynb #afa55c3c
 DETAILS = "<!-- details -->"  # what a README shows of `table.md` ends here
 PROTOCOL_NOTES = {
     "carved": "Protocol *carved*: model selection used a part of the training set; the reported split was looked at once.",
     "original": "Protocol *original*: the model was selected on the reported split, as the earlier studies did, which flatters the score.",
 }
-EARLIER = ("The code has changed since these runs, and they were not run again. *Replayed*: small runs of the same settings by the old code and by the new one "
-           "gave the same numbers. *Accepted on a promise*: somebody says that they would, for the reason given.")
+EARLIER = (
+    "The code has changed since these runs, and they were not run again. *Replayed*: small runs of the same settings by the old code and by the new one "
+    "gave the same numbers. *Accepted on a promise*: somebody says that they would, for the reason given."
+)
 
 
 def markdown_table(
-    frame: pd.DataFrame, # text cells
+    frame: pd.DataFrame,  # text cells
 ) -> str:
     "A pipe table of text cells, numbers to the right."
     line = lambda cells: "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
@@ -293,30 +396,37 @@ def markdown_table(
 
 
 def markdown_sections(
-    sections: list, # (heading, table, caption) each
-) -> list[str]: # paragraphs
+    sections: list,  # (heading, table, caption) each
+) -> list[str]:  # paragraphs
     "Sections in Markdown."
     return [text for heading, frame, caption in sections for text in (f"## {heading}", markdown_table(frame), caption)]
 
 # %% ../../nbs/reporting/03_page.ipynb #9cf511d7
 def _cell(column, text):
     style = [] if column in TEXT_COLUMNS else ["n"]
-    if column == "Score": style.append("strong")
-    if column in ("Source", "Source (BERT-base)", "Collapsed"): style.append("fold")
-    if column == "Collapsed" and " of " in text: style.append("bad")
+    if column == "Score":
+        style.append("strong")
+    if column in ("Source", "Source (BERT-base)", "Collapsed"):
+        style.append("fold")
+    if column == "Collapsed" and " of " in text:
+        style.append("bad")
     return f'<td class="{" ".join(style)}">{html.escape(text)}</td>' if style else f"<td>{html.escape(text)}</td>"
 
 
 def html_table(
-    frame: pd.DataFrame, # text cells
+    frame: pd.DataFrame,  # text cells
     caption: str = "",
-    style: str = "", # text = cells of many words
-    off=(), # numbers of rows that are muted
+    style: str = "",  # text = cells of many words
+    off=(),  # numbers of rows that are muted
 ) -> str:
     "An HTML table of text cells."
-    head = "".join(f'<th{"" if c in TEXT_COLUMNS else " class=n"}>{html.escape(c)}</th>' for c in frame.columns)
-    rows = [f'<tr{" class=off" if i in off else ""}>' + "".join(_cell(c, str(x)) for c, x in zip(frame.columns, row)) + "</tr>"
-            for i, row in enumerate(frame.itertuples(index=False))]
+    head = "".join(f"<th{'' if c in TEXT_COLUMNS else ' class=n'}>{html.escape(c)}</th>" for c in frame.columns)
+    rows = [
+        f"<tr{' class=off' if i in off else ''}>"
+        + "".join(_cell(c, str(x)) for c, x in zip(frame.columns, row))
+        + "</tr>"
+        for i, row in enumerate(frame.itertuples(index=False))
+    ]
     caption = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return f'<div class="wrap"><table class="{style}">{caption}<thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
@@ -327,26 +437,35 @@ def heading(
     "The heading of a section of the page."
     return f"<h2>{html.escape(title)}</h2>"
 
-
+# %% ../../nbs/reporting/03_page.ipynb #f80b356f
 def html_sections(
-    sections: list, # (heading, table, caption) each
-) -> list[str]: # of HTML
+    sections: list,  # (heading, table, caption) each
+) -> list[str]:  # of HTML
     "Sections in HTML."
     return [text for title, frame, caption in sections for text in (heading(title), html_table(frame, caption))]
 
 # %% ../../nbs/reporting/03_page.ipynb #a9f2c3b5
 def html_list(
-    lines: list, # sentences
-    style: str = "", # notes = small
+    lines: list,  # sentences
+    style: str = "",  # notes = small
 ) -> str:
     "Sentences as a list."
-    emphasis = lambda note: html.escape(note).replace("*carved*", "<em>carved</em>").replace("*original*", "<em>original</em>").replace("`", "")
-    return f'<ul{f" class={chr(34)}{style}{chr(34)}" if style else ""}>' + "".join(f"<li>{emphasis(n)}</li>" for n in lines) + "</ul>"
+    emphasis = lambda note: (
+        html.escape(note)
+        .replace("*carved*", "<em>carved</em>")
+        .replace("*original*", "<em>original</em>")
+        .replace("`", "")
+    )
+    return (
+        f"<ul{f' class={chr(34)}{style}{chr(34)}' if style else ''}>"
+        + "".join(f"<li>{emphasis(n)}</li>" for n in lines)
+        + "</ul>"
+    )
 
 
 def html_figure(
-    title: str, # what stands above it
-    path, # PNG file
+    title: str,  # what stands above it
+    path,  # PNG file
 ) -> str:
     "A figure with its heading, its file in the page."
     code = base64.b64encode(Path(path).read_bytes()).decode()
@@ -377,7 +496,11 @@ def _save_figure(fig: plt.Figure, path: Path, remark: str):
     fig.set_dpi(_DPI)
     with replacing(path) as tmp, _settled(fig, remark) as loose:
         parts = [fig.bbox, *(artist.get_tightbbox() for artist in loose)]
-        box = Bbox.union([part for part in parts if part is not None]).transformed(fig.dpi_scale_trans.inverted()).padded(0.04)
+        box = (
+            Bbox.union([part for part in parts if part is not None])
+            .transformed(fig.dpi_scale_trans.inverted())
+            .padded(0.04)
+        )
         fig.savefig(tmp, format="png", dpi=_DPI, bbox_inches=box, metadata={"Software": None})
 
 
@@ -387,19 +510,22 @@ _DPI = 100
 _drawing = {}  # (report, name) -> (Figure or function, PNG file, remark): what is to be drawn, for this process and its forks
 
 
-def _draw(key: tuple) -> bool: # whether there was something to draw
+def _draw(key: tuple) -> bool:  # whether there was something to draw
     "Draw and write one figure; without one, remove the file of an earlier report."
     fig, path, remark = _drawing[key]
-    with plt.rc_context({"axes.titley": 1.0}):  # where it would stand anyway: to look for ticks above it costs a tenth of the drawing
+    with plt.rc_context(
+        {"axes.titley": 1.0}
+    ):  # where it would stand anyway: to look for ticks above it costs a tenth of the drawing
         fig = fig() if callable(fig) else fig
     if fig is None:
-        if path.exists(): path.unlink()
+        if path.exists():
+            path.unlink()
         return False
     _save_figure(fig, path, remark)
     return True
 
 
-def _begin(keys: list): # -> function that waits for the end and returns a list of bool
+def _begin(keys: list):  # -> function that waits for the end and returns a list of bool
     "Draw in a fork for each core, where the system can fork; else when the result is asked for."
     workers = min(len(os.sched_getaffinity(0)), len(keys), 4) if sys.platform == "linux" else 1
     if workers < 2:
@@ -419,14 +545,15 @@ def _begin(keys: list): # -> function that waits for the end and returns a list 
 
 # %% ../../nbs/reporting/03_page.ipynb #7f9ba7fa
 def begin_figures(
-    drawn: dict, # name -> Figure, None, or a function that returns one of them
-    place: Path, # the report's folder
-    titles: dict, # name -> title
-    remark: str = "", # a line below each, such as `encoder_remarks`
-): # -> function that waits for the end and returns title -> PNG file, in the same order
+    drawn: dict,  # name -> Figure, None, or a function that returns one of them
+    place: Path,  # the report's folder
+    titles: dict,  # name -> title
+    remark: str = "",  # a line below each, such as `encoder_remarks`
+):  # -> function that waits for the end and returns title -> PNG file, in the same order
     "Begin to write PNGs for screens, the same bytes for the same figure. Those of an earlier report are removed. The end raises OutputError when they cannot be written."
     for name in titles.keys() - drawn.keys():
-        if (place / f"{name}.png").exists(): (place / f"{name}.png").unlink()
+        if (place / f"{name}.png").exists():
+            (place / f"{name}.png").unlink()
     work = {(id(drawn), name): (fig, place / f"{name}.png", remark) for name, fig in drawn.items()}
     _drawing.update(work)
     finish = _begin(list(work))
@@ -435,15 +562,19 @@ def begin_figures(
         try:
             made = finish()
         finally:
-            for key in work: _drawing.pop(key, None)
+            for key in work:
+                _drawing.pop(key, None)
         return {titles[name]: place / f"{name}.png" for name, there in zip(drawn, made) if there}
 
     return files
 
 
 def save_figures(
-    drawn: dict, place: Path, titles: dict, remark: str = "", # as for `begin_figures`
-) -> dict: # title -> PNG file, in the same order
+    drawn: dict,
+    place: Path,
+    titles: dict,
+    remark: str = "",  # as for `begin_figures`
+) -> dict:  # title -> PNG file, in the same order
     "Write PNGs for screens and wait until they are there."
     return begin_figures(drawn, place, titles, remark)()
 
@@ -490,13 +621,19 @@ $body
 
 def html_page(
     study: Results,
-    lead: str, # the paragraph at the top
-    parts: list, # of HTML, one below the other
-    about: list = (), # what the line under the title says beside the study's name and its runs
+    lead: str,  # the paragraph at the top
+    parts: list,  # of HTML, one below the other
+    about: list = (),  # what the line under the title says beside the study's name and its runs
 ) -> str:
     "A self-contained page."
     subtitle = " · ".join([f"Study {study.name}", f"{len(study.finished())} runs", *about])
-    return _PAGE.substitute(title=html.escape(study.title), style=_STYLE, lead=html.escape(lead), body="\n".join(parts), subtitle=html.escape(subtitle))
+    return _PAGE.substitute(
+        title=html.escape(study.title),
+        style=_STYLE,
+        lead=html.escape(lead),
+        body="\n".join(parts),
+        subtitle=html.escape(subtitle),
+    )
 
 # %% ../../nbs/reporting/03_page.ipynb #25542a82
 _FAULTS, _AGAIN = "Runs that are missing or doubtful", "To run it again"
@@ -504,39 +641,48 @@ _FAULTS, _AGAIN = "Runs that are missing or doubtful", "To run it again"
 
 def html_end(
     study: Results,
-) -> list[str]: # of HTML
+) -> list[str]:  # of HTML
     "Faults, recipes, environment and the command."
     parts = [heading(_FAULTS), html_table(pd.DataFrame(study.faults), style="text")] if study.faults else []
-    if study.runs: parts += [heading("Recipes and examples"), html_table(recipes(study)), heading("Environment"), html_table(environment(study), style="text")]
+    if study.runs:
+        parts += [
+            heading("Recipes and examples"),
+            html_table(recipes(study)),
+            heading("Environment"),
+            html_table(environment(study), style="text"),
+        ]
     return [*parts, heading(_AGAIN), f"<pre>{html.escape(study.command)}</pre>"]
 
 
 def markdown_end(
     study: Results,
-) -> list[str]: # paragraphs
+) -> list[str]:  # paragraphs
     "Faults and the command."
     parts = [f"## {_FAULTS}", markdown_table(pd.DataFrame(study.faults))] if study.faults else []
     return [*parts, f"## {_AGAIN}", f"```\n{study.command}\n```"]
 
 # %% ../../nbs/reporting/03_page.ipynb #1e3af29e
 def write_files(
-    place: Path, # the report's folder
-    table: pd.DataFrame, # in full precision
+    place: Path,  # the report's folder
+    table: pd.DataFrame,  # in full precision
     markdown: str,
-    page: str, # HTML
-) -> Path: # the same folder
+    page: str,  # HTML
+) -> Path:  # the same folder
     "table.csv, table.md and report.html; raises OutputError when they cannot be written."
-    with replacing(place / "table.csv") as tmp: table.to_csv(tmp, index=False, lineterminator="\n")
+    with replacing(place / "table.csv") as tmp:
+        table.to_csv(tmp, index=False, lineterminator="\n")
     write_text(place / "table.md", markdown)
     write_text(place / "report.html", page)
     return place
 
 
 def excerpt(
-    report, # outputs/<study>/report
-) -> str: # Markdown without headings
+    report,  # outputs/<study>/report
+) -> str:  # Markdown without headings
     "What a README shows of a written report: sentence and main table. Raises DataError when there is none."
     path = Path(report) / "table.md"
-    try: text = path.read_text(encoding="utf-8")
-    except OSError as e: raise DataError(f"{path} cannot be read: {e.strerror}; run the study, or `bertvision report`, first") from e
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise DataError(f"{path} cannot be read: {e.strerror}; run the study, or `bertvision report`, first") from e
     return text.partition("\n")[2].partition(DETAILS)[0].strip()

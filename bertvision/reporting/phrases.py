@@ -15,16 +15,16 @@ from .page import between, number
 # %% ../../nbs/reporting/04_phrases.ipynb #d7689b99
 def joined(
     words: list,
-    last: str = "and", # and | or
-) -> str: # "a, b and c"
+    last: str = "and",  # and | or
+) -> str:  # "a, b and c"
     "Join words as in a sentence."
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 # %% ../../nbs/reporting/04_phrases.ipynb #af5d1741
 def points(
-    row: dict, # of `decide_claims`
-    *more: str, # what else stands in the brackets
-) -> str: # "9.2 points (7.1 … 11.3; CoLA)", "+0.3 points (−4.1 … 4.7)"
+    row: dict,  # of `decide_claims`
+    *more: str,  # what else stands in the brackets
+) -> str:  # "9.2 points (7.1 … 11.3; CoLA)", "+0.3 points (−4.1 … 4.7)"
     "Return the size of a difference with its interval."
     if pd.isna(row["difference"]):
         return "an unknown number of points"
@@ -38,8 +38,8 @@ def points(
 
 # %% ../../nbs/reporting/04_phrases.ipynb #c9a28a1c
 def leading(
-    rows: pd.DataFrame, # of `decide_claims`, at least one
-) -> dict: # one of them
+    rows: pd.DataFrame,  # of `decide_claims`, at least one
+) -> dict:  # one of them
     "Return the largest gain that is better, else the largest loss that is worse, else the largest undecided one."
     for word in (BETTER, WORSE, UNDECIDED, NO_CLAIM):
         part = rows[rows["verdict"] == word]
@@ -50,8 +50,8 @@ def leading(
 
 # %% ../../nbs/reporting/04_phrases.ipynb #2562400b
 def verdict_counts(
-    rows: pd.DataFrame, # of `decide_claims`, at least one
-) -> str: # "15 comparisons: 1 worse and 14 undecided"
+    rows: pd.DataFrame,  # of `decide_claims`, at least one
+) -> str:  # "15 comparisons: 1 worse and 14 undecided"
     "Count the comparisons of a table by what they show."
     count = rows["verdict"].value_counts()
     told = {BETTER: BETTER, WORSE: WORSE, UNDECIDED: UNDECIDED, NO_CLAIM: "without a claim"}
@@ -60,15 +60,15 @@ def verdict_counts(
 
 
 def seeds_text(
-    rows: pd.DataFrame, # of `decide_claims`
-) -> str: # "3 seeds", "2 to 3 seeds"
+    rows: pd.DataFrame,  # of `decide_claims`
+) -> str:  # "3 seeds", "2 to 3 seeds"
     "Return with how many seeds the comparisons were made."
     low, high = int(rows["seeds"].min()), int(rows["seeds"].max())
     return f"{low} to {high} seeds" if low < high else f"{low} seed{'s' * (low != 1)}"
 
 
 def reasons_text(
-    rows: pd.DataFrame, # of `decide_claims`
-) -> str: # "one seed"
+    rows: pd.DataFrame,  # of `decide_claims`
+) -> str:  # "one seed"
     "Return why nothing is claimed."
     return "; ".join(dict.fromkeys(r for r in rows["reason"] if r))

@@ -16,44 +16,47 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..metrics.comparisons import contributions
 from ..core.errors import DataError
 from ..core.hashing import fingerprint
 from ..data.tasks import get_task
+from ..engine.forecast import finished_runs, split_rows, text_table
+from ..engine.plan import Plan
+from ..metrics.comparisons import contributions
+from ..metrics.power import FOUND, Scatter, detectable, scatter_variances, seeds_text, typical_scatter
 from ..metrics.scores import METRICS
 from ..models.registry import all_encoders
-from ..metrics.power import detectable, FOUND, Scatter, scatter_variances, seeds_text, typical_scatter
-from ..runs.parameters import notebook_cells
-from ..runs.run import read_rows
-from ..engine.plan import Plan
-from ..engine.forecast import finished_runs, split_rows, text_table
 from .results import collapse_today, run_entries, scored_columns
 from ..runs.lineage import encoder_title, own_settings
+from ..runs.parameters import notebook_cells
+from ..runs.run import read_rows
 
 # %% ../../nbs/reporting/02_power.ipynb #1b06f1a6
 @dataclass
 class Method:
     "An earlier method on one task."
+
     study: str
     encoder: str
     variant: str
-    runs: dict = field(default_factory=dict) # seed -> (folder, ids, labels, contributions)
+    runs: dict = field(default_factory=dict)  # seed -> (folder, ids, labels, contributions)
 
 
 @dataclass
 class Earlier:
     "What earlier runs tell about one task."
-    methods: list                              # of Method
-    collapsed: int = 0                         # runs that are left out
-    broken: dict = field(default_factory=dict) # folder -> why it cannot be read
+
+    methods: list  # of Method
+    collapsed: int = 0  # runs that are left out
+    broken: dict = field(default_factory=dict)  # folder -> why it cannot be read
 
 
 class Wanted(NamedTuple):
     "Runs that are looked for."
+
     task: str
-    metric: str        # a key of METRICS
+    metric: str  # a key of METRICS
     split: str
-    experiments: frozenset # names of notebooks
+    experiments: frozenset  # names of notebooks
 
 
 def _scored(entry: dict, rows, wanted: Wanted):
@@ -68,10 +71,10 @@ def _scored(entry: dict, rows, wanted: Wanted):
     return ids[order], rows["label"].to_numpy()[order], each[order]
 
 # %% ../../nbs/reporting/02_power.ipynb #a95ed52d
-MOST_RUNS = 60 # of a task and encoder that are read
+MOST_RUNS = 60  # of a task and encoder that are read
 
 
-def _stem(name: str, seed) -> str: # finetune.cola.minilm-l6.s0 -> finetune.cola.minilm-l6
+def _stem(name: str, seed) -> str:  # finetune.cola.minilm-l6.s0 -> finetune.cola.minilm-l6
     return name.removesuffix(f".s{seed}")
 
 
@@ -91,7 +94,7 @@ def _add(earlier: Earlier, folder: Path, record: dict, wanted: Wanted, methods: 
 
 # %% ../../nbs/reporting/02_power.ipynb #f88dcf42
 def earlier_methods(
-    runs: list, # (folder, record), from `finished_runs`
+    runs: list,  # (folder, record), from `finished_runs`
     wanted: Wanted,
 ) -> Earlier:
     "Read the methods of earlier studies. A run that cannot be read is named in `broken`."
@@ -107,14 +110,14 @@ def earlier_methods(
     return earlier
 
 # %% ../../nbs/reporting/02_power.ipynb #a6c9b814
-MOST_PAIRS = 200 # that are compared
+MOST_PAIRS = 200  # that are compared
 
 
 def _apart(a: Method, b: Method) -> bool:
     return all(a.runs[seed][0] != b.runs[seed][0] for seed in a.runs.keys() & b.runs.keys())
 
 
-def _difference(a: Method, b: Method) -> np.ndarray | None: # (n, N), None with fewer than two seeds in common
+def _difference(a: Method, b: Method) -> np.ndarray | None:  # (n, N), None with fewer than two seeds in common
     "Return the differences of the contributions, of the seeds that answered the same examples."
     rows, first = [], None
     for seed in sorted(a.runs.keys() & b.runs.keys()):
@@ -127,8 +130,8 @@ def _difference(a: Method, b: Method) -> np.ndarray | None: # (n, N), None with 
 
 
 def pair_differences(
-    methods: list, # of Method
-) -> list: # (n, N) each
+    methods: list,  # of Method
+) -> list:  # (n, N) each
     "Return the differences of the pairs that a report would compare, at most MOST_PAIRS of them."
     alike = lambda a, b: a.variant == b.variant or not (a.variant and b.variant)
     pairs = [(a, b) for a, b in combinations(methods, 2) if (a.study, a.encoder) == (b.study, b.encoder)]
@@ -141,20 +144,20 @@ def pair_differences(
     return []
 
 # %% ../../nbs/reporting/02_power.ipynb #eb61dc50
-PRIOR = { # points: between seeds, between examples, the rest
-    "accuracy": Scatter(1.8, 20.0, 41.3),    # six: MRPC, RTE, SST-2 (two encoders), IMDb, MNLI; 386 pairs
-    "f1": Scatter(1.4, 12.7, 21.7),          # MRPC; 93 pairs
-    "matthews": Scatter(1.5, 34.7, 107.0),   # CoLA with two encoders; 102 pairs
-    "pearson": Scatter(1.9, 12.9, 15.5),     # STS-B; 93 pairs
+PRIOR = {  # points: between seeds, between examples, the rest
+    "accuracy": Scatter(1.8, 20.0, 41.3),  # six: MRPC, RTE, SST-2 (two encoders), IMDb, MNLI; 386 pairs
+    "f1": Scatter(1.4, 12.7, 21.7),  # MRPC; 93 pairs
+    "matthews": Scatter(1.5, 34.7, 107.0),  # CoLA with two encoders; 102 pairs
+    "pearson": Scatter(1.9, 12.9, 15.5),  # STS-B; 93 pairs
     "spearman": Scatter(1.9, 14.0, 16.0),
-    "answer_f1": Scatter(5.4, 16.3, 32.5),   # SQuAD 1.1 and 2.0 by articles; 73 pairs
+    "answer_f1": Scatter(5.4, 16.3, 32.5),  # SQuAD 1.1 and 2.0 by articles; 73 pairs
     "exact_match": Scatter(3.9, 17.5, 33.3),
 }
 _OF_KIND = {"classification": "accuracy", "regression": "pearson", "span": "answer_f1"}
 
 
 def prior_scatter(
-    metric: str, # a key of METRICS
+    metric: str,  # a key of METRICS
 ) -> Scatter:
     "Return what is assumed of a task without earlier runs: the median of the committed studies."
     return PRIOR.get(metric) or PRIOR[_OF_KIND[METRICS[metric].kind]]
@@ -162,14 +165,15 @@ def prior_scatter(
 # %% ../../nbs/reporting/02_power.ipynb #1fb20037
 class Basis(NamedTuple):
     "A scatter and where it is from."
+
     scatter: Scatter
-    text: str                  # 87 pairs of earlier methods | 15 pairs with other encoders | prior
-    examples: int | None = None # of the earlier split
+    text: str  # 87 pairs of earlier methods | 15 pairs with other encoders | prior
+    examples: int | None = None  # of the earlier split
 
 
 def scatter_of(
     earlier: Earlier,
-    encoder: str, # its title
+    encoder: str,  # its title
     metric: str,
 ) -> Basis:
     "Return the scatter of a task's comparisons: of the encoder, else of any, else the prior."
@@ -190,10 +194,10 @@ def _scores(experiment: Path) -> bool:
 
 
 _PROBES = "probe_layers"
-_TRIVIAL_ONLY = ("languages",) # reports that compare with the trivial predictor alone
+_TRIVIAL_ONLY = ("languages",)  # reports that compare with the trivial predictor alone
 
 
-def _compared_steps(plan: Plan) -> list: # of Step
+def _compared_steps(plan: Plan) -> list:  # of Step
     "Return the steps whose methods the report compares with each other."
     report = plan.study.report.stem if plan.study.report else ""
     if not report or report in _TRIVIAL_ONLY:
@@ -215,8 +219,8 @@ def _variants(job, records: dict) -> int:
 
 def methods_planned(
     plan: Plan,
-    records: dict, # folder -> record of finished runs
-) -> dict: # (task, encoder) -> {method: number of its variants}
+    records: dict,  # folder -> record of finished runs
+) -> dict:  # (task, encoder) -> {method: number of its variants}
     "Count the methods that the report compares with each other in its first table."
     found, compared = {}, {step.name: step for step in _compared_steps(plan)}
     for job in plan.jobs:
@@ -231,17 +235,17 @@ def methods_planned(
 # %% ../../nbs/reporting/02_power.ipynb #6f955df2
 def family_size(
     plan: Plan,
-    methods: dict, # from `methods_planned`
-) -> int: # 0 where there is nothing to compare
+    methods: dict,  # from `methods_planned`
+) -> int:  # 0 where there is nothing to compare
     "Estimate how many comparisons of methods the report's first table makes."
     report = plan.study.report.stem if plan.study.report else ""
-    if report == "subsets": # each strategy with random
+    if report == "subsets":  # each strategy with random
         jobs = [j for j in plan.jobs if j.parameters.get("strategy") not in (None, "", "random")]
         return len({(j.step, *((k, str(v)) for k, v in j.grid.items() if k != "seed")) for j in jobs})
-    if report == "probes": # layer by layer
+    if report == "probes":  # layer by layer
         return sum(max(of.values()) for of in methods.values() if len(of) > 1)
     groups = {}
-    for (task, encoder), of in methods.items(): # the report of attentions compares across encoders
+    for (task, encoder), of in methods.items():  # the report of attentions compares across encoders
         group = task if report == "attention" else (task, encoder)
         groups[group] = groups.get(group, 0) + sum(of.values())
     return sum(count - 1 for count in groups.values())
@@ -249,20 +253,27 @@ def family_size(
 # %% ../../nbs/reporting/02_power.ipynb #4cc3e3f0
 class Forecast(NamedTuple):
     "What a study could establish on one task."
+
     task: str
     encoder: str
     metric: str
-    examples: int | None # of the reported split; None = nobody knows
-    seeds: int           # that the compared methods share, at most
-    family: int          # comparisons of the report's first table
+    examples: int | None  # of the reported split; None = nobody knows
+    seeds: int  # that the compared methods share, at most
+    family: int  # comparisons of the report's first table
     basis: Basis
 
 
-def _most_seeds(plan: Plan, task: str, encoder: str) -> int: # a study may give more of them to the steps of its question
+def _most_seeds(
+    plan: Plan, task: str, encoder: str
+) -> int:  # a study may give more of them to the steps of its question
     "Return the largest number of seeds that two of the compared steps share, or that a step alone has."
     compared, of = {step.name for step in _compared_steps(plan)}, {}
     for job in plan.jobs:
-        if job.step in compared and "seed" in job.grid and (job.grid.get("task"), job.grid.get("encoder", "")) == (task, encoder):
+        if (
+            job.step in compared
+            and "seed" in job.grid
+            and (job.grid.get("task"), job.grid.get("encoder", "")) == (task, encoder)
+        ):
             of.setdefault(job.step, set()).add(job.grid["seed"])
     shared = [len(a & b) for a, b in combinations(of.values(), 2)] or [len(seeds) for seeds in of.values()]
     return max(shared, default=0) or len(plan.study.seeds)
@@ -278,7 +289,7 @@ def _examples(plan: Plan, task: str, encoder: str, split: str, basis: Basis) -> 
 # %% ../../nbs/reporting/02_power.ipynb #4ca0d98d
 def power_forecast(
     plan: Plan,
-) -> tuple: # ([Forecast], notes)
+) -> tuple:  # ([Forecast], notes)
     "Forecast what a study could establish; nothing for one whose report compares no methods."
     runs, broken = finished_runs(plan.folder.parent)
     methods = methods_planned(plan, dict(runs))
@@ -296,7 +307,7 @@ def power_forecast(
     return rows, _prior_notes(rows) + _left_out_notes(broken if rows else {}, read.values())
 
 # %% ../../nbs/reporting/02_power.ipynb #ee8d76e4
-def _prior_notes(rows: list) -> list: # of text
+def _prior_notes(rows: list) -> list:  # of text
     metrics = dict.fromkeys(f.metric for f in rows if f.basis.text == "prior")
     words = [f"{METRICS[m].title} {' / '.join(f'{x:g}' for x in prior_scatter(m))}" for m in metrics]
     if not words:
@@ -305,7 +316,7 @@ def _prior_notes(rows: list) -> list: # of text
     return [f"prior, for want of earlier runs of the task: {', '.join(words)} ({about})"]
 
 
-def _left_out_notes(broken: dict, read) -> list: # of text
+def _left_out_notes(broken: dict, read) -> list:  # of text
     faults = broken | {folder: why for one in read for folder, why in one.broken.items()}
     collapsed, found = sum(earlier.collapsed for earlier in read), []
     if faults:
@@ -319,7 +330,7 @@ def _left_out_notes(broken: dict, read) -> list: # of text
     return found
 
 # %% ../../nbs/reporting/02_power.ipynb #02bc09d0
-DIFFERENCES = (5, 2, 1) # points whose seeds are printed
+DIFFERENCES = (5, 2, 1)  # points whose seeds are printed
 
 
 def _points(x: float) -> str:
@@ -340,21 +351,29 @@ def _needed_text(f: Forecast, points: float) -> str:
     return _twice(*(seeds_text(f.basis.scatter, points, f.examples, k) for k in (1, f.family)))
 
 
-def _power_row(f: Forecast, encoders: bool, seeds: bool) -> list: # with a column of encoders, of seeds
+def _power_row(f: Forecast, encoders: bool, seeds: bool) -> list:  # with a column of encoders, of seeds
     examples = f"{f.examples:,}" if f.examples else "?"
-    about = [f.task, *([f.encoder] if encoders else []), METRICS[f.metric].title, examples, *([f.seeds] if seeds else [])]
+    about = [
+        f.task,
+        *([f.encoder] if encoders else []),
+        METRICS[f.metric].title,
+        examples,
+        *([f.seeds] if seeds else []),
+    ]
     if not f.examples or f.examples < 2:
         return [*about, *["?"] * (1 + len(DIFFERENCES)), "the size of the reported split is not known"]
     return [*about, _found_text(f), *(_needed_text(f, points) for points in DIFFERENCES), f.basis.text]
 
 # %% ../../nbs/reporting/02_power.ipynb #a8f76b64
-ONE_SEED = ("One seed{}: no difference can be claimed, since nothing tells a method from the luck of its run; "
-            "a claim needs at least two seeds.\n")
+ONE_SEED = (
+    "One seed{}: no difference can be claimed, since nothing tells a method from the luck of its run; "
+    "a claim needs at least two seeds.\n"
+)
 
 
 def power_text(
     plan: Plan,
-) -> str: # '' for a study whose report compares no methods
+) -> str:  # '' for a study whose report compares no methods
     "Say which differences a study could establish with its seeds, and how many seeds smaller ones need."
     rows, notes = power_forecast(plan)
     if not rows:
@@ -367,8 +386,10 @@ def power_text(
     about = ["task", *(["encoder"] if encoders else []), "metric", "examples", *(["seeds"] if own else [])]
     heads = [*about, f"found with {seeds}", *needs, "scatter from"]
     table = text_table([_power_row(f, encoders, own) for f in rows], heads)
-    text = (f"What the seeds can establish: the difference of two methods, in points, "
-            f"that {10 * FOUND:.0f} of 10 such studies would find,\nfor one comparison alone / for one of about {rows[0].family} in the report's first table "
-            "(at Holm's first step; never = too few examples).\n")
+    text = (
+        f"What the seeds can establish: the difference of two methods, in points, "
+        f"that {10 * FOUND:.0f} of 10 such studies would find,\nfor one comparison alone / for one of about {rows[0].family} in the report's first table "
+        "(at Holm's first step; never = too few examples).\n"
+    )
     warning = ONE_SEED.format(f" on {', '.join(alone)}" * own) if alone else ""
     return warning + text + table + "".join(f"\nnote: {note}" for note in notes)

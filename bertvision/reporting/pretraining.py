@@ -14,16 +14,38 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..metrics.comparisons import BETTER, NO_CLAIM, rule, UNDECIDED, WORSE
-from ..core.io import write_json
-from ..metrics.scores import METRICS, score
 from ..core.figures import colors, finish, panel_grid
-from .methods import against, verdict, wide
-from .page import accepted, begin_figures, captioned, DETAILS, EARLIER, encoder_remarks, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, number, remarks, tally, task_title, write_files
-from .glue import differences, TESTED
+from ..core.io import write_json
 from ..engine.facts import facts_of_record
-from .results import glue_table, read_study, Results, run_titles, score_value, settings_of
+from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
+from ..metrics.scores import METRICS, score
+from .glue import TESTED, differences
+from .methods import against, verdict, wide
+from bertvision.reporting.page import (
+    DETAILS,
+    EARLIER,
+    accepted,
+    begin_figures,
+    captioned,
+    encoder_remarks,
+    heading,
+    html_end,
+    html_figure,
+    html_list,
+    html_page,
+    html_sections,
+    html_table,
+    markdown_end,
+    markdown_sections,
+    markdown_table,
+    number,
+    remarks,
+    tally,
+    task_title,
+    write_files,
+)
 from .phrases import joined, points, reasons_text, seeds_text, verdict_counts
+from .results import Results, glue_table, read_study, run_titles, score_value, settings_of
 
 # %% ../../nbs/reporting/14_pretraining.ipynb #bab69174
 _STEPS = {"untrained": "steps/0", "begun": "steps/100", "pretrained": "model"}
@@ -31,34 +53,95 @@ _LONG = 400  # steps of the invented pre-training
 
 
 def _record(**own):
-    return {"schema": 1, "status": "done", "protocol": "carved", "device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated",
-            "peak_memory_bytes": 2**29, "seconds": {"train": 30.0, "total": 35.0}} | own
+    return {
+        "schema": 1,
+        "status": "done",
+        "protocol": "carved",
+        "device": {"device": "none", "name": "generated"},
+        "versions": {},
+        "code_version": "generated",
+        "peak_memory_bytes": 2**29,
+        "seconds": {"train": 30.0, "total": 35.0},
+    } | own
 
-
+# %% ../../nbs/reporting/14_pretraining.ipynb #947eaef3
 def _invented_pretraining(folder, seed):
-    history = [{"step": n, "tokens": 4096 * n, "mlm_loss": 4 + 5 * np.exp(-n / 120) + 0.05 * seed, "mlm_accuracy": 0.3 - 0.3 * np.exp(-n / 150), "nsp_loss": 0.69, "nsp_accuracy": 0.5 + n / 2000,
-                "lr": 1e-3, "seconds": 0.5 * n, "tokens_per_second": 8192.0} for n in range(20, _LONG + 1, 20)]
-    for row in history[4::5]: row |= {"held_out_mlm_loss": row["mlm_loss"] + 0.2, "held_out_mlm_accuracy": row["mlm_accuracy"] - 0.02}
-    write_json(folder / "record.json", _record(
-        experiment="pretrain", step="pretrain", task=None, encoder="", seed=seed, parameters={"corpus": "books", "steps": _LONG, "keep_steps": [0, 100]}, metrics={}, history=history, tokens_per_second=8192.0,
-        learned={"held_out": {k.removeprefix("held_out_"): v for k, v in history[-1].items() if k.startswith("held_out_")} | {"pseudo_perplexity": 80.0 + seed}}, parameters_count={"total": 5e6}, vocabulary_size=8000))
+    history = [
+        {
+            "step": n,
+            "tokens": 4096 * n,
+            "mlm_loss": 4 + 5 * np.exp(-n / 120) + 0.05 * seed,
+            "mlm_accuracy": 0.3 - 0.3 * np.exp(-n / 150),
+            "nsp_loss": 0.69,
+            "nsp_accuracy": 0.5 + n / 2000,
+            "lr": 1e-3,
+            "seconds": 0.5 * n,
+            "tokens_per_second": 8192.0,
+        }
+        for n in range(20, _LONG + 1, 20)
+    ]
+    for row in history[4::5]:
+        row |= {"held_out_mlm_loss": row["mlm_loss"] + 0.2, "held_out_mlm_accuracy": row["mlm_accuracy"] - 0.02}
+    write_json(
+        folder / "record.json",
+        _record(
+            experiment="pretrain",
+            step="pretrain",
+            task=None,
+            encoder="",
+            seed=seed,
+            parameters={"corpus": "books", "steps": _LONG, "keep_steps": [0, 100]},
+            metrics={},
+            history=history,
+            tokens_per_second=8192.0,
+            learned={
+                "held_out": {
+                    k.removeprefix("held_out_"): v for k, v in history[-1].items() if k.startswith("held_out_")
+                }
+                | {"pseudo_perplexity": 80.0 + seed}
+            },
+            parameters_count={"total": 5e6},
+            vocabulary_size=8000,
+        ),
+    )
 
-
+# %% ../../nbs/reporting/14_pretraining.ipynb #e55dc387
 def _invented_tuning(folder, step, seed, task="sst-2", n=400):
     rng = np.random.default_rng([seed, len(step)])
     labels = np.random.default_rng(7).integers(0, 2, n)
-    said = np.where(rng.random(n) < {"untrained": 0.4, "begun": 0.55, "pretrained": 0.7}[step], labels, rng.integers(0, 2, n))
+    said = np.where(
+        rng.random(n) < {"untrained": 0.4, "begun": 0.55, "pretrained": 0.7}[step], labels, rng.integers(0, 2, n)
+    )
     folder.mkdir(parents=True)
-    pd.DataFrame({"split": "validation", "example_id": [f"validation/{i}" for i in range(n)], "label": labels, "prediction": said}).to_parquet(folder / "predictions.parquet", index=False)
-    write_json(folder / "record.json", _record(
-        experiment="finetune", step=step, task=task, encoder="", seed=seed, parameters={"finetune_dir": f"../pretrain.s{seed}", "checkpoint": _STEPS[step], "epochs": 3.0},
-        metrics={"validation": score("accuracy", said, labels)}, baselines={"validation": {"accuracy": 0.51}}, examples={"train": 900, "validation": n},
-        history=[{"step": 9, "loss": 0.3, "epoch": 3.0}], parameters_count={"total": 5e6, "trainable": 5e6}))
+    pd.DataFrame(
+        {
+            "split": "validation",
+            "example_id": [f"validation/{i}" for i in range(n)],
+            "label": labels,
+            "prediction": said,
+        }
+    ).to_parquet(folder / "predictions.parquet", index=False)
+    write_json(
+        folder / "record.json",
+        _record(
+            experiment="finetune",
+            step=step,
+            task=task,
+            encoder="",
+            seed=seed,
+            parameters={"finetune_dir": f"../pretrain.s{seed}", "checkpoint": _STEPS[step], "epochs": 3.0},
+            metrics={"validation": score("accuracy", said, labels)},
+            baselines={"validation": {"accuracy": 0.51}},
+            examples={"train": 900, "validation": n},
+            history=[{"step": 9, "loss": 0.3, "epoch": 3.0}],
+            parameters_count={"total": 5e6, "trainable": 5e6},
+        ),
+    )
 
 # %% ../../nbs/reporting/14_pretraining.ipynb #d583efb9
 def example_pretraining(
-    folder=None, # where to write it; None = a new temporary folder
-) -> Path: # folder of the study
+    folder=None,  # where to write it; None = a new temporary folder
+) -> Path:  # folder of the study
     "A study of invented pre-training, to show the report without a run; nothing in it was measured."
     folder, jobs = Path(folder or tempfile.mkdtemp()) / "example-pretraining", []
     for seed in range(3):
@@ -69,52 +152,93 @@ def example_pretraining(
             jobs.append({"run": f"{step}.sst-2.s{seed}", "step": step, "task": "sst-2", "encoder": "", "seed": seed})
             _invented_tuning(folder / "runs" / f"{step}.sst-2.s{seed}", step, seed)
     titles = {"untrained": "Not pre-trained", "begun": "100 steps", "pretrained": "400 steps"}
-    write_json(folder / "plan.json", {"study": "example-pretraining", "title": "Generated example: no model was trained", "jobs": jobs, "titles": titles})
+    write_json(
+        folder / "plan.json",
+        {
+            "study": "example-pretraining",
+            "title": "Generated example: no model was trained",
+            "jobs": jobs,
+            "titles": titles,
+        },
+    )
     return folder
 
 # %% ../../nbs/reporting/14_pretraining.ipynb #fbd6101c
 def learning_rows(
     study: Results,
-) -> pd.DataFrame: # run, seed, step, tokens, mlm_loss, mlm_accuracy, nsp_…, held_out_…
+) -> pd.DataFrame:  # run, seed, step, tokens, mlm_loss, mlm_accuracy, nsp_…, held_out_…
     "The histories of the pre-trainings; empty for a study without."
-    return pd.DataFrame([{"run": run, "seed": r["seed"], **row} for run, r in study.runs.items() if r["experiment"] == "pretrain" for row in r["history"]])
+    return pd.DataFrame(
+        [
+            {"run": run, "seed": r["seed"], **row}
+            for run, r in study.runs.items()
+            if r["experiment"] == "pretrain"
+            for row in r["history"]
+        ]
+    )
 
 
 def plot_learning(
-    rows: pd.DataFrame, # from `learning_rows`
-) -> plt.Figure | None: # None without any
+    rows: pd.DataFrame,  # from `learning_rows`
+) -> plt.Figure | None:  # None without any
     "Loss and accuracy of hidden words and of next sentences against the tokens read, a line a seed; dots on text that was held out."
-    if not len(rows): return None
-    shown = [(what, f"{what}_{kind}", label) for kind, label in (("loss", "loss, nats"), ("accuracy", "accuracy")) for what in ("mlm", "nsp", "rtd") if f"{what}_{kind}" in rows]
+    if not len(rows):
+        return None
+    shown = [
+        (what, f"{what}_{kind}", label)
+        for kind, label in (("loss", "loss, nats"), ("accuracy", "accuracy"))
+        for what in ("mlm", "nsp", "rtd")
+        if f"{what}_{kind}" in rows
+    ]
     names = {"mlm": "hidden words", "nsp": "next sentences", "rtd": "replaced words"}
     fig, axes = panel_grid(1, len(shown), 3.7)
     shades = dict(zip(rows["run"].unique(), colors(rows["run"].nunique())))
     for ax, (what, column, label) in zip(axes.flat, shown):
         for run, g in rows.groupby("run", sort=False):
             ax.plot(g["tokens"] / 1e6, g[column], color=shades[run], lw=1.1, label=f"seed {g['seed'].iloc[0]}")
-            if (held := f"held_out_{column}") in g: ax.plot(g["tokens"] / 1e6, g[held], color=shades[run], ls="", marker="o", ms=4)
+            if (held := f"held_out_{column}") in g:
+                ax.plot(g["tokens"] / 1e6, g[held], color=shades[run], ls="", marker="o", ms=4)
         ax.set(xlabel="million tokens", ylabel=label, title=names[what])
     return finish(fig, "Learning from plain text; dots: text that was held out")
 
 # %% ../../nbs/reporting/14_pretraining.ipynb #5db31750
-def _known(record: dict) -> tuple: # (measures, what text they are of)
+def _known(record: dict) -> tuple:  # (measures, what text they are of)
     held = record["learned"].get("held_out", {})
-    return (held, "held-out text") if "mlm_loss" in held else (record["learned"]["train"] | held, "the text it learned from")
+    return (
+        (held, "held-out text")
+        if "mlm_loss" in held
+        else (record["learned"]["train"] | held, "the text it learned from")
+    )
 
 
 def learning_table(
     study: Results,
-) -> pd.DataFrame: # text cells, a row a pre-training
+) -> pd.DataFrame:  # text cells, a row a pre-training
     "What each pre-training knew at its end, and what it cost."
     cell = lambda x, form="{:.3f}": "" if x is None else form.format(x)
     out = []
     for run, r in study.runs.items():
-        if r["experiment"] != "pretrain": continue
+        if r["experiment"] != "pretrain":
+            continue
         last, (known, of) = r["history"][-1], _known(r)
-        out.append({"Run": run, "Of": of, "Text": Path(r["parameters"]["corpus"]).name, "Steps": f"{last['step']:,}", "Tokens": f"{last['tokens'] / 1e6:.1f} M", "Hidden words, loss": cell(known.get("mlm_loss")),
-                    "right, %": cell(known.get("mlm_accuracy"), "{:.1%}").removesuffix("%"), "Next sentence right, %": cell(known.get("nsp_accuracy"), "{:.1%}").removesuffix("%"), "Replaced words right, %": cell(known.get("rtd_accuracy"), "{:.1%}").removesuffix("%"),
-                    "Pseudo-perplexity": cell(known.get("pseudo_perplexity"), "{:.1f}"), "Weights": f"{r['parameters_count']['total'] / 1e6:.1f} M", "Word pieces": f"{r['vocabulary_size']:,}",
-                    "Tokens/s": f"{r['tokens_per_second']:,.0f}", "Minutes": f"{r['seconds']['total'] / 60:.1f}"})
+        out.append(
+            {
+                "Run": run,
+                "Of": of,
+                "Text": Path(r["parameters"]["corpus"]).name,
+                "Steps": f"{last['step']:,}",
+                "Tokens": f"{last['tokens'] / 1e6:.1f} M",
+                "Hidden words, loss": cell(known.get("mlm_loss")),
+                "right, %": cell(known.get("mlm_accuracy"), "{:.1%}").removesuffix("%"),
+                "Next sentence right, %": cell(known.get("nsp_accuracy"), "{:.1%}").removesuffix("%"),
+                "Replaced words right, %": cell(known.get("rtd_accuracy"), "{:.1%}").removesuffix("%"),
+                "Pseudo-perplexity": cell(known.get("pseudo_perplexity"), "{:.1f}"),
+                "Weights": f"{r['parameters_count']['total'] / 1e6:.1f} M",
+                "Word pieces": f"{r['vocabulary_size']:,}",
+                "Tokens/s": f"{r['tokens_per_second']:,.0f}",
+                "Minutes": f"{r['seconds']['total'] / 60:.1f}",
+            }
+        )
     table = pd.DataFrame(out)
     return table.loc[:, (table != "").any()] if len(table) else table
 
@@ -122,51 +246,84 @@ def learning_table(
 def _steps_before(record: dict) -> int | None:
     "Pre-training steps behind a fine-tuning; None when it started from something else."
     above = record.get("upstream") or {}
-    if above.get("finetune") != "pretrain": return None
+    if above.get("finetune") != "pretrain":
+        return None
     kind, _, n = record["parameters"].get("checkpoint", "model").partition("/")
     return int(n) if kind == "steps" else above.get("finetune.steps")
 
 
 def transfer_rows(
     study: Results,
-) -> pd.DataFrame: # task, metric, method, seed, steps (of pre-training), score (headline), baseline; in the order of the steps
+) -> (
+    pd.DataFrame
+):  # task, metric, method, seed, steps (of pre-training), score (headline), baseline; in the order of the steps
     "Scores of the fine-tunings that started from a pre-training; empty for a study without. Of several from the same steps the one comes first that the study names first."
     found, order, titles = [], list(dict.fromkeys(j["step"] for j in study.jobs)), run_titles(study)
     for run, r in study.runs.items():
-        if r["experiment"] != "finetune" or not r.get("task") or (steps := _steps_before(r)) is None: continue
+        if r["experiment"] != "finetune" or not r.get("task") or (steps := _steps_before(r)) is None:
+            continue
         task = facts_of_record(r)
         split, metric = task.report[0], task.metrics[0]
-        found.append({"task": task.name, "metric": metric, "method": titles[run], "seed": r["seed"], "steps": steps, "score": score_value(r["metrics"][split][metric], metric), "baseline": r["baselines"][split].get(metric),
-                      "order": order.index(r["step"]) if r["step"] in order else len(order)})
+        found.append(
+            {
+                "task": task.name,
+                "metric": metric,
+                "method": titles[run],
+                "seed": r["seed"],
+                "steps": steps,
+                "score": score_value(r["metrics"][split][metric], metric),
+                "baseline": r["baselines"][split].get(metric),
+                "order": order.index(r["step"]) if r["step"] in order else len(order),
+            }
+        )
     rows = pd.DataFrame(found, columns=["task", "metric", "method", "seed", "steps", "score", "baseline", "order"])
     return rows.sort_values(["task", "steps", "order", "seed"], kind="stable", ignore_index=True).drop(columns="order")
 
 # %% ../../nbs/reporting/14_pretraining.ipynb #868ff762
 def plot_transfer(
-    rows: pd.DataFrame, # from `transfer_rows`
-) -> plt.Figure | None: # None without any
+    rows: pd.DataFrame,  # from `transfer_rows`
+) -> plt.Figure | None:  # None without any
     "Headline score against the steps of pre-training, a panel a task: each seed a dot, the line their mean; hollow: a second way of fine-tuning from the same steps; dotted: the trivial predictor."
-    if not len(rows): return None
+    if not len(rows):
+        return None
     tasks, shown = list(dict.fromkeys(rows["task"])), sorted(rows["steps"].unique())
     fig, axes = panel_grid(1, len(tasks), 4.6)
     for ax, name in zip(axes.flat, tasks):
         part, at = rows[rows["task"] == name], shown.index
         first = part["method"] == part.groupby("steps")["method"].transform("first")
         for g, face, label in ((part[first], "C0", "a seed"), (part[~first], "none", "a seed, another recipe")):
-            if len(g): ax.plot([at(s) for s in g["steps"]], 100 * g["score"].astype(float), ls="", marker="o", ms=5, alpha=0.6, color="C0", mfc=face, label=label)
+            if len(g):
+                ax.plot(
+                    [at(s) for s in g["steps"]],
+                    100 * g["score"].astype(float),
+                    ls="",
+                    marker="o",
+                    ms=5,
+                    alpha=0.6,
+                    color="C0",
+                    mfc=face,
+                    label=label,
+                )
         means = part[first].groupby("steps")["score"].mean()
         ax.plot([at(s) for s in means.index], 100 * means, color="C0", label="mean")
         ax.axhline(100 * part["baseline"].astype(float).mean(), color="0.2", ls=":", lw=1.3, label="trivial predictor")
-        ax.set(title=task_title(name), xlabel="steps of pre-training", ylabel=f"{METRICS[rows.loc[rows['task'] == name, 'metric'].iloc[0]].title} × 100", xticks=range(len(shown)), xticklabels=[f"{s:,}" for s in shown])
+        ax.set(
+            title=task_title(name),
+            xlabel="steps of pre-training",
+            ylabel=f"{METRICS[rows.loc[rows['task'] == name, 'metric'].iloc[0]].title} × 100",
+            xticks=range(len(shown)),
+            xticklabels=[f"{s:,}" for s in shown],
+        )
     return finish(fig, "What fine-tuning gains by reading plain text before")
 
 # %% ../../nbs/reporting/14_pretraining.ipynb #0becd323
-def _longest(rows): # from `transfer_rows`
+def _longest(rows):  # from `transfer_rows`
     "Return the method with the most steps of pre-training; of several the one that the study names first."
     return rows[rows["steps"] == rows["steps"].max()]["method"].iloc[0]
 
 
-def _each(rows): return joined([f"{points(r)} on {task_title(r['task'])}" for r in rows.to_dict("records")])
+def _each(rows):
+    return joined([f"{points(r)} on {task_title(r['task'])}" for r in rows.to_dict("records")])
 
 
 def _decided(rows, base):
@@ -174,17 +331,19 @@ def _decided(rows, base):
     parts = []
     for word, link in ((BETTER, "than"), (WORSE, "than"), (UNDECIDED, "against")):
         part = rows[rows["verdict"] == word]
-        if len(part): parts.append(f"{word}{f' {link} {base}' if not parts else ''} by {_each(part)}")
+        if len(part):
+            parts.append(f"{word}{f' {link} {base}' if not parts else ''} by {_each(part)}")
     return ", ".join(parts)
 
 
 def answer(
-    rows: pd.DataFrame, # from `transfer_rows`
-    compared: pd.DataFrame, # from `against_untrained`
-) -> str: # a sentence
+    rows: pd.DataFrame,  # from `transfer_rows`
+    compared: pd.DataFrame,  # from `against_untrained`
+) -> str:  # a sentence
     "Answer whether the longest pre-training is better than the shortest, task by task."
     mine = compared[compared["method"] == _longest(rows)] if len(rows) else compared[:0]
-    if not len(mine): return "There is no second start to compare with."
+    if not len(mine):
+        return "There is no second start to compare with."
     method, base = mine[["method", "baseline"]].iloc[0]
     made = mine[mine["verdict"] != NO_CLAIM]
     if not len(made):
@@ -200,68 +359,128 @@ def answer(
 # %% ../../nbs/reporting/14_pretraining.ipynb #8903597e
 def against_untrained(
     study: Results,
-    rows: pd.DataFrame, # from `transfer_rows`
-    table: pd.DataFrame, # from `glue_table`
-) -> pd.DataFrame: # as `methods.against`
+    rows: pd.DataFrame,  # from `transfer_rows`
+    table: pd.DataFrame,  # from `glue_table`
+) -> pd.DataFrame:  # as `methods.against`
     "Each fine-tuning minus that of the encoder with the fewest steps of pre-training."
     return against(study, table[table["task"].notna()], rows.loc[rows["steps"].idxmin(), "method"] if len(rows) else "")
 
 
 def paragraph(
     study: Results,
-    rows: pd.DataFrame, # from `transfer_rows`
-    compared: pd.DataFrame, # from `against_untrained`
-) -> str: # one paragraph
+    rows: pd.DataFrame,  # from `transfer_rows`
+    compared: pd.DataFrame,  # from `against_untrained`
+) -> str:  # one paragraph
     "What the numbers say, in words made from the numbers."
     found, groups, mean = [answer(rows, compared), tally(study)], {}, lambda values: float(np.mean(list(values)))
     settings = settings_of(study.runs)
     for run, r in study.runs.items():
-        if r["experiment"] == "pretrain": groups.setdefault((r["step"], settings[run], _known(r)[1]), []).append(r)
+        if r["experiment"] == "pretrain":
+            groups.setdefault((r["step"], settings[run], _known(r)[1]), []).append(r)
     for (step, varied, of), done in groups.items():
-        found.append(f"{study.titles.get(step, 'Pre-training')}{f' ({varied})' if varied else ''}: after {mean(r['history'][-1]['tokens'] for r in done) / 1e6:.1f} million tokens ({mean(r['seconds']['train'] for r in done) / 60:.0f} minutes of training) "
-                     f"{number(mean(_known(r)[0]['mlm_accuracy'] for r in done))} % of the hidden words of {of} are found, mean over {len(done)} run{'s' * (len(done) > 1)}.")
-    return " ".join(found + [verdict(compared, m) for m in dict.fromkeys(rows.sort_values("steps")["method"]) if m in set(compared["method"])])
+        found.append(
+            f"{study.titles.get(step, 'Pre-training')}{f' ({varied})' if varied else ''}: after {mean(r['history'][-1]['tokens'] for r in done) / 1e6:.1f} million tokens ({mean(r['seconds']['train'] for r in done) / 60:.0f} minutes of training) "
+            f"{number(mean(_known(r)[0]['mlm_accuracy'] for r in done))} % of the hidden words of {of} are found, mean over {len(done)} run{'s' * (len(done) > 1)}."
+        )
+    return " ".join(
+        found
+        + [
+            verdict(compared, m)
+            for m in dict.fromkeys(rows.sort_values("steps")["method"])
+            if m in set(compared["method"])
+        ]
+    )
 
 # %% ../../nbs/reporting/14_pretraining.ipynb #cd1c3c21
 FIGURES = {"learning": "Learning from plain text", "transfer": "What a task gains"}
 _MAIN = "Headline scores × 100, mean ± standard deviation over seeds."
 _ONE = " All rows have one architecture, one vocabulary and, seed for seed, the same first weights."
 
+
 def _caption(study, rows):
     "What all rows share is said where it is so."
     sources = [r for r in study.runs.values() if r["experiment"] == "pretrain"]
     tuned = sum(r["experiment"] == "finetune" for r in study.runs.values())
-    alike = len({(r["parameters_count"]["total"], r["vocabulary_size"], r["step"]) for r in sources}) == 1 and len({r["seed"] for r in sources}) == len(sources)
+    alike = len({(r["parameters_count"]["total"], r["vocabulary_size"], r["step"]) for r in sources}) == 1 and len(
+        {r["seed"] for r in sources}
+    ) == len(sources)
     return captioned(study, _MAIN + (_ONE if alike and len(rows) == tuned else ""))
 
 
 def _sections(study, rows, compared):
-    nothing = len(rows) and rows["steps"].min() == 0 and not any(r["parameters"].get("encoder") for r in study.runs.values() if r["experiment"] == "pretrain")
-    parts = [("Against what was not pre-trained" if nothing else "Against the fewest steps of pre-training", differences(compared), f"{TESTED} {rule(compared)}"),
-             ("Pre-training", learning_table(study), "What was left at the end; pseudo-perplexity of held-out sentences, a word hidden at a time."),
-             ("Runs of an earlier code", accepted(study), EARLIER)]
+    nothing = (
+        len(rows)
+        and rows["steps"].min() == 0
+        and not any(r["parameters"].get("encoder") for r in study.runs.values() if r["experiment"] == "pretrain")
+    )
+    parts = [
+        (
+            "Against what was not pre-trained" if nothing else "Against the fewest steps of pre-training",
+            differences(compared),
+            f"{TESTED} {rule(compared)}",
+        ),
+        (
+            "Pre-training",
+            learning_table(study),
+            "What was left at the end; pseudo-perplexity of held-out sentences, a word hidden at a time.",
+        ),
+        ("Runs of an earlier code", accepted(study), EARLIER),
+    ]
     return [p for p in parts if len(p[1])]
 
 # %% ../../nbs/reporting/14_pretraining.ipynb #7704e075
 def main_table(
-    table: pd.DataFrame, # from `glue_table`
-) -> pd.DataFrame: # text cells
+    table: pd.DataFrame,  # from `glue_table`
+) -> pd.DataFrame:  # text cells
     "A row a start, a column a task."
     rows = table[table["task"].notna()]
-    return wide(rows).drop(columns="Encoder").reset_index(drop=True) if len(rows) and (rows["status"] == "done").any() else pd.DataFrame()
+    return (
+        wide(rows).drop(columns="Encoder").reset_index(drop=True)
+        if len(rows) and (rows["status"] == "done").any()
+        else pd.DataFrame()
+    )
 
-
+# %% ../../nbs/reporting/14_pretraining.ipynb #58996d45
 def write_pretraining_report(
-    study, # outputs/<study>, or the Results that were read from it
-) -> Path: # folder of the report: table.md, table.csv, report.html and figures
+    study,  # outputs/<study>, or the Results that were read from it
+) -> Path:  # folder of the report: table.md, table.csv, report.html and figures
     "Write the report of a study of pre-training. Raises DataError if the folder is no study, OutputError if it cannot be written."
     study = study if isinstance(study, Results) else read_study(study)
     rows, table, place = transfer_rows(study), glue_table(study), study.folder / "report"
     compared = against_untrained(study, rows, table)
     drawn = {"learning": lambda: plot_learning(learning_rows(study)), "transfer": lambda: plot_transfer(rows)}
     figures = begin_figures(drawn, place, FIGURES, encoder_remarks(study))
-    main, lead, notes, sections = main_table(table), paragraph(study, rows, compared), remarks(study), _sections(study, rows, compared)
-    markdown = "\n\n".join([f"# {study.title}", lead, *([markdown_table(main), _caption(study, rows)] if len(main) else []), DETAILS, *markdown_sections(sections), *(["## Notes", "\n".join(f"- {n}" for n in notes)] if notes else []), *markdown_end(study)]) + "\n"
-    parts = ([heading("Scores"), html_table(main, _caption(study, rows))] if len(main) else []) + [html_figure(*f) for f in figures().items()]
-    page = html_page(study, lead, [*parts, *html_sections(sections), *([heading("Notes"), html_list(notes, "notes")] if notes else []), *html_end(study)])
+    main, lead, notes, sections = (
+        main_table(table),
+        paragraph(study, rows, compared),
+        remarks(study),
+        _sections(study, rows, compared),
+    )
+    markdown = (
+        "\n\n".join(
+            [
+                f"# {study.title}",
+                lead,
+                *([markdown_table(main), _caption(study, rows)] if len(main) else []),
+                DETAILS,
+                *markdown_sections(sections),
+                *(["## Notes", "\n".join(f"- {n}" for n in notes)] if notes else []),
+                *markdown_end(study),
+            ]
+        )
+        + "\n"
+    )
+    parts = ([heading("Scores"), html_table(main, _caption(study, rows))] if len(main) else []) + [
+        html_figure(*f) for f in figures().items()
+    ]
+    page = html_page(
+        study,
+        lead,
+        [
+            *parts,
+            *html_sections(sections),
+            *([heading("Notes"), html_list(notes, "notes")] if notes else []),
+            *html_end(study),
+        ],
+    )
     return write_files(place, table, markdown, page)

@@ -13,7 +13,7 @@ import pandas as pd
 from ..core.figures import colors, finish, panel_grid
 from ..data.published import published
 from ..engine.facts import facts_of_record, task_title
-from .results import encoder_title, Results, run_titles
+from .results import Results, encoder_title, run_titles
 
 # %% ../../nbs/reporting/06_questions.ipynb #07c53ae9
 _ASKED = ("answer_words", "context_words", "second_best")
@@ -22,24 +22,26 @@ _EDGES = {"answer_words": (0, 1, 2, 4, np.inf), "context_words": (0, 80, 120, 18
 
 def question_rows(
     study: Results,
-    table: pd.DataFrame, # from `glue_table`, or some of its rows: which methods, in which order
-) -> pd.DataFrame: # task, encoder, method, seed, and the columns of the runs' predictions
+    table: pd.DataFrame,  # from `glue_table`, or some of its rows: which methods, in which order
+) -> pd.DataFrame:  # task, encoder, method, seed, and the columns of the runs' predictions
     "The reported questions of the finished runs of these methods; empty for a study without questions."
     order = {key: i for i, key in enumerate(dict.fromkeys(zip(table["task"], table["encoder"], table["method"])))}
     found, titles = [], run_titles(study)
     for run, rows in study.predictions.items():
         r = study.runs[run]
         key = r["task"], encoder_title(r["encoder"]), titles[run]
-        if not set(_ASKED) <= set(rows) or key not in order: continue
+        if not set(_ASKED) <= set(rows) or key not in order:
+            continue
         about = dict(zip(("task", "encoder", "method"), key)) | {"seed": r["seed"]}
         found.append((order[key], rows[rows["split"] != "selection"].assign(**about)))
-    if not found: return pd.DataFrame(columns=["task", "encoder", "method", "seed"])
+    if not found:
+        return pd.DataFrame(columns=["task", "encoder", "method", "seed"])
     return pd.concat([rows for _, rows in sorted(found, key=lambda x: x[0])], ignore_index=True)
 
 # %% ../../nbs/reporting/06_questions.ipynb #ca6dd68a
 def error_table(
-    rows: pd.DataFrame, # from `question_rows`
-) -> pd.DataFrame: # a row a task and method, text cells
+    rows: pd.DataFrame,  # from `question_rows`
+) -> pd.DataFrame:  # a row a task and method, text cells
     "Shares of answered and silent questions that are right, and what the errors are like; mean over seeds, in per cent."
     out = []
     for (task, encoder, method), group in rows.groupby(["task", "encoder", "method"], sort=False):
@@ -47,10 +49,18 @@ def error_table(
         wrong = has[has["exact_match"] < 1]
         said = wrong[wrong["prediction"] == 1]
         share = lambda part, which: f"{100 * which.mean():.1f}" if len(part) else ""
-        out.append({"Task": task_title(task), "Encoder": encoder, "Method": method,
-                    "Answerable: exact": share(has, has["exact_match"] == 1), "Answerable: silent": share(has, has["prediction"] == 0),
-                    "Unanswerable: silent": share(none, none["prediction"] == 0),
-                    "Errors that are silence": share(wrong, wrong["prediction"] == 0), "Wrong answers whose second best is right": share(said, said["second_best"] == 1)})
+        out.append(
+            {
+                "Task": task_title(task),
+                "Encoder": encoder,
+                "Method": method,
+                "Answerable: exact": share(has, has["exact_match"] == 1),
+                "Answerable: silent": share(has, has["prediction"] == 0),
+                "Unanswerable: silent": share(none, none["prediction"] == 0),
+                "Errors that are silence": share(wrong, wrong["prediction"] == 0),
+                "Wrong answers whose second best is right": share(said, said["second_best"] == 1),
+            }
+        )
     return pd.DataFrame(out)
 
 # %% ../../nbs/reporting/06_questions.ipynb #de5aba0e
@@ -59,36 +69,71 @@ _SILENT = {"validation": 5945 / 11873}  # unanswerable questions of the official
 
 def published_answers(
     study: Results,
-) -> pd.DataFrame: # a row a printed system, text cells; empty for a study without questions
+) -> pd.DataFrame:  # a row a printed system, text cells; empty for a study without questions
     "Published exact match and F1 of the study's tasks; those of parts of SQuAD are asked for as the whole."
-    asked = {r["task"].partition("-")[0] for r in study.runs.values() if r.get("task") and facts_of_record(r).kind == "span"}
+    asked = {
+        r["task"].partition("-")[0] for r in study.runs.values() if r.get("task") and facts_of_record(r).kind == "span"
+    }
     rows = published()
-    rows = rows[rows["task"].isin(asked) & ~rows["flag"].isin(["superseded", "not_given", "collapsed"]) & (rows["source"] != "BERTVision README, old")]
-    if not len(rows): return pd.DataFrame()
-    out = [_printed(task, split, f"{encoder}, {model}", group) for (task, split, encoder, model, _), group
-           in rows.groupby(["task", "split", "encoder", "model", "source"], sort=False)]
+    rows = rows[
+        rows["task"].isin(asked)
+        & ~rows["flag"].isin(["superseded", "not_given", "collapsed"])
+        & (rows["source"] != "BERTVision README, old")
+    ]
+    if not len(rows):
+        return pd.DataFrame()
+    out = [
+        _printed(task, split, f"{encoder}, {model}", group)
+        for (task, split, encoder, model, _), group in rows.groupby(
+            ["task", "split", "encoder", "model", "source"], sort=False
+        )
+    ]
     if "squad2" in asked:
         silent = [f"{100 * _SILENT['validation']:.2f}"] * 2
-        out.append(["SQuAD 2.0", "validation", "no answer to every question", *silent, "counted", "5,945 of 11,873 questions have no answer"])
+        out.append(
+            [
+                "SQuAD 2.0",
+                "validation",
+                "no answer to every question",
+                *silent,
+                "counted",
+                "5,945 of 11,873 questions have no answer",
+            ]
+        )
     return pd.DataFrame(out, columns=["Task", "Scored on", "System", "Exact match", "F1", "Source", "Remark"])
 
-
+# %% ../../nbs/reporting/06_questions.ipynb #61467b43
 def _printed(task: str, split: str, system: str, cells: pd.DataFrame) -> list:
     value = {m: f"{100 * v:.2f}" for m, v in zip(cells["metric"], cells["value"])}
     remarks = dict.fromkeys(r for r in cells["remark"] if r)
-    return [task_title(task), split, system, value.get("exact_match", ""), value.get("answer_f1", ""), cells["source"].iloc[0], "; ".join(remarks)]
+    return [
+        task_title(task),
+        split,
+        system,
+        value.get("exact_match", ""),
+        value.get("answer_f1", ""),
+        cells["source"].iloc[0],
+        "; ".join(remarks),
+    ]
 
 # %% ../../nbs/reporting/06_questions.ipynb #cf1228d0
 def by_length(
-    rows: pd.DataFrame, # from `question_rows`
-    of: str = "context_words", # answer_words | context_words
-) -> pd.DataFrame: # task, encoder, method, seed, bin, answer_f1
+    rows: pd.DataFrame,  # from `question_rows`
+    of: str = "context_words",  # answer_words | context_words
+) -> pd.DataFrame:  # task, encoder, method, seed, bin, answer_f1
     "Mean F1 by the length of answers (of questions that have one) or contexts."
     rows = rows[rows["label"] == 1] if of == "answer_words" else rows
     edges = _EDGES[of]
-    names = [f"{int(low) + 1} to {int(high)}" if high < np.inf else f"over {int(low)}" for low, high in zip(edges, edges[1:])]
+    names = [
+        f"{int(low) + 1} to {int(high)}" if high < np.inf else f"over {int(low)}" for low, high in zip(edges, edges[1:])
+    ]
     rows = rows.assign(bin=pd.cut(rows[of], edges, labels=names))
-    return rows.groupby(["task", "encoder", "method", "seed", "bin"], observed=True, sort=False)["answer_f1"].mean().reset_index().sort_values("bin", kind="stable", ignore_index=True)
+    return (
+        rows.groupby(["task", "encoder", "method", "seed", "bin"], observed=True, sort=False)["answer_f1"]
+        .mean()
+        .reset_index()
+        .sort_values("bin", kind="stable", ignore_index=True)
+    )
 
 # %% ../../nbs/reporting/06_questions.ipynb #5fb34061
 def _draw_lengths(ax, part, shades):
@@ -103,13 +148,18 @@ def _draw_lengths(ax, part, shades):
 
 
 def plot_lengths(
-    rows: pd.DataFrame, # from `question_rows`
-) -> plt.Figure | None: # None without questions
+    rows: pd.DataFrame,  # from `question_rows`
+) -> plt.Figure | None:  # None without questions
     "F1 against the length of answers and contexts, a line a method, a row a task; bars are the spread over seeds."
-    if not len(rows): return None
-    parts = [by_length(rows, of).assign(of=title) for of, title in (("answer_words", "words of the answer"), ("context_words", "words of the context"))]
+    if not len(rows):
+        return None
+    parts = [
+        by_length(rows, of).assign(of=title)
+        for of, title in (("answer_words", "words of the answer"), ("context_words", "words of the context"))
+    ]
     table = pd.concat(parts, ignore_index=True).astype({"bin": str})
-    if table["encoder"].nunique() > 1: table["method"] = table["encoder"] + ", " + table["method"]
+    if table["encoder"].nunique() > 1:
+        table["method"] = table["encoder"] + ", " + table["method"]
     table = table.assign(score=100 * table["answer_f1"], task=[task_title(t) for t in table["task"]])
     tasks, methods = table["task"].unique(), table["method"].unique()
     fig, axes = panel_grid(len(tasks), 2, 3.7, 2.6, sharey=True)

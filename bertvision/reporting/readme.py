@@ -13,14 +13,17 @@ from ..core.errors import DataError
 from ..core.io import read_json, resources, write_text
 
 # %% ../../nbs/reporting/17_readme.ipynb #edbd7900
-def _fence(text: str, language: str) -> str: return f"```{language}\n{text.rstrip()}\n```"
+def _fence(text: str, language: str) -> str:
+    return f"```{language}\n{text.rstrip()}\n```"
 
 
 def _output(out: dict) -> str:
     "An output as Markdown: Markdown first, then plain text; pictures and progress bars are left out."
     data = out.get("data", {})
-    if "text/markdown" in data: return "".join(data["text/markdown"])
-    if "image/png" in data: return ""
+    if "text/markdown" in data:
+        return "".join(data["text/markdown"])
+    if "image/png" in data:
+        return ""
     text = "".join(data.get("text/plain", out.get("text", "") if out.get("name") == "stdout" else ""))
     return _fence(text, "text") if text.strip() else ""
 
@@ -28,16 +31,19 @@ def _output(out: dict) -> str:
 _DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
 
 
-def _asks(source: str, directive: str) -> bool: return bool(re.search(rf"^#\|\s*{directive}\s*$", source, re.M))
+def _asks(source: str, directive: str) -> bool:
+    return bool(re.search(rf"^#\|\s*{directive}\s*$", source, re.M))
 
 
 def render_cell(
-    cell: dict, # a notebook's cell
-) -> str: # Markdown, "" for a hidden cell
+    cell: dict,  # a notebook's cell
+) -> str:  # Markdown, "" for a hidden cell
     "One cell as Markdown."
     source = "".join(cell["source"])
-    if _asks(source, "hide") or not source.strip(): return ""
-    if cell["cell_type"] == "markdown": return source
+    if _asks(source, "hide") or not source.strip():
+        return ""
+    if cell["cell_type"] == "markdown":
+        return source
     code = _DIRECTIVE.sub("", source).strip()
     shown = [] if _asks(source, "echo: false") else [_fence(code, "python")]
     return "\n\n".join([*shown, *filter(None, map(_output, cell.get("outputs", [])))])
@@ -47,22 +53,24 @@ NOTE = "<!-- Rendered from nbs/index.ipynb by `bertvision readme`; edit the note
 
 
 def render(
-    notebook, # index.ipynb
-) -> str: # the README's text
+    notebook,  # index.ipynb
+) -> str:  # the README's text
     "A whole notebook as Markdown."
     parts = [render_cell(c) for c in read_json(notebook)["cells"]]
     return "\n\n".join([NOTE, *(p.strip() for p in parts if p.strip())]) + "\n"
 
 # %% ../../nbs/reporting/17_readme.ipynb #a5715ff2
 def update_readme(
-    check: bool = False, # only look, write nothing
-    root=None, # folder of the clone; that of the installed package when None
-) -> bool: # whether the README on disk was already right
+    check: bool = False,  # only look, write nothing
+    root=None,  # folder of the clone; that of the installed package when None
+) -> bool:  # whether the README on disk was already right
     "Render `nbs/index.ipynb` to `README.md`; raises DataError outside a clone."
     root = Path(root) if root else resources().parent
     notebook, readme = root / "nbs" / "index.ipynb", root / "README.md"
-    if not notebook.is_file(): raise DataError(f"{notebook} is missing: the README can only be rendered in a clone")
+    if not notebook.is_file():
+        raise DataError(f"{notebook} is missing: the README can only be rendered in a clone")
     text = render(notebook)
     fresh = readme.is_file() and readme.read_text(encoding="utf-8") == text
-    if not fresh and not check: write_text(readme, text)
+    if not fresh and not check:
+        write_text(readme, text)
     return fresh

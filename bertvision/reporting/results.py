@@ -17,24 +17,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..metrics.comparisons import contributions
 from ..core.errors import DataError
 from ..core.io import listed, read_json, write_json
-from ..data.tasks import get_task
-from ..metrics.scores import baseline, METRICS, score
 from ..data.published import published_value
+from ..data.tasks import get_task
+from ..engine.facts import known_task, task_places
+from ..engine.plan import RUNNER_LOCK, read_plan
+from ..metrics.comparisons import contributions
+from ..metrics.scores import METRICS, baseline, score
+from ..metrics.statistics import answers_collapse, collapse, summarise
 from ..qa.scoring import question_scores
+from ..runs.lineage import Lineage, encoder_title, own_settings
 from ..runs.locks import locked
 from ..runs.records import foreign_record, run_identity, seconds_of
 from ..runs.run import read_rows
-from ..metrics.statistics import answers_collapse, collapse, summarise
-from ..engine.plan import read_plan, RUNNER_LOCK
-from ..engine.facts import facts_of_record, known_task, task_places
-from ..runs.lineage import encoder_title, Lineage, own_settings
 from ..runs.witness import executed_apart
 
 # %% ../../nbs/reporting/00_results.ipynb #abf36813
-_EXAMPLE = {"cola": 0.7, "mrpc": 0.8, "sts-b": 0.8, "rte": 0.62}  # task -> how often the invented model knows the answer
+_EXAMPLE = {
+    "cola": 0.7,
+    "mrpc": 0.8,
+    "sts-b": 0.8,
+    "rte": 0.62,
+}  # task -> how often the invented model knows the answer
 
 
 def _example_answers(task, seed, n=300):
@@ -44,16 +49,25 @@ def _example_answers(task, seed, n=300):
         labels = luck.uniform(0, 5, n)
         return labels, _EXAMPLE[task.name] * labels + rng.normal(0, 1, n)
     labels = (luck.random(n) < 0.6).astype(int)
-    if (task.name, seed) == ("rte", 2): return labels, np.ones(n, dtype=int)
+    if (task.name, seed) == ("rte", 2):
+        return labels, np.ones(n, dtype=int)
     return labels, np.where(rng.random(n) < _EXAMPLE[task.name], labels, 1 - labels)
 
 
 def _example_history(task, seed, final):
     rows = []
     for step in range(1, 31):
-        rows.append({"step": step, "epoch": step / 10, "loss": 0.4 + 0.5 / step**0.5 + 0.02 * ((step * 7 + seed) % 5),
-                     "lr": 1e-4 * (1 - step / 31), "seconds": step / 10})
-        if step % 10 == 0: rows[-1][f"selection_{task.metrics[0]}"] = final * (0.7 + 0.1 * step / 10)
+        rows.append(
+            {
+                "step": step,
+                "epoch": step / 10,
+                "loss": 0.4 + 0.5 / step**0.5 + 0.02 * ((step * 7 + seed) % 5),
+                "lr": 1e-4 * (1 - step / 31),
+                "seconds": step / 10,
+            }
+        )
+        if step % 10 == 0:
+            rows[-1][f"selection_{task.metrics[0]}"] = final * (0.7 + 0.1 * step / 10)
     return rows
 
 # %% ../../nbs/reporting/00_results.ipynb #838083b6
@@ -63,29 +77,63 @@ def _example_run(folder, name, seed):
     labels, said = _example_answers(task, seed)
     found, trivial = score(task.metrics, said, labels), baseline(task.metrics, labels, labels, task.kind)
     record = {
-        "schema": 1, "status": "done", "experiment": "finetune", "step": "finetune", "task": name, "encoder": "example-encoder",
-        "seed": seed, "protocol": "carved", "parameters": {"epochs": 3.0, "batch_size": 16, "lr": 1e-4, "max_length": 64},
-        "metrics": {"selection": found, "validation": found}, "baselines": {"validation": trivial},
-        "collapsed": collapse(said, labels, kind=task.kind), "examples": {"train": 900, "selection": 100, "validation": len(labels)},
-        "seconds": {"train": 3.0, "total": 4.5}, "examples_per_second": 900.0, "peak_memory_bytes": 2**29,
-        "history": _example_history(task, seed, found[task.metrics[0]]), "device": {"device": "none", "name": "generated"},
-        "versions": {}, "code_version": "generated", "started": "2000-01-01T00:00:00+00:00", "finished": "2000-01-01T00:00:05+00:00"}
-    rows = pd.DataFrame({"split": "validation", "example_id": [f"validation/{i}" for i in range(len(labels))],
-                         "label": labels, "prediction": said})
+        "schema": 1,
+        "status": "done",
+        "experiment": "finetune",
+        "step": "finetune",
+        "task": name,
+        "encoder": "example-encoder",
+        "seed": seed,
+        "protocol": "carved",
+        "parameters": {"epochs": 3.0, "batch_size": 16, "lr": 1e-4, "max_length": 64},
+        "metrics": {"selection": found, "validation": found},
+        "baselines": {"validation": trivial},
+        "collapsed": collapse(said, labels, kind=task.kind),
+        "examples": {"train": 900, "selection": 100, "validation": len(labels)},
+        "seconds": {"train": 3.0, "total": 4.5},
+        "examples_per_second": 900.0,
+        "peak_memory_bytes": 2**29,
+        "history": _example_history(task, seed, found[task.metrics[0]]),
+        "device": {"device": "none", "name": "generated"},
+        "versions": {},
+        "code_version": "generated",
+        "started": "2000-01-01T00:00:00+00:00",
+        "finished": "2000-01-01T00:00:05+00:00",
+    }
+    rows = pd.DataFrame(
+        {
+            "split": "validation",
+            "example_id": [f"validation/{i}" for i in range(len(labels))],
+            "label": labels,
+            "prediction": said,
+        }
+    )
     folder.mkdir(parents=True)
     rows.to_parquet(folder / "predictions.parquet", index=False)
     write_json(folder / "record.json", record)
 
-
+# %% ../../nbs/reporting/00_results.ipynb #40b5fc1d
 def example_study(
-    folder=None, # where to write it; None = a new temporary folder
-) -> Path: # folder of the study
+    folder=None,  # where to write it; None = a new temporary folder
+) -> Path:  # folder of the study
     "A study of invented numbers, to show the report without a run; nothing in it was measured."
     folder = Path(folder or tempfile.mkdtemp()) / "example"
-    jobs = [{"run": f"finetune.{task}.s{seed}", "step": "finetune", "task": task, "encoder": "example-encoder", "seed": seed}
-            for task in (*_EXAMPLE, "qnli") for seed in range(3)]
-    write_json(folder / "plan.json", {"study": "example", "title": "Generated example: no model was trained", "jobs": jobs})
-    for job in jobs[:-3]: _example_run(folder / "runs" / job["run"], job["task"], job["seed"])
+    jobs = [
+        {
+            "run": f"finetune.{task}.s{seed}",
+            "step": "finetune",
+            "task": task,
+            "encoder": "example-encoder",
+            "seed": seed,
+        }
+        for task in (*_EXAMPLE, "qnli")
+        for seed in range(3)
+    ]
+    write_json(
+        folder / "plan.json", {"study": "example", "title": "Generated example: no model was trained", "jobs": jobs}
+    )
+    for job in jobs[:-3]:
+        _example_run(folder / "runs" / job["run"], job["task"], job["seed"])
     cut, failed = (folder / "runs" / f"finetune.{name}.s2" / "record.json" for name in ("mrpc", "sts-b"))
     cut.write_text(cut.read_text()[:300])
     write_json(failed, read_json(failed) | {"status": "failed", "failure": {"reason": "out of memory", "cell": 7}})
@@ -95,24 +143,28 @@ def example_study(
 @dataclass
 class Results:
     "What a study has left behind."
+
     folder: Path
-    name: str          # as in `bertvision run NAME`
+    name: str  # as in `bertvision run NAME`
     title: str
-    jobs: list         # planned runs, [] when there is no plan.json
-    runs: dict         # run -> record, the finished ones; `upstream` in it: settings of the runs that it builds on
+    jobs: list  # planned runs, [] when there is no plan.json
+    runs: dict  # run -> record, the finished ones; `upstream` in it: settings of the runs that it builds on
     predictions: dict  # run -> DataFrame, where the file is whole
-    faults: list       # {"run", "state", "why"} of all others, and of what does not add up
-    command: str       # how to run it again
-    titles: dict       # step -> what the tables call it
-    highlights: dict   # step -> those of its variants that the first table and figure show
-    published: str = "" # source whose published numbers are preferred
-    cache: dict = field(default_factory=dict, init=False, repr=False, compare=False) # what reports compute once; `replace` begins a new one
+    faults: list  # {"run", "state", "why"} of all others, and of what does not add up
+    command: str  # how to run it again
+    titles: dict  # step -> what the tables call it
+    highlights: dict  # step -> those of its variants that the first table and figure show
+    published: str = ""  # source whose published numbers are preferred
+    cache: dict = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )  # what reports compute once; `replace` begins a new one
 
     def finished(self) -> set:
         "Names of the finished runs; one that trained several heads counts once."
         return {r.get("of", run) for run, r in self.runs.items()}
 
-    def __repr__(self): return f"Results({self.name}: {len(self.finished())} finished runs, {len(self.faults)} faults)"
+    def __repr__(self):
+        return f"Results({self.name}: {len(self.finished())} finished runs, {len(self.faults)} faults)"
 
 # %% ../../nbs/reporting/00_results.ipynb #fb0eca5a
 def _read_run(place, lineage):
@@ -120,14 +172,22 @@ def _read_run(place, lineage):
     fault = lambda state, why: (None, {"run": place.name, "state": state, "why": why})
     busy = any(locked(place / name) for name in (".lock", RUNNER_LOCK))
     if not any((place / name).exists() for name in ("record.json", "predictions.parquet")):
-        return fault("running", "no record yet") if busy else fault("not started", "the folder waits for its run: no record yet")
-    try: record = lineage.record(place)
-    except DataError as e: return fault("broken", str(e).replace(f"{place}/", ""))
-    if record["status"] == "done": return record, None
+        return (
+            fault("running", "no record yet")
+            if busy
+            else fault("not started", "the folder waits for its run: no record yet")
+        )
+    try:
+        record = lineage.record(place)
+    except DataError as e:
+        return fault("broken", str(e).replace(f"{place}/", ""))
+    if record["status"] == "done":
+        return record, None
     if record["status"] == "failed":
         known = record.get("failure") or {}
         return fault("failed", str(known.get("reason") or known.get("exception") or "no reason recorded"))
-    if busy: return fault("running", f"since {record.get('started')}")
+    if busy:
+        return fault("running", f"since {record.get('started')}")
     return fault("cut off", f"started {record.get('started')} and ended without a word; run the study again to resume")
 
 # %% ../../nbs/reporting/00_results.ipynb #be9c4c5b
@@ -138,12 +198,15 @@ def _ask(job, key):
 
 def _not_planned(name, record, jobs):
     "Where a record that does not name its run contradicts the plan for its folder; ''."
-    if record.get("job"): return ""
+    if record.get("job"):
+        return ""
     planned = next((job for job in jobs if job["run"] == name), {})
     for key in ("step", "task", "encoder", "seed"):
         asked, had = _ask(planned, key), record.get(key)
-        if key == "encoder": asked, had = encoder_title(asked or ""), encoder_title(had or "")
-        if asked in (None, "", had) or had in (None, ""): continue
+        if key == "encoder":
+            asked, had = encoder_title(asked or ""), encoder_title(had or "")
+        if asked in (None, "", had) or had in (None, ""):
+            continue
         return f"its record has {key} = {had}, the plan {asked}: the folder was copied or renamed"
     return ""
 
@@ -154,47 +217,55 @@ def _misplaced(records, jobs):
     planned, first = {job["run"] for job in jobs}, {}
     for name in sorted((n for n in records if not found[n]), key=lambda n: n not in planned):
         original = first.setdefault(run_identity(records[name]) or name, name)
-        if original != name: found[name] = f"its record is that of {original}: the folder was copied"
+        if original != name:
+            found[name] = f"its record is that of {original}: the folder was copied"
     return {name: why for name, why in found.items() if why}
 
 # %% ../../nbs/reporting/00_results.ipynb #770af850
 def _read_predictions(place):
     "(DataFrame, None), or (None, why not)."
     path = place / "predictions.parquet"
-    if not path.exists(): return None, "no predictions.parquet: its score cannot be checked"
-    try: return read_rows(path), None
-    except DataError as e: return None, f"{str(e).replace(f'{place}/', '')}: its score cannot be checked"
+    if not path.exists():
+        return None, "no predictions.parquet: its score cannot be checked"
+    try:
+        return read_rows(path), None
+    except DataError as e:
+        return None, f"{str(e).replace(f'{place}/', '')}: its score cannot be checked"
 
 
 def scored_columns(
-    metric: str, # a key of METRICS
-    rows: pd.DataFrame, # predictions of one split
-) -> tuple: # predictions and labels, (N,) each, as `metrics.scores.score` takes them
+    metric: str,  # a key of METRICS
+    rows: pd.DataFrame,  # predictions of one split
+) -> tuple:  # predictions and labels, (N,) each, as `metrics.scores.score` takes them
     "The columns that a metric looks at; raises DataError for a metric of questions and rows of something else."
     if METRICS[metric].kind == "span":
-        if "answer_f1" not in rows: raise DataError(f"{metric} is a metric of questions, and these predictions are not")
+        if "answer_f1" not in rows:
+            raise DataError(f"{metric} is a metric of questions, and these predictions are not")
         return question_scores(metric, rows)
     return rows["prediction"].to_numpy(), rows["label"].to_numpy()
 
 # %% ../../nbs/reporting/00_results.ipynb #f29ad92e
-def _parts(rows, values) -> dict: # value -> its rows; values: one for each row, such as its split
+def _parts(rows, values) -> dict:  # value -> its rows; values: one for each row, such as its split
     "Take a table apart; views where the rows of a value follow each other, as runs write them."
     codes, names = pd.factorize(values)
     found = {}
     for code, name in enumerate(names):
         at = np.flatnonzero(codes == code)
-        found[name] = rows.iloc[at[0]:at[-1] + 1] if at[-1] - at[0] + 1 == len(at) else rows.iloc[at]
+        found[name] = rows.iloc[at[0] : at[-1] + 1] if at[-1] - at[0] + 1 == len(at) else rows.iloc[at]
     return found
 
 
-def _disagreement(record, parts): # parts: split -> predictions
+def _disagreement(record, parts):  # parts: split -> predictions
     "Where a record's scores are not those of its predictions, or None."
     for split, found in record["metrics"].items():
         part = parts.get(split, ())
         names = [m for m in found if m in METRICS]
-        if not names or not len(part): continue
-        try: again = {n: score(n, *scored_columns(n, part))[n] for n in names}
-        except DataError as e: return f"predictions of {split} cannot be scored: {e}"
+        if not names or not len(part):
+            continue
+        try:
+            again = {n: score(n, *scored_columns(n, part))[n] for n in names}
+        except DataError as e:
+            return f"predictions of {split} cannot be scored: {e}"
         for name in names:
             said = np.nan if found[name] is None else found[name]
             if not np.isclose(said, again[name], atol=1e-6, equal_nan=True):
@@ -202,39 +273,47 @@ def _disagreement(record, parts): # parts: split -> predictions
     return None
 
 # %% ../../nbs/reporting/00_results.ipynb #19fa2bed
-def _is_number(x) -> bool: return x is not None and bool(np.isfinite(x))
+def _is_number(x) -> bool:
+    return x is not None and bool(np.isfinite(x))
 
 
 def _undefined(record):
     "Where a score of a record is no number, split by split, and what becomes of it."
     for split, found in record["metrics"].items():
         names = [m for m, v in found.items() if m in METRICS and split != "selection" and not _is_number(v)]
-        if not names: continue
+        if not names:
+            continue
         alone = [m for m in names if METRICS[m].kind != "regression"]
         text = "it leaves its method without a mean" if alone else "it is the correlation of a constant and counts as 0"
         yield f"{split} {' and '.join(names)} {'is' if len(names) == 1 else 'are'} undefined: {text}"
 
 
-def _doubts(record, parts): # parts: split -> predictions, None without any
+def _doubts(record, parts):  # parts: split -> predictions, None without any
     "(state, why) of what makes the scores of a finished run doubtful."
     yield from (("undefined score", why) for why in _undefined(record))
-    if parts is None: return  # named already
-    silent = [s for s, found in record["metrics"].items() if s != "selection" and set(found) & set(METRICS) and s not in parts]
-    if silent: yield "unchecked", f"its predictions have no row of {' and '.join(silent)}: that score cannot be checked"
-    if why := _disagreement(record, parts): yield "contradiction", why
+    if parts is None:
+        return  # named already
+    silent = [
+        s for s, found in record["metrics"].items() if s != "selection" and set(found) & set(METRICS) and s not in parts
+    ]
+    if silent:
+        yield "unchecked", f"its predictions have no row of {' and '.join(silent)}: that score cannot be checked"
+    if why := _disagreement(record, parts):
+        yield "contradiction", why
 
 # %% ../../nbs/reporting/00_results.ipynb #2d6c1824
 def _rows_by_variant(rows):
     "Variant -> its predictions; views where they follow each other."
-    if rows is None or "variant" not in rows: return {}
+    if rows is None or "variant" not in rows:
+        return {}
     return _parts(rows.drop(columns="variant"), rows["variant"])
 
-
+# %% ../../nbs/reporting/00_results.ipynb #c9e64054
 def run_entries(
-    run: str, # its name
+    run: str,  # its name
     record: dict,
-    rows: pd.DataFrame | None, # its predictions
-) -> list: # (name, record, predictions) of each variant; most runs have one, without a variant's name
+    rows: pd.DataFrame | None,  # its predictions
+) -> list:  # (name, record, predictions) of each variant; most runs have one, without a variant's name
     "Return a run as one entry a variant and seed."
     if not record.get("variants"):
         lora = record["parameters"].get("lora")
@@ -246,62 +325,82 @@ def run_entries(
         name = f"{run}/{v['variant']}" + (f".s{seed}" if several else "")
         if rows is not None and "variant" in rows:
             mine = by_variant.get(v["variant"], rows.iloc[:0].drop(columns="variant"))
-            if "seed" in mine: mine = mine[mine["seed"] == seed]
-        about = {"of": run, "variant": v["variant"], "seed": seed, "metrics": v["metrics"], "collapsed": v.get("collapsed"), "variants": None, "history": None,
-                 "parameters_count": {"trainable": v.get("parameters")}, "tried": v.get("tried"), "layer_shares": v.get("layer_shares"), "probe": v.get("probe"),
-                 "upstream_seconds": v.get("upstream_seconds", record.get("upstream_seconds"))}
+            if "seed" in mine:
+                mine = mine[mine["seed"] == seed]
+        about = {
+            "of": run,
+            "variant": v["variant"],
+            "seed": seed,
+            "metrics": v["metrics"],
+            "collapsed": v.get("collapsed"),
+            "variants": None,
+            "history": None,
+            "parameters_count": {"trainable": v.get("parameters")},
+            "tried": v.get("tried"),
+            "layer_shares": v.get("layer_shares"),
+            "probe": v.get("probe"),
+            "upstream_seconds": v.get("upstream_seconds", record.get("upstream_seconds")),
+        }
         found.append((name, record | about, mine))
     return found
 
 # %% ../../nbs/reporting/00_results.ipynb #2fa963c7
-def _losses(record): # of the training, in order; [] when the record has none
+def _losses(record):  # of the training, in order; [] when the record has none
     rows = [row for row in record.get("history") or [] if "loss" in row]
     return [np.nan if row["loss"] is None else row["loss"] for row in rows]
 
 
-def _collapse_of(rows, metrics, losses): # rows: predictions of one split
-    if "answer_f1" in rows: return answers_collapse(rows["prediction"], rows["label"], rows["answer_f1"], losses)
+def _collapse_of(rows, metrics, losses):  # rows: predictions of one split
+    if "answer_f1" in rows:
+        return answers_collapse(rows["prediction"], rows["label"], rows["answer_f1"], losses)
     numbers = any(METRICS[m].kind == "regression" for m in metrics)
     return collapse(rows["prediction"], rows["label"], losses, "regression" if numbers else "classification")
 
 
 def collapse_today(
-    record: dict, # of a run, or of one of its variants
-    parts: dict | None, # split -> its predictions; None when they cannot be read
-    split: str = "", # "" = the first that is reported
-    recorded: str | None = None, # what the record says, which stands where nothing can be computed
-) -> str | None: # as `metrics.statistics.collapse`
+    record: dict,  # of a run, or of one of its variants
+    parts: dict | None,  # split -> its predictions; None when they cannot be read
+    split: str = "",  # "" = the first that is reported
+    recorded: str | None = None,  # what the record says, which stands where nothing can be computed
+) -> str | None:  # as `metrics.statistics.collapse`
     "Return why a run must be called collapsed, from its predictions."
     split = split or next((s for s in record["metrics"] if s != "selection"), "")
     metrics = [m for m in record["metrics"].get(split) or {} if m in METRICS]
     part = parts.get(split, ()) if parts is not None and metrics else ()
-    if not len(part): return recorded
-    try: found = _collapse_of(part, metrics, _losses(record))
-    except DataError: return recorded  # named as a contradiction
+    if not len(part):
+        return recorded
+    try:
+        found = _collapse_of(part, metrics, _losses(record))
+    except DataError:
+        return recorded  # named as a contradiction
     return recorded if recorded == "nan loss" and not _losses(record) else found
 
 # %% ../../nbs/reporting/00_results.ipynb #dfea8ac0
-def _of_today(record, parts): # parts: split -> predictions, None without any
+def _of_today(record, parts):  # parts: split -> predictions, None without any
     "A record with its collapse, and that of its languages, as today's rule sees it."
     recorded = record.get("collapsed")
     now = collapse_today(record, parts, recorded=recorded)
     record = record | {"collapsed": now} | ({"recorded_collapse": recorded} if now != recorded else {})
-    if not record.get("languages"): return record
-    told = {code: about | {"collapsed": collapse_today(record, parts, f"test/{code}", about.get("collapsed"))}
-            for code, about in record["languages"].items()}
+    if not record.get("languages"):
+        return record
+    told = {
+        code: about | {"collapsed": collapse_today(record, parts, f"test/{code}", about.get("collapsed"))}
+        for code, about in record["languages"].items()
+    }
     return record | {"languages": told}
 
 # %% ../../nbs/reporting/00_results.ipynb #cc8994ac
 def code_of(
     record: dict,
-) -> str | None: # fingerprint of the package's code, and of the notebook's, behind a run
+) -> str | None:  # fingerprint of the package's code, and of the notebook's, behind a run
     "Which code made a run; None when the record does not say."
     parts = record.get("fingerprints") or {}
-    if not parts.get("code"): return None
+    if not parts.get("code"):
+        return None
     return parts["code"] + (f" (notebook {parts['notebook']})" if parts.get("notebook") else "")
 
 # %% ../../nbs/reporting/00_results.ipynb #186b590f
-def _shown(settings): # name -> (text to compare, text to print)
+def _shown(settings):  # name -> (text to compare, text to print)
     return {name: (json.dumps(value, sort_keys=True), f"{name}={value}") for name, value in settings.items()}
 
 
@@ -315,23 +414,26 @@ def _varying(tables, without):
     "Names of the settings in which some tables differ, of those that have them."
     found = {}
     for table in tables:
-        for name, (text, _) in table.items(): found.setdefault(name, set()).add(text)
+        for name, (text, _) in table.items():
+            found.setdefault(name, set()).add(text)
     return [name for name, texts in found.items() if len(texts) > 1 and name not in without]
 
 
-def _compared_with(r): return r.get("step"), r.get("variant"), r.get("task"), encoder_title(r.get("encoder"))
+def _compared_with(r):
+    return r.get("step"), r.get("variant"), r.get("task"), encoder_title(r.get("encoder"))
 
-
+# %% ../../nbs/reporting/00_results.ipynb #e91a941e
 def settings_of(
-    runs: dict, # run -> record
-    without: tuple = (), # settings that are shown in another way, such as "epochs" or "finetune.epochs"
-) -> dict: # run -> text such as "lr=0.0001", "" when nothing but the seed differs
+    runs: dict,  # run -> record
+    without: tuple = (),  # settings that are shown in another way, such as "epochs" or "finetune.epochs"
+) -> dict:  # run -> text such as "lr=0.0001", "" when nothing but the seed differs
     "The settings in which each run, or what it builds on, differs from others of its step, task and encoder."
     groups, found, known = {}, {}, {}
     for run, r in runs.items():
         groups.setdefault(_compared_with(r), []).append(run)
         one = id(r["parameters"])  # the variants of a run share them
-        if one not in known: known[one] = _shown(own_settings(r)), _shown(r.get("upstream") or {})
+        if one not in known:
+            known[one] = _shown(own_settings(r)), _shown(r.get("upstream") or {})
     for group in groups.values():
         own, above = zip(*(known[id(runs[run]["parameters"])] for run in group))
         tables = [mine | more for mine, more in zip(_complete(own), above)]
@@ -350,9 +452,9 @@ def _averaged(runs):
 # %% ../../nbs/reporting/00_results.ipynb #2bf0c721
 def method_title(
     study: Results,
-    step, # of the study
-    variant: str = "", # of the run
-    settings: str = "", # from `settings_of`
+    step,  # of the study
+    variant: str = "",  # of the run
+    settings: str = "",  # from `settings_of`
 ) -> str:
     "What tables and figures call a method; its settings are a part of it where they differ."
     name = study.titles.get(step, str(step)) + (f": {variant}" if variant else "")
@@ -361,15 +463,17 @@ def method_title(
 
 def run_titles(
     study: Results,
-    without: tuple = (), # as for `settings_of`
-) -> dict: # run -> text, the same for the runs that may be averaged
+    without: tuple = (),  # as for `settings_of`
+) -> dict:  # run -> text, the same for the runs that may be averaged
     "What tables and figures call the method of each run."
     settings = settings_of(study.runs, without)
-    named = {run: (r.get("step") or r["experiment"], r.get("variant") or "", settings[run]) for run, r in study.runs.items()}
+    named = {
+        run: (r.get("step") or r["experiment"], r.get("variant") or "", settings[run]) for run, r in study.runs.items()
+    }
     return {run: method_title(study, *names) for run, names in named.items()}
 
 # %% ../../nbs/reporting/00_results.ipynb #385b107c
-def _asked(rows) -> dict: # reported split -> (examples, hash of their ids and labels whatever their order)
+def _asked(rows) -> dict:  # reported split -> (examples, hash of their ids and labels whatever their order)
     rows = rows[rows["split"] != "selection"]
     hashes = pd.util.hash_pandas_object(rows[["example_id", "label"]], index=False).groupby(rows["split"].to_numpy())
     return {split: (len(part), int(part.sum())) for split, part in hashes}
@@ -377,12 +481,15 @@ def _asked(rows) -> dict: # reported split -> (examples, hash of their ids and l
 
 def _equal_rows(a, b) -> bool:
     names = ["split", "example_id", "label"]
-    return len(a) == len(b) and all(a[name].reset_index(drop=True).equals(b[name].reset_index(drop=True)) for name in names)
+    return len(a) == len(b) and all(
+        a[name].reset_index(drop=True).equals(b[name].reset_index(drop=True)) for name in names
+    )
 
 
 def _alike(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     "Whether two runs answered the same examples, in the splits that both have: one may have been refused a split."
-    if _equal_rows(a, b): return True
+    if _equal_rows(a, b):
+        return True
     a, b = _asked(a), _asked(b)
     return all(a[split] == b[split] for split in a.keys() & b.keys())
 
@@ -408,7 +515,8 @@ def _other_code(runs, group, home):
     return [{"run": run, "state": "different code", "why": why} for run, why in found.items() if why]
 
 # %% ../../nbs/reporting/00_results.ipynb #36dfe73b
-def _inputs_of(record): return (record.get("fingerprints") or {}).get("inputs")
+def _inputs_of(record):
+    return (record.get("fingerprints") or {}).get("inputs")
 
 
 def _apart(runs, group, of, state, words):
@@ -419,7 +527,7 @@ def _apart(runs, group, of, state, words):
     return [{"run": run, "state": state, "why": why(run)} for run in marks if marks[run] != marks[first]]
 
 # %% ../../nbs/reporting/00_results.ipynb #87e8037d
-def _once_a_seed(runs, predictions): # -> the two without them, faults
+def _once_a_seed(runs, predictions):  # -> the two without them, faults
     "Leave out the runs of a method whose seed has a later run, and name them: a seed counts once."
     faults = []
     for group in _averaged(runs):
@@ -463,79 +571,137 @@ def _counted(places, jobs):
             faults.append(fault or {"run": place.name, "state": "misplaced", "why": misplaced[place.name]})
             continue
         above = lineage.upstream(place)
-        if above.replaced: about("out of date", f"it builds on what is gone: {above.replaced}")
-        else: records[place] = record | {"upstream": above.settings}
-        if above.missing and not above.replaced: about("unknown upstream", "; ".join(dict.fromkeys(above.missing)))
+        if above.replaced:
+            about("out of date", f"it builds on what is gone: {above.replaced}")
+        else:
+            records[place] = record | {"upstream": above.settings}
+        if above.missing and not above.replaced:
+            about("unknown upstream", "; ".join(dict.fromkeys(above.missing)))
     return records, faults
 
 # %% ../../nbs/reporting/00_results.ipynb #54f6a4f6
 def read_study(
-    folder, # outputs/<study>
+    folder,  # outputs/<study>
 ) -> Results:
     "Read records, predictions and plan; raises DataError when the folder is no study."
     folder = Path(folder).expanduser().resolve()
     plan = read_plan(folder)
     places = sorted(p for p in (folder / "runs").glob("*") if p.is_dir())
     if not plan and not places:
-        raise DataError(f"{folder} holds no study: expected runs/<run>/record.json or plan.json in it; run the study first")
+        raise DataError(
+            f"{folder} holds no study: expected runs/<run>/record.json or plan.json in it; run the study first"
+        )
     with ThreadPoolExecutor(2) as pool:  # Arrow reads while records are parsed
         tables = {place: pool.submit(_read_predictions, place) for place in places}
         records, faults = _counted(places, plan.get("jobs") or [])
     runs, predictions, taken = {}, {}, {}
     for place, record in records.items():
         whole, missing = tables[place].result() if record["metrics"] or record.get("variants") else (None, None)
-        if missing: faults.append({"run": place.name, "state": "unchecked", "why": missing})
+        if missing:
+            faults.append({"run": place.name, "state": "unchecked", "why": missing})
         for entry, r, rows in run_entries(place.name, record, whole):
             parts = None if rows is None else _parts(rows, rows["split"])
             taken[entry] = rows, parts
             runs[entry] = _of_today(r, parts)
-            if rows is not None: predictions[entry] = rows
+            if rows is not None:
+                predictions[entry] = rows
             faults += [{"run": entry, "state": state, "why": why} for state, why in _doubts(r, parts)]
     runs, predictions, twice = _once_a_seed(runs, predictions)
     faults += twice + _mixed(runs, predictions, folder)
     name = plan.get("study") or folder.name
-    study = Results(folder, name, plan.get("title") or name, plan.get("jobs") or [], runs, predictions, faults,
-                    plan.get("command") or f"bertvision run {name}", plan.get("titles") or {}, plan.get("highlights") or {},
-                    plan.get("published") or "")
+    study = Results(
+        folder,
+        name,
+        plan.get("title") or name,
+        plan.get("jobs") or [],
+        runs,
+        predictions,
+        faults,
+        plan.get("command") or f"bertvision run {name}",
+        plan.get("titles") or {},
+        plan.get("highlights") or {},
+        plan.get("published") or "",
+    )
     study.cache |= {("parts", run): of for run, of in taken.items()}
     return study
 
 # %% ../../nbs/reporting/00_results.ipynb #2e998f93
 def score_value(
-    x, # of a record, None where it is undefined
+    x,  # of a record, None where it is undefined
     metric: str,
-) -> float: # nan for what is undefined
+) -> float:  # nan for what is undefined
     "Return a recorded score as a number; the undefined correlation of a constant counts as 0."
-    if _is_number(x): return float(x)
+    if _is_number(x):
+        return float(x)
     return 0.0 if metric in METRICS and METRICS[metric].kind == "regression" else np.nan
 
 # %% ../../nbs/reporting/00_results.ipynb #11a63a70
 def scores(
     study: Results,
-) -> pd.DataFrame: # one row a run, split and metric
+) -> pd.DataFrame:  # one row a run, split and metric
     "All reported scores of the finished runs, tidy; the selection part is left out."
-    if "scores" not in study.cache: study.cache["scores"] = _scores(study)
+    if "scores" not in study.cache:
+        study.cache["scores"] = _scores(study)
     return study.cache["scores"].copy()
 
-
+# %% ../../nbs/reporting/00_results.ipynb #dc1bdb9e
 def _scores(study):
     rows, settings = [], settings_of(study.runs)
     for run, r in study.runs.items():
         about = {
-            "task": r.get("task"), "encoder": encoder_title(r.get("encoder")), "step": r.get("step") or r["experiment"],
-            "variant": r.get("variant") or "", "parameters": (r.get("parameters_count") or {}).get("trainable"),
-            "fine_tuned": r.get("fine_tuned", True), "settings": settings[run], "protocol": r["protocol"], "run": run, "seed": r["seed"], "collapsed": r.get("collapsed"),
-            "examples_per_second": r.get("examples_per_second"), "seconds": seconds_of(r),
-            "peak_memory_bytes": r.get("peak_memory_bytes")}
+            "task": r.get("task"),
+            "encoder": encoder_title(r.get("encoder")),
+            "step": r.get("step") or r["experiment"],
+            "variant": r.get("variant") or "",
+            "parameters": (r.get("parameters_count") or {}).get("trainable"),
+            "fine_tuned": r.get("fine_tuned", True),
+            "settings": settings[run],
+            "protocol": r["protocol"],
+            "run": run,
+            "seed": r["seed"],
+            "collapsed": r.get("collapsed"),
+            "examples_per_second": r.get("examples_per_second"),
+            "seconds": seconds_of(r),
+            "peak_memory_bytes": r.get("peak_memory_bytes"),
+        }
         for split in (s for s in r["metrics"] if s != "selection"):
             trivial = (r.get("baselines") or {}).get(split, {})
-            rows += [about | {"split": split, "metric": m, "value": score_value(v, m), "undefined": not _is_number(v), "baseline": trivial.get(m)}
-                     for m, v in r["metrics"][split].items() if m != "loss"]
+            rows += [
+                about
+                | {
+                    "split": split,
+                    "metric": m,
+                    "value": score_value(v, m),
+                    "undefined": not _is_number(v),
+                    "baseline": trivial.get(m),
+                }
+                for m, v in r["metrics"][split].items()
+                if m != "loss"
+            ]
     return pd.DataFrame(rows, columns=_SCORE_COLUMNS)
 
-
-_SCORE_COLUMNS = ["task", "encoder", "step", "variant", "settings", "protocol", "parameters", "fine_tuned", "split", "metric", "run", "seed", "value", "undefined", "baseline",
-                  "collapsed", "examples_per_second", "seconds", "peak_memory_bytes"]
+# %% ../../nbs/reporting/00_results.ipynb #16609bab
+_SCORE_COLUMNS = [
+    "task",
+    "encoder",
+    "step",
+    "variant",
+    "settings",
+    "protocol",
+    "parameters",
+    "fine_tuned",
+    "split",
+    "metric",
+    "run",
+    "seed",
+    "value",
+    "undefined",
+    "baseline",
+    "collapsed",
+    "examples_per_second",
+    "seconds",
+    "peak_memory_bytes",
+]
 
 # %% ../../nbs/reporting/00_results.ipynb #4c1b1e28
 def _part_of(study: Results, run: str, split: str) -> pd.DataFrame:
@@ -554,7 +720,7 @@ def _part_of(study: Results, run: str, split: str) -> pd.DataFrame:
     return part
 
 
-def _ordered_ids(study: Results, ids: pd.Series) -> tuple: # (ids in their order, where each of them stands), (N,) each
+def _ordered_ids(study: Results, ids: pd.Series) -> tuple:  # (ids in their order, where each of them stands), (N,) each
     "Sort the ids of some examples, once for all runs that answered them in this order."
     known = study.cache.setdefault(("ids", len(ids)), [])
     for before, found in known:
@@ -566,7 +732,7 @@ def _ordered_ids(study: Results, ids: pd.Series) -> tuple: # (ids in their order
     return found
 
 
-def _contributions_of(study: Results, run: str, split: str, metric: str): # (ids, labels, contributions)
+def _contributions_of(study: Results, run: str, split: str, metric: str):  # (ids, labels, contributions)
     rows = _part_of(study, run, split)
     ids, order = _ordered_ids(study, rows["example_id"])
     said, labels = scored_columns(metric, rows)
@@ -577,8 +743,8 @@ def answered(
     study: Results,
     run: str,
     split: str,
-    metric: str, # a key of METRICS
-) -> tuple: # example ids, labels, contributions, (N,) each
+    metric: str,  # a key of METRICS
+) -> tuple:  # example ids, labels, contributions, (N,) each
     "Return what each example contributes to the score of a run. Raises DataError if its predictions cannot be scored."
     if metric not in METRICS:
         raise DataError(f"{metric} is not computed from predictions")
@@ -599,9 +765,12 @@ BERT_BASE = "bert-base-uncased"
 
 def _over_examples(study, runs, split, metric):
     "Interval of the mean score of some runs over the examples, nan where they cannot be put side by side."
-    try: parts = [answered(study, run, split, metric) for run in runs]
-    except DataError: return np.nan, np.nan
-    if any(a is not b and not np.array_equal(a, b) for part in parts for a, b in zip(part[:2], parts[0])): return np.nan, np.nan
+    try:
+        parts = [answered(study, run, split, metric) for run in runs]
+    except DataError:
+        return np.nan, np.nan
+    if any(a is not b and not np.array_equal(a, b) for part in parts for a, b in zip(part[:2], parts[0])):
+        return np.nan, np.nan
     each = np.mean([x for _, _, x in parts], axis=0)
     half = 1.96 * each.std() / np.sqrt(len(each))
     return _possible(each.mean() - half, metric), _possible(each.mean() + half, metric)
@@ -609,7 +778,8 @@ def _over_examples(study, runs, split, metric):
 
 def _model(variant, fine_tuned):
     "Which published model a method is to be held against; None when nobody published one of its kind."
-    if variant.startswith("adapter") and fine_tuned: return "AdapterPooler"
+    if variant.startswith("adapter") and fine_tuned:
+        return "AdapterPooler"
     return None if variant else "fine-tuning"
 
 
@@ -618,18 +788,25 @@ def _published(task, encoder, metric, split, model="fine-tuning", source=""):
     ask = lambda name: (published_value(task, name, metric, split, model, source) or {}) if model else {}
     own = ask(encoder.rsplit("/", 1)[-1].lower())
     base = {} if own else ask(BERT_BASE)
-    return {"published": own.get("value"), "published_source": own.get("source"), "published_flag": own.get("flag"),
-            "published_remark": own.get("remark"), "published_bert_base": base.get("value"),
-            "published_bert_base_source": base.get("source"), "published_bert_base_flag": base.get("flag"),
-            "published_bert_base_remark": base.get("remark")}
+    return {
+        "published": own.get("value"),
+        "published_source": own.get("source"),
+        "published_flag": own.get("flag"),
+        "published_remark": own.get("remark"),
+        "published_bert_base": base.get("value"),
+        "published_bert_base_source": base.get("source"),
+        "published_bert_base_flag": base.get("flag"),
+        "published_bert_base_remark": base.get("remark"),
+    }
 
 # %% ../../nbs/reporting/00_results.ipynb #883933f4
 def fallen_text(
-    row: dict, # of `glue_table`
-) -> str: # " (1 of 3 collapsed)", " (all 3 collapsed)" or ""
+    row: dict,  # of `glue_table`
+) -> str:  # " (1 of 3 collapsed)", " (all 3 collapsed)" or ""
     "Return how many of the runs behind a score have collapsed."
     collapsed, runs = row["collapsed"], row["runs"]
-    if not collapsed: return ""
+    if not collapsed:
+        return ""
     return f" ({'' if collapsed < runs else 'all '}{collapsed}{f' of {runs}' if collapsed < runs else ''} collapsed)"
 
 # %% ../../nbs/reporting/00_results.ipynb #b7579238
@@ -640,36 +817,39 @@ def _possible(x, metric):
 
 def _answered(study, run, split):
     "Whether a run's predictions hold a split, so that its score has been checked."
-    try: return bool(len(_part_of(study, run, split)))
-    except DataError: return False
+    try:
+        return bool(len(_part_of(study, run, split)))
+    except DataError:
+        return False
 
 # %% ../../nbs/reporting/00_results.ipynb #caedb602
 def plain_groups(
     rows: pd.DataFrame,
-    by: list, # columns
-    dropna: bool = True, # leave out rows without a value in one of them
-): # yields (values of the columns, column -> list)
+    by: list,  # columns
+    dropna: bool = True,  # leave out rows without a value in one of them
+):  # yields (values of the columns, column -> list)
     "Group as `groupby(sort=False)` does, into plain lists: pandas takes a millisecond for each of many small groups."
     numbers = rows.groupby(by, sort=False, dropna=dropna).ngroup().to_numpy()
     columns = {name: rows[name].tolist() for name in rows}
     members = {}
     for place, number in enumerate(numbers):
-        if number >= 0: members.setdefault(number, []).append(place)
+        if number >= 0:
+            members.setdefault(number, []).append(place)
     for places in members.values():
         group = {name: [values[i] for i in places] for name, values in columns.items()}
         yield tuple(group[name][0] for name in by), group
 
 
 def known_mean(
-    values, # numbers, None and nan for what is not known
-) -> float: # nan when nothing is known
+    values,  # numbers, None and nan for what is not known
+) -> float:  # nan when nothing is known
     "Return the mean of what is known."
     known = np.array(values, float)
     known = known[~np.isnan(known)]
     return known.sum() / len(known) if len(known) else np.nan
 
 # %% ../../nbs/reporting/00_results.ipynb #86229cd8
-def _row(study, key, group, planned): # group: column -> values
+def _row(study, key, group, planned):  # group: column -> values
     "One row of the table from the runs of one group."
     task, encoder, _, variant, settings, _, split, metric = key
     model = _model(variant, all(group["fine_tuned"]))
@@ -680,14 +860,29 @@ def _row(study, key, group, planned): # group: column -> values
     memory = [x for x in group["peak_memory_bytes"] if not pd.isna(x)]
     comparable = shown["published"] is not None and shown["published_flag"] != "test_file"
     return dict(zip(KEYS + ["split", "metric"], key)) | {
-        "status": "done", "model": model, "runs": found.n, "planned": found.n if settings else max(planned, found.n),
-        "seeds": " ".join(str(s) for s in sorted(group["seed"])), "mean": found.mean, "sd": found.sd, "low": low, "high": high,
-        "example_low": example_low, "example_high": example_high, "baseline": known_mean(group["baseline"]),
-        **shown, "difference": found.mean - shown["published"] if comparable else None,
-        "collapsed": len(collapsed), "collapsed_reasons": ", ".join(sorted(set(collapsed))),
-        "undefined": int(sum(group["undefined"])), "unchecked": sum(not _answered(study, run, split) for run in group["run"]),
-        "parameters": known_mean(group["parameters"]), "examples_per_second": known_mean(group["examples_per_second"]), "seconds": known_mean(group["seconds"]),
-        "peak_memory_bytes": float(max(memory)) if memory else np.nan}
+        "status": "done",
+        "model": model,
+        "runs": found.n,
+        "planned": found.n if settings else max(planned, found.n),
+        "seeds": " ".join(str(s) for s in sorted(group["seed"])),
+        "mean": found.mean,
+        "sd": found.sd,
+        "low": low,
+        "high": high,
+        "example_low": example_low,
+        "example_high": example_high,
+        "baseline": known_mean(group["baseline"]),
+        **shown,
+        "difference": found.mean - shown["published"] if comparable else None,
+        "collapsed": len(collapsed),
+        "collapsed_reasons": ", ".join(sorted(set(collapsed))),
+        "undefined": int(sum(group["undefined"])),
+        "unchecked": sum(not _answered(study, run, split) for run in group["run"]),
+        "parameters": known_mean(group["parameters"]),
+        "examples_per_second": known_mean(group["examples_per_second"]),
+        "seconds": known_mean(group["seconds"]),
+        "peak_memory_bytes": float(max(memory)) if memory else np.nan,
+    }
 
 # %% ../../nbs/reporting/00_results.ipynb #05d39a3d
 def _plan(study):
@@ -695,8 +890,11 @@ def _plan(study):
     silent = {r.get("step") for r in study.runs.values() if not set(r["metrics"]) - {"selection"}}
     found = {}
     for job in study.jobs:
-        if job.get("step") in silent or not _ask(job, "task"): continue
-        found.setdefault((_ask(job, "task"), encoder_title(_ask(job, "encoder")), job.get("step")), []).append(job["run"])
+        if job.get("step") in silent or not _ask(job, "task"):
+            continue
+        found.setdefault((_ask(job, "task"), encoder_title(_ask(job, "encoder")), job.get("step")), []).append(
+            job["run"]
+        )
     return found
 
 
@@ -705,34 +903,82 @@ def _missing(study, key, names):
     name, encoder, step = key
     task = known_task(name)
     tried = [f for f in study.faults if f["run"] in names]
-    about = {"task": name, "encoder": encoder, "step": step, "variant": "", "settings": "", "protocol": None, "runs": 0, "planned": len(names),
-             "status": tried[0]["state"] if tried else "not started", "collapsed": 0, "undefined": 0, "unchecked": 0, "seeds": ""}
+    about = {
+        "task": name,
+        "encoder": encoder,
+        "step": step,
+        "variant": "",
+        "settings": "",
+        "protocol": None,
+        "runs": 0,
+        "planned": len(names),
+        "status": tried[0]["state"] if tried else "not started",
+        "collapsed": 0,
+        "undefined": 0,
+        "unchecked": 0,
+        "seeds": "",
+    }
     cells = [(split, metric) for split in task.report for metric in task.metrics] if task else [(None, None)]
-    return [about | {"split": s, "metric": m} | (_published(name, encoder, m, s, source=study.published) if m else {}) for s, m in cells]
+    return [
+        about | {"split": s, "metric": m} | (_published(name, encoder, m, s, source=study.published) if m else {})
+        for s, m in cells
+    ]
 
 # %% ../../nbs/reporting/00_results.ipynb #36e8b10f
-COLUMNS = KEYS + ["method", "model", "split", "metric", "status", "runs", "planned", "seeds", "mean", "sd", "low", "high", "example_low", "example_high",
-                  "baseline", "published", "published_source", "published_flag", "published_remark", "difference", "published_bert_base",
-                  "published_bert_base_source", "published_bert_base_flag", "published_bert_base_remark", "collapsed", "collapsed_reasons",
-                  "undefined", "unchecked", "parameters", "examples_per_second", "seconds", "peak_memory_bytes"]
+COLUMNS = KEYS + [
+    "method",
+    "model",
+    "split",
+    "metric",
+    "status",
+    "runs",
+    "planned",
+    "seeds",
+    "mean",
+    "sd",
+    "low",
+    "high",
+    "example_low",
+    "example_high",
+    "baseline",
+    "published",
+    "published_source",
+    "published_flag",
+    "published_remark",
+    "difference",
+    "published_bert_base",
+    "published_bert_base_source",
+    "published_bert_base_flag",
+    "published_bert_base_remark",
+    "collapsed",
+    "collapsed_reasons",
+    "undefined",
+    "unchecked",
+    "parameters",
+    "examples_per_second",
+    "seconds",
+    "peak_memory_bytes",
+]
 
-
+# %% ../../nbs/reporting/00_results.ipynb #7c54c6db
 def _methods(study, table):
     "What to call each row's step, variant and settings; nothing where the study has one step without a title."
-    if table["step"].nunique() < 2 and not study.titles and not table["variant"].any(): return ""
+    if table["step"].nunique() < 2 and not study.titles and not table["variant"].any():
+        return ""
     return [method_title(study, *names) for names in zip(table["step"], table["variant"], table["settings"])]
 
 
 def glue_table(
     study: Results,
-) -> pd.DataFrame: # one row a task, metric, split, encoder and setting; scores are fractions
+) -> pd.DataFrame:  # one row a task, metric, split, encoder and setting; scores are fractions
     "Mean, spread, intervals, trivial and published scores, collapse and cost."
     plan, tidy = _plan(study), scores(study)
     groups = plain_groups(tidy, KEYS + ["split", "metric"], dropna=False)
     rows = [_row(study, key, group, len(plan.get(key[:3], []))) for key, group in groups]
     done = {tuple(row[k] for k in KEYS[:3]) for row in rows}
     for key, names in plan.items():
-        if key not in done: rows += _missing(study, key, names)
+        if key not in done:
+            rows += _missing(study, key, names)
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["method"] = _methods(study, table)
     steps = dict.fromkeys(s for s in [*(job.get("step") for job in study.jobs), *table["step"]] if s)  # as planned

@@ -23,76 +23,141 @@ from pathlib import Path, PurePosixPath
 
 import bertvision
 from ..core.errors import DataError, OutputError
-from ..core.io import cache_dir, named_path, parse_json, replacing, resources
 from ..core.hashing import fingerprint
+from ..core.io import cache_dir, named_path, parse_json, replacing, resources
 from ..core.machine import versions
+from .results import Results, read_study
 from ..runs.records import read_record
-from .results import read_study, Results
 
 # %% ../../nbs/reporting/16_share.ipynb #4b728bad
 _ROOTS = "home|Users|root|tmp|var|opt|usr|mnt|media|data|content|work|workspace|srv|scratch|private|Volumes|lustre|gpfs|kaggle|nfs|run/user|etc"
 _FORMS = (  # (kind, pattern, what stands in its place)
-    ("token", r"\bhf_[A-Za-z0-9]{16,}", "<token>"), ("token", r"\bgh[pousr]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{20,}", "<token>"),
-    ("key", r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", "<key>"), ("key", r"(?i)(?<=aws_secret_access_key)(\W{1,5})[A-Za-z0-9/+]{40}", r"\1<key>"), ("key", r"\bAIza[\w-]{35}", "<key>"),
-    ("token", r"\bsk-[\w-]{20,}|\bxox[abprs]-[\w-]{10,}|\bglpat-[\w-]{16,}|\bnpm_[A-Za-z0-9]{30,}|\bpypi-[\w-]{30,}", "<token>"),
-    ("token", r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}", "<token>"), ("token", r"(?i)(?<=\bbearer )[\w.~+/-]{16,}", "<token>"),
+    ("token", r"\bhf_[A-Za-z0-9]{16,}", "<token>"),
+    ("token", r"\bgh[pousr]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{20,}", "<token>"),
+    ("key", r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", "<key>"),
+    ("key", r"(?i)(?<=aws_secret_access_key)(\W{1,5})[A-Za-z0-9/+]{40}", r"\1<key>"),
+    ("key", r"\bAIza[\w-]{35}", "<key>"),
+    (
+        "token",
+        r"\bsk-[\w-]{20,}|\bxox[abprs]-[\w-]{10,}|\bglpat-[\w-]{16,}|\bnpm_[A-Za-z0-9]{30,}|\bpypi-[\w-]{30,}",
+        "<token>",
+    ),
+    ("token", r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}", "<token>"),
+    ("token", r"(?i)(?<=\bbearer )[\w.~+/-]{16,}", "<token>"),
     ("key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", "<key>"),
     ("password", r"(?<=://)[^\s/:@<>]+:[^\s/@<>]+(?=@)", "<password>"),
-    ("password", r"\b((?:[A-Z0-9]+_)*(?:TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)=)(?!<)[^\s\"'<>]{6,}", r"\1<password>"),
-    ("password", r"(?i)\b(\w*(?:password|passwd|secret|api_?key|access_?key|auth_?token|hf_token)\w*[\"']?\s*[:=]\s*[\"'])(?!<)[^\s\"'<>]{6,}", r"\1<password>"),
-    ("path", rf"(?<![\w.<>/:])/(?!content/drive(?![\w/]))(?:{_ROOTS})/[^\s\"'`<>|,;:()\[\]{{}}\\]+", "<path>"), ("path", r"\b[A-Za-z]:\\{1,2}(?:Users|home|Windows|Program Files|data)\\[^\s\"'<>|]+", "<path>"))
+    (
+        "password",
+        r"\b((?:[A-Z0-9]+_)*(?:TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)=)(?!<)[^\s\"'<>]{6,}",
+        r"\1<password>",
+    ),
+    (
+        "password",
+        r"(?i)\b(\w*(?:password|passwd|secret|api_?key|access_?key|auth_?token|hf_token)\w*[\"']?\s*[:=]\s*[\"'])(?!<)[^\s\"'<>]{6,}",
+        r"\1<password>",
+    ),
+    ("path", rf"(?<![\w.<>/:])/(?!content/drive(?![\w/]))(?:{_ROOTS})/[^\s\"'`<>|,;:()\[\]{{}}\\]+", "<path>"),
+    ("path", r"\b[A-Za-z]:\\{1,2}(?:Users|home|Windows|Program Files|data)\\[^\s\"'<>|]+", "<path>"),
+)
 
-
+# %% ../../nbs/reporting/16_share.ipynb #9dc1025f
 @dataclass(frozen=True)
 class Secrets:
     "What is looked for: patterns with their kinds and placeholders, in this order."
+
     rules: tuple  # of (kind, compiled pattern, placeholder)
 
-    def scrub(self,
+    def scrub(
+        self,
         text: str,
     ) -> str:
         "The text with placeholders, without terminal colours."
         text = re.sub(r"\x1b\[[\d;]*m", "", text)
-        for _, pattern, placeholder in self.rules: text = pattern.sub(placeholder, text)
+        for _, pattern, placeholder in self.rules:
+            text = pattern.sub(placeholder, text)
         return text
 
-    def kinds(self,
+    def kinds(
+        self,
         text: str,
-    ) -> list: # of text, without repetition
+    ) -> list:  # of text, without repetition
         "The kinds of what is in a text that should not be."
         return list(dict.fromkeys(kind for kind, pattern, _ in self.rules if pattern.search(text)))
 
 # %% ../../nbs/reporting/16_share.ipynb #1b927f72
-_NOBODY = {"root", "user", "admin", "ubuntu", "runner", "jovyan", "nobody", "localhost", "docker", "bert", "data", "test", "model", "train"}
+_NOBODY = {
+    "root",
+    "user",
+    "admin",
+    "ubuntu",
+    "runner",
+    "jovyan",
+    "nobody",
+    "localhost",
+    "docker",
+    "bert",
+    "data",
+    "test",
+    "model",
+    "train",
+}
 
 
-def _known_places(study: Path, data) -> list: # (path, placeholder), longer ones first
-    places = [(study.parent, "<outputs>"), (Path(bertvision.__file__).resolve().parents[1], "<clone>"), (Path(sys.prefix), "<python>"), (Path(sys.base_prefix), "<python>"),
-              (cache_dir(), "<cache>"), (Path.home(), "<home>"), (Path(tempfile.gettempdir()), "<temp>"), (Path.cwd(), "<here>")]
+def _known_places(study: Path, data) -> list:  # (path, placeholder), longer ones first
+    places = [
+        (study.parent, "<outputs>"),
+        (Path(bertvision.__file__).resolve().parents[1], "<clone>"),
+        (Path(sys.prefix), "<python>"),
+        (Path(sys.base_prefix), "<python>"),
+        (cache_dir(), "<cache>"),
+        (Path.home(), "<home>"),
+        (Path(tempfile.gettempdir()), "<temp>"),
+        (Path.cwd(), "<here>"),
+    ]
     places += [(Path(p), "<data>") for p in (data, os.environ.get("BERTVISION_DATA")) if p]
     found = {}
     for path, mark in places:
         for text in (str(path), str(path.expanduser().resolve())):
-            if len(path.parts) > 1 or not path.is_absolute(): found.setdefault(text, mark)
+            if len(path.parts) > 1 or not path.is_absolute():
+                found.setdefault(text, mark)
     return sorted(((t, m) for t, m in found.items() if "/" in t or "\\" in t), key=lambda x: -len(x[0]))
 
-
+# %% ../../nbs/reporting/16_share.ipynb #ef6b7b27
 def _user() -> str:
-    try: return getpass.getuser()
-    except (KeyError, OSError): return ""  # a number without a name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""  # a number without a name
 
 
 def find_secrets(
-    study, # folder of a study
-    data=None, # folder with data; None = BERTVISION_DATA
-    given: tuple = (), # further paths as they stand in records, such as a relative one to the data
+    study,  # folder of a study
+    data=None,  # folder with data; None = BERTVISION_DATA
+    given: tuple = (),  # further paths as they stand in records, such as a relative one to the data
 ) -> Secrets:
     "What an archive of this study must not hold: known places, host, user and variables of this process, and what has the form of a path or token."
-    rules = [("token", re.escape(v), "<secret>") for k, v in sorted(os.environ.items()) if len(v) >= 6 and any(w in k.upper() for w in ("TOKEN", "KEY", "SECRET", "PASSWORD"))]
-    rules += [("path", re.escape(text) + r"(?![\w-])", mark) for text, mark in _known_places(Path(study).resolve(), data)]
+    rules = [
+        ("token", re.escape(v), "<secret>")
+        for k, v in sorted(os.environ.items())
+        if len(v) >= 6 and any(w in k.upper() for w in ("TOKEN", "KEY", "SECRET", "PASSWORD"))
+    ]
+    rules += [
+        ("path", re.escape(text) + r"(?![\w-])", mark) for text, mark in _known_places(Path(study).resolve(), data)
+    ]
     rules += [("path", re.escape(text), "<data>") for text in sorted(given, key=len, reverse=True)]
-    names = [("host", platform.node(), "<host>"), ("host", platform.node().split(".")[0], "<host>"), ("user", _user(), "<user>")]
-    rules += [*_FORMS, *((kind, rf"(?<![\w]){re.escape(name)}(?![\w])", mark) for kind, name, mark in names if len(name) > 2 and name.lower() not in _NOBODY)]
+    names = [
+        ("host", platform.node(), "<host>"),
+        ("host", platform.node().split(".")[0], "<host>"),
+        ("user", _user(), "<user>"),
+    ]
+    rules += [
+        *_FORMS,
+        *(
+            (kind, rf"(?<![\w]){re.escape(name)}(?![\w])", mark)
+            for kind, name, mark in names
+            if len(name) > 2 and name.lower() not in _NOBODY
+        ),
+    ]
     return Secrets(tuple((kind, re.compile(pattern), mark) for kind, pattern, mark in rules))
 
 # %% ../../nbs/reporting/16_share.ipynb #2754d4f5
@@ -100,19 +165,20 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"bKGD", b"sBIT")
 
 
-def _chunks(raw: bytes): # yields (kind, whole chunk)
+def _chunks(raw: bytes):  # yields (kind, whole chunk)
     at = len(_PNG)
     while at + 12 <= len(raw):
-        end = at + 12 + int.from_bytes(raw[at:at + 4], "big")
-        yield raw[at + 4:at + 8], raw[at:end]
+        end = at + 12 + int.from_bytes(raw[at : at + 4], "big")
+        yield raw[at + 4 : at + 8], raw[at:end]
         at = end
 
 
 def bare_png(
-    raw: bytes, # a PNG
+    raw: bytes,  # a PNG
 ) -> bytes:
     "The same picture without text, dates and other remarks; raises DataError for what is no PNG."
-    if not raw.startswith(_PNG): raise DataError("a picture that is no PNG")
+    if not raw.startswith(_PNG):
+        raise DataError("a picture that is no PNG")
     return _PNG + b"".join(chunk for kind, chunk in _chunks(raw) if kind in _PIXELS)
 
 
@@ -120,67 +186,95 @@ _EMBEDDED = re.compile(r"(data:image/png;base64,)([A-Za-z0-9+/=\s]+)")
 
 
 def _bare_base64(text: str) -> str:
-    try: return base64.b64encode(bare_png(base64.b64decode(text))).decode()
-    except ValueError as e: raise DataError(f"a picture that is no base64 ({e})") from e
+    try:
+        return base64.b64encode(bare_png(base64.b64decode(text))).decode()
+    except ValueError as e:
+        raise DataError(f"a picture that is no base64 ({e})") from e
 
 # %% ../../nbs/reporting/16_share.ipynb #23860457
 def _joined(value):
     "A notebook's lines of text as one: sources, outputs."
-    return "".join(value) if isinstance(value, list) and value and all(isinstance(x, str) for x in value) and any(x.endswith("\n") for x in value) else value
+    return (
+        "".join(value)
+        if isinstance(value, list)
+        and value
+        and all(isinstance(x, str) for x in value)
+        and any(x.endswith("\n") for x in value)
+        else value
+    )
 
 
 def _scrub_tree(value, secrets: Secrets, key: str = ""):
     value = _joined(value)
-    if isinstance(value, dict): return {secrets.scrub(k): _scrub_tree(v, secrets, k) for k, v in value.items()}
-    if isinstance(value, list): return [_scrub_tree(v, secrets, key) for v in value]
-    if key == "image/png" and isinstance(value, str): return _bare_base64(value)
+    if isinstance(value, dict):
+        return {secrets.scrub(k): _scrub_tree(v, secrets, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_scrub_tree(v, secrets, key) for v in value]
+    if key == "image/png" and isinstance(value, str):
+        return _bare_base64(value)
     return _scrub_text(value, secrets) if isinstance(value, str) else value
 
 
 def _scrub_text(text: str, secrets: Secrets) -> str:
     parts = _EMBEDDED.split(text)  # prose, "data:image…", base64, prose, …
-    return "".join(secrets.scrub(p) if i % 3 == 0 else p if i % 3 == 1 else _bare_base64(p) for i, p in enumerate(parts))
+    return "".join(
+        secrets.scrub(p) if i % 3 == 0 else p if i % 3 == 1 else _bare_base64(p) for i, p in enumerate(parts)
+    )
 
-
+# %% ../../nbs/reporting/16_share.ipynb #4b68fd94
 def _scrub_rows(raw: bytes, secrets: Secrets) -> bytes:
     import pandas as pd
 
     rows = pd.read_parquet(io.BytesIO(raw))
-    if not _row_kinds(raw, secrets): return raw
-    for name in rows.columns: rows[name] = [secrets.scrub(x) if isinstance(x, str) else x for x in rows[name]]
+    if not _row_kinds(raw, secrets):
+        return raw
+    for name in rows.columns:
+        rows[name] = [secrets.scrub(x) if isinstance(x, str) else x for x in rows[name]]
     out = io.BytesIO()
     rows.rename(columns=secrets.scrub).to_parquet(out, index=False)
     return out.getvalue()
 
 # %% ../../nbs/reporting/16_share.ipynb #f962e323
 def scrubbed(
-    name: str, # of the file
-    raw: bytes, # its content
+    name: str,  # of the file
+    raw: bytes,  # its content
     secrets: Secrets,
 ) -> bytes:
     "A file as it may be seen by others; raises DataError for one that cannot be read."
     kind = Path(name).suffix
-    if kind == ".png": return bare_png(raw)
-    if kind == ".parquet": return _scrub_rows(raw, secrets)
-    try: text = raw.decode("utf-8")
-    except UnicodeDecodeError as e: raise DataError(f"{name} is not UTF-8 (byte {e.start})") from e
-    if kind not in (".json", ".ipynb"): return _scrub_text(text, secrets).encode()
-    try: return (json.dumps(_scrub_tree(parse_json(text), secrets), indent=1, ensure_ascii=False) + "\n").encode()
-    except json.JSONDecodeError as e: raise DataError(f"{name} is not JSON (line {e.lineno}: {e.msg})") from e
+    if kind == ".png":
+        return bare_png(raw)
+    if kind == ".parquet":
+        return _scrub_rows(raw, secrets)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise DataError(f"{name} is not UTF-8 (byte {e.start})") from e
+    if kind not in (".json", ".ipynb"):
+        return _scrub_text(text, secrets).encode()
+    try:
+        return (json.dumps(_scrub_tree(parse_json(text), secrets), indent=1, ensure_ascii=False) + "\n").encode()
+    except json.JSONDecodeError as e:
+        raise DataError(f"{name} is not JSON (line {e.lineno}: {e.msg})") from e
 
 # %% ../../nbs/reporting/16_share.ipynb #6369de24
-def _values(value): # yields all texts of a tree
+def _values(value):  # yields all texts of a tree
     value = _joined(value)
     if isinstance(value, dict):
-        for k, v in value.items(): yield from (k, *(_values(v) if k != "image/png" else [_png_kinds_text(v)]))
+        for k, v in value.items():
+            yield from (k, *(_values(v) if k != "image/png" else [_png_kinds_text(v)]))
     elif isinstance(value, list):
-        for v in value: yield from _values(v)
-    elif isinstance(value, str): yield value
+        for v in value:
+            yield from _values(v)
+    elif isinstance(value, str):
+        yield value
 
 
-def _png_kinds_text(text) -> str: # the remarks of a picture in base64
-    try: raw = base64.b64decode(text)
-    except (ValueError, TypeError): return ""
+def _png_kinds_text(text) -> str:  # the remarks of a picture in base64
+    try:
+        raw = base64.b64decode(text)
+    except (ValueError, TypeError):
+        return ""
     return " ".join(chunk.decode("latin-1") for kind, chunk in _chunks(raw) if kind not in _PIXELS)
 
 
@@ -189,22 +283,34 @@ def _row_kinds(raw: bytes, secrets: Secrets) -> list:
     import pyarrow.parquet as pq
 
     table = pq.read_table(io.BytesIO(raw))
-    texts = [name for name, column in zip(table.column_names, table.columns) if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)]
-    told = "\n".join([*table.column_names, *((k + b"\n" + v).decode(errors="replace") for k, v in (table.schema.metadata or {}).items())])
+    texts = [
+        name
+        for name, column in zip(table.column_names, table.columns)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    ]
+    told = "\n".join(
+        [
+            *table.column_names,
+            *((k + b"\n" + v).decode(errors="replace") for k, v in (table.schema.metadata or {}).items()),
+        ]
+    )
     return secrets.kinds("\n".join([told, *(x for name in texts for x in table[name].unique().to_pylist() if x)]))
 
-
+# %% ../../nbs/reporting/16_share.ipynb #14ce055b
 def left_in(
-    name: str, # of the file
-    raw: bytes, # its content, as it was written
+    name: str,  # of the file
+    raw: bytes,  # its content, as it was written
     secrets: Secrets,
-) -> list: # kinds of what is still there
+) -> list:  # kinds of what is still there
     "What should not be in a file."
     kind = Path(name).suffix
-    if kind == ".parquet": return _row_kinds(raw, secrets)
-    if kind == ".png": return ["remarks of a picture"] * any(k not in _PIXELS for k, _ in _chunks(raw))
+    if kind == ".parquet":
+        return _row_kinds(raw, secrets)
+    if kind == ".png":
+        return ["remarks of a picture"] * any(k not in _PIXELS for k, _ in _chunks(raw))
     text = raw.decode("utf-8")
-    if kind in (".json", ".ipynb"): text = "\n".join(_values(json.loads(text)))
+    if kind in (".json", ".ipynb"):
+        text = "\n".join(_values(json.loads(text)))
     remarks = [_png_kinds_text(m[2]) for m in _EMBEDDED.finditer(text)]
     return secrets.kinds("\n".join([name, _EMBEDDED.sub("", text), *remarks])) + ["remarks of a picture"] * any(remarks)
 
@@ -212,19 +318,22 @@ def left_in(
 _BY_CONTENT = re.compile(r"(?:runs/[^/]+/)?(?:executed/([^/]+)\.json|sources/([^/]+)\.py)")
 
 
-def _kept_code(home: Path) -> list: # of files
+def _kept_code(home: Path) -> list:  # of files
     return sorted([*(home / "executed").glob("*.json"), *(home / "sources").glob("*.py")])
 
 
 def _content_fault(
-    name: str, # of a file in the archive
-    raw: bytes, # its content
-) -> str: # '' for one that is what its name says, and for any that is not named by its content
+    name: str,  # of a file in the archive
+    raw: bytes,  # its content
+) -> str:  # '' for one that is what its name says, and for any that is not named by its content
     "Compare a file that is named by its content with its name."
     named = _BY_CONTENT.fullmatch(name)
-    if not named: return ""
-    try: digest = fingerprint(parse_json(raw.decode())) if named[1] else fingerprint(raw)
-    except ValueError as e: return f"it cannot be read ({e})"
+    if not named:
+        return ""
+    try:
+        digest = fingerprint(parse_json(raw.decode())) if named[1] else fingerprint(raw)
+    except ValueError as e:
+        return f"it cannot be read ({e})"
     return "" if digest in named.groups() else f"its content is that of {digest}"
 
 # %% ../../nbs/reporting/16_share.ipynb #960bbabe
@@ -233,10 +342,12 @@ _OF_RUN = ("record.json", "notebook.ipynb", "best.yaml", "scores.csv")
 _OF_REPORT = (".md", ".csv", ".png", ".html", ".ipynb")
 
 
-def _chosen(study: Path, predictions: bool, logs: bool, without: set) -> dict: # name in the archive -> file
+def _chosen(study: Path, predictions: bool, logs: bool, without: set) -> dict:  # name in the archive -> file
     files = [study / name for name in _OF_STUDY]
     for run in sorted(p for p in (study / "runs").glob("*") if p.is_dir() and p.name not in without):
-        files += [run / name for name in (*_OF_RUN, *["predictions.parquet"] * predictions, *["log.txt"] * logs)] + _kept_code(run)
+        files += [
+            run / name for name in (*_OF_RUN, *["predictions.parquet"] * predictions, *["log.txt"] * logs)
+        ] + _kept_code(run)
     files += _kept_code(study)
     files += sorted(p for p in (study / "report").rglob("*") if p.suffix in _OF_REPORT and not p.name.startswith("."))
     files += [study / "report" / "log.txt"] * logs
@@ -249,22 +360,38 @@ def _study_file(name: str, given: str) -> Path | None:
     return next((p for p in places if p.is_file()), None)
 
 
-def _missing(study: Results) -> list: # {"run", "why"} of what is planned and not finished
+def _missing(study: Results) -> list:  # {"run", "why"} of what is planned and not finished
     told = {f["run"]: f"{f['state']}: {f['why']}" for f in study.faults if f["run"] not in study.finished()}
     planned = {j["run"] for j in study.jobs} - study.finished()
     return [{"run": run, "why": told.get(run, "not started")} for run in sorted(planned | set(told))]
 
 
-def _once(values) -> list: # each different one once, in order
+def _once(values) -> list:  # each different one once, in order
     return [json.loads(v) for v in dict.fromkeys(json.dumps(v, sort_keys=True) for v in values if v)]
 
 # %% ../../nbs/reporting/16_share.ipynb #6bec3a0f
 def _manifest(study: Results, contents: dict, left_out: list) -> dict:
     records = [r for r in study.runs.values() if not r.get("of")] or list(study.runs.values())
-    return {"schema": 1, "study": study.name, "title": study.title, "command": study.command, "exported_by": versions()["bertvision"],
-            "runs": {"finished": len(study.finished()), "planned": len({j["run"] for j in study.jobs}) or len(study.finished())}, "missing": _missing(study), "left_out": left_out,
-            "code_versions": _once(r.get("code_version") for r in records), "versions": _once(r.get("versions") for r in records), "devices": _once(r.get("device") for r in records),
-            "files": {name: {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()} for name, raw in sorted(contents.items())}}
+    return {
+        "schema": 1,
+        "study": study.name,
+        "title": study.title,
+        "command": study.command,
+        "exported_by": versions()["bertvision"],
+        "runs": {
+            "finished": len(study.finished()),
+            "planned": len({j["run"] for j in study.jobs}) or len(study.finished()),
+        },
+        "missing": _missing(study),
+        "left_out": left_out,
+        "code_versions": _once(r.get("code_version") for r in records),
+        "versions": _once(r.get("versions") for r in records),
+        "devices": _once(r.get("device") for r in records),
+        "files": {
+            name: {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+            for name, raw in sorted(contents.items())
+        },
+    }
 
 
 def _write_zip(path: Path, folder: str, contents: dict):
@@ -274,58 +401,70 @@ def _write_zip(path: Path, folder: str, contents: dict):
             entry.compress_type, entry.external_attr, entry.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
             archive.writestr(entry, raw, compresslevel=6)
 
-
+# %% ../../nbs/reporting/16_share.ipynb #fbfb2a5b
 def _check_archive(path: Path, secrets: Secrets):
     "Open a written archive and search it; raises OutputError that names file and kind, and never what was found."
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if kinds := left_in(name, archive.read(name), secrets) + secrets.kinds(name):
-                raise OutputError(f"nothing was exported: {secrets.scrub(name)} still holds what has the form of a {', a '.join(dict.fromkeys(kinds))}; remove it there, or leave that file out")
+                raise OutputError(
+                    f"nothing was exported: {secrets.scrub(name)} still holds what has the form of a {', a '.join(dict.fromkeys(kinds))}; remove it there, or leave that file out"
+                )
 
 # %% ../../nbs/reporting/16_share.ipynb #88380aeb
-def _given_places(study: Path) -> tuple: # the data folder as runs were told it, which may be relative
+def _given_places(study: Path) -> tuple:  # the data folder as runs were told it, which may be relative
     found = set()
     for place in (study / "runs").glob("*/record.json"):
-        try: told = read_record(place.parent)["parameters"]
-        except DataError: continue
+        try:
+            told = read_record(place.parent)["parameters"]
+        except DataError:
+            continue
         found |= {told[k] for k in ("data", "corpus") if isinstance(told.get(k), str) and "/" in told[k]}
     return tuple(found)
 
 # %% ../../nbs/reporting/16_share.ipynb #2b40df76
 def _as_is(entry: str, raw: bytes, secrets: Secrets) -> bytes:
     "A file that must not be changed. Raises DataError when it is not what its name says, OutputError for secrets in it."
-    if why := _content_fault(entry, raw): raise DataError(f"{entry}: {why}")
+    if why := _content_fault(entry, raw):
+        raise DataError(f"{entry}: {why}")
     kinds = ", a ".join(dict.fromkeys(left_in(entry, raw, secrets)))
-    if kinds: raise OutputError(f"holds what has the form of a {kinds}, and is named by its content")
+    if kinds:
+        raise OutputError(f"holds what has the form of a {kinds}, and is named by its content")
     return raw
 
 # %% ../../nbs/reporting/16_share.ipynb #3ca93d4f
 def export_study(
-    folder, # of a study, outputs/<study>
-    out=None, # the archive; None = <study>.zip here
-    given: str = "", # name or .yaml file by which the study was asked for
-    data=None, # folder with data, whose place is not to be seen; None = BERTVISION_DATA
-    predictions: bool = True, # pack the predictions, without which nothing can be tested
-    logs: bool = False, # pack the logs, scrubbed as well
-) -> dict: # the manifest
+    folder,  # of a study, outputs/<study>
+    out=None,  # the archive; None = <study>.zip here
+    given: str = "",  # name or .yaml file by which the study was asked for
+    data=None,  # folder with data, whose place is not to be seen; None = BERTVISION_DATA
+    predictions: bool = True,  # pack the predictions, without which nothing can be tested
+    logs: bool = False,  # pack the logs, scrubbed as well
+) -> dict:  # the manifest
     "Pack a study, finished or not. Raises DataError for a folder that is none or holds a damaged file, OutputError when the archive cannot be written or something is left in it."
     folder = named_path(folder).resolve()
     study, secrets = read_study(folder), find_secrets(folder, data, _given_places(folder))
     name = secrets.scrub(study.name)
     files = _chosen(folder, predictions, logs, {f["run"] for f in study.faults if f["state"] == "misplaced"})
     left_out = ["models, checkpoints and states"] + ["predictions"] * (not predictions) + ["logs"] * (not logs)
-    if yaml := _study_file(study.name, given): files["study.yaml"] = yaml
-    else: left_out.append("the study's YAML, which was not found")
+    if yaml := _study_file(study.name, given):
+        files["study.yaml"] = yaml
+    else:
+        left_out.append("the study's YAML, which was not found")
     contents, broken = {}, []
     for entry, file in files.items():
-        try: raw = file.read_bytes()
+        try:
+            raw = file.read_bytes()
         except OSError:
             broken.append(f"{entry}: cannot be read")
             continue
         clean = _as_is if _BY_CONTENT.fullmatch(entry) else scrubbed
-        try: contents[entry] = clean(entry, raw, secrets)
-        except OutputError as e: broken.append(f"{entry}: {e}")
-        except (DataError, ValueError): broken.append(f"{entry}: is damaged")
+        try:
+            contents[entry] = clean(entry, raw, secrets)
+        except OutputError as e:
+            broken.append(f"{entry}: {e}")
+        except (DataError, ValueError):
+            broken.append(f"{entry}: is damaged")
     manifest = _scrub_tree(_manifest(study, contents, left_out + broken), secrets)
     contents["manifest.json"] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
     with replacing(named_path(out or f"{study.name}.zip")) as tmp:
@@ -337,24 +476,32 @@ def export_study(
 _LARGEST = 4 * 2**30  # bytes, unpacked
 
 
-def _checked(path: Path, archive: zipfile.ZipFile) -> tuple: # (names, manifest's files), of a sound archive
+def _checked(path: Path, archive: zipfile.ZipFile) -> tuple:  # (names, manifest's files), of a sound archive
     names = [i.filename for i in archive.infolist() if not i.is_dir()]
     roots = {PurePosixPath(n).parts[0] for n in names if n}
-    unsafe = [n for n in names if n.startswith("/") or ".." in PurePosixPath(n).parts or "\\" in n or ":" in n or "\0" in n]
-    if unsafe or len(roots) != 1 or len(set(names)) < len(names): raise DataError(f"{path}: expected one folder of plain files, found {(unsafe or sorted(roots) or ['nothing'])[0]!r:.60}")
-    if (size := sum(i.file_size for i in archive.infolist())) > _LARGEST: raise DataError(f"{path} holds {size / 1e9:.1f} GB, expected a study of at most {_LARGEST / 1e9:.1f} GB")
+    unsafe = [
+        n for n in names if n.startswith("/") or ".." in PurePosixPath(n).parts or "\\" in n or ":" in n or "\0" in n
+    ]
+    if unsafe or len(roots) != 1 or len(set(names)) < len(names):
+        raise DataError(
+            f"{path}: expected one folder of plain files, found {(unsafe or sorted(roots) or ['nothing'])[0]!r:.60}"
+        )
+    if (size := sum(i.file_size for i in archive.infolist())) > _LARGEST:
+        raise DataError(f"{path} holds {size / 1e9:.1f} GB, expected a study of at most {_LARGEST / 1e9:.1f} GB")
     root = roots.pop()
-    if f"{root}/manifest.json" not in names: raise DataError(f"{path} has no manifest.json: expected an archive that `bertvision export` has written")
+    if f"{root}/manifest.json" not in names:
+        raise DataError(f"{path} has no manifest.json: expected an archive that `bertvision export` has written")
     told = parse_json(archive.read(f"{root}/manifest.json").decode())
     files = told.get("files") if isinstance(told, dict) else None
-    if not isinstance(files, dict) or {f"{root}/{n}" for n in files} != set(names) - {f"{root}/manifest.json"}: raise DataError(f"{path}: manifest.json speaks of other files than there are")
+    if not isinstance(files, dict) or {f"{root}/{n}" for n in files} != set(names) - {f"{root}/manifest.json"}:
+        raise DataError(f"{path}: manifest.json speaks of other files than there are")
     return root, files
 
 # %% ../../nbs/reporting/16_share.ipynb #f9e7e2b5
 def unpack(
-    path, # archive of `export_study`
-    folder, # where the study is put
-) -> Path: # the study's folder
+    path,  # archive of `export_study`
+    folder,  # where the study is put
+) -> Path:  # the study's folder
     "Raises DataError for an archive that is none, is damaged or has been changed."
     path, folder = Path(path), Path(folder)
     try:
@@ -362,19 +509,25 @@ def unpack(
             root, files = _checked(path, archive)
             for name, about in files.items():
                 raw = archive.read(f"{root}/{name}")
-                if not isinstance(about, dict) or hashlib.sha256(raw).hexdigest() != about.get("sha256"): raise DataError(f"{path}: {name} is not the file that its manifest speaks of")
-                if why := _content_fault(name, raw): raise DataError(f"{path}: {name} is not what its name says: {why}")
+                if not isinstance(about, dict) or hashlib.sha256(raw).hexdigest() != about.get("sha256"):
+                    raise DataError(f"{path}: {name} is not the file that its manifest speaks of")
+                if why := _content_fault(name, raw):
+                    raise DataError(f"{path}: {name} is not what its name says: {why}")
                 (folder / root / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / root / name).write_bytes(raw)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error) as e: raise DataError(f"{path} is no archive that can be read ({str(e) or type(e).__name__})") from e
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error) as e:
+        raise DataError(f"{path} is no archive that can be read ({str(e) or type(e).__name__})") from e
     return folder / root
 
 
 def open_shared(
-    place, # folder of a study, or an archive of one
+    place,  # folder of a study, or an archive of one
 ) -> Results:
     "A study, wherever it lies; raises DataError."
     place = named_path(place)
-    if place.is_dir(): return read_study(place)
-    if not place.is_file(): raise DataError(f"{place}: there is no such folder or archive")
-    with tempfile.TemporaryDirectory(prefix="bertvision-") as folder: return read_study(unpack(place, folder))
+    if place.is_dir():
+        return read_study(place)
+    if not place.is_file():
+        raise DataError(f"{place}: there is no such folder or archive")
+    with tempfile.TemporaryDirectory(prefix="bertvision-") as folder:
+        return read_study(unpack(place, folder))

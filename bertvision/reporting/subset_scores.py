@@ -18,14 +18,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..metrics.comparisons import BETTER, WORSE
 from ..core.io import read_json, write_json
-from ..runs.records import seconds_of
-from ..metrics.statistics import summarise
-from .claims import claim, claim_over_trivial, claim_words, decide_claims, DECIDED_COLUMNS
-from .page import between, mean_sd, metric_title, number, p_value, task_title
-from .results import encoder_title, known_mean, plain_groups, read_study, Results, scores, settings_of
 from ..engine.facts import known_task, task_places
+from ..metrics.comparisons import BETTER, WORSE
+from ..metrics.statistics import summarise
+from .claims import DECIDED_COLUMNS, claim, claim_over_trivial, claim_words, decide_claims
+from .page import between, mean_sd, metric_title, number, p_value, task_title
+from bertvision.reporting.results import (
+    Results,
+    encoder_title,
+    known_mean,
+    plain_groups,
+    read_study,
+    scores,
+    settings_of,
+)
+from ..runs.records import seconds_of
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #a2988072
 HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
@@ -39,9 +47,15 @@ def _knows(strategy, fraction, arm="epochs", freeze=0):
     "How often an invented model is right: more with more data, and less so when the number of steps is fixed or much is frozen."
     size = np.log(fraction * 20) / np.log(20)  # 0 at 5 %, 1 at 100 %
     steps = 0.12 * (1 - size) if arm == "steps" else 0.0
-    return 0.48 + 0.30 * size + steps + _AHEAD[strategy] * (1 - size) ** 1.5 - {0: 0, -2: 0.0, 2: 0.01, 4: 0.05, -1: 0.22}[freeze]
+    return (
+        0.48
+        + 0.30 * size
+        + steps
+        + _AHEAD[strategy] * (1 - size) ** 1.5
+        - {0: 0, -2: 0.0, 2: 0.01, 4: 0.05, -1: 0.22}[freeze]
+    )
 
-
+# %% ../../nbs/reporting/10_subset_scores.ipynb #8b1e953f
 def _invented_hans(knows, rng):
     "(summary, predictions) of an invented model on 300 pairs: overlap is taken for entailment, a little less so by a better model."
     rows, found = [], {h: {} for h in HEURISTICS}
@@ -49,16 +63,41 @@ def _invented_hans(knows, rng):
         for label, name in enumerate(HANS_LABELS):
             right = rng.random(50) < (0.97 - 0.02 * i if label == 0 else max(0.0, 0.5 * (knows - 0.45) - 0.03 * i))
             found[h][name] = float(right.mean())
-            rows.append(pd.DataFrame({"example_id": [f"hans/{h}/{name}/{n}" for n in range(50)], "label": label,
-                                      "prediction": np.where(right, label, 1 - label)}))
-    subcases = {f"{h[0]}{'en'[n]}_{k}": found[h][name] for h in HEURISTICS for n, name in enumerate(HANS_LABELS) for k in range(5)}
-    return {"examples": 300, "heuristics": found, "subcases": subcases, "refused": ""}, pd.concat(rows).assign(split="hans")
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "example_id": [f"hans/{h}/{name}/{n}" for n in range(50)],
+                        "label": label,
+                        "prediction": np.where(right, label, 1 - label),
+                    }
+                )
+            )
+    subcases = {
+        f"{h[0]}{'en'[n]}_{k}": found[h][name]
+        for h in HEURISTICS
+        for n, name in enumerate(HANS_LABELS)
+        for k in range(5)
+    }
+    return {"examples": 300, "heuristics": found, "subcases": subcases, "refused": ""}, pd.concat(rows).assign(
+        split="hans"
+    )
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #954e2f9e
 def _example_history(final, steps):
-    rows = [{"step": n, "epoch": 3 * n / steps, "loss": 1.1 - 0.4 * n / steps, "lr": 1e-4 * (1 - n / steps), "seconds": n / 50}
-            for n in range(1, steps + 1)]
-    for k in range(1, 7): rows[max(0, k * steps // 6 - 1)]["selection_accuracy"] = 0.34 + (final - 0.34) * (1 - np.exp(-0.6 * k)) / (1 - np.exp(-3.6))
+    rows = [
+        {
+            "step": n,
+            "epoch": 3 * n / steps,
+            "loss": 1.1 - 0.4 * n / steps,
+            "lr": 1e-4 * (1 - n / steps),
+            "seconds": n / 50,
+        }
+        for n in range(1, steps + 1)
+    ]
+    for k in range(1, 7):
+        rows[max(0, k * steps // 6 - 1)]["selection_accuracy"] = 0.34 + (final - 0.34) * (1 - np.exp(-0.6 * k)) / (
+            1 - np.exp(-3.6)
+        )
     return rows
 
 
@@ -69,167 +108,328 @@ def _example_answers(knows, seed, rng):
         label = np.random.default_rng(n).integers(0, 3, n)
         right = np.random.default_rng([n, 1]).random(n) < knows  # the luck of an example is the same for all runs
         right ^= rng.random(n) < 0.01
-        parts.append(pd.DataFrame({"split": split, "example_id": [f"{split}/{i}" for i in range(n)], "label": label,
-                                   "prediction": np.where(right, label, (label + 1) % 3)}))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "split": split,
+                    "example_id": [f"{split}/{i}" for i in range(n)],
+                    "label": label,
+                    "prediction": np.where(right, label, (label + 1) % 3),
+                }
+            )
+        )
     return parts
 
-
+# %% ../../nbs/reporting/10_subset_scores.ipynb #77770657
 def _example_record(run, step, strategy, fraction, arm, freeze, seed):
     "What the record of an invented run says before anything is scored."
     steps = 60 if arm == "steps" else max(6, int(3 * _POOL * fraction / 16))
     cost = {"random": 0.01, "clusters": 9.0, "centroids": 9.5, "diverse": 9.2}[strategy] + seed / 100
     return {
-        "schema": 1, "status": "done", "experiment": "train_subset", "step": step, "task": "mnli", "encoder": "example-encoder",
-        "seed": seed, "protocol": "carved",
-        "parameters": {"strategy": strategy, "data_pct": fraction, "data_count": 0, "epochs": 3.0, "steps": 60 if arm == "steps" else 0,
-                       "freeze": freeze, "batch_size": 16, "lr": 1e-4, "max_length": 64},
-        "subset": {"strategy": strategy, "examples": round(_POOL * fraction), "pool": _POOL, "fraction": fraction, "arm": arm,
-                   "seconds": cost, "labels": dict.fromkeys(_LABELS, 1 / 3)},
-        "collapsed": None, "examples": {"train": round(_POOL * fraction), "selection": 100, "validation_matched": _ROWS},
+        "schema": 1,
+        "status": "done",
+        "experiment": "train_subset",
+        "step": step,
+        "task": "mnli",
+        "encoder": "example-encoder",
+        "seed": seed,
+        "protocol": "carved",
+        "parameters": {
+            "strategy": strategy,
+            "data_pct": fraction,
+            "data_count": 0,
+            "epochs": 3.0,
+            "steps": 60 if arm == "steps" else 0,
+            "freeze": freeze,
+            "batch_size": 16,
+            "lr": 1e-4,
+            "max_length": 64,
+        },
+        "subset": {
+            "strategy": strategy,
+            "examples": round(_POOL * fraction),
+            "pool": _POOL,
+            "fraction": fraction,
+            "arm": arm,
+            "seconds": cost,
+            "labels": dict.fromkeys(_LABELS, 1 / 3),
+        },
+        "collapsed": None,
+        "examples": {"train": round(_POOL * fraction), "selection": 100, "validation_matched": _ROWS},
         "seconds": {"load": 0.5, "train": 0.2 * steps, "total": 1 + 0.2 * steps},
         "parameters_count": {"total": 1000, "trainable": 1000 if not freeze else 300, "embeddings": 400},
-        "device": {"device": "none", "name": "generated"}, "versions": {},
-        "code_version": "generated", "started": "2000-01-01T00:00:00+00:00", "finished": "2000-01-01T00:00:05+00:00", "steps": steps}
+        "device": {"device": "none", "name": "generated"},
+        "versions": {},
+        "code_version": "generated",
+        "started": "2000-01-01T00:00:00+00:00",
+        "finished": "2000-01-01T00:00:05+00:00",
+        "steps": steps,
+    }
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #5518b6ec
 def _example_run(folder, step, strategy, fraction, arm, freeze, seed):
     "Write the record and the predictions of one invented run."
-    record, knows = _example_record(folder.name, step, strategy, fraction, arm, freeze, seed), _knows(strategy, fraction, arm, freeze)
+    record, knows = (
+        _example_record(folder.name, step, strategy, fraction, arm, freeze, seed),
+        _knows(strategy, fraction, arm, freeze),
+    )
     rng = np.random.default_rng([seed, int(1000 * fraction), STRATEGIES.index(strategy), arm == "steps", freeze + 5])
     parts = _example_answers(knows, seed, rng)
     found = {p["split"].iloc[0]: {"accuracy": float((p["label"] == p["prediction"]).mean())} for p in parts}
     trivial = {p["split"].iloc[0]: {"accuracy": float(p["label"].value_counts(normalize=True).iloc[0])} for p in parts}
     hans, rows = _invented_hans(knows, rng)
     if (strategy, fraction, arm, freeze, seed) == ("random", 0.05, "epochs", 0, 2):
-        hans |= {"examples": 0, "heuristics": {}, "subcases": {}, "refused": f"accuracy {found['validation_matched']['accuracy']:.3f} on MNLI is near chance: HANS would say nothing"}
+        hans |= {
+            "examples": 0,
+            "heuristics": {},
+            "subcases": {},
+            "refused": f"accuracy {found['validation_matched']['accuracy']:.3f} on MNLI is near chance: HANS would say nothing",
+        }
     else:
         parts.append(rows)
-        found["hans"], trivial["hans"] = {"accuracy": float((rows["label"] == rows["prediction"]).mean())}, {"accuracy": 0.5}
-    record |= {"metrics": found, "baselines": trivial, "hans": hans, "history": _example_history(found["selection"]["accuracy"], record.pop("steps"))}
+        found["hans"], trivial["hans"] = (
+            {"accuracy": float((rows["label"] == rows["prediction"]).mean())},
+            {"accuracy": 0.5},
+        )
+    record |= {
+        "metrics": found,
+        "baselines": trivial,
+        "hans": hans,
+        "history": _example_history(found["selection"]["accuracy"], record.pop("steps")),
+    }
     folder.mkdir(parents=True)
-    pd.concat(parts)[["split", "example_id", "label", "prediction"]].to_parquet(folder / "predictions.parquet", index=False)
+    pd.concat(parts)[["split", "example_id", "label", "prediction"]].to_parquet(
+        folder / "predictions.parquet", index=False
+    )
     write_json(folder / "record.json", record)
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #14adeeaf
-_CHOICES = {"clusters": (0.35, 0.22, 0.45), "centroids": (0.9, 0.34, 0.04), "diverse": (1.0, 0.30, 0.05), "random": (0.8, 0.33, 0.05)}
-_WORDS = ("know think really", "government policy state", "yeah uh right", "city old church", "rate cost year", "case legal law")
+_CHOICES = {
+    "clusters": (0.35, 0.22, 0.45),
+    "centroids": (0.9, 0.34, 0.04),
+    "diverse": (1.0, 0.30, 0.05),
+    "random": (0.8, 0.33, 0.05),
+}
+_WORDS = (
+    "know think really",
+    "government policy state",
+    "yeah uh right",
+    "city old church",
+    "rate cost year",
+    "case legal law",
+)
 
 
 def _example_selection(strategy, fraction):
     covered, near, uneven = _CHOICES[strategy]
     labels = dict(zip(_LABELS, (1 / 3 + uneven / 3, 1 / 3, 1 / 3 - uneven / 3)))
-    return {"strategy": strategy, "fraction": fraction, "examples": round(_POOL * fraction), "labels": labels,
-            "clusters": min(1.0, covered * (0.5 + fraction)),
-            "distance": near * (1 - fraction), "seconds": 0.01 if strategy == "random" else 9.2}
+    return {
+        "strategy": strategy,
+        "fraction": fraction,
+        "examples": round(_POOL * fraction),
+        "labels": labels,
+        "clusters": min(1.0, covered * (0.5 + fraction)),
+        "distance": near * (1 - fraction),
+        "seconds": 0.01 if strategy == "random" else 9.2,
+    }
 
-
+# %% ../../nbs/reporting/10_subset_scores.ipynb #8dda3b4d
 def _example_choice(folder, seed):
     "Write the record and the map of an invented selection."
     fractions, names, rng = (0.05, 0.1, 0.2, 0.4), STRATEGIES, np.random.default_rng(seed)
-    overlap = [{"fraction": f, "a": a, "b": b, "jaccard": f / (2 - f) * (3.0 if {a, b} == {"centroids", "diverse"} else 1.0)}
-               for f in fractions for i, a in enumerate(names) for b in names[i + 1:]]
+    overlap = [
+        {"fraction": f, "a": a, "b": b, "jaccard": f / (2 - f) * (3.0 if {a, b} == {"centroids", "diverse"} else 1.0)}
+        for f in fractions
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    ]
     about = [{"cluster": c, "size": 250 - 30 * c, "words": w.split()} for c, w in enumerate(_WORDS)]
     cluster = rng.integers(0, 6, _POOL)
     angle = cluster * np.pi / 3
     folder.mkdir(parents=True)
-    pd.DataFrame({"x": 3 * np.cos(angle) + rng.normal(0, 0.8, _POOL), "y": 2 * np.sin(angle) + rng.normal(0, 0.8, _POOL), "cluster": cluster,
-                  "label": rng.integers(0, 3, _POOL)}).to_parquet(folder / "map.parquet", index=False)
-    write_json(folder / "record.json", {
-        "schema": 1, "status": "done", "experiment": "select_examples", "step": "select", "task": "mnli", "encoder": "example-encoder",
-        "seed": seed, "protocol": "carved", "parameters": {},
-        "metrics": {}, "pool": _POOL, "vectors": {"encoder": "example-encoder", "side": "pretrained", "layer": 6, "kind": "mean"},
-        "clusters": {"method": "kmeans", "metric": "cosine", "number": 6, "noise": 0, "silhouette": 0.03,
-                     "sizes": {"smallest": 100, "median": 150, "largest": 250}, "about": about},
-        "selections": [_example_selection(s, f) for f in fractions for s in names], "overlap": overlap, "seconds": {"total": 12.0}, "history": None,
-        "device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated",
-        "started": "2000-01-01T00:00:00+00:00", "finished": "2000-01-01T00:00:12+00:00"})
+    pd.DataFrame(
+        {
+            "x": 3 * np.cos(angle) + rng.normal(0, 0.8, _POOL),
+            "y": 2 * np.sin(angle) + rng.normal(0, 0.8, _POOL),
+            "cluster": cluster,
+            "label": rng.integers(0, 3, _POOL),
+        }
+    ).to_parquet(folder / "map.parquet", index=False)
+    write_json(
+        folder / "record.json",
+        {
+            "schema": 1,
+            "status": "done",
+            "experiment": "select_examples",
+            "step": "select",
+            "task": "mnli",
+            "encoder": "example-encoder",
+            "seed": seed,
+            "protocol": "carved",
+            "parameters": {},
+            "metrics": {},
+            "pool": _POOL,
+            "vectors": {"encoder": "example-encoder", "side": "pretrained", "layer": 6, "kind": "mean"},
+            "clusters": {
+                "method": "kmeans",
+                "metric": "cosine",
+                "number": 6,
+                "noise": 0,
+                "silhouette": 0.03,
+                "sizes": {"smallest": 100, "median": 150, "largest": 250},
+                "about": about,
+            },
+            "selections": [_example_selection(s, f) for f in fractions for s in names],
+            "overlap": overlap,
+            "seconds": {"total": 12.0},
+            "history": None,
+            "device": {"device": "none", "name": "generated"},
+            "versions": {},
+            "code_version": "generated",
+            "started": "2000-01-01T00:00:00+00:00",
+            "finished": "2000-01-01T00:00:12+00:00",
+        },
+    )
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #18b0a610
 def _example_jobs():
     "(run, step, strategy, fraction, arm, freeze, seed) of the invented study."
-    grid = [("train", s, f, "epochs", 0) for s in STRATEGIES for f in (0.05, 0.1, 0.2, 0.4)] + [("all", "random", 1.0, "epochs", 0)]
-    grid += [("steps", "random", f, "steps", 0) for f in (0.05, 0.1, 0.2, 0.4, 1.0)] + [("frozen", "random", 0.2, "epochs", n)
-                                                                                        for n in (-2, 2, 4, -1)]
+    grid = [("train", s, f, "epochs", 0) for s in STRATEGIES for f in (0.05, 0.1, 0.2, 0.4)] + [
+        ("all", "random", 1.0, "epochs", 0)
+    ]
+    grid += [("steps", "random", f, "steps", 0) for f in (0.05, 0.1, 0.2, 0.4, 1.0)] + [
+        ("frozen", "random", 0.2, "epochs", n) for n in (-2, 2, 4, -1)
+    ]
     middle = {"train": ".{s}.data_pct-{f:g}", "all": "", "steps": ".data_pct-{f:g}", "frozen": ".freeze-{n}"}
-    return [(f"{step}.mnli.example-encoder{middle[step].format(s=s, f=f, n=n)}.s{seed}", step, s, f, arm, n, seed)
-            for step, s, f, arm, n in grid for seed in range(3)]
+    return [
+        (f"{step}.mnli.example-encoder{middle[step].format(s=s, f=f, n=n)}.s{seed}", step, s, f, arm, n, seed)
+        for step, s, f, arm, n in grid
+        for seed in range(3)
+    ]
 
-
+# %% ../../nbs/reporting/10_subset_scores.ipynb #710e9239
 def example_subsets(
-    folder=None, # where to write it; None = a new temporary folder
-) -> Path: # folder of the study
+    folder=None,  # where to write it; None = a new temporary folder
+) -> Path:  # folder of the study
     "A study of invented subsets, to show the report without a run; nothing in it was measured."
-    folder, grid = Path(folder or tempfile.mkdtemp()) / "example-subsets", {"task": "mnli", "encoder": "example-encoder"}
-    jobs = [{"run": f"select.mnli.example-encoder.s{seed}", "step": "select", **grid, "seed": seed} for seed in range(3)]
-    for job in jobs: _example_choice(folder / "runs" / job["run"], job["seed"])
+    folder, grid = (
+        Path(folder or tempfile.mkdtemp()) / "example-subsets",
+        {"task": "mnli", "encoder": "example-encoder"},
+    )
+    jobs = [
+        {"run": f"select.mnli.example-encoder.s{seed}", "step": "select", **grid, "seed": seed} for seed in range(3)
+    ]
+    for job in jobs:
+        _example_choice(folder / "runs" / job["run"], job["seed"])
     for run, step, strategy, fraction, arm, freeze, seed in _example_jobs():
-        swept = {"train": {"strategy": strategy, "data_pct": fraction}, "steps": {"data_pct": fraction}, "frozen": {"freeze": freeze}}.get(step, {})
+        swept = {
+            "train": {"strategy": strategy, "data_pct": fraction},
+            "steps": {"data_pct": fraction},
+            "frozen": {"freeze": freeze},
+        }.get(step, {})
         jobs.append({"run": run, "step": step, **grid, "seed": seed} | swept)
-        if (strategy, fraction, seed) != ("clusters", 0.1, 2): _example_run(folder / "runs" / run, step, strategy, fraction, arm, freeze, seed)
+        if (strategy, fraction, seed) != ("clusters", 0.1, 2):
+            _example_run(folder / "runs" / run, step, strategy, fraction, arm, freeze, seed)
     failed = folder / "runs" / "train.mnli.example-encoder.diverse.data_pct-0.4.s1" / "record.json"
     write_json(failed, read_json(failed) | {"status": "failed", "failure": {"reason": "out of memory", "cell": 7}})
     titles = {"train": "Subsets", "all": "The whole pool", "steps": "A fixed number of steps", "frozen": "Frozen parts"}
-    write_json(folder / "plan.json", {"study": "example-subsets", "title": "Generated example: no model was trained", "jobs": jobs, "titles": titles})
+    write_json(
+        folder / "plan.json",
+        {
+            "study": "example-subsets",
+            "title": "Generated example: no model was trained",
+            "jobs": jobs,
+            "titles": titles,
+        },
+    )
     return folder
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #c2790f1a
 GROUP = ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget", "split", "protocol"]
-COLUMNS = GROUP + ["examples", "pool", "step", "run", "seed", "accuracy", "baseline", "selection_seconds", "training_seconds", "seconds", "collapsed"]
+COLUMNS = GROUP + [
+    "examples",
+    "pool",
+    "step",
+    "run",
+    "seed",
+    "accuracy",
+    "baseline",
+    "selection_seconds",
+    "training_seconds",
+    "seconds",
+    "collapsed",
+]
 _FREEZE = {0: "full", -1: "encoder", -2: "embeddings"}
 
 
 def freeze_title(
-    n: int, # 0 nothing, n embeddings and first n blocks, -1 the whole encoder, -2 embeddings alone
+    n: int,  # 0 nothing, n embeddings and first n blocks, -1 the whole encoder, -2 embeddings alone
 ) -> str:
     "What tables and figures call a frozen part."
     return _FREEZE.get(int(n), f"first {n} block" + ("s" if n != 1 else ""))
 
 
 def budget_title(
-    fraction: float, # of the pool
-    count: int = 0, # > 0: a number of examples was asked for
+    fraction: float,  # of the pool
+    count: int = 0,  # > 0: a number of examples was asked for
 ) -> str:
     "What tables and figures call a budget."
     return f"{count:,} examples" if count else f"{100 * fraction:.3g} %"
 
-
+# %% ../../nbs/reporting/10_subset_scores.ipynb #50afec61
 def _about(r):
     "The columns of a record that say what was chosen and how it was trained."
     s, p = r["subset"], r["parameters"]
-    count = int(p.get("data_count") or 0) or (0 if p.get("data_pct") else s["examples"])  # neither: the choice's own budget
+    count = int(p.get("data_count") or 0) or (
+        0 if p.get("data_pct") else s["examples"]
+    )  # neither: the choice's own budget
     fraction = s["fraction"] if count else float(p.get("data_pct") or s["fraction"])
-    return {"strategy": s["strategy"], "fraction": round(fraction, 6), "budget": budget_title(fraction, count), "examples": s["examples"],
-            "pool": s["pool"], "arm": s.get("arm") or "epochs",
-            "freeze": int(p.get("freeze") or 0), "selection_seconds": s.get("seconds"),
-            "training_seconds": (r.get("seconds") or {}).get("train"), "seconds": seconds_of(r)}
+    return {
+        "strategy": s["strategy"],
+        "fraction": round(fraction, 6),
+        "budget": budget_title(fraction, count),
+        "examples": s["examples"],
+        "pool": s["pool"],
+        "arm": s.get("arm") or "epochs",
+        "freeze": int(p.get("freeze") or 0),
+        "selection_seconds": s.get("seconds"),
+        "training_seconds": (r.get("seconds") or {}).get("train"),
+        "seconds": seconds_of(r),
+    }
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #5f17ca2d
 _SHOWN = ("strategy", "data_pct", "data_count", "steps", "freeze")  # what has a column of its own
 
 
-def _joined(*texts): return ", ".join(filter(None, texts))
+def _joined(*texts):
+    return ", ".join(filter(None, texts))
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #caa87cdc
 def _varied(runs):
     "Settings in which runs differ that would otherwise be averaged or joined to a curve; what is kept and how HANS was scored are none."
-    own = lambda r: {k: v for k, v in r["parameters"].items() if k not in _SHOWN and not k.startswith(("hans", "keep_"))}
+    own = lambda r: {
+        k: v for k, v in r["parameters"].items() if k not in _SHOWN and not k.startswith(("hans", "keep_"))
+    }
     about = {run: _about(r) for run, r in runs.items()}
     arm = {run: f"{a['arm']} {a['freeze']}" for run, a in about.items()}
     mine = settings_of({run: r | {"step": arm[run], "parameters": own(r), "upstream": {}} for run, r in runs.items()})
     keys = ("task", "encoder", "upstream")
-    asked = {run: {k: r.get(k) for k in keys} | {"step": f"{arm[run]} {about[run]['strategy']}", "parameters": {}}
-             for run, r in runs.items()}  # another strategy may ask another run upstream
+    asked = {
+        run: {k: r.get(k) for k in keys} | {"step": f"{arm[run]} {about[run]['strategy']}", "parameters": {}}
+        for run, r in runs.items()
+    }  # another strategy may ask another run upstream
     above = settings_of(asked)
     return {run: _joined(mine[run], above[run]) for run in runs}
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #82162112
 def in_order(
-    rows: pd.DataFrame, # with some of the columns of GROUP
-) -> pd.DataFrame: # the same rows
+    rows: pd.DataFrame,  # with some of the columns of GROUP
+) -> pd.DataFrame:  # the same rows
     "Tasks, trainings, strategies and budgets in the order in which they are shown."
     order = {"strategy": list(STRATEGIES), "arm": ["epochs", "steps"], "freeze": [0, -2, *range(1, 100), -1]}
     places = {name: {value: i for i, value in enumerate(values)} for name, values in order.items()}
-    if "task" in rows: places["task"] = task_places(rows["task"])
+    if "task" in rows:
+        places["task"] = task_places(rows["task"])
     rank = lambda c: c.map(places[c.name]).fillna(99) if c.name in places else c
     by = [c for c in ("task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "seed") if c in rows]
     return rows.sort_values(by, key=rank, kind="stable", ignore_index=True)
@@ -237,25 +437,32 @@ def in_order(
 
 def subset_rows(
     study: Results,
-) -> pd.DataFrame: # a row a run and reported split (HANS is one); fractions and seconds
+) -> pd.DataFrame:  # a row a run and reported split (HANS is one); fractions and seconds
     "All models of a study that were trained on subsets, tidy; empty when there are none."
-    if "subset_rows" not in study.cache: study.cache["subset_rows"] = _subset_rows(study)
+    if "subset_rows" not in study.cache:
+        study.cache["subset_rows"] = _subset_rows(study)
     return study.cache["subset_rows"].copy()
 
 
 def _subset_rows(study):
     runs = {run: r for run, r in study.runs.items() if r.get("subset")}
-    if not runs: return pd.DataFrame(columns=COLUMNS)
+    if not runs:
+        return pd.DataFrame(columns=COLUMNS)
     tidy, settings = scores(replace(study, runs=runs)), _varied(runs)
-    tidy = tidy[tidy["metric"] == "accuracy"].drop(columns=["settings", "seconds"]).rename(columns={"value": "accuracy"}).reset_index(drop=True)
+    tidy = (
+        tidy[tidy["metric"] == "accuracy"]
+        .drop(columns=["settings", "seconds"])
+        .rename(columns={"value": "accuracy"})
+        .reset_index(drop=True)
+    )
     rows = tidy.join(pd.DataFrame([_about(runs[run]) | {"settings": settings[run]} for run in tidy["run"]]))
     rows = rows.astype({c: float for c in ("baseline", "selection_seconds", "training_seconds", "seconds")})
     return in_order(rows.drop_duplicates([*GROUP, "seed"]))[COLUMNS]
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #ac3d3385
 def reported(
-    rows: pd.DataFrame, # from `subset_rows`
-) -> pd.DataFrame: # some of the rows
+    rows: pd.DataFrame,  # from `subset_rows`
+) -> pd.DataFrame:  # some of the rows
     "Rows of each task's first reported split that has been scored: what tables, figures and differences speak of."
     kept = []
     for task, group in rows[rows["split"] != "hans"].groupby("task", sort=False):
@@ -263,65 +470,142 @@ def reported(
         kept.append(group[group["split"] == (known[0] if known else group["split"].iloc[0])])
     return pd.concat(kept, ignore_index=True) if kept else rows.iloc[:0]
 
-
+# %% ../../nbs/reporting/10_subset_scores.ipynb #1c58830c
 def subset_means(
-    rows: pd.DataFrame, # from `subset_rows`, or some of them
-) -> pd.DataFrame: # a row a training, strategy, budget and split; fractions and seconds
+    rows: pd.DataFrame,  # from `subset_rows`, or some of them
+) -> pd.DataFrame:  # a row a training, strategy, budget and split; fractions and seconds
     "Mean, spread and t-interval over seeds, with the trivial baseline and what it cost."
     found, costs = [], ("examples", "baseline", "selection_seconds", "training_seconds", "seconds")
     for key, g in plain_groups(rows, GROUP):
         s = summarise(g["accuracy"])
-        found.append(dict(zip(GROUP, key)) | {"runs": s.n, "seeds": " ".join(str(n) for n in sorted(g["seed"])), "mean": s.mean, "sd": s.sd,
-                                              "low": s.low, "high": s.high, **{name: known_mean(g[name]) for name in costs},
-                                              "collapsed": sum(isinstance(why, str) for why in g["collapsed"])})
-    columns = GROUP + ["runs", "seeds", "mean", "sd", "low", "high", "examples", "baseline", "selection_seconds", "training_seconds",
-                       "seconds", "collapsed"]
+        found.append(
+            dict(zip(GROUP, key))
+            | {
+                "runs": s.n,
+                "seeds": " ".join(str(n) for n in sorted(g["seed"])),
+                "mean": s.mean,
+                "sd": s.sd,
+                "low": s.low,
+                "high": s.high,
+                **{name: known_mean(g[name]) for name in costs},
+                "collapsed": sum(isinstance(why, str) for why in g["collapsed"]),
+            }
+        )
+    columns = GROUP + [
+        "runs",
+        "seeds",
+        "mean",
+        "sd",
+        "low",
+        "high",
+        "examples",
+        "baseline",
+        "selection_seconds",
+        "training_seconds",
+        "seconds",
+        "collapsed",
+    ]
     return in_order(pd.DataFrame(found, columns=columns))
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #df049bb8
-HANS_COLUMNS = ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget", "protocol", "examples", "run", "seed",
-                "heuristic", "label", "accuracy", "scored", "refused"]
+HANS_COLUMNS = [
+    "task",
+    "encoder",
+    "arm",
+    "freeze",
+    "strategy",
+    "settings",
+    "fraction",
+    "budget",
+    "protocol",
+    "examples",
+    "run",
+    "seed",
+    "heuristic",
+    "label",
+    "accuracy",
+    "scored",
+    "refused",
+]
 
 
 def _hans_of(hans):
     "Rows of one record's HANS."
-    cells = [{"heuristic": h, "label": label, "accuracy": x, "refused": ""}
-             for h, of in hans.get("heuristics", {}).items() for label, x in of.items()]
-    return [c | {"scored": hans.get("examples")} for c in cells] or [{"heuristic": "", "label": "", "accuracy": np.nan, "scored": 0,
-                                                                      "refused": hans.get("refused") or "not scored"}]
+    cells = [
+        {"heuristic": h, "label": label, "accuracy": x, "refused": ""}
+        for h, of in hans.get("heuristics", {}).items()
+        for label, x in of.items()
+    ]
+    return [c | {"scored": hans.get("examples")} for c in cells] or [
+        {"heuristic": "", "label": "", "accuracy": np.nan, "scored": 0, "refused": hans.get("refused") or "not scored"}
+    ]
 
-
+# %% ../../nbs/reporting/10_subset_scores.ipynb #545904a5
 def hans_rows(
     study: Results,
-) -> pd.DataFrame: # a row a run, heuristic and right answer; fractions
+) -> pd.DataFrame:  # a row a run, heuristic and right answer; fractions
     "Accuracy on HANS, tidy, with the number of examples that was scored; empty when no run was asked for it."
     rows = subset_rows(study).drop_duplicates("run").drop(columns="accuracy")
-    found = [{**r, **cell} for r in rows.to_dict("records") if study.runs[r["run"]].get("hans") for cell in _hans_of(study.runs[r["run"]]["hans"])]
+    found = [
+        {**r, **cell}
+        for r in rows.to_dict("records")
+        if study.runs[r["run"]].get("hans")
+        for cell in _hans_of(study.runs[r["run"]]["hans"])
+    ]
     return pd.DataFrame(found, columns=HANS_COLUMNS)
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #19cd03ac
-def _selections(study): return {run: r for run, r in study.runs.items() if r.get("selections")}
+def _selections(study):
+    return {run: r for run, r in study.runs.items() if r.get("selections")}
 
 
 def _of(run, r, settings):
-    return {"task": r.get("task"), "encoder": encoder_title(r.get("encoder")), "settings": settings[run],
-            "run": run, "seed": r["seed"]}
+    return {
+        "task": r.get("task"),
+        "encoder": encoder_title(r.get("encoder")),
+        "settings": settings[run],
+        "run": run,
+        "seed": r["seed"],
+    }
 
-
+# %% ../../nbs/reporting/10_subset_scores.ipynb #1404e7cf
 def selection_rows(
     study: Results,
-) -> pd.DataFrame: # a row a run, strategy and budget; labels and clusters are shares
+) -> pd.DataFrame:  # a row a run, strategy and budget; labels and clusters are shares
     "What each strategy chose, with a column for each label (label:entailment, …); empty when no run says it."
     settings = settings_of(_selections(study))
-    found = [_of(run, r, settings) | {k: s.get(k) for k in ("strategy", "fraction", "examples", "clusters", "distance", "seconds")} | {f"label:{k}": v for k, v in s.get("labels", {}).items()}
-             for run, r in _selections(study).items() for s in r["selections"]]
-    return in_order(pd.DataFrame(found, columns=None if found else ["task", "encoder", "settings", "run", "seed", "strategy", "fraction", "examples",
-                                                                    "clusters", "distance", "seconds"]))
+    found = [
+        _of(run, r, settings)
+        | {k: s.get(k) for k in ("strategy", "fraction", "examples", "clusters", "distance", "seconds")}
+        | {f"label:{k}": v for k, v in s.get("labels", {}).items()}
+        for run, r in _selections(study).items()
+        for s in r["selections"]
+    ]
+    return in_order(
+        pd.DataFrame(
+            found,
+            columns=None
+            if found
+            else [
+                "task",
+                "encoder",
+                "settings",
+                "run",
+                "seed",
+                "strategy",
+                "fraction",
+                "examples",
+                "clusters",
+                "distance",
+                "seconds",
+            ],
+        )
+    )
 
-
+# %% ../../nbs/reporting/10_subset_scores.ipynb #99c24ca5
 def overlap_rows(
     study: Results,
-) -> pd.DataFrame: # a row a run, budget and pair of strategies
+) -> pd.DataFrame:  # a row a run, budget and pair of strategies
     "How much two strategies' choices have in common: Jaccard, the share of both together that is in each; empty when no run says it."
     settings = settings_of(_selections(study))
     found = [_of(run, r, settings) | o for run, r in _selections(study).items() for o in r.get("overlap") or []]
@@ -336,13 +620,15 @@ def _pairs(rows):
     keys = ["task", "encoder", "protocol", "split", "arm", "freeze", "fraction", "budget"]
     for _, group in rows.groupby(keys, sort=False):
         base = group[group["strategy"] == "random"]
-        if not len(base): continue
+        if not len(base):
+            continue
         for (_, settings), part in group[group["strategy"] != "random"].groupby(["strategy", "settings"], sort=False):
             same = settings if (base["settings"] == settings).any() else base["settings"].iloc[0]
             yield part, base[base["settings"] == same]
 
 
-def _runs(rows): return dict(zip(rows["seed"], rows["run"]))
+def _runs(rows):
+    return dict(zip(rows["seed"], rows["run"]))
 
 
 def _compared(study, strategy, random):
@@ -354,9 +640,9 @@ def _compared(study, strategy, random):
 # %% ../../nbs/reporting/10_subset_scores.ipynb #db78670c
 def against_random(
     study: Results,
-    rows: pd.DataFrame | None = None, # from `subset_rows`, when they are at hand
-    split: str = "", # "hans", …; "" = each task's first reported split
-) -> pd.DataFrame: # a row a strategy and budget; fractions
+    rows: pd.DataFrame | None = None,  # from `subset_rows`, when they are at hand
+    split: str = "",  # "hans", …; "" = each task's first reported split
+) -> pd.DataFrame:  # a row a strategy and budget; fractions
     """Compare each strategy with random of the same budget and training; all rows are one family.
 
     Empty without a random run to compare with. A row without a p-value says why in `reason`.
@@ -371,15 +657,17 @@ def against_random(
 # %% ../../nbs/reporting/10_subset_scores.ipynb #97746305
 def above_trivial(
     study: Results,
-    rows: pd.DataFrame, # from `subset_rows`
-) -> pd.DataFrame: # GROUP, mean, sd, baseline, then the columns of a claim; fractions
+    rows: pd.DataFrame,  # from `subset_rows`
+) -> pd.DataFrame:  # GROUP, mean, sd, baseline, then the columns of a claim; fractions
     "Compare each mean of the main table with the predictor that always says the same; all of them are one family."
     about = GROUP + ["mean", "sd", "baseline"]
     rows = reported(rows)
     runs = {key: _runs(group) for key, group in rows.groupby(GROUP, sort=False)}
-    compared = [{column: r[column] for column in about}
-                | claim_over_trivial(study, runs[tuple(r[column] for column in GROUP)], r["split"], "accuracy")
-                for r in subset_means(rows).to_dict("records")]
+    compared = [
+        {column: r[column] for column in about}
+        | claim_over_trivial(study, runs[tuple(r[column] for column in GROUP)], r["split"], "accuracy")
+        for r in subset_means(rows).to_dict("records")
+    ]
     if not compared:
         return pd.DataFrame(columns=about + DECIDED_COLUMNS)
     return decide_claims(pd.DataFrame(compared))[about + DECIDED_COLUMNS]
@@ -388,13 +676,15 @@ def above_trivial(
 ARMS = {"epochs": "epochs", "steps": "fixed steps"}
 
 
-def _base(run): return re.sub(r"\.s\d+$", "", run)
+def _base(run):
+    return re.sub(r"\.s\d+$", "", run)
 
 
 def _planned(study):
     "Run without its seed -> planned runs."
     found = {}
-    for job in study.jobs: found.setdefault(_base(job["run"]), []).append(job["run"])
+    for job in study.jobs:
+        found.setdefault(_base(job["run"]), []).append(job["run"])
     return found
 
 
@@ -417,36 +707,51 @@ def _marks(differences):
 # %% ../../nbs/reporting/10_subset_scores.ipynb #126a51d1
 def missing_subsets(
     study: Results,
-    rows: pd.DataFrame, # from `subset_rows`
-) -> list[dict]: # task, encoder, step, strategy, budget, arm, freeze, state; None for what nothing says
+    rows: pd.DataFrame,  # from `subset_rows`
+) -> list[dict]:  # task, encoder, step, strategy, budget, arm, freeze, state; None for what nothing says
     "Planned trainings of which no seed has finished; what the plan does not say of them is taken from the rest of their step, where that agrees."
     done, state, found = {_base(run) for run in study.finished()}, {f["run"]: f["state"] for f in study.faults}, []
     silent = {r.get("step") for r in study.runs.values() if not r.get("subset")} - set(rows["step"])
     for base, group in {_base(j["run"]): j for j in reversed(study.jobs)}.items():
-        if base in done or group.get("step") in silent: continue
+        if base in done or group.get("step") in silent:
+            continue
         near = rows[rows["step"] == group.get("step")]
-        rest = {c: near[c].iloc[0] for c in ("strategy", "budget", "arm", "freeze") if len(near) and near[c].nunique() == 1}
+        rest = {
+            c: near[c].iloc[0] for c in ("strategy", "budget", "arm", "freeze") if len(near) and near[c].nunique() == 1
+        }
         told = {k: group[k] for k in ("strategy", "freeze") if k in group}
-        if "data_pct" in group or "data_count" in group: told["budget"] = budget_title(group.get("data_pct") or 0, group.get("data_count") or 0)
+        if "data_pct" in group or "data_count" in group:
+            told["budget"] = budget_title(group.get("data_pct") or 0, group.get("data_count") or 0)
         of = {k: {**rest, **told}.get(k) for k in ("strategy", "budget", "arm", "freeze")}
-        found.append({"task": group.get("task"), "encoder": encoder_title(group.get("encoder")), "step": group.get("step"), **of,
-                      "state": state.get(group["run"], "not started")})
+        found.append(
+            {
+                "task": group.get("task"),
+                "encoder": encoder_title(group.get("encoder")),
+                "step": group.get("step"),
+                **of,
+                "state": state.get(group["run"], "not started"),
+            }
+        )
     return found[::-1]
 
-
+# %% ../../nbs/reporting/10_subset_scores.ipynb #ab1806c5
 def _shown(r, titles):
     "The columns that name a row of the main table."
     name = r["strategy"] or titles.get(r["step"], str(r["step"]))
-    return {"Task": task_title(r["task"]), "Encoder": r["encoder"], "Training": ARMS.get(r["arm"], r["arm"] or ""), "Frozen": ""
-            if r["freeze"] is None else freeze_title(r["freeze"]),
-            "Strategy": name + (f" ({r['settings']})" if r.get("settings") else "")}
+    return {
+        "Task": task_title(r["task"]),
+        "Encoder": r["encoder"],
+        "Training": ARMS.get(r["arm"], r["arm"] or ""),
+        "Frozen": "" if r["freeze"] is None else freeze_title(r["freeze"]),
+        "Strategy": name + (f" ({r['settings']})" if r.get("settings") else ""),
+    }
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #5c3c1186
 def subset_table(
     study: Results,
-    rows: pd.DataFrame, # from `subset_rows`
-    differences: pd.DataFrame, # from `against_random`
-) -> pd.DataFrame: # text cells, scores × 100
+    rows: pd.DataFrame,  # from `subset_rows`
+    differences: pd.DataFrame,  # from `against_random`
+) -> pd.DataFrame:  # text cells, scores × 100
     "Mean ± sd over seeds, a row a training and strategy, a column a budget; ▲ better than random, ▼ worse."
     out, planned, marks = {}, _planned(study), _marks(differences)
     means = subset_means(reported(rows))
@@ -463,7 +768,8 @@ def subset_table(
         names = _shown(r, study.titles)
         out.setdefault(tuple(names.values()), names | {"seeds": set()})[r["budget"] or "Budget"] = r["state"]
         columns[r["budget"] or "Budget"] = None
-    for row in out.values(): row["Seeds"] = ", ".join(sorted(row.pop("seeds"), key=int))
+    for row in out.values():
+        row["Seeds"] = ", ".join(sorted(row.pop("seeds"), key=int))
     frame = pd.DataFrame(list(out.values()), columns=None if out else ["Task", "Strategy", "Seeds"])
     shown = ["Task", "Encoder", "Training", "Frozen", "Strategy", *columns, "Trivial", "Seeds"]
     frame = frame.reindex(columns=[c for c in shown if c in frame]).fillna("")
@@ -471,8 +777,8 @@ def subset_table(
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #eee74dfa
 def margin(
-    row: dict, # of `decide_claims`
-) -> str: # "9.2 points (7.1 … 11.3)"
+    row: dict,  # of `decide_claims`
+) -> str:  # "9.2 points (7.1 … 11.3)"
     "Return by how much the better one leads, with the 95 % interval and what remains of a fragile claim."
     low, high = sorted((row["low"], row["high"])) if row["difference"] > 0 else sorted((-row["low"], -row["high"]))
     fragile = claim_words(row).partition(", ")[2] if row["fragile"] else ""
@@ -480,25 +786,40 @@ def margin(
 
 
 def claim_cells(
-    row: dict, # of `decide_claims`
-) -> dict: # column -> text, differences × 100
+    row: dict,  # of `decide_claims`
+) -> dict:  # column -> text, differences × 100
     "Return what a table shows of one comparison."
-    return {"Difference": number(row["difference"], sign=True), "95 % interval": between(row["low"], row["high"]),
-            "p": p_value(row["p"]), "p (Holm)": p_value(row["p_holm"]), "Verdict": claim_words(row),
-            "Ahead": f"{row['ahead']} of {row['seeds']} seeds" if row["seeds"] else "",
-            "Scored examples": f"{row['examples']:,}" if row["examples"] else "", "Remark": f"left out: {row['note']}" if row["note"] else ""}
+    return {
+        "Difference": number(row["difference"], sign=True),
+        "95 % interval": between(row["low"], row["high"]),
+        "p": p_value(row["p"]),
+        "p (Holm)": p_value(row["p_holm"]),
+        "Verdict": claim_words(row),
+        "Ahead": f"{row['ahead']} of {row['seeds']} seeds" if row["seeds"] else "",
+        "Scored examples": f"{row['examples']:,}" if row["examples"] else "",
+        "Remark": f"left out: {row['note']}" if row["note"] else "",
+    }
 
 
 def fragile_note(
-    rows: pd.DataFrame, # of `decide_claims`
-) -> str: # "" where no claim is fragile
+    rows: pd.DataFrame,  # of `decide_claims`
+) -> str:  # "" where no claim is fragile
     "Say under a table what fragile means."
-    return " Fragile: the claim falls when the collapsed seeds are left out." if len(rows) and rows["fragile"].any() else ""
+    return (
+        " Fragile: the claim falls when the collapsed seeds are left out."
+        if len(rows) and rows["fragile"].any()
+        else ""
+    )
 
-
+# %% ../../nbs/reporting/10_subset_scores.ipynb #6308f57b
 def without_idle_columns(
-    frame: pd.DataFrame, # text cells
-    columns: tuple = ("Encoder", "Protocol", "Training", "Frozen"), # that are left out when all their cells are the same
+    frame: pd.DataFrame,  # text cells
+    columns: tuple = (
+        "Encoder",
+        "Protocol",
+        "Training",
+        "Frozen",
+    ),  # that are left out when all their cells are the same
 ) -> pd.DataFrame:
     "Leave out the columns that tell no rows apart, and remarks where there are none."
     if "Remark" in frame and (frame["Remark"] == "").all():
@@ -508,30 +829,40 @@ def without_idle_columns(
 # %% ../../nbs/reporting/10_subset_scores.ipynb #a6dddf79
 def _strategy_cells(r):
     "The columns that name the model of a comparison."
-    return {"Task": task_title(r["task"]),
-            "Metric": "HANS accuracy" if r["split"] == "hans" else metric_title("accuracy", r["split"]),
-            "Encoder": r["encoder"], "Protocol": r["protocol"], "Training": ARMS.get(r["arm"], r["arm"]), "Frozen": freeze_title(r["freeze"]),
-            "Strategy": r["strategy"] + (f" ({r['settings']})" if r["settings"] else ""), "Budget": r["budget"]}
+    return {
+        "Task": task_title(r["task"]),
+        "Metric": "HANS accuracy" if r["split"] == "hans" else metric_title("accuracy", r["split"]),
+        "Encoder": r["encoder"],
+        "Protocol": r["protocol"],
+        "Training": ARMS.get(r["arm"], r["arm"]),
+        "Frozen": freeze_title(r["freeze"]),
+        "Strategy": r["strategy"] + (f" ({r['settings']})" if r["settings"] else ""),
+        "Budget": r["budget"],
+    }
 
 
 def difference_text(
-    differences: pd.DataFrame, # from `against_random`
-) -> pd.DataFrame: # text cells, differences × 100
+    differences: pd.DataFrame,  # from `against_random`
+) -> pd.DataFrame:  # text cells, differences × 100
     "The differences from random as people read them."
-    return without_idle_columns(pd.DataFrame([_strategy_cells(r) | claim_cells(r) for r in differences.to_dict("records")]))
+    return without_idle_columns(
+        pd.DataFrame([_strategy_cells(r) | claim_cells(r) for r in differences.to_dict("records")])
+    )
 
 
 def trivial_text(
-    above: pd.DataFrame, # from `above_trivial`
-) -> pd.DataFrame: # text cells, × 100
+    above: pd.DataFrame,  # from `above_trivial`
+) -> pd.DataFrame:  # text cells, × 100
     "The comparisons with the trivial predictor as people read them."
     scores = lambda r: {"Score": mean_sd(r["mean"], r["sd"]), "Trivial": number(r["baseline"])}
-    return without_idle_columns(pd.DataFrame([_strategy_cells(r) | scores(r) | claim_cells(r) for r in above.to_dict("records")]))
+    return without_idle_columns(
+        pd.DataFrame([_strategy_cells(r) | scores(r) | claim_cells(r) for r in above.to_dict("records")])
+    )
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #3f742e5c
 def hans_table(
-    rows: pd.DataFrame, # from `hans_rows`
-) -> pd.DataFrame: # text cells, accuracy × 100
+    rows: pd.DataFrame,  # from `hans_rows`
+) -> pd.DataFrame:  # text cells, accuracy × 100
     "Mean ± sd over seeds by heuristic and right answer, a row a strategy and budget; refused runs are not in it."
     found, keys = [], ["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction", "budget"]
     for key, g in plain_groups(in_order(rows[rows["refused"] == ""]), keys):
@@ -539,24 +870,46 @@ def hans_table(
         for h, label, accuracy in zip(g["heuristic"], g["label"], g["accuracy"]):
             by.setdefault(f"{h.replace('_', ' ')}, {label}", []).append(accuracy)
         cells = {name: mean_sd(summarise(values).mean, summarise(values).sd) for name, values in by.items()}
-        found.append({"Task": task_title(r["task"]), "Encoder": r["encoder"], "Training": ARMS.get(r["arm"], r["arm"]),
-                      "Frozen": freeze_title(r["freeze"]),
-                      "Strategy": r["strategy"] + (f" ({r['settings']})" if r["settings"] else ""), "Budget": r["budget"], **cells,
-                      "Seeds": ", ".join(str(s) for s in sorted(set(g["seed"])))})
+        found.append(
+            {
+                "Task": task_title(r["task"]),
+                "Encoder": r["encoder"],
+                "Training": ARMS.get(r["arm"], r["arm"]),
+                "Frozen": freeze_title(r["freeze"]),
+                "Strategy": r["strategy"] + (f" ({r['settings']})" if r["settings"] else ""),
+                "Budget": r["budget"],
+                **cells,
+                "Seeds": ", ".join(str(s) for s in sorted(set(g["seed"]))),
+            }
+        )
     frame = pd.DataFrame(found)
-    return frame.drop(columns=[c for c in ("Task", "Encoder", "Training", "Frozen") if c in frame and frame[c].nunique() < 2])
+    return frame.drop(
+        columns=[c for c in ("Task", "Encoder", "Training", "Frozen") if c in frame and frame[c].nunique() < 2]
+    )
 
 # %% ../../nbs/reporting/10_subset_scores.ipynb #e4c5171e
 def selection_table(
-    rows: pd.DataFrame, # from `selection_rows`
-) -> pd.DataFrame: # text cells, shares × 100
+    rows: pd.DataFrame,  # from `selection_rows`
+) -> pd.DataFrame:  # text cells, shares × 100
     "What each strategy chose, mean over seeds."
     labels, found = [c for c in rows if c.startswith("label:")], []
-    for (task, encoder, strategy, settings, fraction), g in plain_groups(rows, ["task", "encoder", "strategy", "settings", "fraction"]):
+    for (task, encoder, strategy, settings, fraction), g in plain_groups(
+        rows, ["task", "encoder", "strategy", "settings", "fraction"]
+    ):
         m = {name: known_mean(g[name]) for name in (*labels, "examples", "clusters", "distance", "seconds")}
-        found.append({"Task": task_title(task), "Encoder": encoder, "Strategy": strategy + (f" ({settings})" if settings else ""), "Budget": budget_title(fraction), "Examples": f"{m['examples']:,.0f}",
-                      **{c.partition(":")[2] + " %": number(m[c]) for c in labels},
-                      "Clusters reached %": number(m["clusters"]), "Distance": number(m["distance"], 3, 1),
-                      "Seconds": number(m["seconds"], 1, 1), "Seeds": ", ".join(str(s) for s in sorted(g["seed"]))})
+        found.append(
+            {
+                "Task": task_title(task),
+                "Encoder": encoder,
+                "Strategy": strategy + (f" ({settings})" if settings else ""),
+                "Budget": budget_title(fraction),
+                "Examples": f"{m['examples']:,.0f}",
+                **{c.partition(":")[2] + " %": number(m[c]) for c in labels},
+                "Clusters reached %": number(m["clusters"]),
+                "Distance": number(m["distance"], 3, 1),
+                "Seconds": number(m["seconds"], 1, 1),
+                "Seeds": ", ".join(str(s) for s in sorted(g["seed"])),
+            }
+        )
     frame = pd.DataFrame(found)
     return frame.drop(columns="Encoder") if len(frame) and frame["Encoder"].nunique() < 2 else frame

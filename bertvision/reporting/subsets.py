@@ -17,78 +17,171 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
-from ..metrics.comparisons import BETTER, NO_CLAIM, rule, UNDECIDED, WORSE
 from ..core.figures import COLORS, draw_heat, finish, nothing, panel_grid
-from ..data.published import published_subsets, SUBSET_FLAGS
-from .page import accepted, begin_figures, captioned, DETAILS, EARLIER, encoder_remarks, heading, html_end, html_figure, html_list, html_page, html_sections, html_table, markdown_end, markdown_sections, markdown_table, number, PROTOCOL_NOTES, remarks, tally, task_title, write_files
-from .results import read_study, Results
-from .subset_scores import above_trivial, against_random, ARMS, budget_title, difference_text, fragile_note, freeze_title, HANS_LABELS, hans_rows, hans_table, HEURISTICS, in_order, margin, overlap_rows, reported, selection_rows, selection_table, STRATEGIES, subset_means, subset_rows, subset_table, trivial_text
+from ..data.published import SUBSET_FLAGS, published_subsets
+from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
+from bertvision.reporting.page import (
+    DETAILS,
+    EARLIER,
+    PROTOCOL_NOTES,
+    accepted,
+    begin_figures,
+    captioned,
+    encoder_remarks,
+    heading,
+    html_end,
+    html_figure,
+    html_list,
+    html_page,
+    html_sections,
+    html_table,
+    markdown_end,
+    markdown_sections,
+    markdown_table,
+    number,
+    remarks,
+    tally,
+    task_title,
+    write_files,
+)
+from .results import Results, read_study
+
+# %% ../../nbs/reporting/11_subsets.ipynb #eaf31314
+from bertvision.reporting.subset_scores import (
+    ARMS,
+    HANS_LABELS,
+    HEURISTICS,
+    STRATEGIES,
+    above_trivial,
+    against_random,
+    budget_title,
+    difference_text,
+    fragile_note,
+    freeze_title,
+    hans_rows,
+    hans_table,
+    in_order,
+    margin,
+    overlap_rows,
+    reported,
+    selection_rows,
+    selection_table,
+    subset_means,
+    subset_rows,
+    subset_table,
+    trivial_text,
+)
 
 # %% ../../nbs/reporting/11_subsets.ipynb #8e34e1ad
 _DAGGER = ("ok", "one_seed", "heading")
 
 
 def published_budgets(
-    rows: pd.DataFrame, # from `subset_rows`
-) -> pd.DataFrame: # encoder, strategy, flag, percent, seeds, accuracy; a row a point
+    rows: pd.DataFrame,  # from `subset_rows`
+) -> pd.DataFrame:  # encoder, strategy, flag, percent, seeds, accuracy; a row a point
     "Published accuracies on MNLI's matched part by per cent of the training set, mean over seeds; empty when the study has no MNLI."
-    table = published_subsets("mnli", split="validation_matched").drop_duplicates(["encoder", "strategy", "percent", "count", "epoch",
-                                                                                   "seed", "printed"])
-    kept = table["percent"].notna() & table["strategy"].isin(STRATEGIES) & (table["epoch"].fillna(3) == 3) & (rows["task"] == "mnli").any()
-    table = table[kept].assign(accuracy=table["reading"].fillna(table["value"]), flag=table["flag"].where(table["flag"] == "not_clusters", ""))
+    table = published_subsets("mnli", split="validation_matched").drop_duplicates(
+        ["encoder", "strategy", "percent", "count", "epoch", "seed", "printed"]
+    )
+    kept = (
+        table["percent"].notna()
+        & table["strategy"].isin(STRATEGIES)
+        & (table["epoch"].fillna(3) == 3)
+        & (rows["task"] == "mnli").any()
+    )
+    table = table[kept].assign(
+        accuracy=table["reading"].fillna(table["value"]), flag=table["flag"].where(table["flag"] == "not_clusters", "")
+    )
     table = table.drop_duplicates(["encoder", "strategy", "percent", "seed"])  # 100 % stands in several tables
-    means = table.groupby(["encoder", "strategy", "flag", "percent"], sort=False)["accuracy"].agg(seeds="count", accuracy="mean").reset_index()
+    means = (
+        table.groupby(["encoder", "strategy", "flag", "percent"], sort=False)["accuracy"]
+        .agg(seeds="count", accuracy="mean")
+        .reset_index()
+    )
     return means.sort_values(["encoder", "strategy", "percent"], ignore_index=True)
 
-
+# %% ../../nbs/reporting/11_subsets.ipynb #c2faebfe
 def published_text(
-    rows: pd.DataFrame, # from `subset_rows`
-) -> pd.DataFrame: # text cells; empty when the study has no MNLI
+    rows: pd.DataFrame,  # from `subset_rows`
+) -> pd.DataFrame:  # text cells; empty when the study has no MNLI
     "The published accuracies as printed, a row an encoder, strategy and seed, a column a per cent."
-    if not (rows["task"] == "mnli").any(): return pd.DataFrame()
+    if not (rows["task"] == "mnli").any():
+        return pd.DataFrame()
     table = published_subsets("mnli", split="validation_matched")
     table = table[table["percent"].notna() & table["place"].str.contains("Random|Clusters|paper")]
     table = table[table["epoch"].fillna(3) == 3]
     out = []
     for (encoder, strategy, seed), g in table.groupby(["encoder", "strategy", "seed"], sort=False, dropna=False):
-        cells = {f"{p} %": f"{v:.1f}" + "†" * (flag not in _DAGGER) for p, v, flag in zip(g["percent"], 100 * g["value"], g["flag"])}
+        cells = {
+            f"{p} %": f"{v:.1f}" + "†" * (flag not in _DAGGER)
+            for p, v, flag in zip(g["percent"], 100 * g["value"], g["flag"])
+        }
         flags = [f for f in dict.fromkeys(g["flag"]) if f not in _DAGGER]
-        out.append({"Encoder": encoder, "Strategy": strategy, "Seeds": "not printed" if pd.isna(seed) else str(seed), **cells,
-                    "Remark": "; ".join(SUBSET_FLAGS[f] for f in flags)})
+        out.append(
+            {
+                "Encoder": encoder,
+                "Strategy": strategy,
+                "Seeds": "not printed" if pd.isna(seed) else str(seed),
+                **cells,
+                "Remark": "; ".join(SUBSET_FLAGS[f] for f in flags),
+            }
+        )
     frame = pd.DataFrame(out)
     percents = sorted((c for c in frame if c.endswith("%")), key=lambda c: int(c.split()[0]))
     return frame[["Encoder", "Strategy", "Seeds", *percents, "Remark"]].fillna("")
 
 # %% ../../nbs/reporting/11_subsets.ipynb #af0aae6d
 def published_hans(
-    rows: pd.DataFrame, # from `hans_rows`
-) -> pd.DataFrame: # text cells; empty when the study has no HANS beside MNLI
+    rows: pd.DataFrame,  # from `hans_rows`
+) -> pd.DataFrame:  # text cells; empty when the study has no HANS beside MNLI
     "HANS of ALBERT v1 as printed and, behind the arrow, as it reads with its two answers exchanged; means over five seeds, a column a per cent."
-    if not (rows["task"] == "mnli").any(): return pd.DataFrame()
-    means = published_subsets("hans", "albert-base-v1", "random").groupby(["heuristic", "label", "percent"])[["value", "reading"]].mean()
+    if not (rows["task"] == "mnli").any():
+        return pd.DataFrame()
+    means = (
+        published_subsets("hans", "albert-base-v1", "random")
+        .groupby(["heuristic", "label", "percent"])[["value", "reading"]]
+        .mean()
+    )
     cell = {key: f"{number(m['value'])} → {number(m['reading'])}" for key, m in means.to_dict("index").items()}
     percents = sorted({p for *_, p in cell})
-    return pd.DataFrame([{"Heuristic": h.replace("_", " "), "Answer": label, **{f"{p} %": cell[h, label, p] for p in percents}}
-                         for label in HANS_LABELS for h in HEURISTICS])
+    return pd.DataFrame(
+        [
+            {"Heuristic": h.replace("_", " "), "Answer": label, **{f"{p} %": cell[h, label, p] for p in percents}}
+            for label in HANS_LABELS
+            for h in HEURISTICS
+        ]
+    )
 
 # %% ../../nbs/reporting/11_subsets.ipynb #85b61314
-_LOOKS = {"random": ("0.25", "o", "-"), "clusters": (COLORS[1], "s", "-"), "centroids": (COLORS[4], "^", "-"), "diverse": (COLORS[0], "D", "-")}
+_LOOKS = {
+    "random": ("0.25", "o", "-"),
+    "clusters": (COLORS[1], "s", "-"),
+    "centroids": (COLORS[4], "^", "-"),
+    "diverse": (COLORS[0], "D", "-"),
+}
 _MARKERS = {"albert-base-v1": "v", "albert-base-v2": "s", "bert-base-uncased": "o"}
 _BAND = "bands: ±1 standard deviation over seeds"
 
 
 def _look(strategy, names):
     "Colour, marker and line of a strategy; of one that is not known, one of the others."
-    if strategy in _LOOKS: return dict(zip(("color", "marker", "linestyle"), _LOOKS[strategy]))
+    if strategy in _LOOKS:
+        return dict(zip(("color", "marker", "linestyle"), _LOOKS[strategy]))
     i = [n for n in names if n not in _LOOKS].index(strategy)
-    return {"color": [COLORS[k] for k in (2, 3, 5, 8, 9)][i % 5], "marker": "vP*Xh"[i % 5], "linestyle": ["-", "--", "-."][i // 5 % 3]}
+    return {
+        "color": [COLORS[k] for k in (2, 3, 5, 8, 9)][i % 5],
+        "marker": "vP*Xh"[i % 5],
+        "linestyle": ["-", "--", "-."][i // 5 % 3],
+    }
 
 
 def _lines(rows):
     "[(label, strategy, rows)] in the order of the strategies; what differs beside it is in the label."
     names, several = list(dict.fromkeys(in_order(rows)["strategy"])), rows["encoder"].nunique() > 1
     groups = in_order(rows).groupby(["strategy", "settings", "encoder"], sort=False)
-    return [(s + (f" ({x})" if x else "") + (f", {e}" if several else ""), _look(s, names), g) for (s, x, e), g in groups]
+    return [
+        (s + (f" ({x})" if x else "") + (f", {e}" if several else ""), _look(s, names), g) for (s, x, e), g in groups
+    ]
 
 # %% ../../nbs/reporting/11_subsets.ipynb #a857c741
 def _percents(ax, values):
@@ -96,7 +189,8 @@ def _percents(ax, values):
     ax.set_xscale("log")
     low, ticks = 0, []
     for v in sorted(set(values)):
-        if v > low * 1.3: ticks, low = [*ticks, v], v
+        if v > low * 1.3:
+            ticks, low = [*ticks, v], v
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(ticks, [f"{t:.3g}" for t in ticks])
@@ -104,7 +198,8 @@ def _percents(ax, values):
 # %% ../../nbs/reporting/11_subsets.ipynb #45324a33
 def _curve(ax, label, look, means, end=None):
     "One strategy's mean and band; `end` is the common right end, where the strategy has none of its own."
-    if end is not None and len(end) and not (means["fraction"] >= 1).any(): means = pd.concat([means, end])
+    if end is not None and len(end) and not (means["fraction"] >= 1).any():
+        means = pd.concat([means, end])
     x, y, sd = 100 * means["fraction"], 100 * means["mean"], 100 * means["sd"].fillna(0)
     ax.plot(x, y, label=label, lw=1.8, ms=5, zorder=3, **look)
     ax.fill_between(x, y - sd, y + sd, color=look["color"], alpha=0.15, lw=0)
@@ -113,14 +208,26 @@ def _curve(ax, label, look, means, end=None):
 def _draw_published(ax, rows):
     "Hollow markers; what was no clustering says so."
     for (encoder, strategy, flag), g in published_budgets(rows).groupby(["encoder", "strategy", "flag"], sort=False):
-        name = "clusters that were none" if flag else strategy + (", mean of five seeds" if g["seeds"].min() > 1 else "")
-        ax.plot(g["percent"].astype(float), 100 * g["accuracy"], linestyle="", marker=_MARKERS[encoder], mfc="none",
-                mec=_LOOKS[strategy][0], ms=5.5, zorder=2, label=f"published: {encoder}, {name}")
+        name = (
+            "clusters that were none" if flag else strategy + (", mean of five seeds" if g["seeds"].min() > 1 else "")
+        )
+        ax.plot(
+            g["percent"].astype(float),
+            100 * g["accuracy"],
+            linestyle="",
+            marker=_MARKERS[encoder],
+            mfc="none",
+            mec=_LOOKS[strategy][0],
+            ms=5.5,
+            zorder=2,
+            label=f"published: {encoder}, {name}",
+        )
 
 
-def _all(words): return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _all(words):
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
-
+# %% ../../nbs/reporting/11_subsets.ipynb #abdc70e2
 def _by_verdict(differences):
     "Strategy -> verdict -> its comparisons, as dictionaries."
     found = {}
@@ -129,22 +236,30 @@ def _by_verdict(differences):
     return found
 
 
-def _budgets_of(compared): return _all(list(dict.fromkeys(r["budget"] for r in compared)))
+def _budgets_of(compared):
+    return _all(list(dict.fromkeys(r["budget"] for r in compared)))
 
 
-def _reasons(compared): return "; ".join(dict.fromkeys(r["reason"] for r in compared))
+def _reasons(compared):
+    return "; ".join(dict.fromkeys(r["reason"] for r in compared))
 
 # %% ../../nbs/reporting/11_subsets.ipynb #847d15e4
 def _verdict_title(differences):
     "Name the strategies that are better or worse than random, as a title."
-    part = differences[(differences["arm"] == "epochs") & (differences["freeze"] == 0)] if len(differences) else differences
+    part = (
+        differences[(differences["arm"] == "epochs") & (differences["freeze"] == 0)]
+        if len(differences)
+        else differences
+    )
     if not len(part):
         return "Accuracy against budget"
     if (part["verdict"] == NO_CLAIM).all():
         return f"Accuracy against budget (no claim: {_reasons(part.to_dict('records'))})"
     lines = []
     for word, verdict in (("Better than random", BETTER), ("Worse", WORSE)):
-        where = [f"{strategy} at {_budgets_of(of[verdict])}" for strategy, of in _by_verdict(part).items() if verdict in of]
+        where = [
+            f"{strategy} at {_budgets_of(of[verdict])}" for strategy, of in _by_verdict(part).items() if verdict in of
+        ]
         if where or verdict == BETTER:
             lines.append(f"{word}: {'; '.join(where) or 'none'}")
     undecided = (part["verdict"] == UNDECIDED).sum()
@@ -152,79 +267,113 @@ def _verdict_title(differences):
 
 # %% ../../nbs/reporting/11_subsets.ipynb #dfeed059
 def plot_budgets(
-    rows: pd.DataFrame, # from `subset_rows`
-    differences: pd.DataFrame, # from `against_random`
+    rows: pd.DataFrame,  # from `subset_rows`
+    differences: pd.DataFrame,  # from `against_random`
 ) -> plt.Figure:
     "Accuracy against budget, a row of panels a task, a panel a training; the published values of MNLI as hollow markers."
     means = subset_means(reported(rows[rows["freeze"] == 0]))
-    if not len(means): return nothing("no subset has been trained")
+    if not len(means):
+        return nothing("no subset has been trained")
     tasks, arms = list(dict.fromkeys(means["task"])), list(dict.fromkeys(in_order(means[["arm"]])["arm"]))
     fig, axes = panel_grid(len(tasks), len(arms), 5.6 if len(arms) > 1 else 7.6, 3.9, sharey="row")
     for task, line in zip(tasks, axes):
         for arm, ax in zip(arms, line):
             part = means[(means["task"] == task) & (means["arm"] == arm)]
             end, ticks = part[(part["strategy"] == "random") & (part["fraction"] >= 1)], list(100 * part["fraction"])
-            for label, look, g in _lines(part): _curve(ax, label, look, g, end[end["encoder"] == g["encoder"].iloc[0]])
-            if arm == "epochs": _draw_published(ax, part)
+            for label, look, g in _lines(part):
+                _curve(ax, label, look, g, end[end["encoder"] == g["encoder"].iloc[0]])
+            if arm == "epochs":
+                _draw_published(ax, part)
             ax.axhline(100 * part["baseline"].mean(), color="0.2", linestyle=":", lw=1.3, label="trivial baseline")
             _percents(ax, ticks + [2] * (arm == "epochs" and task == "mnli"))  # the least that was published
-            ax.set_title(f"{task_title(task)}: {'a fixed number of epochs' if arm == 'epochs' else 'a fixed number of steps'}", fontsize=10)
+            ax.set_title(
+                f"{task_title(task)}: {'a fixed number of epochs' if arm == 'epochs' else 'a fixed number of steps'}",
+                fontsize=10,
+            )
             ax.set_xlabel("training examples, per cent of the pool")
         line[0].set_ylabel("accuracy × 100")
     return finish(fig, _verdict_title(differences), 3 if len(arms) > 1 else 2)
 
 # %% ../../nbs/reporting/11_subsets.ipynb #cc79fa77
-def _plain(rows): return rows[(rows["arm"] == "epochs") & (rows["freeze"] == 0)]
+def _plain(rows):
+    return rows[(rows["arm"] == "epochs") & (rows["freeze"] == 0)]
 
 
 def _hans_title(rows, refused):
     "Range of both kinds of pairs, as a title."
     means = rows.groupby(["strategy", "settings", "fraction", "label"])["accuracy"].mean()
-    ends = [f"{label} {number(m.min(), 0)} to {number(m.max(), 0)}" for label in HANS_LABELS
-            if len(m := means[means.index.get_level_values("label") == label])]
-    return f"HANS, mean over heuristics: {', '.join(ends)}" + (f" ({refused} refused run{'s' * (refused > 1)} left out)" if refused else "")
+    ends = [
+        f"{label} {number(m.min(), 0)} to {number(m.max(), 0)}"
+        for label in HANS_LABELS
+        if len(m := means[means.index.get_level_values("label") == label])
+    ]
+    return f"HANS, mean over heuristics: {', '.join(ends)}" + (
+        f" ({refused} refused run{'s' * (refused > 1)} left out)" if refused else ""
+    )
 
 
 def _draw_reading(ax, heuristic, label):
     "The published cells of ALBERT's five seeds, turned round."
-    cells = published_subsets("hans", "albert-base-v1", "random").query("heuristic == @heuristic and label == @label and flag == 'flipped'")
-    ax.plot(cells["percent"].astype(float), 100 * cells["reading"], ".", color="0.65", ms=4, zorder=1,
-            label="published ALBERT, as it reads with its answers exchanged (no measurement)")
+    cells = published_subsets("hans", "albert-base-v1", "random").query(
+        "heuristic == @heuristic and label == @label and flag == 'flipped'"
+    )
+    ax.plot(
+        cells["percent"].astype(float),
+        100 * cells["reading"],
+        ".",
+        color="0.65",
+        ms=4,
+        zorder=1,
+        label="published ALBERT, as it reads with its answers exchanged (no measurement)",
+    )
 
 # %% ../../nbs/reporting/11_subsets.ipynb #fbf77b3b
 def plot_hans(
-    rows: pd.DataFrame, # from `hans_rows`
-) -> plt.Figure | None: # None when no run was scored on HANS
+    rows: pd.DataFrame,  # from `hans_rows`
+) -> plt.Figure | None:  # None when no run was scored on HANS
     "Accuracy by heuristic and right answer against budget, of fully trained models after a fixed number of epochs."
     rows = _plain(rows)
     refused, rows = int((rows["refused"] != "").sum()), rows[rows["refused"] == ""]
-    if not len(rows): return None
+    if not len(rows):
+        return None
     fig, axes = panel_grid(len(HANS_LABELS), len(HEURISTICS), 3.7, 2.7, sharex=True, sharey=True)
     for ax, (label, h) in zip(axes.flat, ((label, h) for label in HANS_LABELS for h in HEURISTICS)):
         part = rows[(rows["heuristic"] == h) & (rows["label"] == label)]
-        means = part.groupby(["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction"],
-                             sort=False)["accuracy"].agg(mean="mean", sd="std").reset_index()
+        means = (
+            part.groupby(["task", "encoder", "arm", "freeze", "strategy", "settings", "fraction"], sort=False)[
+                "accuracy"
+            ]
+            .agg(mean="mean", sd="std")
+            .reset_index()
+        )
         end = means[(means["strategy"] == "random") & (means["fraction"] >= 1)]
-        for name, look, g in _lines(means): _curve(ax, name, look, g, end[end["encoder"] == g["encoder"].iloc[0]])
-        if (part["task"] == "mnli").any(): _draw_reading(ax, h, label)
+        for name, look, g in _lines(means):
+            _curve(ax, name, look, g, end[end["encoder"] == g["encoder"].iloc[0]])
+        if (part["task"] == "mnli").any():
+            _draw_reading(ax, h, label)
         ax.axhline(50, color="0.2", linestyle=":", lw=1.3, label="a coin")
         ax.set_title(f"{h.replace('_', ' ')}, {label}", fontsize=10)
     _percents(axes[0, 0], list(100 * rows["fraction"]))  # the others share it
     axes[0, 0].set_ylim(-4, 104)
-    for ax in axes[-1]: ax.set_xlabel("per cent of the pool")
-    for ax in axes[:, 0]: ax.set_ylabel("accuracy × 100")
+    for ax in axes[-1]:
+        ax.set_xlabel("per cent of the pool")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy × 100")
     return finish(fig, _hans_title(rows, refused), 3)
 
 # %% ../../nbs/reporting/11_subsets.ipynb #480441b8
 def epoch_rows(
     study: Results,
-    rows: pd.DataFrame, # from `subset_rows`
-) -> pd.DataFrame: # task, encoder, strategy, settings, fraction, budget, seed, epoch, accuracy
+    rows: pd.DataFrame,  # from `subset_rows`
+) -> pd.DataFrame:  # task, encoder, strategy, settings, fraction, budget, seed, epoch, accuracy
     "Accuracy on the selection part while training, of fully trained models with a fixed number of epochs."
     keep = ["task", "encoder", "strategy", "settings", "fraction", "budget", "seed"]
-    found = [{c: r[c] for c in keep} | {"epoch": h["epoch"], "accuracy": h["selection_accuracy"]}
-             for r in _plain(rows).drop_duplicates("run").to_dict("records")
-             for h in study.runs[r["run"]].get("history") or [] if h.get("selection_accuracy") is not None]
+    found = [
+        {c: r[c] for c in keep} | {"epoch": h["epoch"], "accuracy": h["selection_accuracy"]}
+        for r in _plain(rows).drop_duplicates("run").to_dict("records")
+        for h in study.runs[r["run"]].get("history") or []
+        if h.get("selection_accuracy") is not None
+    ]
     return pd.DataFrame(found, columns=[*keep, "epoch", "accuracy"])
 
 
@@ -232,19 +381,29 @@ def _draw_published_epochs(ax):
     "512 examples of the original, by epoch."
     for strategy in ("random", "centroids"):
         g = published_subsets("mnli", "albert-base-v2", strategy, "validation_matched").query("count == 512")
-        ax.plot(g["epoch"].astype(float), 100 * g["value"], color=_LOOKS[strategy][0], marker=_LOOKS[strategy][1], mfc="none", ms=5, lw=0.8,
-                linestyle=":", label=f"published: {strategy}, one seed")
+        ax.plot(
+            g["epoch"].astype(float),
+            100 * g["value"],
+            color=_LOOKS[strategy][0],
+            marker=_LOOKS[strategy][1],
+            mfc="none",
+            ms=5,
+            lw=0.8,
+            linestyle=":",
+            label=f"published: {strategy}, one seed",
+        )
     ax.axhline(100 / 3, color="0.2", linestyle=":", lw=1.3, label="three equal classes")
     ax.set_title("published: ALBERT, 512 of 392,702 examples", fontsize=10)
 
 # %% ../../nbs/reporting/11_subsets.ipynb #198744d5
 def plot_epochs(
     study: Results,
-    rows: pd.DataFrame, # from `subset_rows`
-) -> plt.Figure | None: # None when no run was looked at while training
+    rows: pd.DataFrame,  # from `subset_rows`
+) -> plt.Figure | None:  # None when no run was looked at while training
     "Accuracy on the selection part against epochs for the two smallest budgets of each task, mean over seeds."
     seen = epoch_rows(study, rows)
-    if not len(seen): return None
+    if not len(seen):
+        return None
     sizes = seen.groupby("task", sort=False)["fraction"].unique()
     panels = [(t, f) for t, fs in sizes.items() for f in sorted(fs)[:2]]
     printed = "mnli" in sizes.index
@@ -254,12 +413,23 @@ def plot_epochs(
         for label, look, g in _lines(part):
             g = g.groupby(g["epoch"].round(2))["accuracy"].agg(["mean", "std"])
             ax.plot(g.index, 100 * g["mean"], label=label, lw=1.6, ms=4.5, **look)
-            ax.fill_between(g.index, 100 * (g["mean"] - g["std"]), 100 * (g["mean"] + g["std"]), color=look["color"], alpha=0.12, lw=0)
+            ax.fill_between(
+                g.index,
+                100 * (g["mean"] - g["std"]),
+                100 * (g["mean"] + g["std"]),
+                color=look["color"],
+                alpha=0.12,
+                lw=0,
+            )
         ax.set_title(f"{task_title(task)}: {part['budget'].iloc[0]}", fontsize=10)
-    if printed: _draw_published_epochs(axes.flat[len(panels)])
-    for ax in axes.flat[len(panels) + printed:]: ax.axis("off")
-    for ax in axes.flat: ax.set_xlabel("epochs")
-    for ax in axes[:, 0]: ax.set_ylabel("accuracy × 100, selection part")
+    if printed:
+        _draw_published_epochs(axes.flat[len(panels)])
+    for ax in axes.flat[len(panels) + printed :]:
+        ax.axis("off")
+    for ax in axes.flat:
+        ax.set_xlabel("epochs")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy × 100, selection part")
     return finish(fig, _epochs_title(seen, panels[0]), 4)
 
 # %% ../../nbs/reporting/11_subsets.ipynb #48bd9dd9
@@ -272,30 +442,53 @@ def _epochs_title(seen, panel):
 
 # %% ../../nbs/reporting/11_subsets.ipynb #16d095c9
 def freezing(
-    rows: pd.DataFrame, # from `subset_rows`
-) -> pd.DataFrame: # rows of `subset_means`
+    rows: pd.DataFrame,  # from `subset_rows`
+) -> pd.DataFrame:  # rows of `subset_means`
     "Means of what was trained with several parts frozen."
     means = subset_means(reported(rows))
-    several = means.groupby(["task", "encoder", "arm", "strategy", "settings", "budget"])["freeze"].transform("nunique") > 1 if len(means) else []
+    several = (
+        means.groupby(["task", "encoder", "arm", "strategy", "settings", "budget"])["freeze"].transform("nunique") > 1
+        if len(means)
+        else []
+    )
     return means[several]
 
-
+# %% ../../nbs/reporting/11_subsets.ipynb #643f84ab
 def plot_freezing(
-    rows: pd.DataFrame, # from `subset_rows`
-) -> plt.Figure | None: # None when nothing was frozen
+    rows: pd.DataFrame,  # from `subset_rows`
+) -> plt.Figure | None:  # None when nothing was frozen
     "Accuracy by frozen part, mean and standard deviation over seeds, a line a strategy, budget and training."
     means = freezing(rows)
-    if not len(means): return None
+    if not len(means):
+        return None
     order, tasks = in_order(means[["freeze"]].drop_duplicates())["freeze"].tolist(), list(dict.fromkeys(means["task"]))
     fig, axes = panel_grid(1, len(tasks), 6.4, 3.2)
     for ax, task in zip(axes.flat, tasks):
         part = means[means["task"] == task]
-        for i, ((strategy, settings, budget, arm, e), g) in enumerate(part.groupby(["strategy", "settings", "budget", "arm", "encoder"], sort=False)):
-            g, look = g.sort_values("freeze", key=lambda c: c.map(order.index)), _look(strategy, list(part["strategy"].unique()))
+        for i, ((strategy, settings, budget, arm, e), g) in enumerate(
+            part.groupby(["strategy", "settings", "budget", "arm", "encoder"], sort=False)
+        ):
+            g, look = (
+                g.sort_values("freeze", key=lambda c: c.map(order.index)),
+                _look(strategy, list(part["strategy"].unique())),
+            )
             look["linestyle"] = ["-", "--", "-.", ":"][i % 4]
-            name = f"{strategy}{f' ({settings})' if settings else ''}, {budget}" + (f", {ARMS.get(arm, arm)}" if part["arm"].nunique() > 1 else "") + (f", {e}" if part["encoder"].nunique() > 1 else "")
-            ax.errorbar([order.index(n) for n in g["freeze"]], 100 * g["mean"], 100 * g["sd"].fillna(0), label=name, lw=1.6, ms=5,
-                        elinewidth=1, capsize=2, **look)
+            name = (
+                f"{strategy}{f' ({settings})' if settings else ''}, {budget}"
+                + (f", {ARMS.get(arm, arm)}" if part["arm"].nunique() > 1 else "")
+                + (f", {e}" if part["encoder"].nunique() > 1 else "")
+            )
+            ax.errorbar(
+                [order.index(n) for n in g["freeze"]],
+                100 * g["mean"],
+                100 * g["sd"].fillna(0),
+                label=name,
+                lw=1.6,
+                ms=5,
+                elinewidth=1,
+                capsize=2,
+                **look,
+            )
         ax.axhline(100 * part["baseline"].mean(), color="0.2", linestyle=":", lw=1.3, label="trivial baseline")
         ax.set_xticks(range(len(order)), ["nothing" if n == 0 else freeze_title(n) for n in order])
         ax.set_xlabel("frozen")
@@ -310,40 +503,63 @@ def _freezing_title(means):
     found = []
     for (_, _, _, strategy, _, budget), g in most:
         full, last = g[g["freeze"] == 0], g.iloc[-1]
-        if len(full): found.append(f"{number(full['mean'].iloc[0] - last['mean'])} points ({strategy}, {budget}, frozen: {freeze_title(last['freeze'])})")
+        if len(full):
+            found.append(
+                f"{number(full['mean'].iloc[0] - last['mean'])} points ({strategy}, {budget}, frozen: {freeze_title(last['freeze'])})"
+            )
     return "What freezing costs: " + "; ".join(found[:2]) if found else "Accuracy by frozen part"
 
 # %% ../../nbs/reporting/11_subsets.ipynb #43f1e219
 def plot_seconds(
-    rows: pd.DataFrame, # from `subset_rows`
-) -> plt.Figure | None: # None when no time is known
+    rows: pd.DataFrame,  # from `subset_rows`
+) -> plt.Figure | None:  # None when no time is known
     "Accuracy against seconds of selection and training, a line a strategy through its budgets."
     means = subset_means(reported(rows[(rows["freeze"] == 0) & (rows["arm"] == "epochs")]))
     means = means.assign(cost=means["selection_seconds"].fillna(0) + means["training_seconds"])
     means = means[means["cost"] > 0]
-    if not len(means): return None
+    if not len(means):
+        return None
     tasks = list(dict.fromkeys(means["task"]))
     fig, axes = panel_grid(1, len(tasks), 6.4, 3.6)
     for ax, task in zip(axes.flat, tasks):
         part = means[means["task"] == task]
         for label, look, g in _lines(part):
             ax.plot(g["cost"], 100 * g["mean"], label=label, lw=1.4, ms=5.5, **look)
-            ax.errorbar(g["cost"], 100 * g["mean"], 100 * g["sd"].fillna(0), fmt="none", ecolor=look["color"], elinewidth=0.8, alpha=0.6)
+            ax.errorbar(
+                g["cost"],
+                100 * g["mean"],
+                100 * g["sd"].fillna(0),
+                fmt="none",
+                ecolor=look["color"],
+                elinewidth=0.8,
+                alpha=0.6,
+            )
         for r in part[part["strategy"] == part["strategy"].iloc[0]].to_dict("records"):
-            ax.annotate(r["budget"], (r["cost"], 100 * r["mean"]), textcoords="offset points", xytext=(-4, 6), ha="right", fontsize=8, color="0.3")
+            ax.annotate(
+                r["budget"],
+                (r["cost"], 100 * r["mean"]),
+                textcoords="offset points",
+                xytext=(-4, 6),
+                ha="right",
+                fontsize=8,
+                color="0.3",
+            )
         ax.set_xscale("log")
-        ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,.4g}", minor_formatter=NullFormatter())
+        ax.xaxis.set(
+            major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:,.4g}", minor_formatter=NullFormatter()
+        )
         ax.set_xlabel("seconds of selection and training")
         ax.set_title(task_title(task), fontsize=10)
         ax.margins(x=0.1)
     axes[0, 0].set_ylabel("accuracy × 100")
     return finish(fig, _seconds_title(means), 4)
 
-
+# %% ../../nbs/reporting/11_subsets.ipynb #23964917
 def _seconds_title(means):
     chosen = means[means["strategy"] != "random"]
-    if not len(chosen) or chosen["selection_seconds"].isna().all(): return "Accuracy against the time of selection and training"
-    share = (chosen["selection_seconds"] / chosen["cost"])
+    if not len(chosen) or chosen["selection_seconds"].isna().all():
+        return "Accuracy against the time of selection and training"
+    share = chosen["selection_seconds"] / chosen["cost"]
     return f"Choosing takes {number(chosen['selection_seconds'].max(), 1, 1)} s at most: {number(share.min(), 0)} to {number(share.max(), 0)} % of the time until a model is there"
 
 # %% ../../nbs/reporting/11_subsets.ipynb #8b5f9da9
@@ -352,67 +568,128 @@ def _maps(study):
     found = {}
     for run, r in study.runs.items():
         path = study.folder / "runs" / run / "map.parquet"
-        if not r.get("selections") or r.get("task") in found or not path.exists(): continue
-        try: points = pd.read_parquet(path)
-        except (OSError, ValueError): continue
-        if {"x", "y", "cluster"} <= set(points): found[r.get("task")] = (r, points)
+        if not r.get("selections") or r.get("task") in found or not path.exists():
+            continue
+        try:
+            points = pd.read_parquet(path)
+        except (OSError, ValueError):
+            continue
+        if {"x", "y", "cluster"} <= set(points):
+            found[r.get("task")] = (r, points)
     return list(found.values())
 
 
 def _map_title(r):
     about, v = r.get("clusters") or {}, r.get("vectors") or {}
     parts = [f"{about.get('number', '?')} clusters ({about.get('method', '?')}, {about.get('metric', '?')})"]
-    if about.get("silhouette") is not None: parts.append(f"silhouette {about['silhouette']:.2f}, {'hardly apart' if about['silhouette'] < 0.1 else 'of at most 1'}")
+    if about.get("silhouette") is not None:
+        parts.append(
+            f"silhouette {about['silhouette']:.2f}, {'hardly apart' if about['silhouette'] < 0.1 else 'of at most 1'}"
+        )
     return f"{task_title(r.get('task'))}: {'; '.join(parts)}\nvectors: {v.get('encoder', '?')}, {v.get('side', '?')}, layer {v.get('layer', '?')}, {v.get('kind', '?')}"
 
 # %% ../../nbs/reporting/11_subsets.ipynb #1c9ce76b
 def plot_map(
     study: Results,
-) -> plt.Figure | None: # None when no run has left a map
+) -> plt.Figure | None:  # None when no run has left a map
     "The pool by cluster, the ten largest in colour with their words."
     maps = _maps(study)
-    if not maps: return None
+    if not maps:
+        return None
     fig, axes = panel_grid(len(maps), 1, 9.2, 4.6)
     for ax, (r, points) in zip(axes.flat, maps):
         largest = points.loc[points["cluster"] >= 0, "cluster"].value_counts().index[:10]
-        rest, words = ~points["cluster"].isin(largest), {c["cluster"]: c["words"] for c in (r.get("clusters") or {}).get("about", [])}
-        ax.scatter(points["x"][rest], points["y"][rest], s=4, color="0.8", lw=0, label="others and noise" if rest.any() else None)
+        rest, words = (
+            ~points["cluster"].isin(largest),
+            {c["cluster"]: c["words"] for c in (r.get("clusters") or {}).get("about", [])},
+        )
+        ax.scatter(
+            points["x"][rest],
+            points["y"][rest],
+            s=4,
+            color="0.8",
+            lw=0,
+            label="others and noise" if rest.any() else None,
+        )
         for i, c in enumerate(largest):
             p, color = points[points["cluster"] == c], COLORS[(0, 1, 2, 4, 3, 9, 8, 5, 6, 7)[i % 10]]
-            ax.scatter(p["x"], p["y"], s=8, color=color, alpha=0.7, lw=0, label=f"{c}: {', '.join(words.get(c, [])[:4]) or 'no words'} ({len(p):,})")
-            ax.text(p["x"].median(), p["y"].median(), str(c), fontsize=8, ha="center", va="center",
-                    bbox={"facecolor": "white", "edgecolor": color, "linewidth": 1.5, "boxstyle": "circle,pad=0.2"})
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8.5, markerscale=2.5, title="cluster (points shown)",
-                  title_fontsize=8.5, alignment="left")
+            ax.scatter(
+                p["x"],
+                p["y"],
+                s=8,
+                color=color,
+                alpha=0.7,
+                lw=0,
+                label=f"{c}: {', '.join(words.get(c, [])[:4]) or 'no words'} ({len(p):,})",
+            )
+            ax.text(
+                p["x"].median(),
+                p["y"].median(),
+                str(c),
+                fontsize=8,
+                ha="center",
+                va="center",
+                bbox={"facecolor": "white", "edgecolor": color, "linewidth": 1.5, "boxstyle": "circle,pad=0.2"},
+            )
+        ax.legend(
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1),
+            frameon=False,
+            fontsize=8.5,
+            markerscale=2.5,
+            title="cluster (points shown)",
+            title_fontsize=8.5,
+            alignment="left",
+        )
         ax.set(xlabel="first principal component", ylabel="second principal component")
         ax.set_title(_map_title(r), fontsize=10, loc="left")
-    fig.suptitle(f"The pool in two of its dimensions, its {len(largest)} largest clusters in colour", x=0.01, ha="left", fontsize=11)
+    fig.suptitle(
+        f"The pool in two of its dimensions, its {len(largest)} largest clusters in colour",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
     plt.close(fig)
     return fig
 
 # %% ../../nbs/reporting/11_subsets.ipynb #1bba50a0
 def plot_overlap(
     study: Results,
-    fraction: float = 0, # of the pool; 0 = the budget in the middle
-) -> plt.Figure | None: # None when no run says what choices have in common
+    fraction: float = 0,  # of the pool; 0 = the budget in the middle
+) -> plt.Figure | None:  # None when no run says what choices have in common
     "Share of two strategies' examples that both have chosen, mean over seeds, at one budget; of several tasks, encoders or settings the first."
     rows, same = overlap_rows(study), ["task", "encoder", "settings"]
-    if not len(rows): return None
+    if not len(rows):
+        return None
     several, first = len(rows[same].drop_duplicates()) > 1, rows[same].iloc[0]
     rows = rows[(rows[same] == first).all(axis=1)]
     known = sorted(rows["fraction"].unique())
     fraction = fraction or known[(len(known) - 1) // 2]
     mean = rows[np.isclose(rows["fraction"], fraction)].groupby(["a", "b"])["jaccard"].mean()
-    if not len(mean): return None
-    names = in_order(pd.DataFrame({"strategy": sorted({*mean.index.get_level_values(0), *mean.index.get_level_values(1)})}))["strategy"].tolist()
-    cells = [[100 * mean.get((a, b), mean.get((b, a), np.nan)) if i > j else np.nan for j, b in enumerate(names)] for i, a in enumerate(names)]
+    if not len(mean):
+        return None
+    names = in_order(
+        pd.DataFrame({"strategy": sorted({*mean.index.get_level_values(0), *mean.index.get_level_values(1)})})
+    )["strategy"].tolist()
+    cells = [
+        [100 * mean.get((a, b), mean.get((b, a), np.nan)) if i > j else np.nan for j, b in enumerate(names)]
+        for i, a in enumerate(names)
+    ]
     table = pd.DataFrame(cells, names, names)
     fig, ax = plt.subplots(figsize=(2.6 + 0.85 * len(names), 1.6 + 0.55 * len(names)), layout="constrained")
     draw_heat(ax, table.iloc[1:, :-1], lowest=0)
     most = mean.idxmax()
-    whose = f"{', '.join(filter(None, (task_title(first['task']), first['encoder'], first['settings'])))}. " if several else ""
-    title = f"{whose}Chosen by both, % of what either chose, at {budget_title(fraction)}:\nmost by {most[0]} and {most[1]}"
-    ax.set_title(f"{title}; two random choices would share {number(fraction / (2 - fraction))}", fontsize=10, loc="left")
+    whose = (
+        f"{', '.join(filter(None, (task_title(first['task']), first['encoder'], first['settings'])))}. "
+        if several
+        else ""
+    )
+    title = (
+        f"{whose}Chosen by both, % of what either chose, at {budget_title(fraction)}:\nmost by {most[0]} and {most[1]}"
+    )
+    ax.set_title(
+        f"{title}; two random choices would share {number(fraction / (2 - fraction))}", fontsize=10, loc="left"
+    )
     plt.close(fig)
     return fig
 
@@ -420,7 +697,11 @@ def plot_overlap(
 def _counts(rows):
     "How many comparisons are better, worse, undecided and without a claim, as words."
     number_of = rows["verdict"].value_counts()
-    words = [f"{number_of[v]} {'without a claim' if v == NO_CLAIM else v}" for v in (BETTER, WORSE, UNDECIDED, NO_CLAIM) if v in number_of]
+    words = [
+        f"{number_of[v]} {'without a claim' if v == NO_CLAIM else v}"
+        for v in (BETTER, WORSE, UNDECIDED, NO_CLAIM)
+        if v in number_of
+    ]
     return f"{len(rows)} comparison{'s' * (len(rows) > 1)} at equal size: {_all(words)}"
 
 
@@ -449,13 +730,15 @@ def _largest(made):
     return f"the largest is {r['strategy']} with {r['budget']}, {margin(r)} {way}"
 
 # %% ../../nbs/reporting/11_subsets.ipynb #5f8933d7
-def _models(above): return ", ".join(f"{s} with {b}" for s, b in zip(above["strategy"], above["budget"]))
+def _models(above):
+    return ", ".join(f"{s} with {b}" for s, b in zip(above["strategy"], above["budget"]))
 
 
 def _reached_text(means, above):
     "What random reaches at each budget, and which models are not better than the trivial predictor."
     part = means[means["strategy"] == "random"]
-    if not len(part): return "there is no random choice to compare with"
+    if not len(part):
+        return "there is no random choice to compare with"
     part = part[part["settings"] == part["settings"].iloc[0]]
     reached = ", ".join(f"{number(r['mean'])} with {r['budget']}" for r in part.to_dict("records"))
     text = f"random reaches {reached} (trivial: {number(part['baseline'].mean())})"
@@ -489,13 +772,17 @@ def _hans_text(rows):
     "Ranges over strategies and budgets of the mean over heuristics, with the direction in words."
     refused, rows = int((rows["refused"] != "").sum()), rows[rows["refused"] == ""]
     left = f"{refused} run{'s were' if refused > 1 else ' was'} refused and left out" if refused else ""
-    if not len(rows): return f"HANS: {left}" if left else ""
+    if not len(rows):
+        return f"HANS: {left}" if left else ""
     m = rows.groupby(["strategy", "settings", "budget", "label"])["accuracy"].mean().unstack("label")
-    text = "HANS: " + ", ".join(f"{label} {number(m[label].min())} to {number(m[label].max())}" for label in HANS_LABELS if label in m)
+    text = "HANS: " + ", ".join(
+        f"{label} {number(m[label].min())} to {number(m[label].max())}" for label in HANS_LABELS if label in m
+    )
     if set(HANS_LABELS) <= set(m):
         sane = (m["entailment"] > m["non-entailment"]).sum()
-        text += f", the first above the second in {sane} of {len(m)} means" + (" (the direction that the published cells have reversed)"
-                                                                               if sane == len(m) else "")
+        text += f", the first above the second in {sane} of {len(m)} means" + (
+            " (the direction that the published cells have reversed)" if sane == len(m) else ""
+        )
     return text + (f"; {left}" if left else "")
 
 # %% ../../nbs/reporting/11_subsets.ipynb #713f83a2
@@ -503,39 +790,58 @@ def _steps_text(means):
     "How much of the gain from more data remains when the training is equally long."
     found = []
     for arm in ("epochs", "steps"):
-        g = means[(means["arm"] == arm) & (means["strategy"] == "random") & (means["freeze"] == 0)].drop_duplicates("budget").set_index("budget")
+        g = (
+            means[(means["arm"] == arm) & (means["strategy"] == "random") & (means["freeze"] == 0)]
+            .drop_duplicates("budget")
+            .set_index("budget")
+        )
         found.append(g)
     both = [b for b in found[0].index if b in found[1].index]
-    if not len(found[1]): return ""
-    if len(both) < 2: return "fixed steps: " + ", ".join(f"random reaches {number(r['mean'])} with {b}" for b, r in found[1].iterrows())
+    if not len(found[1]):
+        return ""
+    if len(both) < 2:
+        return "fixed steps: " + ", ".join(
+            f"random reaches {number(r['mean'])} with {b}" for b, r in found[1].iterrows()
+        )
     low, high = both[0], both[-1]
     gain = [g.loc[high, "mean"] - g.loc[low, "mean"] for g in found]
-    return (f"from {low} to {high} random gains {number(gain[0], sign=True)} points with a fixed number of epochs and {number(gain[1], sign=True)} with a fixed number of steps"
-            + (f", so that {number(1 - gain[1] / gain[0], 0)} % of the gain goes with longer training" if gain[0] > 0
-               and 0 <= gain[1] <= gain[0] else ""))
+    return (
+        f"from {low} to {high} random gains {number(gain[0], sign=True)} points with a fixed number of epochs and {number(gain[1], sign=True)} with a fixed number of steps"
+        + (
+            f", so that {number(1 - gain[1] / gain[0], 0)} % of the gain goes with longer training"
+            if gain[0] > 0 and 0 <= gain[1] <= gain[0]
+            else ""
+        )
+    )
 
-
+# %% ../../nbs/reporting/11_subsets.ipynb #3a661ffc
 def _cost_text(means):
     "What the choice takes, beside training on the smallest and the largest budget."
     chosen = means[(means["strategy"] != "random") & means["selection_seconds"].notna()]
     trained = means.dropna(subset="training_seconds")
-    if not len(trained): return ""
+    if not len(trained):
+        return ""
     few, many = trained.loc[trained["fraction"].idxmin()], trained.loc[trained["fraction"].idxmax()]
-    text = " and ".join(dict.fromkeys(f"{number(r['training_seconds'], 1, 1)} s with {r['budget']}" for r in (few, many)))
+    text = " and ".join(
+        dict.fromkeys(f"{number(r['training_seconds'], 1, 1)} s with {r['budget']}" for r in (few, many))
+    )
     most = chosen.groupby("strategy", sort=False)["selection_seconds"].max()
-    return (f"choosing takes {', '.join(f'{number(x, 1, 1)} s ({s})' for s, x in most.items())}, " if len(most) else "") + f"training takes {text}"
+    return (
+        f"choosing takes {', '.join(f'{number(x, 1, 1)} s ({s})' for s, x in most.items())}, " if len(most) else ""
+    ) + f"training takes {text}"
 
 # %% ../../nbs/reporting/11_subsets.ipynb #6dd6b9ac
 def paragraph(
     study: Results,
-    rows: pd.DataFrame | None = None, # from `subset_rows`, when they are at hand
-    differences: pd.DataFrame | None = None, # from `against_random`
-    hans: pd.DataFrame | None = None, # from `hans_rows`
-    above: pd.DataFrame | None = None, # from `above_trivial`
-) -> str: # one paragraph
+    rows: pd.DataFrame | None = None,  # from `subset_rows`, when they are at hand
+    differences: pd.DataFrame | None = None,  # from `against_random`
+    hans: pd.DataFrame | None = None,  # from `hans_rows`
+    above: pd.DataFrame | None = None,  # from `above_trivial`
+) -> str:  # one paragraph
     "Answer the question of the study, then say what random reaches, where each strategy is better or worse, HANS and the costs."
     rows = subset_rows(study) if rows is None else rows
-    if not len(rows): return f"{tally(study)} No subset has been trained."
+    if not len(rows):
+        return f"{tally(study)} No subset has been trained."
     differences = against_random(study, rows) if differences is None else differences
     hans = hans_rows(study) if hans is None else hans
     above = above_trivial(study, rows) if above is None else above
@@ -543,75 +849,125 @@ def paragraph(
     found = [_answer(_plain(differences)), tally(study)]
     mine = lambda table, key: table[(table["task"] == key[0]) & (table["encoder"] == key[1])]
     for key, group in means.groupby(["task", "encoder"], sort=False):
-        parts = [_reached_text(_plain(group), _plain(mine(above, key))), _against_text(_plain(mine(differences, key))),
-                 _steps_text(group), _hans_text(_plain(mine(hans, key))), _cost_text(_plain(group))]
+        parts = [
+            _reached_text(_plain(group), _plain(mine(above, key))),
+            _against_text(_plain(mine(differences, key))),
+            _steps_text(group),
+            _hans_text(_plain(mine(hans, key))),
+            _cost_text(_plain(group)),
+        ]
         found.append(f"{task_title(key[0])} ({key[1]}): {'; '.join(p for p in parts if p)}.")
     return " ".join(filter(None, found))
 
 # %% ../../nbs/reporting/11_subsets.ipynb #df42fab1
 def subcase_table(
     study: Results,
-    rows: pd.DataFrame, # from `subset_rows`
-) -> pd.DataFrame: # text cells, accuracy × 100; empty when HANS was not scored
+    rows: pd.DataFrame,  # from `subset_rows`
+) -> pd.DataFrame:  # text cells, accuracy × 100; empty when HANS was not scored
     "HANS by subcase, mean over seeds, a column a strategy, at the largest budget below the whole pool of which there are most strategies; and all of the pool."
     part = _plain(rows).drop_duplicates("run")
     part = part[[bool((study.runs[r].get("hans") or {}).get("subcases")) for r in part["run"]]]
-    if not len(part): return pd.DataFrame()
+    if not len(part):
+        return pd.DataFrame()
     many = part[part["fraction"] < 1].groupby("fraction")["strategy"].nunique()
-    chosen = part[(part["fraction"] == (many[many == many.max()].index.max() if len(many) else 1)) | (part["fraction"] >= 1)]
+    chosen = part[
+        (part["fraction"] == (many[many == many.max()].index.max() if len(many) else 1)) | (part["fraction"] >= 1)
+    ]
     columns = {}
-    for (task, encoder, strategy, settings, budget), g in chosen.groupby(["task", "encoder", "strategy", "settings", "budget"], sort=False):
-        more = [task_title(task)] * (rows["task"].nunique() > 1) + [encoder] * (rows["encoder"].nunique() > 1) + [settings] * bool(settings)
+    for (task, encoder, strategy, settings, budget), g in chosen.groupby(
+        ["task", "encoder", "strategy", "settings", "budget"], sort=False
+    ):
+        more = (
+            [task_title(task)] * (rows["task"].nunique() > 1)
+            + [encoder] * (rows["encoder"].nunique() > 1)
+            + [settings] * bool(settings)
+        )
         name = f"{strategy}, {budget}" + (f" ({', '.join(more)})" if more else "")
         columns[name] = pd.DataFrame([study.runs[run]["hans"]["subcases"] for run in g["run"]]).mean()
     frame = pd.DataFrame(columns).map(number)
     return frame.rename_axis("Subcase").reset_index()
 
-
+# %% ../../nbs/reporting/11_subsets.ipynb #c372c64a
 def cluster_table(
     study: Results,
-) -> pd.DataFrame: # text cells; empty when no run has clusters
+) -> pd.DataFrame:  # text cells; empty when no run has clusters
     "The largest clusters of the first choice of each task, with the words that set them apart."
     first = {}
     for r in study.runs.values():
-        if r.get("selections") and r.get("clusters"): first.setdefault(r.get("task"), r)
-    return pd.DataFrame([{"Task": task_title(task), "Cluster": str(c["cluster"]), "Examples": f"{c['size']:,}", "Words": ", ".join(c["words"])}
-                         for task, r in first.items() for c in r["clusters"].get("about", [])])
+        if r.get("selections") and r.get("clusters"):
+            first.setdefault(r.get("task"), r)
+    return pd.DataFrame(
+        [
+            {
+                "Task": task_title(task),
+                "Cluster": str(c["cluster"]),
+                "Examples": f"{c['size']:,}",
+                "Words": ", ".join(c["words"]),
+            }
+            for task, r in first.items()
+            for c in r["clusters"].get("about", [])
+        ]
+    )
 
 # %% ../../nbs/reporting/11_subsets.ipynb #54873b11
-_MAIN = ("Accuracy × 100, mean ± standard deviation over seeds, by share of the pool (the training examples without the selection part). "
-         "▲ better than random with the same budget and training, ▼ worse. In brackets: how many of the planned seeds have finished. "
-         "With all of the pool every strategy is the same. Trivial: always the commonest class of the training set.")
+_MAIN = (
+    "Accuracy × 100, mean ± standard deviation over seeds, by share of the pool (the training examples without the selection part). "
+    "▲ better than random with the same budget and training, ▼ worse. In brackets: how many of the planned seeds have finished. "
+    "With all of the pool every strategy is the same. Trivial: always the commonest class of the training set."
+)
 _CHANGE = "Difference × 100 from random on the same test examples and seeds, with the same budget and training."
 _ABOVE = "Difference × 100 from the predictor that always says the same, on the same test examples."
 _HANS = "Accuracy × 100 by heuristic and right answer, mean ± standard deviation over seeds. Contradiction and neutral count as non-entailment. Refused runs are left out."
-_CHOSEN = ("Mean over seeds. Clusters reached: share of the clusters of which an example was chosen. Distance: mean distance of the pool's examples to the nearest chosen one, "
-           "less is better covered. Seconds: of the choice for the largest budget, with the embedding and the clusters that it builds on and, where it asked a training, that training.")
-_PRINTED = ("Matched accuracy × 100 as printed. " + "† is flagged; the remark says why. Clusters that were row numbers modulo 512 are a random choice by another name. "
-            "Other encoders, the whole of MNLI, a batch of 256 to 512: to be read beside the scores above, not compared with them.")
+_CHOSEN = (
+    "Mean over seeds. Clusters reached: share of the clusters of which an example was chosen. Distance: mean distance of the pool's examples to the nearest chosen one, "
+    "less is better covered. Seconds: of the choice for the largest budget, with the embedding and the clusters that it builds on and, where it asked a training, that training."
+)
+_PRINTED = (
+    "Matched accuracy × 100 as printed. "
+    + "† is flagged; the remark says why. Clusters that were row numbers modulo 512 are a random choice by another name. "
+    "Other encoders, the whole of MNLI, a batch of 256 to 512: to be read beside the scores above, not compared with them."
+)
 
-_READ = ("Accuracy × 100 of ALBERT v1, mean over five seeds: as printed → 1 − printed. What stands behind the arrow is a reading and no measurement: "
-         "it is right only if the script exchanged the two answers, and the columns are the reverse of every later result.")
+_READ = (
+    "Accuracy × 100 of ALBERT v1, mean over five seeds: as printed → 1 − printed. What stands behind the arrow is a reading and no measurement: "
+    "it is right only if the script exchanged the two answers, and the columns are the reverse of every later result."
+)
 
 # %% ../../nbs/reporting/11_subsets.ipynb #1a974ec7
 def report_sections(
     study: Results,
-    rows: pd.DataFrame, # from `subset_rows`
-    differences: pd.DataFrame, # from `against_random`
-    hans: pd.DataFrame, # from `hans_rows`
-    above: pd.DataFrame | None = None, # from `above_trivial`, when it is at hand
-) -> list: # (heading, table, caption) each
+    rows: pd.DataFrame,  # from `subset_rows`
+    differences: pd.DataFrame,  # from `against_random`
+    hans: pd.DataFrame,  # from `hans_rows`
+    above: pd.DataFrame | None = None,  # from `above_trivial`, when it is at hand
+) -> list:  # (heading, table, caption) each
     "Return what follows the main table; tables that have nothing to say are left out."
     above = above_trivial(study, rows) if above is None else above
     of_hans = against_random(study, rows, "hans")
-    parts = [("Against random", difference_text(differences), f"{_CHANGE} {rule(differences)}{fragile_note(differences)}"),
-             ("Against the trivial predictor", trivial_text(above), f"{_ABOVE} {rule(above)}{fragile_note(above)}"), ("HANS", hans_table(hans), _HANS),
-             ("HANS against random", difference_text(of_hans), f"{_CHANGE} Accuracy of all HANS examples together. {rule(of_hans)}{fragile_note(of_hans)}"),
-             ("HANS by subcase", subcase_table(study, rows), "Accuracy × 100, mean over seeds. The first letter is the heuristic, the second says entailed or not."),
-             ("What was chosen", selection_table(selection_rows(study)), _CHOSEN),
-             ("The largest clusters", cluster_table(study), "Of the first seed; words that are more frequent in the cluster than in the rest of the pool."),
-             ("Published numbers", published_text(rows), _PRINTED), ("Published HANS", published_hans(hans), _READ),
-             ("Runs of an earlier code", accepted(study), EARLIER)]
+    parts = [
+        ("Against random", difference_text(differences), f"{_CHANGE} {rule(differences)}{fragile_note(differences)}"),
+        ("Against the trivial predictor", trivial_text(above), f"{_ABOVE} {rule(above)}{fragile_note(above)}"),
+        ("HANS", hans_table(hans), _HANS),
+        (
+            "HANS against random",
+            difference_text(of_hans),
+            f"{_CHANGE} Accuracy of all HANS examples together. {rule(of_hans)}{fragile_note(of_hans)}",
+        ),
+        (
+            "HANS by subcase",
+            subcase_table(study, rows),
+            "Accuracy × 100, mean over seeds. The first letter is the heuristic, the second says entailed or not.",
+        ),
+        ("What was chosen", selection_table(selection_rows(study)), _CHOSEN),
+        (
+            "The largest clusters",
+            cluster_table(study),
+            "Of the first seed; words that are more frequent in the cluster than in the rest of the pool.",
+        ),
+        ("Published numbers", published_text(rows), _PRINTED),
+        ("Published HANS", published_hans(hans), _READ),
+        ("Runs of an earlier code", accepted(study), EARLIER),
+    ]
     return [p for p in parts if len(p[1])]
 
 # %% ../../nbs/reporting/11_subsets.ipynb #c5bd0a68
@@ -619,103 +975,145 @@ def _vector_notes(study):
     "How the vectors were made that clusters are of."
     found = {}
     for r in study.runs.values():
-        if not r.get("vectors"): continue
+        if not r.get("vectors"):
+            continue
         v, c = r["vectors"], r.get("clusters") or {}
-        text = (f"Vectors: {v.get('kind')} of layer {v.get('layer')} of {v.get('encoder')}, {v.get('side')}"
-                + (", which has seen the labels of the pool" if v.get("side") == "fine-tuned" else "")
-                + (f"; {c.get('number')} clusters by {c.get('method')} ({c.get('metric')}), silhouette {c['silhouette']:.2f}"
-                   if c.get("silhouette") is not None else ""))
+        text = (
+            f"Vectors: {v.get('kind')} of layer {v.get('layer')} of {v.get('encoder')}, {v.get('side')}"
+            + (", which has seen the labels of the pool" if v.get("side") == "fine-tuned" else "")
+            + (
+                f"; {c.get('number')} clusters by {c.get('method')} ({c.get('metric')}), silhouette {c['silhouette']:.2f}"
+                if c.get("silhouette") is not None
+                else ""
+            )
+        )
         found.setdefault(text.partition(", silhouette")[0], text)  # of several seeds, the first
     return [f"{text}." for text in found.values()]
 
 
 def _hans_notes(hans):
     "What of HANS was scored, and what was refused."
-    if not len(hans): return []
+    if not len(hans):
+        return []
     sizes = sorted(set(hans.loc[hans["refused"] == "", "scored"]))
     refused = hans[hans["refused"] != ""]
     found = [f"HANS: {' / '.join(f'{n:,.0f}' for n in sizes)} of its 30,000 examples were scored."] if sizes else []
     return found + [f"HANS refused {r['run']}: {r['refused']}." for r in refused.to_dict("records")]
 
-
+# %% ../../nbs/reporting/11_subsets.ipynb #2cf6b236
 def subset_notes(
     study: Results,
-    rows: pd.DataFrame, # from `subset_rows`
-    hans: pd.DataFrame, # from `hans_rows`
+    rows: pd.DataFrame,  # from `subset_rows`
+    hans: pd.DataFrame,  # from `hans_rows`
 ) -> list[str]:
     "How to read the report, and what the records want their readers to know."
-    found = ["Scores are multiplied by 100; `table.csv` holds fractions, one row a training, strategy and budget. Collapsed runs are counted in.",
-             "The subset of a strategy is the beginning of one order of the pool, so that a smaller budget of the same seed is a part of a larger one; only centroids are chosen anew for each budget.",
-             "A fixed number of epochs trains longer on more data. A fixed number of steps trains equally long, for more epochs on less data."]
-    found += [text for name, text in PROTOCOL_NOTES.items() if (rows["protocol"] == name).any()] + _vector_notes(study) + _hans_notes(hans)
+    found = [
+        "Scores are multiplied by 100; `table.csv` holds fractions, one row a training, strategy and budget. Collapsed runs are counted in.",
+        "The subset of a strategy is the beginning of one order of the pool, so that a smaller budget of the same seed is a part of a larger one; only centroids are chosen anew for each budget.",
+        "A fixed number of epochs trains longer on more data. A fixed number of steps trains equally long, for more epochs on less data.",
+    ]
+    found += (
+        [text for name, text in PROTOCOL_NOTES.items() if (rows["protocol"] == name).any()]
+        + _vector_notes(study)
+        + _hans_notes(hans)
+    )
     if (rows["task"] == "mnli").any() and len(hans):
-        found.append("The published HANS cells of ALBERT say entailed ≈ 0 and non-entailed ≈ 1, the reverse of every later result. The grey dots are 1 − printed: what a script that exchanges the two answers "
-                     "would have made of them. It is a reading, not a measurement, and an untrained classifier prints the same columns.")
+        found.append(
+            "The published HANS cells of ALBERT say entailed ≈ 0 and non-entailed ≈ 1, the reverse of every later result. The grey dots are 1 − printed: what a script that exchanges the two answers "
+            "would have made of them. It is a reading, not a measurement, and an untrained classifier prints the same columns."
+        )
     return found + remarks(study)
 
 # %% ../../nbs/reporting/11_subsets.ipynb #8ccb0e15
 def marks_rule(
-    differences: pd.DataFrame, # from `against_random`
-) -> str: # "" without a comparison
+    differences: pd.DataFrame,  # from `against_random`
+) -> str:  # "" without a comparison
     "Say under the main table what its marks mean."
     if not len(differences):
         return ""
     return rule(differences, "the table “Against random”") + fragile_note(differences)
 
 
-def _main_caption(study, meaning): return captioned(study, " ".join(filter(None, (_MAIN, meaning))))
+def _main_caption(study, meaning):
+    return captioned(study, " ".join(filter(None, (_MAIN, meaning))))
 
 
 def to_markdown(
     study: Results,
-    table: pd.DataFrame, # from `subset_table`
-    sections: list, # from `report_sections`
-    notes: list[str], # from `subset_notes`
-    lead: str, # from `paragraph`
-    meaning: str = "", # from `marks_rule`
+    table: pd.DataFrame,  # from `subset_table`
+    sections: list,  # from `report_sections`
+    notes: list[str],  # from `subset_notes`
+    lead: str,  # from `paragraph`
+    meaning: str = "",  # from `marks_rule`
 ) -> str:
     "The report as Markdown: paragraph, main table, details, notes, faults, how to run it again."
     shown = [markdown_table(table), _main_caption(study, meaning)] if len(table) else []
     parts = [f"# {study.title}", lead, *shown, DETAILS, *markdown_sections(sections)]
     return "\n\n".join([*parts, "## Notes", "\n".join(f"- {n}" for n in notes), *markdown_end(study)]) + "\n"
 
-
+# %% ../../nbs/reporting/11_subsets.ipynb #0a1efcc9
 def to_html(
     study: Results,
-    table: pd.DataFrame, # from `subset_table`
-    sections: list, # from `report_sections`
-    notes: list[str], # from `subset_notes`
-    lead: str, # from `paragraph`
-    meaning: str, # from `marks_rule`
-    figures: dict, # title -> PNG file, in the order of the page
+    table: pd.DataFrame,  # from `subset_table`
+    sections: list,  # from `report_sections`
+    notes: list[str],  # from `subset_notes`
+    lead: str,  # from `paragraph`
+    meaning: str,  # from `marks_rule`
+    figures: dict,  # title -> PNG file, in the order of the page
 ) -> str:
     "The report as one self-contained page."
     parts = [heading("Accuracy by budget"), html_table(table, _main_caption(study, meaning))] if len(table) else []
-    parts += [*(html_figure(*f) for f in figures.items()), *html_sections(sections), heading("Notes"), html_list(notes, "notes"), *html_end(study)]
-    return html_page(study, lead, parts, [f"protocol {p}" for p in dict.fromkeys(r["protocol"] for r in study.runs.values())])
+    parts += [
+        *(html_figure(*f) for f in figures.items()),
+        *html_sections(sections),
+        heading("Notes"),
+        html_list(notes, "notes"),
+        *html_end(study),
+    ]
+    return html_page(
+        study, lead, parts, [f"protocol {p}" for p in dict.fromkeys(r["protocol"] for r in study.runs.values())]
+    )
 
 # %% ../../nbs/reporting/11_subsets.ipynb #0398b2ee
-FIGURES = {"budgets": f"Accuracy against budget ({_BAND})", "hans": "HANS by heuristic", "epochs": "Accuracy while training",
-           "freezing": "Frozen parts", "seconds": "Accuracy against seconds",
-           "map": "The pool and its clusters", "overlap": "What two strategies have in common"}
+FIGURES = {
+    "budgets": f"Accuracy against budget ({_BAND})",
+    "hans": "HANS by heuristic",
+    "epochs": "Accuracy while training",
+    "freezing": "Frozen parts",
+    "seconds": "Accuracy against seconds",
+    "map": "The pool and its clusters",
+    "overlap": "What two strategies have in common",
+}
 
 
-def _drawn(study, rows, differences, hans): # name -> function that draws it, or returns None
-    return {"budgets": partial(plot_budgets, rows, differences), "hans": partial(plot_hans, hans), "epochs": partial(plot_epochs, study, rows),
-            "freezing": partial(plot_freezing, rows), "seconds": partial(plot_seconds, rows), "map": partial(plot_map, study),
-            "overlap": partial(plot_overlap, study)}
+def _drawn(study, rows, differences, hans):  # name -> function that draws it, or returns None
+    return {
+        "budgets": partial(plot_budgets, rows, differences),
+        "hans": partial(plot_hans, hans),
+        "epochs": partial(plot_epochs, study, rows),
+        "freezing": partial(plot_freezing, rows),
+        "seconds": partial(plot_seconds, rows),
+        "map": partial(plot_map, study),
+        "overlap": partial(plot_overlap, study),
+    }
 
-
+# %% ../../nbs/reporting/11_subsets.ipynb #9629fdc9
 def write_subsets_report(
-    study, # outputs/<study>, or the Results that were read from it
-    differences: pd.DataFrame | None = None, # from `against_random`, when they are at hand
-) -> Path: # folder of the report: table.md, table.csv, report.html and figures
+    study,  # outputs/<study>, or the Results that were read from it
+    differences: pd.DataFrame | None = None,  # from `against_random`, when they are at hand
+) -> Path:  # folder of the report: table.md, table.csv, report.html and figures
     "Write the report of a study of subsets. Raises DataError if the folder is no study, OutputError if it cannot be written."
     study = study if isinstance(study, Results) else read_study(study)
     rows, hans, place = subset_rows(study), hans_rows(study), study.folder / "report"
     differences = against_random(study, rows) if differences is None else differences
     figures = begin_figures(_drawn(study, rows, differences, hans), place, FIGURES, encoder_remarks(study))
     above = above_trivial(study, rows)
-    told = (study, subset_table(study, rows, differences), report_sections(study, rows, differences, hans, above), subset_notes(study, rows, hans),
-            paragraph(study, rows, differences, hans, above), marks_rule(differences))
+    told = (
+        study,
+        subset_table(study, rows, differences),
+        report_sections(study, rows, differences, hans, above),
+        subset_notes(study, rows, hans),
+        paragraph(study, rows, differences, hans, above),
+        marks_rule(differences),
+    )
     return write_files(place, subset_means(rows), to_markdown(*told), to_html(*told, figures()))

@@ -19,31 +19,37 @@ def on_colab() -> bool:
     return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
 
 # %% ../../nbs/runs/07_colab.ipynb #e60914b0
-def device_check() -> str: # one line: device, name, precision
+def device_check() -> str:  # one line: device, name, precision
     "Say what this kernel computes on, loudly when it is Colab without its GPU."
     report = device_report()
     line = f"{report['device']} · {report['name']} · {report['cores']} cores · {report['precision']}"
     if on_colab() and report["device"] == "cpu":
-        print("!" * 78 + "\n!!  NO GPU: choose Runtime ▸ Change runtime type ▸ T4 GPU, then run all cells again.\n" + "!" * 78)
+        print(
+            "!" * 78
+            + "\n!!  NO GPU: choose Runtime ▸ Change runtime type ▸ T4 GPU, then run all cells again.\n"
+            + "!" * 78
+        )
     return line
 
 # %% ../../nbs/runs/07_colab.ipynb #0f348bfe
 def results_folder(
-    out_dir: str = "", # the run's folder, given by the runner or by hand; "" = Run.start's own choice
-    drive: str = "", # folder below "My Drive", used on Colab when out_dir is empty
-    name: str = "run", # name of the run below `drive`
-    mount: str = "/content/drive", # where Drive is mounted
-) -> str: # folder for `Run.start`
+    out_dir: str = "",  # the run's folder, given by the runner or by hand; "" = Run.start's own choice
+    drive: str = "",  # folder below "My Drive", used on Colab when out_dir is empty
+    name: str = "run",  # name of the run below `drive`
+    mount: str = "/content/drive",  # where Drive is mounted
+) -> str:  # folder for `Run.start`
     "Where a run writes; on Colab, Drive is mounted when asked for. Raises OutputError when `drive` is set elsewhere."
-    if out_dir or not drive: return out_dir
-    if not on_colab(): raise OutputError(f"drive = {drive!r} works on Colab only; here, set out_dir")
+    if out_dir or not drive:
+        return out_dir
+    if not on_colab():
+        raise OutputError(f"drive = {drive!r} works on Colab only; here, set out_dir")
     return str(_on_drive(drive, mount) / name)
 
 
 def studies_folder(
-    drive: str = "bertvision", # folder below "My Drive"
-    mount: str = "/content/drive", # where Drive is mounted
-) -> str: # for `bertvision run --out`
+    drive: str = "bertvision",  # folder below "My Drive"
+    mount: str = "/content/drive",  # where Drive is mounted
+) -> str:  # for `bertvision run --out`
     "Where studies lie: on Colab a folder on Drive, so that the next session goes on there; elsewhere `outputs`."
     return str(_on_drive(drive, mount)) if on_colab() else "outputs"
 

@@ -15,40 +15,61 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core.errors import BertvisionError, DataError, ParameterError
-from ..core.io import named_path, resources
 from ..core.hashing import fingerprint
+from ..core.io import named_path, resources
 from .parameters import read_parameters
 from .records import foreign_record, read_record
 from .witness import stamps_of
 
 # %% ../../nbs/runs/06_lineage.ipynb #7c9b4e1d
-_NO_SETTINGS = frozenset((
-    "seed", "task", "encoder", "protocol",  # keys of their own
-    "data", "out_dir", "drive", "cluster_input", "cluster_output",  # places
-    "checkpoint_seconds", "keep_model", "keep_epochs", "keep_steps", "keep_probes",  # what is kept
-    "log_every", "map_examples"))  # what is shown
+_NO_SETTINGS = frozenset(
+    (
+        "seed",
+        "task",
+        "encoder",
+        "protocol",  # keys of their own
+        "data",
+        "out_dir",
+        "drive",
+        "cluster_input",
+        "cluster_output",  # places
+        "checkpoint_seconds",
+        "keep_model",
+        "keep_epochs",
+        "keep_steps",
+        "keep_probes",  # what is kept
+        "log_every",
+        "map_examples",
+    )
+)  # what is shown
 
 
-def _is_setting(name: str) -> bool: return name not in _NO_SETTINGS and not name.endswith("_dir")
+def _is_setting(name: str) -> bool:
+    return name not in _NO_SETTINGS and not name.endswith("_dir")
 
 
 @lru_cache(maxsize=None)
-def _experiments() -> dict[str, Path]: # by name
+def _experiments() -> dict[str, Path]:  # by name
     "The package's experiment notebooks; none where they are missing."
-    try: return {path.stem: path for path in (resources() / "experiments").glob("*.ipynb")}
-    except BertvisionError: return {}
+    try:
+        return {path.stem: path for path in (resources() / "experiments").glob("*.ipynb")}
+    except BertvisionError:
+        return {}
 
-
+# %% ../../nbs/runs/06_lineage.ipynb #4455fdbb
 @lru_cache(maxsize=None)
-def _defaults(experiment: str) -> dict: # name -> default
+def _defaults(experiment: str) -> dict:  # name -> default
     "Parameters of one of the package's notebooks; empty for a notebook of somebody's own."
-    if experiment not in _experiments(): return {}
-    try: return {name: p.default for name, p in read_parameters(_experiments()[experiment]).items()}
-    except (DataError, ParameterError): return {}
+    if experiment not in _experiments():
+        return {}
+    try:
+        return {name: p.default for name, p in read_parameters(_experiments()[experiment]).items()}
+    except (DataError, ParameterError):
+        return {}
 
 # %% ../../nbs/runs/06_lineage.ipynb #2d239992
 def encoder_title(
-    encoder, # zoo name, hub id or folder
+    encoder,  # zoo name, hub id or folder
 ) -> str:
     "The name to print; of a local folder only the last part, since the rest says nothing to others."
     encoder = str(encoder)
@@ -58,21 +79,24 @@ def encoder_title(
 def _which_encoder(record: dict) -> dict:
     "Tell apart encoders from folders of one name: by the recorded content of the inputs, else by their places."
     encoder = record.get("encoder")
-    if not isinstance(encoder, str) or encoder_title(encoder) == encoder: return {}
+    if not isinstance(encoder, str) or encoder_title(encoder) == encoder:
+        return {}
     content = (record.get("fingerprints") or {}).get("inputs") or fingerprint(encoder)
     return {"encoder": f"{encoder_title(encoder)}-{content[:6]}"}
 
 
 def _as_default(value, default):
     "A number in the type of the default, so that 1 and 1.0 are one setting."
-    if type(value) is int and type(default) is float and abs(value) < 2**53: return float(value)
-    if type(value) is float and type(default) is int and value.is_integer(): return int(value)
+    if type(value) is int and type(default) is float and abs(value) < 2**53:
+        return float(value)
+    if type(value) is float and type(default) is int and value.is_integer():
+        return int(value)
     return value
 
 
 def own_settings(
     record: dict,
-) -> dict: # name -> value
+) -> dict:  # name -> value
     "Return the parameters that can change a run's numbers, with the notebook's default for what the record lacks."
     defaults = _defaults(record.get("experiment"))
     given = defaults | record["parameters"]
@@ -96,25 +120,27 @@ def _place(folder: Path, record: dict, text: str) -> Path:
 
 
 def upstream_folders(
-    folder: Path, # of a run
-    record: dict, # its record
-) -> dict: # parameter without `_dir` -> {text in the record: folder}
+    folder: Path,  # of a run
+    record: dict,  # its record
+) -> dict:  # parameter without `_dir` -> {text in the record: folder}
     "List the folders of the runs that a run builds on, parameter by parameter; {} behind one that is empty."
     found = {}
     for name, value in (_defaults(record.get("experiment")) | record["parameters"]).items():
-        if name == "out_dir" or not name.endswith("_dir"): continue
+        if name == "out_dir" or not name.endswith("_dir"):
+            continue
         texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str) and text]
         places = {text: _place(folder, record, text) for text in texts}
         runs = [p for p in places.values() if p.parent == folder.parent or (p / "record.json").is_file()]
-        if name in _run_parameters() or runs: found[name.removesuffix("_dir")] = places
+        if name in _run_parameters() or runs:
+            found[name.removesuffix("_dir")] = places
     return found
 
 # %% ../../nbs/runs/06_lineage.ipynb #d4484d9d
 _BY_HAND = fingerprint([])  # recorded by a run that the plan knows no upstream of
 
 
-def _past(record: dict) -> list: # (since when, fingerprint), oldest first
-    "The fingerprints that a run has had, the first since it was made (\"\"); None for one that is not known."
+def _past(record: dict) -> list:  # (since when, fingerprint), oldest first
+    'The fingerprints that a run has had, the first since it was made (""); None for one that is not known.'
     now = (record.get("fingerprints") or {}).get("job") or ""
     found = []
     for accepted in reversed(record.get("accepted") or []):
@@ -125,7 +151,7 @@ def _past(record: dict) -> list: # (since when, fingerprint), oldest first
     return [("", now), *reversed(found)]
 
 
-def _moments(records: list) -> list: # of lists of fingerprints, one a record
+def _moments(records: list) -> list:  # of lists of fingerprints, one a record
     "The fingerprints of some runs together, whenever one of them has changed."
     pasts = [_past(r) for r in records]
     times = sorted({when for past in pasts for when, _ in past})
@@ -138,26 +164,28 @@ def _could_be(needs: str, records: list) -> bool:
     return any(None in m for m in moments) or any(fingerprint(sorted(m)) == needs for m in moments)
 
 
-def _made_later(record: dict, above: dict) -> list: # names
+def _made_later(record: dict, above: dict) -> list:  # names
     "The runs upstream that were started after this one had ended."
     end, starts = record.get("finished"), {name: r.get("started") for name, r in above.items()}
     return [name for name, start in starts.items() if isinstance(end, str) and isinstance(start, str) and start > end]
 
 # %% ../../nbs/runs/06_lineage.ipynb #c54438f0
-def _unnamed(jobs: list, run: str, named: set) -> list: # of lists of names, one a step
+def _unnamed(jobs: list, run: str, named: set) -> list:  # of lists of names, one a step
     "Runs of other steps that share the run's point of the grid and that its record does not name."
     mine = next((job for job in jobs if job["run"] == run), None)
-    if mine is None: return []
+    if mine is None:
+        return []
     found = {}
     for job in jobs:
         shared = (job.keys() & mine.keys()) - {"run", "step"}
         elsewhere = any(job[key] != mine[key] for key in shared)
-        if elsewhere or job.get("step") == mine.get("step") or job["run"] in named: continue
+        if elsewhere or job.get("step") == mine.get("step") or job["run"] in named:
+            continue
         found.setdefault(job.get("step"), []).append(job["run"])
     return list(found.values())
 
 
-def _selections(parts: list, most: int) -> list: # of tuples, smaller ones first
+def _selections(parts: list, most: int) -> list:  # of tuples, smaller ones first
     "All selections of at most so many of some parts."
     return [chosen for k in range(min(most, len(parts)) + 1) for chosen in combinations(parts, k)]
 
@@ -165,9 +193,10 @@ def _selections(parts: list, most: int) -> list: # of tuples, smaller ones first
 @dataclass
 class Upstream:
     "What is known of the runs that a run builds on."
+
     settings: dict = field(default_factory=dict)  # "extract" -> experiment, "extract.finetune.epochs" -> value, …
-    missing: list = field(default_factory=list)   # sentences: records that cannot be read
-    replaced: str = ""                            # why the run is out of date, "" when it is not
+    missing: list = field(default_factory=list)  # sentences: records that cannot be read
+    replaced: str = ""  # why the run is out of date, "" when it is not
 
 
 def _shared(values: list):
@@ -178,7 +207,8 @@ def _shared(values: list):
 
 def _joined(name: str, tables: list, asked: int) -> dict:
     "Settings of the runs behind one parameter, under its name."
-    if not asked: return {name: "none"}
+    if not asked:
+        return {name: "none"}
     kinds = [t["experiment"] for t in tables] + ["unknown"] * (len(tables) < asked)
     names = dict.fromkeys(k for t in tables for k in t if k != "experiment")
     found = {f"{name}.{k}": _shared([t.get(k) for t in tables]) for k in names}
@@ -187,17 +217,22 @@ def _joined(name: str, tables: list, asked: int) -> dict:
 # %% ../../nbs/runs/06_lineage.ipynb #76717577
 class Lineage:
     "Reads records, and those of the runs upstream of them, each once."
-    def __init__(self,
-        jobs=(), # of the study's plan.json
+
+    def __init__(
+        self,
+        jobs=(),  # of the study's plan.json
     ):
         self.jobs, self._records, self._found = list(jobs), {}, {}
 
     def record(self, folder: Path) -> dict:
         "The record of a run; raises DataError."
         if folder not in self._records:
-            try: self._records[folder] = read_record(folder)
-            except DataError as e: self._records[folder] = e
-        if isinstance(self._records[folder], DataError): raise self._records[folder]
+            try:
+                self._records[folder] = read_record(folder)
+            except DataError as e:
+                self._records[folder] = e
+        if isinstance(self._records[folder], DataError):
+            raise self._records[folder]
         return self._records[folder]
 
     def upstream(self, folder: Path) -> Upstream:
@@ -209,10 +244,13 @@ class Lineage:
 
     def _above(self, folder: Path, text: str, place: Path) -> dict:
         "The record of a run upstream; raises DataError that names it as the record below does."
-        try: record = self.record(place)
-        except DataError as e: raise DataError(f"{text} cannot be read: {str(e).replace(f'{place}/', '')}") from e
+        try:
+            record = self.record(place)
+        except DataError as e:
+            raise DataError(f"{text} cannot be read: {str(e).replace(f'{place}/', '')}") from e
         inside = place.parent == folder.parent  # elsewhere a run may have been given another name
-        if inside and (foreign := foreign_record(place, record)): raise DataError(f"{text} is another run: {foreign}")
+        if inside and (foreign := foreign_record(place, record)):
+            raise DataError(f"{text} is another run: {foreign}")
         return record
 
 # %% ../../nbs/runs/06_lineage.ipynb #44478474
@@ -226,19 +264,23 @@ def _told(record: dict, above: Upstream) -> dict:
 def _trace(self: Lineage, folder: Path, record: dict) -> Upstream:
     "Follow the folders that a record names."
     found, known = Upstream(), {}
-    try: named = upstream_folders(folder, record)
-    except ParameterError as e: return Upstream(missing=[str(e)])
+    try:
+        named = upstream_folders(folder, record)
+    except ParameterError as e:
+        return Upstream(missing=[str(e)])
     for name, places in named.items():
         tables, known[name] = [], {}
         for text, place in places.items():
-            try: above, further = self._above(folder, text, place), self.upstream(place)
+            try:
+                above, further = self._above(folder, text, place), self.upstream(place)
             except DataError as e:
                 found.missing.append(str(e))
                 continue
             known[name][place] = above
             tables.append(_told(above, further))
             found.missing += [f"{place.name}: {why}" for why in further.missing]
-            if further.replaced: found.replaced = f"{place.name} is out of date itself: {further.replaced}"
+            if further.replaced:
+                found.replaced = f"{place.name} is out of date itself: {further.replaced}"
         found.settings |= _joined(name, tables, len(places))
     whole = all(len(known[name]) == len(set(places.values())) for name, places in named.items())
     found.replaced = found.replaced or self._replaced(folder, record, known, whole)
@@ -256,31 +298,35 @@ def _replaced(self: Lineage, folder: Path, record: dict, known: dict, whole: boo
     if not marks and needs and needs != _BY_HAND and whole and any(inside.values()):
         covered = self._covered(folder, needs, inside)
         other = sorted({name for runs in inside.values() for name in runs}) if covered is None else []
-        if len(other) > 1: return f"one of {', '.join(other)} has been replaced since"
+        if len(other) > 1:
+            return f"one of {', '.join(other)} has been replaced since"
     other = other or _made_later(record, {name: r for name, r in everything.items() if name not in covered})
     return f"{other[0]} has been replaced since" if other else ""
 
 
 @patch
-def _covered(self: Lineage, folder: Path, needs: str, inside: dict) -> dict | None: # run -> record
+def _covered(self: Lineage, folder: Path, needs: str, inside: dict) -> dict | None:  # run -> record
     "The runs upstream that a recorded fingerprint is of, as they were at some moment; None when it is of others."
     named = [runs for runs in inside.values() if runs]
     for more in self._beside(folder, {name for runs in named for name in runs}):
         for parts in reversed(_selections(named, most=len(named))):
             runs = {name: r for part in (*parts, *more) for name, r in part.items()}
-            if runs and _could_be(needs, list(runs.values())): return runs
+            if runs and _could_be(needs, list(runs.values())):
+                return runs
     return None
 
 
 @patch
-def _beside(self: Lineage, folder: Path, named: set): # yields tuples of {run: record}
+def _beside(self: Lineage, folder: Path, named: set):  # yields tuples of {run: record}
     "Nothing, then the runs of one and of two steps that a record may not have named."
     yield ()
     groups = [self._readable(folder, group) for group in _unnamed(self.jobs, folder.name, named)]
     yield from (chosen for chosen in _selections([g for g in groups if g], most=2) if chosen)
 
-
+# %% ../../nbs/runs/06_lineage.ipynb #e5df3d34
 @patch
-def _readable(self: Lineage, folder: Path, names: list) -> dict: # run -> record; {} when one cannot be read
-    try: return {name: self.record(folder.parent / name) for name in names}
-    except DataError: return {}
+def _readable(self: Lineage, folder: Path, names: list) -> dict:  # run -> record; {} when one cannot be read
+    try:
+        return {name: self.record(folder.parent / name) for name in names}
+    except DataError:
+        return {}

@@ -22,35 +22,42 @@ def _try_lock(handle):
     "Take the exclusive lock of an open file, or raise OSError at once."
     try:
         import fcntl
+
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
         import msvcrt
+
         msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
 
 
 def _flock(handle) -> bool:
     "Take an exclusive lock; False when another process has it, True also where the file system has no locks. Raises OutputError."
-    try: _try_lock(handle)
+    try:
+        _try_lock(handle)
     except OSError as e:
-        if e.errno in _IN_USE: return False
-        if e.errno not in NO_LOCKS: raise OutputError(f"{handle.name} cannot be locked: {e.strerror}") from e
+        if e.errno in _IN_USE:
+            return False
+        if e.errno not in NO_LOCKS:
+            raise OutputError(f"{handle.name} cannot be locked: {e.strerror}") from e
     return True
 
 
 def has_locks(
-    folder, # that exists and can be written
+    folder,  # that exists and can be written
 ) -> bool:
     "Whether the file system of a folder can lock files; some network mounts cannot."
     with tempfile.TemporaryFile(dir=folder) as handle:
-        try: _try_lock(handle)
-        except OSError as e: return e.errno not in NO_LOCKS
+        try:
+            _try_lock(handle)
+        except OSError as e:
+            return e.errno not in NO_LOCKS
     return True
 
 # %% ../../nbs/runs/02_locks.ipynb #5b9ae820
 def lock(
-    path, # lock file; made when missing, with its folder
-    patience: float = 0.3, # seconds to wait for a short look of another process
-): # open file that holds the lock until it is closed, or None when another process has it
+    path,  # lock file; made when missing, with its folder
+    patience: float = 0.3,  # seconds to wait for a short look of another process
+):  # open file that holds the lock until it is closed, or None when another process has it
     "Take an exclusive lock; raises OutputError when the file cannot be made."
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -59,16 +66,19 @@ def lock(
         raise OutputError(f"{Path(path).parent} cannot be written: {e.strerror}") from e
     end = time.monotonic() + patience
     while not _flock(handle):
-        if time.monotonic() > end: return handle.close()
+        if time.monotonic() > end:
+            return handle.close()
         time.sleep(0.02)
     return handle
 
 
 def locked(
-    path, # lock file
-) -> bool: # True while some process holds it
+    path,  # lock file
+) -> bool:  # True while some process holds it
     "Whether a lock is held, without taking it for longer than the look."
-    if not Path(path).exists(): return False
+    if not Path(path).exists():
+        return False
     handle = lock(path, patience=0)
-    if handle: handle.close()
+    if handle:
+        handle.close()
     return handle is None

@@ -26,20 +26,30 @@ def _check_conflicts(path, sources: list):
     "Raises DataError when a merge tool has left its markers in cells of their own."
     marked = [number for number, source in enumerate(sources, 1) if re.search(r"^`?<{7} ", source, re.M)]
     if marked and any(re.search(r"^`?>{7} ", source, re.M) for source in sources):
-        raise DataError(f"{path} has unresolved merge conflicts, the first at cell {marked[0]}: resolve them, then run again")
+        raise DataError(
+            f"{path} has unresolved merge conflicts, the first at cell {marked[0]}: resolve them, then run again"
+        )
 
 
 def notebook_cells(
-    path, # notebook file
-) -> list[dict]: # {"type", "source", "tags"} of each cell, in order
+    path,  # notebook file
+) -> list[dict]:  # {"type", "source", "tags"} of each cell, in order
     "The cells of a notebook, by plain JSON since nbformat takes a second to import; raises DataError when it is no notebook."
     cells = read_json(path)
     cells = cells.get("cells") if isinstance(cells, dict) else None
     if not isinstance(cells, list):
         raise DataError(f"{path} is not a notebook: it has no list of cells")
-    try: found = [{"type": c.get("cell_type"), "source": "".join(c.get("source", "")),
-                   "tags": list(c.get("metadata", {}).get("tags", []))} for c in cells]
-    except (AttributeError, TypeError) as e: raise DataError(f"{path} is not a notebook: a cell is not as notebooks have them ({e})") from e
+    try:
+        found = [
+            {
+                "type": c.get("cell_type"),
+                "source": "".join(c.get("source", "")),
+                "tags": list(c.get("metadata", {}).get("tags", [])),
+            }
+            for c in cells
+        ]
+    except (AttributeError, TypeError) as e:
+        raise DataError(f"{path} is not a notebook: a cell is not as notebooks have them ({e})") from e
     _check_conflicts(path, [c["source"] for c in found])
     return found
 
@@ -47,10 +57,11 @@ def notebook_cells(
 @dataclass(frozen=True)
 class Parameter:
     "One line of a parameters cell."
+
     name: str
     default: object
-    type: str       # float | int | str | bool | list | dict | any
-    help: str       # the comment behind it
+    type: str  # float | int | str | bool | list | dict | any
+    help: str  # the comment behind it
 
 # %% ../../nbs/runs/01_parameters.ipynb #f097fee3
 def _comments(source: str) -> dict[int, str]:
@@ -61,16 +72,21 @@ def _comments(source: str) -> dict[int, str]:
 def _assignments(source: str, where: str) -> list[tuple]:
     "(name, value, last line) of each assignment; anything else is refused."
     found = []
-    try: body = ast.parse(source).body
+    try:
+        body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
-        raise ParameterError(f"{where}, line {getattr(e, 'lineno', 1)}: not Python ({getattr(e, 'msg', e)}); a parameters cell holds only `name = literal`") from e
+        raise ParameterError(
+            f"{where}, line {getattr(e, 'lineno', 1)}: not Python ({getattr(e, 'msg', e)}); a parameters cell holds only `name = literal`"
+        ) from e
     for node in body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         try:
             value = ast.literal_eval(node.value)
             found += [(t.id, value, node.end_lineno) for t in targets]
         except (AttributeError, ValueError, TypeError, RecursionError, MemoryError) as e:
-            raise ParameterError(f"{where}, line {node.lineno}: {source.splitlines()[node.lineno - 1].strip()!r:.200}: a parameters cell holds only `name = literal`") from e
+            raise ParameterError(
+                f"{where}, line {node.lineno}: {source.splitlines()[node.lineno - 1].strip()!r:.200}: a parameters cell holds only `name = literal`"
+            ) from e
     return found
 
 # %% ../../nbs/runs/01_parameters.ipynb #69b9e2a3
@@ -82,17 +98,19 @@ def _parameters_of(source: str, where: str) -> dict[str, Parameter]:
 
 
 def read_parameters(
-    path, # experiment notebook
-) -> dict[str, Parameter]: # by name, in the order of the cell
+    path,  # experiment notebook
+) -> dict[str, Parameter]:  # by name, in the order of the cell
     "Read the one cell tagged `parameters`; raises ParameterError when it is missing, doubled or holds more than literals."
-    try: stamp = os.stat(path)
-    except OSError: return _read_parameters(path, None)  # which says what is wrong
+    try:
+        stamp = os.stat(path)
+    except OSError:
+        return _read_parameters(path, None)  # which says what is wrong
     found = _read_parameters(path, (stamp.st_ino, stamp.st_size, stamp.st_mtime_ns))
     return {k: replace(p, default=deepcopy(p.default)) if p.type in ("list", "dict") else p for k, p in found.items()}
 
 
 @lru_cache(64)
-def _read_parameters(path, stamp): # stamp: inode, size and time of change of the file
+def _read_parameters(path, stamp):  # stamp: inode, size and time of change of the file
     "Read a parameters cell once for each state of its notebook: a study asks for each of its runs."
     cells = [(i, c) for i, c in enumerate(notebook_cells(path), 1) if "parameters" in c["tags"] and c["type"] == "code"]
     name = Path(path).name
@@ -103,31 +121,42 @@ def _read_parameters(path, stamp): # stamp: inode, size and time of change of th
 
 # %% ../../nbs/runs/01_parameters.ipynb #e0c9b8bd
 _JSON_TYPES = {
-    bool: "true or false", int: "number", float: "number", str: "text", list: "list", dict: "dictionary", type(None): "null",
+    bool: "true or false",
+    int: "number",
+    float: "number",
+    str: "text",
+    list: "list",
+    dict: "dictionary",
+    type(None): "null",
 }
 
 
 def _json_fault(value, where: str) -> str:
-    "Where a value is none of JSON's: a number that is not finite, a key that is no text, an object; \"\" when all is well."
+    'Where a value is none of JSON\'s: a number that is not finite, a key that is no text, an object; "" when all is well.'
     if type(value) is list:
         faults = (_json_fault(x, f"{where}[{i}]") for i, x in enumerate(value))
         return next(filter(None, faults), "")
     if type(value) is dict:
         wrong = [key for key in value if not isinstance(key, str)]
-        if wrong: return f"{where}: the key {wrong[0]!r:.60} is {type(wrong[0]).__name__}, expected text (in quotes)"
+        if wrong:
+            return f"{where}: the key {wrong[0]!r:.60} is {type(wrong[0]).__name__}, expected text (in quotes)"
         faults = (_json_fault(x, f"{where}[{key!r:.60}]") for key, x in value.items())
         return next(filter(None, faults), "")
     if type(value) not in _JSON_TYPES:
         return f"{where} = {value!r:.60}: expected what JSON can hold, got {type(value).__name__}"
-    if isinstance(value, float) and not math.isfinite(value): return f"{where} = {value!r}: expected a finite number"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{where} = {value!r}: expected a finite number"
     return ""
 
 
 def _advice(value, kind: type) -> str:
     "How to write a value of nearly the right type."
-    if kind is int and type(value) is float and value.is_integer() and abs(value) < 2**53: return f": write {int(value)}"
-    if type(value) is not str: return ""
-    if kind is bool and value.lower() in ("true", "false"): return f": write {value.capitalize()}, without quotes"
+    if kind is int and type(value) is float and value.is_integer() and abs(value) < 2**53:
+        return f": write {int(value)}"
+    if type(value) is not str:
+        return ""
+    if kind is bool and value.lower() in ("true", "false"):
+        return f": write {value.capitalize()}, without quotes"
     number = re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value, re.I)
     return f": write {value}, without quotes" if number and kind in (int, float) else ""
 
@@ -135,27 +164,35 @@ def _advice(value, kind: type) -> str:
 def _checked(value, default, where: str):
     "A value in the type of its default; raises ParameterError that names the place of the fault."
     kind = type(default)
-    if why := unusable([value]): raise ParameterError(f"{where}: {why}")
-    if kind is float and type(value) is int and abs(value) <= sys.float_info.max: value = float(value)
+    if why := unusable([value]):
+        raise ParameterError(f"{where}: {why}")
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
+        value = float(value)
     if default is not None and type(value) is not kind:
         types = f"expected {kind.__name__}, got {type(value).__name__}"
         raise ParameterError(f"{where} = {value!r:.200}: {types}{_advice(value, kind)}")
-    if kind is list: return _checked_list(value, default, where)
-    if fault := _json_fault(value, where): raise ParameterError(fault)
+    if kind is list:
+        return _checked_list(value, default, where)
+    if fault := _json_fault(value, where):
+        raise ParameterError(fault)
     return value
 
 
 def _checked_list(values: list, default: list, where: str) -> list:
     "Each value in the type that the values of the default have; when that is empty, all in the type of the first."
     kinds = {type(x) for x in default}
-    if kinds == {int, float}: default = [0.0]
-    elif len(kinds) > 1: default = [None]
+    if kinds == {int, float}:
+        default = [0.0]
+    elif len(kinds) > 1:
+        default = [None]
     places = [f"{where}[{i}]" for i in range(len(values))]
-    if default: return [_checked(value, default[0], place) for value, place in zip(values, places)]
+    if default:
+        return [_checked(value, default[0], place) for value, place in zip(values, places)]
     found = [_checked(value, None, place) for value, place in zip(values, places)]
     for value, place in zip(found, places):
         name, first = _JSON_TYPES[type(value)], _JSON_TYPES[type(found[0])]
-        if name == first: continue
+        if name == first:
+            continue
         raise ParameterError(f"{place} = {value!r:.60}: expected {first} as at the start of the list, got {name}")
     return found
 
@@ -165,13 +202,14 @@ def _unknown(where: str, name: str, known) -> ParameterError:
 
 
 def check_parameters(
-    path, # experiment notebook
-    given: dict, # name -> value; the rest keep their defaults
-) -> dict: # all parameters of the notebook, with the given values in the right type
+    path,  # experiment notebook
+    given: dict,  # name -> value; the rest keep their defaults
+) -> dict:  # all parameters of the notebook, with the given values in the right type
     "Refuse unknown names and wrong types before a kernel starts; raises ParameterError."
     known, where = read_parameters(path), Path(path).stem
     full = {name: p.default for name, p in known.items()}
     for name, value in given.items():
-        if name not in known: raise _unknown(where, name, known)
+        if name not in known:
+            raise _unknown(where, name, known)
         full[name] = _checked(value, known[name].default, f"{where}: {name}")
     return full

@@ -20,24 +20,41 @@ PROTOCOLS = ("carved", "original")
 _ANY = float("inf")
 
 RULES = {
-    "epochs": (float, 0.0, 1000.0), "batch_size": (int, 1, 65536), "lr": (float, 0.0, 1.0),
-    "max_length": (int, 4, 65536), "doc_stride": (int, 1, 65536), "weight_decay": (float, 0.0, 10.0), "warmup": (float, 0.0, 1.0),
-    "optimizer": (str, *OPTIMIZERS), "schedule": (str, *SCHEDULES), "average": (float, 0.0, 0.9999), "clip": (float, 0.0, _ANY), "accumulate": (int, 1, 4096),
-    "precision": (str, *PRECISIONS), "freeze": (int, -2, 1000),
-    "evals_per_epoch": (float, 0.0, 1000.0), "patience": (int, 0, 1000), "seed": (int, 0, 2**32 - 1),
-    "protocol": (str, *PROTOCOLS), "validation_fraction": (float, 0.0, 0.9), "split_seed": (int, 0, 2**32 - 1),
-    "bucketed": (bool,), "deterministic": (bool,), "checkpoint_seconds": (float, 0.0, _ANY),
+    "epochs": (float, 0.0, 1000.0),
+    "batch_size": (int, 1, 65536),
+    "lr": (float, 0.0, 1.0),
+    "max_length": (int, 4, 65536),
+    "doc_stride": (int, 1, 65536),
+    "weight_decay": (float, 0.0, 10.0),
+    "warmup": (float, 0.0, 1.0),
+    "optimizer": (str, *OPTIMIZERS),
+    "schedule": (str, *SCHEDULES),
+    "average": (float, 0.0, 0.9999),
+    "clip": (float, 0.0, _ANY),
+    "accumulate": (int, 1, 4096),
+    "precision": (str, *PRECISIONS),
+    "freeze": (int, -2, 1000),
+    "evals_per_epoch": (float, 0.0, 1000.0),
+    "patience": (int, 0, 1000),
+    "seed": (int, 0, 2**32 - 1),
+    "protocol": (str, *PROTOCOLS),
+    "validation_fraction": (float, 0.0, 0.9),
+    "split_seed": (int, 0, 2**32 - 1),
+    "bucketed": (bool,),
+    "deterministic": (bool,),
+    "checkpoint_seconds": (float, 0.0, _ANY),
 }
 _POSITIVE = ("epochs", "lr", "validation_fraction", "evals_per_epoch")
 
 # %% ../../nbs/runs/00_recipes.ipynb #128a32d4
 def check_value(
-    name: str, # a key of RULES
-    value, # what the user gave
+    name: str,  # a key of RULES
+    value,  # what the user gave
 ):
     "The value in its own type (an int becomes a float where one is expected); raises ParameterError."
     kind, *allowed = RULES[name]
-    if kind is float and type(value) is int: value = float(value)
+    if kind is float and type(value) is int:
+        value = float(value)
     if type(value) is not kind:
         raise ParameterError(f"{name} = {value!r}: expected {kind.__name__}, got {type(value).__name__}")
     if kind is str and value not in allowed:
@@ -46,59 +63,72 @@ def check_value(
         low, high = allowed
         if not low <= value <= high or (name in _POSITIVE and value <= 0):
             bound = f"above {low:g}" if name in _POSITIVE else f"at least {low:g}"
-            raise ParameterError(f"{name} = {value!r}: expected {bound}" + (f" and at most {high:g}" if high < _ANY else ""))
+            raise ParameterError(
+                f"{name} = {value!r}: expected {bound}" + (f" and at most {high:g}" if high < _ANY else "")
+            )
     return value
 
 # %% ../../nbs/runs/00_recipes.ipynb #ddfb3d89
 def check_values(
-    values: dict, # parameter -> value; names that are no hyper-parameters are passed over
+    values: dict,  # parameter -> value; names that are no hyper-parameters are passed over
 ):
     "Check all hyper-parameters among `values`; raises ParameterError for the first that is wrong."
-    for name in values.keys() & RULES.keys(): check_value(name, values[name])
+    for name in values.keys() & RULES.keys():
+        check_value(name, values[name])
 
 # %% ../../nbs/runs/00_recipes.ipynb #5d62ea08
 @dataclass(frozen=True)
 class Recipe:
     "Hyper-parameters of one training run; raises ParameterError on a value out of range."
-    epochs: float = 3.0            # passes over the training part; fractions are allowed
-    batch_size: int = 16           # examples an optimiser step, before accumulation
-    lr: float = 2e-5               # peak learning rate
-    max_length: int = 128          # tokens; longer inputs are cut, those of questions into windows
-    doc_stride: int = 128          # of questions: tokens from the start of a window to that of the next
-    weight_decay: float = 0.01     # decoupled; not on biases and layer norms
-    warmup: float = 0.1            # share of steps with a linear rise, then a linear fall to 0
-    optimizer: str = "adamw"       # adamw | bertadam (no bias correction) | lamb (for large batches) | adadelta
-    schedule: str = "linear"       # after the warm-up: linear (to 0) | constant
-    average: float = 0.0           # decay of a running mean of the weights, which is what is scored and kept; 0 = the weights themselves
-    clip: float = 1.0              # largest norm of the gradient; 0 = no clipping
-    accumulate: int = 1            # batches summed into one step
-    precision: str = "auto"        # auto | bf16 | fp16 | fp32
-    freeze: int = 0                # first n blocks frozen (with the embeddings); -1 = whole encoder; -2 = embeddings alone
-    evals_per_epoch: float = 1.0   # how often the selection part is scored; below 1 = not in every epoch, but always at the end
-    patience: int = 0              # stop after so many evaluations without a better score; 0 = never
-    seed: int = 0                  # head initialisation, dropout, order of the batches
-    protocol: str = "carved"       # carved | original
+
+    epochs: float = 3.0  # passes over the training part; fractions are allowed
+    batch_size: int = 16  # examples an optimiser step, before accumulation
+    lr: float = 2e-5  # peak learning rate
+    max_length: int = 128  # tokens; longer inputs are cut, those of questions into windows
+    doc_stride: int = 128  # of questions: tokens from the start of a window to that of the next
+    weight_decay: float = 0.01  # decoupled; not on biases and layer norms
+    warmup: float = 0.1  # share of steps with a linear rise, then a linear fall to 0
+    optimizer: str = "adamw"  # adamw | bertadam (no bias correction) | lamb (for large batches) | adadelta
+    schedule: str = "linear"  # after the warm-up: linear (to 0) | constant
+    average: float = (
+        0.0  # decay of a running mean of the weights, which is what is scored and kept; 0 = the weights themselves
+    )
+    clip: float = 1.0  # largest norm of the gradient; 0 = no clipping
+    accumulate: int = 1  # batches summed into one step
+    precision: str = "auto"  # auto | bf16 | fp16 | fp32
+    freeze: int = 0  # first n blocks frozen (with the embeddings); -1 = whole encoder; -2 = embeddings alone
+    evals_per_epoch: float = (
+        1.0  # how often the selection part is scored; below 1 = not in every epoch, but always at the end
+    )
+    patience: int = 0  # stop after so many evaluations without a better score; 0 = never
+    seed: int = 0  # head initialisation, dropout, order of the batches
+    protocol: str = "carved"  # carved | original
     validation_fraction: float = 0.1  # share of train carved for model selection
-    split_seed: int = 0            # the same for all runs of a study, so that seeds differ in training alone
-    bucketed: bool = True          # batches of like length; False = plain shuffling
-    deterministic: bool = False    # refuse non-deterministic CUDA kernels
+    split_seed: int = 0  # the same for all runs of a study, so that seeds differ in training alone
+    bucketed: bool = True  # batches of like length; False = plain shuffling
+    deterministic: bool = False  # refuse non-deterministic CUDA kernels
     checkpoint_seconds: float = 60.0  # how often the state for an exact resume is saved; 0 = at each evaluation only
 
     def __post_init__(self):
-        for name, value in asdict(self).items(): object.__setattr__(self, name, check_value(name, value))
+        for name, value in asdict(self).items():
+            object.__setattr__(self, name, check_value(name, value))
 
     def but(self, **changes) -> "Recipe":
         "A copy with some values changed; an unknown name raises ParameterError."
         known = [f.name for f in fields(self)]
         for name in changes:
-            if name not in known: raise ParameterError(f"unknown hyper-parameter {name!r}{suggest(name, known)}; there are {', '.join(known)}")
+            if name not in known:
+                raise ParameterError(
+                    f"unknown hyper-parameter {name!r}{suggest(name, known)}; there are {', '.join(known)}"
+                )
         return replace(self, **changes)
 
 # %% ../../nbs/runs/00_recipes.ipynb #dcee2c63
 @patch(cls_method=True)
-def from_parameters(cls: Recipe,
-    parameters: dict, # of an experiment; those that are no hyper-parameters are passed over
-    **fixed, # hyper-parameters that the experiment does not leave open
+def from_parameters(
+    cls: Recipe,
+    parameters: dict,  # of an experiment; those that are no hyper-parameters are passed over
+    **fixed,  # hyper-parameters that the experiment does not leave open
 ) -> Recipe:
     "The recipe that an experiment's parameters describe; none can be forgotten on the way."
     return cls().but(**{f.name: parameters[f.name] for f in fields(cls) if f.name in parameters} | fixed)

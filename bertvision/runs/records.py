@@ -16,12 +16,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import bertvision
-
+from ..core.distributed import process_count
 from ..core.errors import DataError
+from ..core.executed import refreshed
 from ..core.io import read_json, write_json
 from ..core.machine import device_report, versions
-from ..core.distributed import process_count
-from ..core.executed import refreshed
 from .witness import home_of, keep_executed, read_executed
 
 # %% ../../nbs/runs/04_records.ipynb #066b7725
@@ -37,8 +36,10 @@ def _now() -> str:
 def _git(place: Path, *command: str) -> str | None:
     "What git says; None when it cannot be asked."
     git = ["git", "--no-optional-locks", "-C", str(place), *command]
-    try: out = subprocess.run(git, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired): return None
+    try:
+        out = subprocess.run(git, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     return out.stdout.strip() if out.returncode == 0 else None
 
 
@@ -47,7 +48,8 @@ def _code_version() -> str:
     clone = Path(bertvision.__file__).resolve().parents[1]
     found = versions()["bertvision"]
     commit = _git(clone, "rev-parse", "--short", "HEAD") if (clone / ".git").exists() else None
-    if commit is None: return found
+    if commit is None:
+        return found
     changed = _git(clone, "status", "--porcelain", "--", "bertvision", "nbs")
     return f"{found}+{commit}{'-dirty' if changed else ''}"
 
@@ -55,122 +57,239 @@ def _code_version() -> str:
 def _machine() -> dict:
     "The device report; a run that never loaded torch says so instead of paying for its import."
     several = {"processes": process_count()} if process_count() > 1 else {}
-    if "torch" in sys.modules: return device_report() | several
+    if "torch" in sys.modules:
+        return device_report() | several
     return {"device": "cpu", "name": platform.machine(), "cores": os.cpu_count(), "precision": None} | several
 
 # %% ../../nbs/runs/04_records.ipynb #958e7d46
 def new_record(
-    experiment: str, # name of the notebook
-    parameters: dict, # all parameters
-    seed: int = 0, # of the run
-    protocol: str = "carved", # carved | original
-    job: dict | None = None, # what the runner wrote into job.json: study, step, run, fingerprint, parts
-) -> dict: # record with status "running" and every key
+    experiment: str,  # name of the notebook
+    parameters: dict,  # all parameters
+    seed: int = 0,  # of the run
+    protocol: str = "carved",  # carved | original
+    job: dict | None = None,  # what the runner wrote into job.json: study, step, run, fingerprint, parts
+) -> dict:  # record with status "running" and every key
     "A record that knows what was asked and nothing yet of what came of it."
     job = job or {}
     return {
-        "schema": SCHEMA, "status": "running", "experiment": experiment, "study": job.get("study"), "step": job.get("step"),
-        "job": job.get("run"), "task": parameters.get("task"), "encoder": parameters.get("encoder"), "seed": seed,
-        "protocol": protocol, "parameters": parameters, "metrics": {}, "baselines": {}, "collapsed": None, "examples": None,
-        "seconds": {}, "examples_per_second": None, "peak_memory_bytes": None, "bytes_written": None,
-        "parameters_count": None, "padding_waste": None, "history": None, "fingerprints": {"job": job.get("fingerprint"), **(job.get("parts") or {})},
-        "device": _machine(), "versions": versions(), "code_version": _code_version(), "attempt": 1, "seconds_before": 0.0,
-        "started": _now(), "finished": None, "failure": None,
+        "schema": SCHEMA,
+        "status": "running",
+        "experiment": experiment,
+        "study": job.get("study"),
+        "step": job.get("step"),
+        "job": job.get("run"),
+        "task": parameters.get("task"),
+        "encoder": parameters.get("encoder"),
+        "seed": seed,
+        "protocol": protocol,
+        "parameters": parameters,
+        "metrics": {},
+        "baselines": {},
+        "collapsed": None,
+        "examples": None,
+        "seconds": {},
+        "examples_per_second": None,
+        "peak_memory_bytes": None,
+        "bytes_written": None,
+        "parameters_count": None,
+        "padding_waste": None,
+        "history": None,
+        "fingerprints": {"job": job.get("fingerprint"), **(job.get("parts") or {})},
+        "device": _machine(),
+        "versions": versions(),
+        "code_version": _code_version(),
+        "attempt": 1,
+        "seconds_before": 0.0,
+        "started": _now(),
+        "finished": None,
+        "failure": None,
     }
 
 # %% ../../nbs/runs/04_records.ipynb #bd75a060
 _NUMBER = (int, float, type(None))
-_KINDS = {"schema": int, "experiment": str, "parameters": dict, "seed": int, "protocol": str, "metrics": dict, "seconds": dict}
-_MAYBE = {"baselines": dict, "fingerprints": dict, "examples": dict, "parameters_count": dict, "failure": dict, "device": dict, "versions": dict, "history": list, "variants": list, "accepted": list, "executed": str, "stock": dict, "made_from": dict, "evidence": list,
-          "task": str, "encoder": str, "step": str, "study": str, "collapsed": str, "code_version": str, "started": str, "attempt": int, "examples_per_second": (int, float),
-          "peak_memory_bytes": (int, float), "upstream_seconds": (int, float), "seconds_before": (int, float), "threshold": (int, float)}
+_KINDS = {
+    "schema": int,
+    "experiment": str,
+    "parameters": dict,
+    "seed": int,
+    "protocol": str,
+    "metrics": dict,
+    "seconds": dict,
+}
+
+# %% ../../nbs/runs/04_records.ipynb #0cd47b1f
+_MAYBE = {
+    "baselines": dict,
+    "fingerprints": dict,
+    "examples": dict,
+    "parameters_count": dict,
+    "failure": dict,
+    "device": dict,
+    "versions": dict,
+    "history": list,
+    "variants": list,
+    "accepted": list,
+    "executed": str,
+    "stock": dict,
+    "made_from": dict,
+    "evidence": list,
+    "task": str,
+    "encoder": str,
+    "step": str,
+    "study": str,
+    "collapsed": str,
+    "code_version": str,
+    "started": str,
+    "attempt": int,
+    "examples_per_second": (int, float),
+    "peak_memory_bytes": (int, float),
+    "upstream_seconds": (int, float),
+    "seconds_before": (int, float),
+    "threshold": (int, float),
+}
 
 
 def _counts(x) -> bool:
     "Whether a number fits into the tables that are made of records."
     return abs(x) < (2**63 if isinstance(x, int) else 1e300)
 
-
+# %% ../../nbs/runs/04_records.ipynb #74f3ce3e
 def _texts_fault(name: str, table: dict) -> str:
-    return next((f"{name}: {key} = {x!r:.40}: expected text" for key, x in table.items() if not isinstance(x, (str, type(None)))), "")
+    return next(
+        (
+            f"{name}: {key} = {x!r:.40}: expected text"
+            for key, x in table.items()
+            if not isinstance(x, (str, type(None)))
+        ),
+        "",
+    )
 
 
 def _table_fault(name: str, table, depth: int) -> str:
     "What is wrong with {name: number}, or with {split: {metric: number}} at depth 2."
-    if not isinstance(table, dict): return f"{name} holds {type(table).__name__}, expected an object"
-    if depth == 2: return next(filter(None, (_table_fault(f"{name}: {key}", row, 1) for key, row in table.items())), "")
-    return next((f"{name}: {key} = {x!r:.40}: expected a number" for key, x in table.items() if isinstance(x, bool) or not isinstance(x, _NUMBER) or (x is not None and not _counts(x))), "")
+    if not isinstance(table, dict):
+        return f"{name} holds {type(table).__name__}, expected an object"
+    if depth == 2:
+        return next(filter(None, (_table_fault(f"{name}: {key}", row, 1) for key, row in table.items())), "")
+    return next(
+        (
+            f"{name}: {key} = {x!r:.40}: expected a number"
+            for key, x in table.items()
+            if isinstance(x, bool) or not isinstance(x, _NUMBER) or (x is not None and not _counts(x))
+        ),
+        "",
+    )
 
-
+# %% ../../nbs/runs/04_records.ipynb #8d1efcbc
 def _evidence_fault(evidence) -> str:
     "What is wrong with the evidence of a replay; ''."
     texts, tables = ("result", "record_code", "code", "when"), ("compared", "replay", "versions", "device")
-    fits = isinstance(evidence, dict) and all(isinstance(evidence.get(k), str) for k in texts) and all(isinstance(evidence.get(k), dict) for k in tables)
-    if not fits: return f"{evidence!r:.40}: expected an object with the texts {', '.join(texts)} and the objects {', '.join(tables)}"
-    return _table_fault("compared", evidence["compared"], 1) or _table_fault("seconds", {"seconds": evidence.get("seconds")}, 1)
+    fits = (
+        isinstance(evidence, dict)
+        and all(isinstance(evidence.get(k), str) for k in texts)
+        and all(isinstance(evidence.get(k), dict) for k in tables)
+    )
+    if not fits:
+        return f"{evidence!r:.40}: expected an object with the texts {', '.join(texts)} and the objects {', '.join(tables)}"
+    return _table_fault("compared", evidence["compared"], 1) or _table_fault(
+        "seconds", {"seconds": evidence.get("seconds")}, 1
+    )
 
 # %% ../../nbs/runs/04_records.ipynb #ff67a265
 def _record_fault(record: dict) -> str:
     "What has a type in a record that nothing which reads it could work with; '' when all is well."
     for name, kind in {**_KINDS, **_MAYBE}.items():
         x = record.get(name, 0 if name == "schema" else None)
-        if not (x is None and name in _MAYBE) and (not isinstance(x, kind) or isinstance(x, bool) or isinstance(x, (int, float)) and not _counts(x)): return f"{name} = {x!r:.40}: expected {getattr(kind, '__name__', 'a number')}"
-    tables = [("metrics", record["metrics"], 2), ("seconds", record["seconds"], 1), ("baselines", record.get("baselines") or {}, 2), ("parameters_count", record.get("parameters_count") or {}, 1)]
+        if not (x is None and name in _MAYBE) and (
+            not isinstance(x, kind) or isinstance(x, bool) or isinstance(x, (int, float)) and not _counts(x)
+        ):
+            return f"{name} = {x!r:.40}: expected {getattr(kind, '__name__', 'a number')}"
+    tables = [
+        ("metrics", record["metrics"], 2),
+        ("seconds", record["seconds"], 1),
+        ("baselines", record.get("baselines") or {}, 2),
+        ("parameters_count", record.get("parameters_count") or {}, 1),
+    ]
     for i, v in enumerate(record.get("variants") or []):
-        if not isinstance(v, dict) or not isinstance(v.get("variant"), str): return f"variants: {i}: {v!r:.40}: expected an object with its variant's name"
-        tables += [(f"variants: {i}: metrics", v.get("metrics"), 2), (f"variants: {i}", {k: v.get(k) for k in ("seed", "parameters", "upstream_seconds")}, 1)]
-    if fault := _texts_fault("fingerprints", record.get("fingerprints") or {}): return fault
+        if not isinstance(v, dict) or not isinstance(v.get("variant"), str):
+            return f"variants: {i}: {v!r:.40}: expected an object with its variant's name"
+        tables += [
+            (f"variants: {i}: metrics", v.get("metrics"), 2),
+            (f"variants: {i}", {k: v.get(k) for k in ("seed", "parameters", "upstream_seconds")}, 1),
+        ]
+    if fault := _texts_fault("fingerprints", record.get("fingerprints") or {}):
+        return fault
     for i, a in enumerate(record.get("accepted") or []):
-        if not isinstance(a, dict) or not all(isinstance(a.get(k), str) for k in ("reason", "when", "by")): return f"accepted: {i}: {a!r:.40}: expected an object with the texts reason, when and by"
-        if "evidence" in a and (fault := _evidence_fault(a["evidence"])): return f"accepted: {i}: evidence: {fault}"
+        if not isinstance(a, dict) or not all(isinstance(a.get(k), str) for k in ("reason", "when", "by")):
+            return f"accepted: {i}: {a!r:.40}: expected an object with the texts reason, when and by"
+        if "evidence" in a and (fault := _evidence_fault(a["evidence"])):
+            return f"accepted: {i}: evidence: {fault}"
     for i, e in enumerate(record.get("evidence") or []):
-        if fault := _evidence_fault(e): return f"evidence: {i}: {fault}"
+        if fault := _evidence_fault(e):
+            return f"evidence: {i}: {fault}"
     for i, row in enumerate(record.get("history") or []):
-        if not isinstance(row, dict) or not all(isinstance(row.get(k, 0), (int, float)) for k in ("step", "seconds")): return f"history: {i}: {row!r:.40}: expected an object with the numbers step and seconds"
+        if not isinstance(row, dict) or not all(isinstance(row.get(k, 0), (int, float)) for k in ("step", "seconds")):
+            return f"history: {i}: {row!r:.40}: expected an object with the numbers step and seconds"
     return next(filter(None, (_table_fault(*table) for table in tables)), "")
 
 # %% ../../nbs/runs/04_records.ipynb #9c70b9af
 def read_record(
-    folder, # folder of a run
-) -> dict: # the record
+    folder,  # folder of a run
+) -> dict:  # the record
     "Read and check `record.json`; raises DataError that names the file and the fault."
     path = Path(folder) / "record.json"
     record = read_json(path)
     missing = [k for k in _KEYS if k not in record] if isinstance(record, dict) else list(_KEYS)
-    if missing: raise DataError(f"{path} is not a run's record: it lacks {', '.join(missing)}")
+    if missing:
+        raise DataError(f"{path} is not a run's record: it lacks {', '.join(missing)}")
     if record["status"] not in STATES:
         raise DataError(f"{path}: status = {record['status']!r}: expected one of {', '.join(STATES)}")
-    if fault := _record_fault(record): raise DataError(f"{path} is not a run's record: {fault}")
+    if fault := _record_fault(record):
+        raise DataError(f"{path} is not a run's record: {fault}")
     if record.get("schema", 0) > SCHEMA:
-        raise DataError(f"{path} has schema {record['schema']}, newer than this bertvision's {SCHEMA}: update the package")
+        raise DataError(
+            f"{path} has schema {record['schema']}, newer than this bertvision's {SCHEMA}: update the package"
+        )
     return record
 
 # %% ../../nbs/runs/04_records.ipynb #faf71d76
 def foreign_record(
-    folder, # of a run
-    record: dict, # that lies in it
-) -> str: # '' when the record is the folder's own, or does not say
+    folder,  # of a run
+    record: dict,  # that lies in it
+) -> str:  # '' when the record is the folder's own, or does not say
     "Name the run that a record is of, where that is not the folder's."
     named, name = record.get("job"), Path(folder).name
-    if not isinstance(named, str) or named in ("", name): return ""
+    if not isinstance(named, str) or named in ("", name):
+        return ""
     return f"its record is of {named}: the folder was copied or renamed"
 
 
 _OF_ONE_RUN = (
-    "experiment", "step", "task", "encoder", "seed", "parameters", "started", "finished", "seconds", "metrics")
+    "experiment",
+    "step",
+    "task",
+    "encoder",
+    "seed",
+    "parameters",
+    "started",
+    "finished",
+    "seconds",
+    "metrics",
+)
 
 
 def run_identity(
     record: dict,
-) -> str: # '' for a run without an end
+) -> str:  # '' for a run without an end
     "Return a text that only copies of one record share: what ran, when, for how long, with which scores."
-    if not record.get("finished"): return ""
+    if not record.get("finished"):
+        return ""
     return json.dumps({name: record.get(name) for name in _OF_ONE_RUN}, sort_keys=True)
 
 # %% ../../nbs/runs/04_records.ipynb #870cf1e7
 def seconds_of(
     record: dict,
-) -> float | None: # of the whole run, None when nothing was timed
+) -> float | None:  # of the whole run, None when nothing was timed
     "The clock's total, or the sum of the phases where that is more, as after a resume; with the runs that it builds on."
     seconds = record.get("seconds") or {}
     own = max(seconds.get("total") or 0, sum(v for k, v in seconds.items() if k != "total" and v))
@@ -178,24 +297,31 @@ def seconds_of(
 
 
 def upstream_seconds(
-    folder, # of a finished run that this one builds on; "" = none
-    checkpoint: str = "model", # that is taken from it; of steps/500 only what came before it counts
+    folder,  # of a finished run that this one builds on; "" = none
+    checkpoint: str = "model",  # that is taken from it; of steps/500 only what came before it counts
 ) -> float:
     "What the run before has cost, with those before it; raises DataError when there is no record."
-    if not folder: return 0.0
+    if not folder:
+        return 0.0
     record, (kind, _, step) = read_record(folder), checkpoint.partition("/")
-    if kind != "steps": return seconds_of(record) or 0.0
-    return max((row.get("seconds") or 0.0 for row in record.get("history") or [] if row.get("step", 0) <= int(step)), default=0.0)
+    if kind != "steps":
+        return seconds_of(record) or 0.0
+    return max(
+        (row.get("seconds") or 0.0 for row in record.get("history") or [] if row.get("step", 0) <= int(step)),
+        default=0.0,
+    )
 
 # %% ../../nbs/runs/04_records.ipynb #1c17cd67
 def mark_failed(
-    folder, # folder of a run
-    failure: dict, # reason, and where known cell, source, exception, traceback, exit_code
-    **asked, # experiment, parameters, … for `new_record`, used when the run died before it wrote a record
-) -> dict: # the record as written
-    "Turn the record of a dead run into status \"failed\", keeping all that it knows."
-    try: record = read_record(folder)
-    except DataError: record = new_record(**asked)
+    folder,  # folder of a run
+    failure: dict,  # reason, and where known cell, source, exception, traceback, exit_code
+    **asked,  # experiment, parameters, … for `new_record`, used when the run died before it wrote a record
+) -> dict:  # the record as written
+    'Turn the record of a dead run into status "failed", keeping all that it knows.'
+    try:
+        record = read_record(folder)
+    except DataError:
+        record = new_record(**asked)
     record |= {"status": "failed", "finished": _now(), "failure": failure}
     write_json(Path(folder) / "record.json", record)
     return record
@@ -207,21 +333,24 @@ def _renew(folder, record: dict) -> dict:
     record["executed"] = keep_executed(refreshed(read_executed(record, home), home), home)
     return {"executed": was} if record["executed"] != was else {}
 
-
+# %% ../../nbs/runs/04_records.ipynb #1f18f8c9
 def mark_accepted(
-    folder, # folder of a finished run
-    parts: dict, # fingerprints that it is to count for from now on
-    reason: str, # why it would give the same numbers today
-    evidence: dict | None = None, # of a replay that has shown it; None = the reason is a promise
-) -> dict: # the record as written
+    folder,  # folder of a finished run
+    parts: dict,  # fingerprints that it is to count for from now on
+    reason: str,  # why it would give the same numbers today
+    evidence: dict | None = None,  # of a replay that has shown it; None = the reason is a promise
+) -> dict:  # the record as written
     "Let a finished run count for newer code; what made it stays in the record under `accepted`, with the reason."
     record = read_record(folder)
-    if record["status"] != "done": raise DataError(f"{folder} is {record['status']}: only a finished run can be accepted")
+    if record["status"] != "done":
+        raise DataError(f"{folder} is {record['status']}: only a finished run can be accepted")
     was = {name: record["fingerprints"].get(name) for name in parts if record["fingerprints"].get(name) != parts[name]}
     record["fingerprints"] |= parts
     entry = {"reason": reason, "when": _now(), "by": _code_version(), "was": was}
-    if evidence: entry["evidence"] = evidence
-    if record.get("executed"): was |= _renew(folder, record)
+    if evidence:
+        entry["evidence"] = evidence
+    if record.get("executed"):
+        was |= _renew(folder, record)
     record["accepted"] = [*(record.get("accepted") or []), entry]
     write_json(Path(folder) / "record.json", record)
     return record

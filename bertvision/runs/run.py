@@ -19,16 +19,16 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from ..core.errors import BertvisionError, DataError, OutputError, ParameterError
-from ..core.io import named_path, read_json, replacing, resources, write_json
-from ..core.hashing import fingerprint
-from ..core.machine import peak_memory, Phases
 from ..core.distributed import is_main, leave, process_count, process_index, wait
+from ..core.errors import BertvisionError, DataError, OutputError, ParameterError
 from ..core.executed import end_own, gather_in, tell, tell_own, told_changes
-from .parameters import _checked, _parameters_of, _unknown, Parameter, read_parameters
+from ..core.hashing import fingerprint
+from ..core.io import named_path, read_json, replacing, resources, write_json
+from ..core.machine import Phases, peak_memory
 from .locks import lock
-from .witness import made_from, TOLD, Witness
+from .parameters import Parameter, _checked, _parameters_of, _unknown, read_parameters
 from .records import _counts, _machine, _now, _texts_fault, new_record, read_record
+from .witness import TOLD, Witness, made_from
 
 # %% ../../nbs/runs/05_run.ipynb #5fecffb4
 _held = {}  # folder -> lock of this process, so that a cell may be run twice
@@ -36,45 +36,73 @@ _held = {}  # folder -> lock of this process, so that a cell may be run twice
 
 def _take(folder: Path):
     "Lock the folder for this process; a second start in the same process replaces the first."
-    if folder in _held: _held.pop(folder).close()
+    if folder in _held:
+        _held.pop(folder).close()
     handle = lock(folder / ".lock")
-    if handle is None: raise OutputError(f"{folder} is being written by another process: wait for it or choose another out_dir")
+    if handle is None:
+        raise OutputError(f"{folder} is being written by another process: wait for it or choose another out_dir")
     _held[folder] = handle
 
 
 def _differences(old: dict, new: dict) -> list[str]:
     "Parameters in which two records differ, seed and protocol among them; what only one of them knows is passed over."
     a, b = ({"seed": r["seed"], "protocol": r["protocol"], **r["parameters"]} for r in (old, new))
-    if old["experiment"] != new["experiment"]: return ["experiment"]
+    if old["experiment"] != new["experiment"]:
+        return ["experiment"]
     return [name for name in b if name in a and fingerprint(a[name]) != fingerprint(b[name])]
 
-
+# %% ../../nbs/runs/05_run.ipynb #5a7f7bf1
 def _attempt(folder: Path, new: dict) -> dict:
     "Number of this attempt, and the seconds of those before it: of the same job, or by hand of the same parameters."
-    try: old = read_record(folder)
-    except DataError: return {"attempt": 1, "seconds_before": 0.0}
+    try:
+        old = read_record(folder)
+    except DataError:
+        return {"attempt": 1, "seconds_before": 0.0}
     wanted = new["fingerprints"]["job"]
     same = (old.get("fingerprints") or {}).get("job") == wanted and (wanted or not _differences(old, new))
-    if old["status"] == "done" or not same: return {"attempt": 1, "seconds_before": 0.0}
-    try: told = float(read_json(folder / "progress.json", dict).get("elapsed", 0.0))
-    except (DataError, TypeError, ValueError, OverflowError): told = 0.0
-    return {"attempt": (old.get("attempt") or 1) + 1, "seconds_before": max(told if _counts(told) else 0.0, old.get("seconds_before") or 0.0)}
+    if old["status"] == "done" or not same:
+        return {"attempt": 1, "seconds_before": 0.0}
+    try:
+        told = float(read_json(folder / "progress.json", dict).get("elapsed", 0.0))
+    except (DataError, TypeError, ValueError, OverflowError):
+        told = 0.0
+    return {
+        "attempt": (old.get("attempt") or 1) + 1,
+        "seconds_before": max(told if _counts(told) else 0.0, old.get("seconds_before") or 0.0),
+    }
 
 
 def _check_metrics(metrics: dict) -> dict:
     "{split: {metric: float}}; raises ParameterError for anything else."
-    try: return {s: {m: float(v) for m, v in row.items()} for s, row in metrics.items()}
+    try:
+        return {s: {m: float(v) for m, v in row.items()} for s, row in metrics.items()}
     except (AttributeError, TypeError, ValueError) as e:
         raise ParameterError(f"metrics = {metrics!r}: expected {{split: {{metric: number}}}} ({e})") from e
 
 # %% ../../nbs/runs/05_run.ipynb #deddcf0b
 def _read_job(folder: Path) -> dict | None:
     "What the runner asks for; None where no runner is. Raises DataError."
-    if not (folder / "job.json").exists(): return None
-    job, kinds = read_json(folder / "job.json", dict), {"study": str, "step": str, "run": str, "fingerprint": str, "parts": dict, "python": str, "code": str, "files": list, "needs": list}
+    if not (folder / "job.json").exists():
+        return None
+    job, kinds = (
+        read_json(folder / "job.json", dict),
+        {
+            "study": str,
+            "step": str,
+            "run": str,
+            "fingerprint": str,
+            "parts": dict,
+            "python": str,
+            "code": str,
+            "files": list,
+            "needs": list,
+        },
+    )
     wrong = next((k for k, kind in kinds.items() if not isinstance(job.get(k), (kind, type(None)))), None)
-    if wrong: raise DataError(f"{folder / 'job.json'}: {wrong} = {job[wrong]!r:.40}: expected {kinds[wrong].__name__}")
-    if fault := _texts_fault("parts", job.get("parts") or {}): raise DataError(f"{folder / 'job.json'}: {fault}")
+    if wrong:
+        raise DataError(f"{folder / 'job.json'}: {wrong} = {job[wrong]!r:.40}: expected {kinds[wrong].__name__}")
+    if fault := _texts_fault("parts", job.get("parts") or {}):
+        raise DataError(f"{folder / 'job.json'}: {fault}")
     return job
 
 
@@ -85,20 +113,23 @@ def _folder_bytes(folder: Path) -> int:
 _PLACES = ("out_dir", "drive")  # parameters that say where a run goes, not what it is
 
 
-def outputs_folder() -> Path: # which may not exist
+def outputs_folder() -> Path:  # which may not exist
     "`BERTVISION_OUTPUTS`, else the `outputs` of the clone or lab around the working directory, else `./outputs`."
-    if place := os.environ.get("BERTVISION_OUTPUTS"): return named_path(place).resolve()
+    if place := os.environ.get("BERTVISION_OUTPUTS"):
+        return named_path(place).resolve()
     here = Path.cwd()
     for place in (here, *here.parents):
         beside = any((place / name).is_dir() for name in ("nbs", "experiments", "studies"))
-        if beside and (place / "outputs").is_dir(): return place / "outputs"
+        if beside and (place / "outputs").is_dir():
+            return place / "outputs"
     return here / "outputs"
 
 
 def _word(value) -> str:
     "A task's or encoder's name as a part of a folder's name; of a path the last part."
     name = str(value)
-    if name.startswith(("/", ".", "~")) or name.endswith((".yaml", ".yml")): name = Path(name).name
+    if name.startswith(("/", ".", "~")) or name.endswith((".yaml", ".yml")):
+        name = Path(name).name
     return re.sub(r"[^\w.-]+", "--", name)[:80]
 
 
@@ -116,13 +147,17 @@ def _told(record: dict, names: list) -> str:
 
 def _refuse_other(folder: Path, new: dict):
     "Raise OutputError when the folder holds a finished run of other parameters."
-    try: old = read_record(folder)
-    except DataError: return
+    try:
+        old = read_record(folder)
+    except DataError:
+        return
     names = _differences(old, new) if old["status"] == "done" else []
-    if not names: return
+    if not names:
+        return
     theirs, ours = (r["experiment"] if names == ["experiment"] else _told(r, names) for r in (old, new))
-    raise OutputError(f"{folder} holds a finished run with {theirs}; this one has {ours}: "
-                      "give another out_dir, or remove that folder")
+    raise OutputError(
+        f"{folder} holds a finished run with {theirs}; this one has {ours}: give another out_dir, or remove that folder"
+    )
 
 # %% ../../nbs/runs/05_run.ipynb #868602a8
 _watching = {}  # "hook": (shell, function called after each cell, owner)
@@ -136,20 +171,24 @@ def _shell():
 
 def _unwatch(owner=None):
     "Take back the function that is called after each cell; with an owner, only that owner's."
-    if "hook" not in _watching or owner not in (None, _watching["hook"][2]): return
+    if "hook" not in _watching or owner not in (None, _watching["hook"][2]):
+        return
     shell, after, _ = _watching.pop("hook")
-    with suppress(ValueError): shell.events.unregister("post_run_cell", after)
+    with suppress(ValueError):
+        shell.events.unregister("post_run_cell", after)
 
 
 def _watch(fail, owner=None):
     "Call fail(error, source) when a cell ends in an error, in place of whatever was called before."
     _unwatch()
     shell = _shell()
-    if shell is None: return
+    if shell is None:
+        return
 
     def after(result):
         error = result.error_in_exec or result.error_before_exec
-        if error is not None: fail(error, getattr(result.info, "raw_cell", None) or "")
+        if error is not None:
+            fail(error, getattr(result.info, "raw_cell", None) or "")
 
     shell.events.register("post_run_cell", after)
     _watching["hook"] = (shell, after, owner)
@@ -162,12 +201,20 @@ def _failed(error: BaseException, source: str = "") -> dict:
     lines = [line.strip() for line in source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     trace = "".join(traceback.format_exception(error)).splitlines()[-40:]
     source = lines[0] if lines else ""
-    failure = {"reason": reason, "exception": text, "cell": None, "source": source, "traceback": trace, "exit_code": None}
+    failure = {
+        "reason": reason,
+        "exception": text,
+        "cell": None,
+        "source": source,
+        "traceback": trace,
+        "exit_code": None,
+    }
     return {"status": "failed", "finished": _now(), "failure": failure}
 
 # %% ../../nbs/runs/05_run.ipynb #a74b418f
 class Run:
     "A run in progress: its folder, its record, its clock. Made by `Run.start`."
+
     def __init__(self, folder: Path, record: dict):
         self.folder, self.record, self.phase = folder, record, Phases()
         self._start, self._told, self.by_hand = time.perf_counter(), 0.0, False
@@ -175,27 +222,35 @@ class Run:
         self.witness = Witness(folder, self.job)
 
     @classmethod
-    def start(cls,
-        experiment: str, # name of the notebook
-        parameters: dict, # all its parameters
-        out_dir: str = "", # folder of the run; "" = one in outputs/by-hand that is named after the parameters
-        seed: int = 0, # of the run
-        protocol: str = "carved", # carved | original
-    ) -> "Run": # with a record that says "running"
+    def start(
+        cls,
+        experiment: str,  # name of the notebook
+        parameters: dict,  # all its parameters
+        out_dir: str = "",  # folder of the run; "" = one in outputs/by-hand that is named after the parameters
+        seed: int = 0,  # of the run
+        protocol: str = "carved",  # carved | original
+    ) -> "Run":  # with a record that says "running"
         "Lock the folder and write the first record; raises OutputError when it is taken, cannot be written or holds another run."
-        if process_count() > 1 and not out_dir: raise ParameterError(f"out_dir = '': expected a folder, which the {process_count()} processes of this run share")
+        if process_count() > 1 and not out_dir:
+            raise ParameterError(
+                f"out_dir = '': expected a folder, which the {process_count()} processes of this run share"
+            )
         parameters = {name: value for name, value in parameters.items() if name not in _PLACES}
         folder = (Path(out_dir).expanduser() if out_dir else _folder_by_hand(experiment, parameters, seed)).resolve()
-        if not is_main(): return cls(folder, new_record(experiment, parameters, seed, protocol))
+        if not is_main():
+            return cls(folder, new_record(experiment, parameters, seed, protocol))
         _take(folder)
         job = _read_job(folder)
         record = new_record(experiment, parameters, seed, protocol, job)
-        if job is None: _refuse_or_release(folder, record)
+        if job is None:
+            _refuse_or_release(folder, record)
         record |= _attempt(folder, record)
-        if record["attempt"] > 1 and job is None: record |= _begin_anew(folder, bool(out_dir))
+        if record["attempt"] > 1 and job is None:
+            record |= _begin_anew(folder, bool(out_dir))
         write_json(folder / "record.json", record)
         if record["attempt"] == 1:  # what is here is of an older run
-            for name in ("predictions.parquet", "progress.json"): (folder / name).unlink(missing_ok=True)
+            for name in ("predictions.parquet", "progress.json"):
+                (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / TOLD, ignore_errors=True)
         gather_in(folder / TOLD, f"attempt-{record['attempt']}")
         run = cls(folder, record)
@@ -207,49 +262,64 @@ class Run:
 @patch
 def log(self: Run, text: str):
     "Append a line with the time to log.txt."
-    if not is_main(): return
-    with open(self.folder / "log.txt", "a", encoding="utf-8") as f: f.write(f"{_now()} {text}\n")
+    if not is_main():
+        return
+    with open(self.folder / "log.txt", "a", encoding="utf-8") as f:
+        f.write(f"{_now()} {text}\n")
 
 
 @patch
 def update(self: Run, done: float, total: float, **info):
     "Tell the runner how far the work is, at most once a second."
     now = time.monotonic()
-    if not is_main() or done < total and now - self._told < 1: return
+    if not is_main() or done < total and now - self._told < 1:
+        return
     self._told = now
     tell_own()
-    write_json(self.folder / "progress.json", {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info})
+    write_json(
+        self.folder / "progress.json",
+        {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info},
+    )
 
 # %% ../../nbs/runs/05_run.ipynb #b976ea68
 def _begin_anew(folder: Path, named: bool) -> dict:
     "Forget an attempt that was cut off under other code. Raises OutputError for a folder that somebody has named."
     changed = told_changes(folder / TOLD)
-    if not changed: return {}
+    if not changed:
+        return {}
     if named:
         _held.pop(folder).close()
-        raise OutputError(f"{folder} holds an attempt that was cut off under other code ({', '.join(changed[:5])}): delete it, or choose another out_dir")
+        raise OutputError(
+            f"{folder} holds an attempt that was cut off under other code ({', '.join(changed[:5])}): delete it, or choose another out_dir"
+        )
     for path in folder.iterdir():
-        if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
-        elif path.name != ".lock": path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != ".lock":
+            path.unlink()
     return {"attempt": 1, "seconds_before": 0.0}
 
 
 def _refuse_or_release(folder: Path, new: dict):
     "As `_refuse_other`, with the lock given back."
-    try: _refuse_other(folder, new)
+    try:
+        _refuse_other(folder, new)
     except OutputError:
         _held.pop(folder).close()
         raise
 
 
 @patch
-def fail(self: Run,
-    error: BaseException, # that ended a cell
-    source: str = "", # of that cell
+def fail(
+    self: Run,
+    error: BaseException,  # that ended a cell
+    source: str = "",  # of that cell
 ):
-    "Write a record with status \"failed\" and the reason; the run itself may go on."
-    if self.record["status"] != "running" or not (self.folder / "record.json").exists(): return
-    with suppress(BertvisionError): write_json(self.folder / "record.json", self.record | _failed(error, source))
+    'Write a record with status "failed" and the reason; the run itself may go on.'
+    if self.record["status"] != "running" or not (self.folder / "record.json").exists():
+        return
+    with suppress(BertvisionError):
+        write_json(self.folder / "record.json", self.record | _failed(error, source))
 
 # %% ../../nbs/runs/05_run.ipynb #789fa2a8
 @patch(as_prop=True)
@@ -259,7 +329,8 @@ def seconds(self: Run) -> float:
 
 
 @patch
-def __repr__(self: Run): return f"Run({self.record['experiment']}, {self.record['status']}, {self.folder.name})"
+def __repr__(self: Run):
+    return f"Run({self.record['experiment']}, {self.record['status']}, {self.folder.name})"
 
 
 @patch
@@ -271,29 +342,35 @@ def _repr_markdown_(self: Run):
 @patch
 def main_only(self: Run):
     "From here on only the main process goes on; the others end, with their cells' work done, and tell what they have executed."
-    if not is_main(): tell(self.folder / TOLD, f"process-{process_index()}")
+    if not is_main():
+        tell(self.folder / TOLD, f"process-{process_index()}")
     wait()
     leave()
-    if not is_main(): raise SystemExit(0)
+    if not is_main():
+        raise SystemExit(0)
 
 # %% ../../nbs/runs/05_run.ipynb #e5f79ffe
 def _rows_fault(rows) -> str:
     "What nobody could score in a table of predictions; '' when all is well."
     from pandas.api.types import infer_dtype, is_numeric_dtype, is_string_dtype
 
-    if lacks := sorted({"split", "example_id", "label", "prediction"} - set(rows)): return f"lacks the columns {', '.join(lacks)}"
+    if lacks := sorted({"split", "example_id", "label", "prediction"} - set(rows)):
+        return f"lacks the columns {', '.join(lacks)}"
     for name in rows.columns.intersection(["split", "example_id", "variant"]):
-        whole = is_string_dtype(rows[name].dtype) and rows[name].dtype != object and not rows[name].hasnans  # object columns may hold anything
+        whole = (
+            is_string_dtype(rows[name].dtype) and rows[name].dtype != object and not rows[name].hasnans
+        )  # object columns may hold anything
         if not whole and infer_dtype(rows[name].to_numpy(dtype=object), skipna=False) not in ("string", "empty"):
             return f"has something else than text in the column {name}"
     for name in rows.columns.intersection(["label", "prediction", "seed", "exact_match", "answer_f1", "null_odds"]):
-        if not is_numeric_dtype(rows[name]): return f"has something else than numbers in the column {name}"
+        if not is_numeric_dtype(rows[name]):
+            return f"has something else than numbers in the column {name}"
     return ""
 
-
+# %% ../../nbs/runs/05_run.ipynb #392e0f78
 def read_rows(
-    path, # predictions.parquet of a finished run
-): # DataFrame: split, example_id, label, prediction and what else the run kept
+    path,  # predictions.parquet of a finished run
+):  # DataFrame: split, example_id, label, prediction and what else the run kept
     "A table of predictions; raises DataError that names the file and the column of the fault."
     import pandas as pd
     import pyarrow as pa
@@ -301,19 +378,37 @@ def read_rows(
     try:
         rows = pd.read_parquet(path)
         fault = _rows_fault(rows)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, pa.ArrowException) as e:
-        raise DataError(f"{path} cannot be read ({type(e).__name__}); expected the predictions of a finished run") from e
-    if fault: raise DataError(f"{path} {fault}")
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        MemoryError,
+        pa.ArrowException,
+    ) as e:
+        raise DataError(
+            f"{path} cannot be read ({type(e).__name__}); expected the predictions of a finished run"
+        ) from e
+    if fault:
+        raise DataError(f"{path} {fault}")
     return rows
 
 # %% ../../nbs/runs/05_run.ipynb #b1a7554d
-_HANDED_ON = {"model": "finetune_dir", "states": "extract_dir", "selections": "select_dir"}  # left -> parameter that takes it
+_HANDED_ON = {
+    "model": "finetune_dir",
+    "states": "extract_dir",
+    "selections": "select_dir",
+}  # left -> parameter that takes it
 
 
 def _shown(folder: Path) -> str:
     "A folder as one would type it here."
-    try: near = os.path.relpath(folder)
-    except ValueError: return str(folder)
+    try:
+        near = os.path.relpath(folder)
+    except ValueError:
+        return str(folder)
     return near if near.count("..") <= 3 else str(folder)
 
 
@@ -327,46 +422,70 @@ def _closing_line(folder: Path) -> str:
 
 # %% ../../nbs/runs/05_run.ipynb #4d6bb936
 def _save_predictions(folder: Path, predictions):
-    with replacing(folder / "predictions.parquet") as tmp: predictions.to_parquet(tmp, index=False)
+    with replacing(folder / "predictions.parquet") as tmp:
+        predictions.to_parquet(tmp, index=False)
 
 
 def _result(run: Run, metrics: dict, extra: dict) -> dict:
     "The keys that a finished run adds to its record; raises ParameterError for an unknown or reserved one."
-    optional = ("examples_per_second", "collapsed", "examples", "baselines", "history", "parameters_count", "padding_waste")
+    optional = (
+        "examples_per_second",
+        "collapsed",
+        "examples",
+        "baselines",
+        "history",
+        "parameters_count",
+        "padding_waste",
+    )
     for key in extra:
         if key in run.record and key not in optional:
             raise ParameterError(f"finish: {key!r} is written by the run itself and cannot be given")
     phases = run.phase.seconds
-    total = max(run.seconds, sum(phases.values()))  # a kill may lose the last second of an attempt, but not of its phases
-    return {**extra, "metrics": _check_metrics(metrics), "seconds": {**phases, "total": total},
-            "peak_memory_bytes": peak_memory(), "bytes_written": _folder_bytes(run.folder),
-            "device": _machine(), "finished": _now(), "status": "done"}
+    total = max(
+        run.seconds, sum(phases.values())
+    )  # a kill may lose the last second of an attempt, but not of its phases
+    return {
+        **extra,
+        "metrics": _check_metrics(metrics),
+        "seconds": {**phases, "total": total},
+        "peak_memory_bytes": peak_memory(),
+        "bytes_written": _folder_bytes(run.folder),
+        "device": _machine(),
+        "finished": _now(),
+        "status": "done",
+    }
 
 # %% ../../nbs/runs/05_run.ipynb #b4b978a8
 @patch
-def finish(self: Run,
-    metrics: dict, # {split: {metric: number}}; NaN is stored as null
-    predictions=None, # DataFrame, one row an example of the reported splits
-    *, examples_per_second: float | None = None, # of training
-    fingerprints: dict | None = None, # name -> hash: data, weights, tokenizer, split ids
-    collapsed: str | None = None, # why the run counts as collapsed
-    examples: dict | None = None, # split -> number of examples
-    extra: dict | None = None, # baselines, history, parameters_count, padding_waste and whatever the experiment adds
-) -> dict: # the record
-    "Write predictions, then the record with status \"done\". Raises ParameterError for a malformed result, OutputError when the run was not what was planned."
-    if not is_main(): raise OutputError("finish: only the main process writes a record; call run.main_only() before")
+def finish(
+    self: Run,
+    metrics: dict,  # {split: {metric: number}}; NaN is stored as null
+    predictions=None,  # DataFrame, one row an example of the reported splits
+    *,
+    examples_per_second: float | None = None,  # of training
+    fingerprints: dict | None = None,  # name -> hash: data, weights, tokenizer, split ids
+    collapsed: str | None = None,  # why the run counts as collapsed
+    examples: dict | None = None,  # split -> number of examples
+    extra: dict | None = None,  # baselines, history, parameters_count, padding_waste and whatever the experiment adds
+) -> dict:  # the record
+    'Write predictions, then the record with status "done". Raises ParameterError for a malformed result, OutputError when the run was not what was planned.'
+    if not is_main():
+        raise OutputError("finish: only the main process writes a record; call run.main_only() before")
     given = {"examples_per_second": examples_per_second, "collapsed": collapsed, "examples": examples, **(extra or {})}
     _check_metrics(metrics)
-    if predictions is not None: _save_predictions(self.folder, predictions)
+    if predictions is not None:
+        _save_predictions(self.folder, predictions)
     end_own()
     self.record |= self.witness.testify() | {"made_from": made_from(self.folder, self.job, self.record["parameters"])}
     shutil.rmtree(self.folder / TOLD, ignore_errors=True)
     self.record |= _result(self, metrics, given)
     self.record["fingerprints"] |= fingerprints or {}
     write_json(self.folder / "record.json", self.record)
-    if self.folder in _held: _held.pop(self.folder).close()
+    if self.folder in _held:
+        _held.pop(self.folder).close()
     _unwatch(self)
-    if self.by_hand: print(_closing_line(self.folder))
+    if self.by_hand:
+        print(_closing_line(self.folder))
     return self.record
 
 # %% ../../nbs/runs/05_run.ipynb #f3542ef8
@@ -381,8 +500,10 @@ def _cells_run() -> list[str]:
 
 def _assigned(source: str) -> list[str]:
     "The names of a cell of nothing but `name = value`; [] for any other cell."
-    try: body = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError): return []
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
     several = [node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)] for node in body]
     targets = [target for some in several for target in some]
     return [t.id for t in targets] if all(isinstance(t, ast.Name) for t in targets) else []
@@ -393,14 +514,16 @@ def _parameters_cells(cells: list[str], known: set) -> tuple[list, list]:
     assigned = [[] if source.startswith(_INJECTED) else _assigned(source) for source in cells]
     own = [i for i, names in enumerate(assigned) if 2 * len(known & set(names)) > len(known)]
     last = own[-1] if own else -1
-    injected = [source for source in cells[last + 1:] if source.startswith(_INJECTED)]
+    injected = [source for source in cells[last + 1 :] if source.startswith(_INJECTED)]
     return assigned[last] if own else [], _assigned(injected[-1]) if injected else []
 
 # %% ../../nbs/runs/05_run.ipynb #0924ac49
 def _declared(source: str) -> dict[str, Parameter]:
     "The parameters of a cell of literals; {} for any other cell."
-    try: return _parameters_of(source, "")
-    except ParameterError: return {}
+    try:
+        return _parameters_of(source, "")
+    except ParameterError:
+        return {}
 
 
 def _newest(cells: list[str]) -> tuple[int, dict]:
@@ -414,25 +537,34 @@ def _newest(cells: list[str]) -> tuple[int, dict]:
 def _template(experiment: str, cells: list[str]) -> dict[str, Parameter]:
     "The parameters of an experiment, from the first of these places that tells."
     job = _read_job(Path(".")) or {}
-    if job.get("experiment") == experiment and isinstance(job.get("notebook"), str): return read_parameters(job["notebook"])
+    if job.get("experiment") == experiment and isinstance(job.get("notebook"), str):
+        return read_parameters(job["notebook"])
     place, own = _newest(cells)
-    if own and any(source.startswith(_INJECTED) for source in cells[place + 1:]): return own
+    if own and any(source.startswith(_INJECTED) for source in cells[place + 1 :]):
+        return own
     notebook = resources() / "experiments" / f"{experiment}.ipynb"
-    if notebook.is_file(): return read_parameters(notebook)
-    if own: return own
-    raise ParameterError(f"checked_parameters({experiment!r}): expected a parameters cell before it, "
-                         "or the name of an experiment of the package")
+    if notebook.is_file():
+        return read_parameters(notebook)
+    if own:
+        return own
+    raise ParameterError(
+        f"checked_parameters({experiment!r}): expected a parameters cell before it, "
+        "or the name of an experiment of the package"
+    )
 
 # %% ../../nbs/runs/05_run.ipynb #80f706e0
 def _fail_start(experiment: str, given: dict, error: BaseException, source: str = ""):
-    "Leave a record \"failed\" in the folder that was named, unless a finished run is in it or another process writes there."
+    'Leave a record "failed" in the folder that was named, unless a finished run is in it or another process writes there.'
     place = given.get("out_dir")
-    if not (isinstance(place, str) and place and is_main()): return
+    if not (isinstance(place, str) and place and is_main()):
+        return
     with suppress(BertvisionError):
         folder = named_path(place).resolve()
         held = lock(folder / ".lock", patience=0)
-        if held is None: return
-        with held: _write_failed_start(folder, experiment, given, _failed(error, source))
+        if held is None:
+            return
+        with held:
+            _write_failed_start(folder, experiment, given, _failed(error, source))
 
 
 def _write_failed_start(folder: Path, experiment: str, given: dict, failed: dict):
@@ -441,9 +573,11 @@ def _write_failed_start(folder: Path, experiment: str, given: dict, failed: dict
     seed = given["seed"] if type(given.get("seed")) is int and _counts(given["seed"]) else 0
     protocol = given["protocol"] if isinstance(given.get("protocol"), str) else "carved"
     record = new_record(experiment, parameters, seed, protocol, _read_job(folder))
-    for name in ("task", "encoder"): record[name] = record[name] if isinstance(record[name], str) else None
+    for name in ("task", "encoder"):
+        record[name] = record[name] if isinstance(record[name], str) else None
     with suppress(DataError):
-        if read_record(folder)["status"] == "done": return
+        if read_record(folder)["status"] == "done":
+            return
         record |= _attempt(folder, record)
     write_json(folder / "record.json", record | failed)
 
@@ -452,31 +586,37 @@ def _check_names(experiment: str, known: dict, namespace: dict, cells: list[str]
     "Refuse names that the experiment does not have, in either cell, and a name that is missing."
     own, injected = _parameters_cells(cells, set(known))
     for name in (*own, *injected):
-        if name not in known: raise _unknown(experiment, name, known)
+        if name not in known:
+            raise _unknown(experiment, name, known)
     missing = next((name for name in known if name not in namespace or own and name not in own), None)
-    if missing is None: return
+    if missing is None:
+        return
     line = f"{missing} = {known[missing].default!r}"
     raise ParameterError(f"{experiment}: the parameters cell lacks {missing}; expected a line such as {line}")
 
 
 def _check_folder(parameters: dict):
     "Refuse a folder that a study has prepared for other parameters; raises OutputError."
-    if not parameters.get("out_dir"): return
+    if not parameters.get("out_dir"):
+        return
     folder = named_path(parameters["out_dir"])
     job = _read_job(folder) or {}
     planned = job.get("parameters") if isinstance(job.get("parameters"), dict) else {}
     shared = [name for name in planned if name in parameters and name not in _PLACES]
     other = [name for name in shared if fingerprint(planned[name]) != fingerprint(parameters[name])]
-    if not other: return
+    if not other:
+        return
     theirs, ours = (f"{other[0]} = {values[other[0]]!r:.60}" for values in (planned, parameters))
-    raise OutputError(f"{folder} belongs to run {job.get('run')} of the study {job.get('study')}, with {theirs}; "
-                      f"this one has {ours}: give another out_dir")
+    raise OutputError(
+        f"{folder} belongs to run {job.get('run')} of the study {job.get('study')}, with {theirs}; "
+        f"this one has {ours}: give another out_dir"
+    )
 
 # %% ../../nbs/runs/05_run.ipynb #7cd46866
 def checked_parameters(
-    experiment: str, # name of the notebook
-    namespace: dict, # its `globals()`, in which the values then have the types of their defaults
-) -> dict: # all its parameters, name -> value
+    experiment: str,  # name of the notebook
+    namespace: dict,  # its `globals()`, in which the values then have the types of their defaults
+) -> dict:  # all its parameters, name -> value
     "Check the parameters of the running notebook; raises ParameterError for a wrong name or type, OutputError for a study's folder."
     cells = _cells_run()
     known = _template(experiment, cells)

@@ -18,17 +18,34 @@ from importlib.util import decode_source
 from pathlib import Path
 
 from ..core.errors import DataError, OutputError
-from ..core.io import read_json, write_json, write_text
-from ..core.hashing import file_fingerprint, fingerprint
 from ..core.executed import changes, describe, executed, listen, module_path, short_name, source_of
+from ..core.hashing import file_fingerprint, fingerprint
+from ..core.io import read_json, write_json, write_text
 
 # %% ../../nbs/runs/03_witness.ipynb #ce0d7544
-LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "safetensors", "peft", "numpy", "scipy", "sklearn",
-             "pandas", "pyarrow", "h5py", "hyperopt", "papermill", "IPython", "ipykernel")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "accelerate",
+    "safetensors",
+    "peft",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "pyarrow",
+    "h5py",
+    "hyperopt",
+    "papermill",
+    "IPython",
+    "ipykernel",
+)
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "IPython": "ipython"}
 
 
-def libraries() -> dict: # name -> version
+def libraries() -> dict:  # name -> version
     "Return the versions of the libraries that this process has loaded."
     found = {}
     for name in LIBRARIES:
@@ -40,17 +57,22 @@ def libraries() -> dict: # name -> version
             found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
     return found
 
-
+# %% ../../nbs/runs/03_witness.ipynb #00b0cacd
 def _torch_settings() -> dict:
     torch = sys.modules.get("torch")
     if torch is None or not hasattr(torch, "get_default_dtype"):
         return {}
-    return {"default_dtype": str(torch.get_default_dtype()).removeprefix("torch."), "threads": torch.get_num_threads(),
-            "interop_threads": torch.get_num_interop_threads(), "matmul_precision": torch.get_float32_matmul_precision(),
-            "tf32": torch.backends.cuda.matmul.allow_tf32, "deterministic": torch.are_deterministic_algorithms_enabled()}
+    return {
+        "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
-def stock() -> dict: # python, libraries, torch
+def stock() -> dict:  # python, libraries, torch
     "Return what this process computes with. Names no place, since records are read elsewhere."
     return {"python": platform.python_version(), "libraries": libraries(), "torch": _torch_settings()}
 
@@ -58,23 +80,30 @@ def stock() -> dict: # python, libraries, torch
 def _module_names() -> list:
     package = Path(module_path("bertvision.core.io")).parents[1]
     files = sorted(p.relative_to(package).with_suffix("") for p in package.rglob("*.py"))
-    return [".".join(["bertvision", *f.parts]) for f in files if f.name not in ("__init__", "_modidx") and f.parts[0] != "_nbs"]
+    return [
+        ".".join(["bertvision", *f.parts])
+        for f in files
+        if f.name not in ("__init__", "_modidx") and f.parts[0] != "_nbs"
+    ]
 
 
-def planned_code() -> dict: # module -> {"source", "units", "statements"}
+def planned_code() -> dict:  # module -> {"source", "units", "statements"}
     "Return the digests of the whole package as its files are now."
     found = {}
     for name in _module_names():
         if source := source_of(module_path(name)):
-            found[name] = {"source": source.digest, "units": {n: u[0] for n, u in source.units.items()},
-                           "statements": {n: s[0] for n, s in source.statements.items()}}
+            found[name] = {
+                "source": source.digest,
+                "units": {n: u[0] for n, u in source.units.items()},
+                "statements": {n: s[0] for n, s in source.statements.items()},
+            }
     return found
 
 
 def code_differences(
-    kept: dict, # what was executed, as `core.executed.describe` has it
-    planned: dict, # as `planned_code` has it
-) -> list: # names of what differs
+    kept: dict,  # what was executed, as `core.executed.describe` has it
+    planned: dict,  # as `planned_code` has it
+) -> list:  # names of what differs
     "Return what was executed and is not what was planned."
     found = []
     for module, then in kept.items():
@@ -88,8 +117,8 @@ def code_differences(
 
 # %% ../../nbs/runs/03_witness.ipynb #b94db835
 def interpreter_fault(
-    planned: str, # executable that the runner works with; "" = none is known
-) -> str: # '' when all is well
+    planned: str,  # executable that the runner works with; "" = none is known
+) -> str:  # '' when all is well
     "Return why this process is not the planned interpreter."
     if not planned or _same_file(planned, sys.executable):
         return ""
@@ -98,23 +127,25 @@ def interpreter_fault(
 
 def _same_file(a: str, b: str) -> bool:
     folder = lambda p: os.path.join(os.path.realpath(os.path.dirname(p)), "")
-    return os.path.realpath(a) == os.path.realpath(b) and folder(a) == folder(b)  # a virtual environment's python is a link
+    return os.path.realpath(a) == os.path.realpath(b) and folder(a) == folder(
+        b
+    )  # a virtual environment's python is a link
 
 
 def stock_fault(
-    now: dict, # as `stock` has it
-) -> str: # '' when all is well
+    now: dict,  # as `stock` has it
+) -> str:  # '' when all is well
     "Return what no run is planned to compute with."
     dtype = now["torch"].get("default_dtype", "float32")
     if dtype == "float32":
         return ""
     return f"torch's default dtype is {dtype}: expected float32; look for a startup file or a cell that calls torch.set_default_dtype"
 
-
+# %% ../../nbs/runs/03_witness.ipynb #6e20e9c0
 def inputs_fault(
-    planned: list, # [file as seen from the run's folder, fingerprint]
-    folder: Path, # of the run
-) -> str: # '' when all is well
+    planned: list,  # [file as seen from the run's folder, fingerprint]
+    folder: Path,  # of the run
+) -> str:  # '' when all is well
     "Return which file that the run has read is no longer the one that was planned."
     for name, digest in planned:
         path = Path(os.path.normpath(folder / name))
@@ -128,8 +159,8 @@ def inputs_fault(
 
 # %% ../../nbs/runs/03_witness.ipynb #592780f0
 def home_of(
-    folder: Path, # of a run
-    job: dict | None, # what the runner wrote; None = a run by hand
+    folder: Path,  # of a run
+    job: dict | None,  # what the runner wrote; None = a run by hand
 ) -> Path:
     "Return the folder that keeps what was executed: the study's, or the run's own."
     return folder.parents[1] if job and folder.parent.name == "runs" else folder
@@ -141,9 +172,9 @@ def _keep(path: Path, text: str):
 
 
 def keep_executed(
-    kept: dict, # as `core.executed.describe` has it
-    home: Path, # see `home_of`
-) -> str: # digest: name of the list in executed/
+    kept: dict,  # as `core.executed.describe` has it
+    home: Path,  # see `home_of`
+) -> str:  # digest: name of the list in executed/
     "Write the list of what was executed and the sources of its modules, those that are not there yet."
     digest = fingerprint(kept)
     _keep(home / "executed" / f"{digest}.json", json.dumps(kept, indent=0, sort_keys=True, ensure_ascii=False) + "\n")
@@ -164,8 +195,8 @@ def _list(path: str, stamp: int) -> dict:
 
 # %% ../../nbs/runs/03_witness.ipynb #a5894a60
 def read_executed(
-    record: dict, # of a run
-    home: Path, # see `home_of`
+    record: dict,  # of a run
+    home: Path,  # see `home_of`
 ) -> dict:
     "Read the list of what a run executed. Raises DataError when it is missing or damaged."
     path = Path(home) / "executed" / f"{record['executed']}.json"
@@ -178,35 +209,44 @@ _compared = {}  # (folder, list) -> what has changed; a plan asks for hundreds o
 
 
 def executed_changes(
-    record: dict, # of a run that says what it executed
-    home: Path, # see `home_of`
-) -> list: # names, as `core.executed.changes` returns them
+    record: dict,  # of a run that says what it executed
+    home: Path,  # see `home_of`
+) -> list:  # names, as `core.executed.changes` returns them
     "Return what a finished run executed and is no longer the same. Raises DataError as `read_executed`."
     kept = read_executed(record, home)
     files = {module: module_path(module, then["file"], home) for module, then in kept.items()}
-    key = (str(home), record["executed"], tuple(os.stat(f).st_mtime_ns if os.path.exists(f) else 0 for f in files.values()))
+    key = (
+        str(home),
+        record["executed"],
+        tuple(os.stat(f).st_mtime_ns if os.path.exists(f) else 0 for f in files.values()),
+    )
     if key not in _compared:
         _compared[key] = changes(kept, home)
     return _compared[key]
 
 # %% ../../nbs/runs/03_witness.ipynb #5c26204e
 def executed_apart(
-    ours: dict, # record of a run that says what it executed
-    theirs: dict, # of another one of the same study
-    home: Path, # see `home_of`
-) -> list: # names, sorted
+    ours: dict,  # record of a run that says what it executed
+    theirs: dict,  # of another one of the same study
+    home: Path,  # see `home_of`
+) -> list:  # names, sorted
     "Return what two runs both executed, each in another form. Raises DataError as `read_executed`."
     if ours["executed"] == theirs["executed"]:
         return []
     a, b = read_executed(ours, home), read_executed(theirs, home)
-    names = {(m, n) for m in a.keys() & b.keys() for part in ("executed", "statements")
-             for n in a[m][part].keys() & b[m][part].keys() if a[m][part][n] != b[m][part][n]}
+    names = {
+        (m, n)
+        for m in a.keys() & b.keys()
+        for part in ("executed", "statements")
+        for n in a[m][part].keys() & b[m][part].keys()
+        if a[m][part][n] != b[m][part][n]
+    }
     return sorted(short_name(*name) for name in names)
 
 # %% ../../nbs/runs/03_witness.ipynb #850a8de8
 def stamps_of(
-    record: dict, # of a finished run
-) -> list: # texts; the first is today's
+    record: dict,  # of a finished run
+) -> list:  # texts; the first is today's
     "Return by which marks a run is known to those that build on it, also those from before it was accepted for newer code."
     prints = record.get("fingerprints") or {}
     taken = [a for a in reversed(record.get("accepted") or []) if isinstance(a, dict)]
@@ -219,15 +259,17 @@ def stamps_of(
 
 
 def made_from(
-    folder: Path, # of a run
-    job: dict | None, # what the runner wrote
-    parameters: dict, # of the run
-) -> dict: # run -> stamp
+    folder: Path,  # of a run
+    job: dict | None,  # what the runner wrote
+    parameters: dict,  # of the run
+) -> dict:  # run -> stamp
     "Return the runs that a run builds on, each with its mark."
     places = {id: folder.parent / id for id in (job or {}).get("needs") or ()}
     if not job:
         named = [v for k, v in parameters.items() if k.endswith("_dir") and k != "out_dir" and v]
-        places = {Path(p).name: folder / p for v in named for p in (v if isinstance(v, list) else [v]) if isinstance(p, str)}
+        places = {
+            Path(p).name: folder / p for v in named for p in (v if isinstance(v, list) else [v]) if isinstance(p, str)
+        }
     found = {}
     for id, place in places.items():
         try:
@@ -242,6 +284,7 @@ TOLD = ".executed"  # in a run's folder: what its processes and attempts tell wh
 
 class Witness:
     "Takes stock of a run when it starts, and again when it ends."
+
     def __init__(self, folder: Path, job: dict | None):
         self.folder, self.job, self.before = folder, job or {}, stock()
 
@@ -256,9 +299,13 @@ class Witness:
         if not self.job.get("code"):
             return ""
         differ = code_differences(kept, read_json(self.folder / self.job["code"], dict))
-        return f"the code was changed between the plan and the run: {', '.join(differ[:5])}{' …' * (len(differ) > 5)}" if differ else ""
+        return (
+            f"the code was changed between the plan and the run: {', '.join(differ[:5])}{' …' * (len(differ) > 5)}"
+            if differ
+            else ""
+        )
 
-    def testify(self) -> dict: # what the record is to hold
+    def testify(self) -> dict:  # what the record is to hold
         "Return the stock and what was executed, which is kept beside the run. Raises OutputError when it is not what was planned."
         home, now = home_of(self.folder, self.job), stock()
         changed = listen(self.folder / TOLD)

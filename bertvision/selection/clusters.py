@@ -26,8 +26,8 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
 from ..core.errors import DataError, ParameterError, suggest
-from ..core.io import read_json, replacing, write_json
 from ..core.hashing import file_fingerprint, fingerprint
+from ..core.io import read_json, replacing, write_json
 from ..states.interface import States
 from ..states.stream import layer_index, vectors_of
 
@@ -35,20 +35,24 @@ from ..states.stream import layer_index, vectors_of
 @dataclass(eq=False)
 class Clusters:
     "Which example belongs to which cluster; made by `cluster`, kept by `save_clusters`."
-    method: str             # kmeans | dbscan | hdbscan
-    metric: str             # cosine | euclidean
-    labels: np.ndarray      # (N,) int32: 0 … number - 1, -1 = noise
-    centres: np.ndarray     # (number, D) float32, unit length under cosine
-    distances: np.ndarray   # (N,) float32 to the own centre: 1 - cosine, or Euclidean; nan for noise
+
+    method: str  # kmeans | dbscan | hdbscan
+    metric: str  # cosine | euclidean
+    labels: np.ndarray  # (N,) int32: 0 … number - 1, -1 = noise
+    centres: np.ndarray  # (number, D) float32, unit length under cosine
+    distances: np.ndarray  # (N,) float32 to the own centre: 1 - cosine, or Euclidean; nan for noise
     settings: dict = field(default_factory=dict)  # all that was asked for, seed included
-    rows: str = ""          # which examples: `rows_of`; "" = not known
-    seconds: float = 0.0    # of the clustering
+    rows: str = ""  # which examples: `rows_of`; "" = not known
+    seconds: float = 0.0  # of the clustering
 
     number = property(lambda self: len(self.centres), doc="clusters, noise not counted")
     noise = property(lambda self: int((self.labels < 0).sum()), doc="examples in no cluster")
-    sizes = property(lambda self: np.bincount(self.labels[self.labels >= 0], minlength=self.number), doc="(number,) examples of each")
+    sizes = property(
+        lambda self: np.bincount(self.labels[self.labels >= 0], minlength=self.number), doc="(number,) examples of each"
+    )
 
-    def __len__(self): return len(self.labels)
+    def __len__(self):
+        return len(self.labels)
 
     def __repr__(self):
         what = f"{len(self)} examples, {self.number} clusters of {self.sizes.min()} to {self.sizes.max()}, {self.noise} noise"
@@ -56,11 +60,13 @@ class Clusters:
 
 # %% ../../nbs/selection/00_clusters.ipynb #b5679105
 @patch
-def nearest(self: Clusters,
-    k: int, # a cluster, 0 … number - 1
-) -> np.ndarray: # row numbers of its members
+def nearest(
+    self: Clusters,
+    k: int,  # a cluster, 0 … number - 1
+) -> np.ndarray:  # row numbers of its members
     "The members of a cluster, the nearest to its centre first; raises ParameterError for one that does not exist."
-    if not 0 <= k < self.number: raise ParameterError(f"cluster {k}: expected one from 0 to {self.number - 1}")
+    if not 0 <= k < self.number:
+        raise ParameterError(f"cluster {k}: expected one from 0 to {self.number - 1}")
     members = np.flatnonzero(self.labels == k)
     return members[np.argsort(self.distances[members], kind="stable")]
 
@@ -68,23 +74,32 @@ def nearest(self: Clusters,
 PART = 8192  # vectors that are worked on at a time
 
 
-def _parts(n: int): return (slice(i, min(i + PART, n)) for i in range(0, n, PART))
+def _parts(n: int):
+    return (slice(i, min(i + PART, n)) for i in range(0, n, PART))
 
 
-def _shaped(vectors) -> np.ndarray: # (N, D)
+def _shaped(vectors) -> np.ndarray:  # (N, D)
     vectors = np.asanyarray(vectors)
-    if vectors.ndim == 2 and len(vectors) and vectors.dtype.kind == "f": return vectors
-    raise DataError(f"vectors of shape {vectors.shape} and type {vectors.dtype}: expected (examples, D) of float16 or float32")
+    if vectors.ndim == 2 and len(vectors) and vectors.dtype.kind == "f":
+        return vectors
+    raise DataError(
+        f"vectors of shape {vectors.shape} and type {vectors.dtype}: expected (examples, D) of float16 or float32"
+    )
 
 
-def _read(vectors: np.ndarray, part: slice, metric: str) -> np.ndarray: # (n, D) float32
+def _read(vectors: np.ndarray, part: slice, metric: str) -> np.ndarray:  # (n, D) float32
     "Some vectors, checked; of unit length under cosine."
     rows = np.asarray(vectors[part], np.float32)
     broken = ~np.isfinite(rows).all(1)
-    if broken.any(): raise DataError(f"row {part.start + int(broken.argmax())}: its vector holds NaN or infinity")
-    if metric == "euclidean": return rows
+    if broken.any():
+        raise DataError(f"row {part.start + int(broken.argmax())}: its vector holds NaN or infinity")
+    if metric == "euclidean":
+        return rows
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not lengths.all(): raise DataError(f"row {part.start + int(lengths.argmin())}: its vector is zero, which has no cosine; use metric='euclidean'")
+    if not lengths.all():
+        raise DataError(
+            f"row {part.start + int(lengths.argmin())}: its vector is zero, which has no cosine; use metric='euclidean'"
+        )
     return rows / lengths
 
 # %% ../../nbs/selection/00_clusters.ipynb #341f03fa
@@ -92,28 +107,31 @@ def _shortest_period(keys: list) -> int:
     "By the prefix function of Knuth, Morris and Pratt."
     overlap, k = [0] * len(keys), 0
     for i in range(1, len(keys)):
-        while k and keys[i] != keys[k]: k = overlap[k - 1]
+        while k and keys[i] != keys[k]:
+            k = overlap[k - 1]
         k += keys[i] == keys[k]
         overlap[i] = k
     return len(keys) - k
 
 
 def repeated_vectors(
-    vectors: np.ndarray, # (N, D)
-) -> int: # 0 = they do not repeat
+    vectors: np.ndarray,  # (N, D)
+) -> int:  # 0 = they do not repeat
     "Number of vectors after which all come again, as if one batch had been stored over and over."
     vectors = _shaped(vectors)
-    half = vectors[1:len(vectors) // 2 + 1]
-    if not (half[half[:, 0] == vectors[0, 0]] == vectors[0]).all(1).any(): return 0
+    half = vectors[1 : len(vectors) // 2 + 1]
+    if not (half[half[:, 0] == vectors[0, 0]] == vectors[0]).all(1).any():
+        return 0
     period = _shortest_period([hash(row.tobytes()) for row in vectors])
     return period if 2 * period <= len(vectors) else 0
 
 # %% ../../nbs/selection/00_clusters.ipynb #3d2a7079
-def _principal(vectors: np.ndarray, metric: str, k: int) -> tuple: # (D,) mean, (D, k) directions
+def _principal(vectors: np.ndarray, metric: str, k: int) -> tuple:  # (D,) mean, (D, k) directions
     "Mean and first principal directions, from the covariance, which is summed part by part."
     n, d = vectors.shape
     mean, covariance = np.zeros(d), np.zeros((d, d))
-    for part in _parts(n): mean += _read(vectors, part, metric).sum(0, dtype=np.float64) / n
+    for part in _parts(n):
+        mean += _read(vectors, part, metric).sum(0, dtype=np.float64) / n
     for part in _parts(n):
         centred = _read(vectors, part, metric) - mean.astype(np.float32)
         covariance += centred.T @ centred
@@ -123,10 +141,10 @@ def _principal(vectors: np.ndarray, metric: str, k: int) -> tuple: # (D,) mean, 
 
 
 def points_of(
-    vectors: np.ndarray, # (N, D) float16 or float32
-    metric: str = "cosine", # cosine | euclidean
-    reduce: int = 0, # principal components; 0 = the vectors themselves
-) -> np.ndarray: # (N, D or reduce) float32, one copy
+    vectors: np.ndarray,  # (N, D) float16 or float32
+    metric: str = "cosine",  # cosine | euclidean
+    reduce: int = 0,  # principal components; 0 = the vectors themselves
+) -> np.ndarray:  # (N, D or reduce) float32, one copy
     "Points whose Euclidean distance is meant: of unit length under cosine. Raises DataError for a row that is broken or zero."
     mean, directions = _principal(vectors, metric, reduce) if reduce else (0, None)
     out = np.empty((len(vectors), reduce or vectors.shape[1]), np.float32)
@@ -137,13 +155,14 @@ def points_of(
 
 
 def plane(
-    vectors: np.ndarray, # (N, D), D at least 2
-    metric: str = "cosine", # cosine = of the vectors at unit length | euclidean
-) -> np.ndarray: # (N, 2) float32
+    vectors: np.ndarray,  # (N, D), D at least 2
+    metric: str = "cosine",  # cosine = of the vectors at unit length | euclidean
+) -> np.ndarray:  # (N, 2) float32
     "The first two principal components, for a map; raises DataError, ParameterError."
     vectors = _shaped(vectors)
     _choice("metric", metric, METRICS)
-    if vectors.shape[1] < 2: raise DataError("vectors of one number have no plane")
+    if vectors.shape[1] < 2:
+        raise DataError("vectors of one number have no plane")
     return points_of(vectors, metric, 2)
 
 # %% ../../nbs/selection/00_clusters.ipynb #b73ca0e3
@@ -152,12 +171,14 @@ METRICS = ("cosine", "euclidean")
 
 
 def _choice(name: str, value, allowed):
-    if value not in allowed: raise ParameterError(f"{name} = {value!r}: expected one of {', '.join(allowed)}{suggest(value, allowed)}")
+    if value not in allowed:
+        raise ParameterError(f"{name} = {value!r}: expected one of {', '.join(allowed)}{suggest(value, allowed)}")
 
 
 @dataclass(frozen=True)
 class _Asked:
     "The settings that decide the result; raises ParameterError."
+
     method: str = "kmeans"
     metric: str = "cosine"
     num_clusters: int = 512
@@ -173,24 +194,39 @@ class _Asked:
         _choice("metric", self.metric, METRICS)
         least = {"num_clusters": 1, "batch_size": 1, "min_samples": 1, "min_cluster_size": 2, "reduce": 0, "seed": 0}
         for name, low in least.items():
-            if getattr(self, name) < low: raise ParameterError(f"{name} = {getattr(self, name)}: expected at least {low}")
-        if not self.eps > 0: raise ParameterError(f"eps = {self.eps}: expected a radius above 0")
+            if getattr(self, name) < low:
+                raise ParameterError(f"{name} = {getattr(self, name)}: expected at least {low}")
+        if not self.eps > 0:
+            raise ParameterError(f"eps = {self.eps}: expected a radius above 0")
 
     radius = property(lambda self: (2 * self.eps) ** 0.5 if self.metric == "cosine" else self.eps)
 
 # %% ../../nbs/selection/00_clusters.ipynb #d090f708
 def _check_fit(asked: _Asked, n: int, d: int):
     "Raises ParameterError for settings that n vectors of width d cannot satisfy."
-    for name, methods in {"num_clusters": ["kmeans"], "min_samples": ["dbscan", "hdbscan"], "min_cluster_size": ["hdbscan"]}.items():
+    for name, methods in {
+        "num_clusters": ["kmeans"],
+        "min_samples": ["dbscan", "hdbscan"],
+        "min_cluster_size": ["hdbscan"],
+    }.items():
         if asked.method in methods and getattr(asked, name) > n:
             raise ParameterError(f"{name} = {getattr(asked, name)}: there are only {n} examples")
-    if asked.reduce > min(n, d): raise ParameterError(f"reduce = {asked.reduce}: {n} vectors of width {d} have at most {min(n, d)} principal components")
+    if asked.reduce > min(n, d):
+        raise ParameterError(
+            f"reduce = {asked.reduce}: {n} vectors of width {d} have at most {min(n, d)} principal components"
+        )
 
 
 def _check_repetition(vectors: np.ndarray):
     period = repeated_vectors(vectors)
-    if period == 1: raise DataError(f"all {len(vectors)} vectors are the same, as those of [CLS] are in layer 0: there is nothing to tell examples apart by")
-    if period: raise DataError(f"repeated vectors: rows {period} to {2 * period - 1} hold those of rows 0 to {period - 1} again, and so on to the end: was one batch stored over and over?")
+    if period == 1:
+        raise DataError(
+            f"all {len(vectors)} vectors are the same, as those of [CLS] are in layer 0: there is nothing to tell examples apart by"
+        )
+    if period:
+        raise DataError(
+            f"repeated vectors: rows {period} to {2 * period - 1} hold those of rows 0 to {period - 1} again, and so on to the end: was one batch stored over and over?"
+        )
 
 # %% ../../nbs/selection/00_clusters.ipynb #298b23c5
 PASSES = 10  # of k-means over the examples, at most
@@ -201,28 +237,33 @@ def _unit(centres: np.ndarray) -> np.ndarray:
     return centres / np.where(lengths > 0, lengths, 1)
 
 
-def _assign(points: np.ndarray, centres: np.ndarray) -> np.ndarray: # (N,) nearest centre, Euclidean
+def _assign(points: np.ndarray, centres: np.ndarray) -> np.ndarray:  # (N,) nearest centre, Euclidean
     half, labels = (centres**2).sum(1) / 2, np.empty(len(points), np.int32)
-    for part in _parts(len(points)): labels[part] = (points[part] @ centres.T - half).argmax(1)
+    for part in _parts(len(points)):
+        labels[part] = (points[part] @ centres.T - half).argmax(1)
     return labels
 
 
 def _kmeans(points: np.ndarray, a: _Asked) -> tuple:
-    own = MiniBatchKMeans(a.num_clusters, batch_size=a.batch_size, max_iter=PASSES, random_state=a.seed, compute_labels=False).fit(points)
+    own = MiniBatchKMeans(
+        a.num_clusters, batch_size=a.batch_size, max_iter=PASSES, random_state=a.seed, compute_labels=False
+    ).fit(points)
     centres = own.cluster_centers_.astype(np.float32)
-    if a.metric == "cosine" and not a.reduce: centres = _unit(centres)
+    if a.metric == "cosine" and not a.reduce:
+        centres = _unit(centres)
     kept, labels = np.unique(_assign(points, centres), return_inverse=True)
     return labels, None if a.reduce else centres[kept]
 
 
-def _dbscan(points: np.ndarray, a: _Asked) -> tuple: return DBSCAN(eps=a.radius, min_samples=a.min_samples).fit(points).labels_, None
+def _dbscan(points: np.ndarray, a: _Asked) -> tuple:
+    return DBSCAN(eps=a.radius, min_samples=a.min_samples).fit(points).labels_, None
 
 
 def _hdbscan(points: np.ndarray, a: _Asked) -> tuple:
     return HDBSCAN(min_cluster_size=a.min_cluster_size, min_samples=a.min_samples, copy=False).fit(points).labels_, None
 
 # %% ../../nbs/selection/00_clusters.ipynb #a065e546
-def _means(vectors: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray: # (k, D) float32
+def _means(vectors: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:  # (k, D) float32
     "Mean of the members of each cluster; unit length under cosine."
     number, total = int(labels.max()) + 1, 0
     for part in _parts(len(vectors)):
@@ -233,11 +274,13 @@ def _means(vectors: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray: 
     return (_unit(means) if metric == "cosine" else means).astype(np.float32)
 
 
-def _distances(vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray, metric: str) -> np.ndarray: # (N,) float32
+def _distances(vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray, metric: str) -> np.ndarray:  # (N,) float32
     out = np.empty(len(vectors), np.float32)
     for part in _parts(len(vectors)):
         rows, own = _read(vectors, part, metric), centres[labels[part]]
-        out[part] = np.linalg.norm(rows - own, axis=1) if metric == "euclidean" else np.maximum(1 - (rows * own).sum(1), 0)
+        out[part] = (
+            np.linalg.norm(rows - own, axis=1) if metric == "euclidean" else np.maximum(1 - (rows * own).sum(1), 0)
+        )
     out[labels < 0] = np.nan
     return out
 
@@ -245,7 +288,7 @@ def _distances(vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray, met
 NEIGHBOUR_BYTES = 24  # index and distance of each neighbour, in lists that have room to grow
 
 
-def _timed(act) -> tuple: # seconds, result
+def _timed(act) -> tuple:  # seconds, result
     start = time.perf_counter()
     result = act()
     return time.perf_counter() - start, result
@@ -258,7 +301,10 @@ def _kmeans_costs(points: np.ndarray, a: _Asked) -> dict:
     model = MiniBatchKMeans(a.num_clusters, init=start, n_init=1, batch_size=a.batch_size, random_state=a.seed)
     batches = [points[rng.choice(n, min(n, max(a.batch_size, a.num_clusters)), replace=False)] for _ in range(3)]
     step = float(np.median([_timed(lambda: model.partial_fit(b))[0] for b in batches])) * a.batch_size / len(batches[0])
-    return {"seconds": step * (24 + (PASSES + 1) * n / a.batch_size), "bytes": 16 * a.num_clusters * (d + a.batch_size) + 16 * a.batch_size * d}
+    return {
+        "seconds": step * (24 + (PASSES + 1) * n / a.batch_size),
+        "bytes": 16 * a.num_clusters * (d + a.batch_size) + 16 * a.batch_size * d,
+    }
 
 
 def _dbscan_costs(points: np.ndarray, a: _Asked) -> dict:
@@ -267,9 +313,13 @@ def _dbscan_costs(points: np.ndarray, a: _Asked) -> dict:
     built, near = _timed(lambda: NearestNeighbors(radius=a.radius).fit(points))
     asked, found = _timed(lambda: near.radius_neighbors(queries, return_distance=False))
     neighbours = float(np.mean([len(f) for f in found]))
-    return {"seconds": built + asked * n / len(queries), "bytes": int(n * neighbours * NEIGHBOUR_BYTES), "neighbours": neighbours}
+    return {
+        "seconds": built + asked * n / len(queries),
+        "bytes": int(n * neighbours * NEIGHBOUR_BYTES),
+        "neighbours": neighbours,
+    }
 
-
+# %% ../../nbs/selection/00_clusters.ipynb #7ec6e7c9
 def _hdbscan_costs(points: np.ndarray, a: _Asked) -> dict:
     n = min(len(points), 500)
     some = points[np.random.default_rng(a.seed).choice(len(points), n, replace=False)]
@@ -277,7 +327,11 @@ def _hdbscan_costs(points: np.ndarray, a: _Asked) -> dict:
     return {"seconds": _timed(lambda: _hdbscan(some, asked))[0] * (len(points) / n) ** 2, "bytes": 24 * points.size}
 
 
-_METHODS = {"kmeans": (_kmeans, _kmeans_costs), "dbscan": (_dbscan, _dbscan_costs), "hdbscan": (_hdbscan, _hdbscan_costs)}
+_METHODS = {
+    "kmeans": (_kmeans, _kmeans_costs),
+    "dbscan": (_dbscan, _dbscan_costs),
+    "hdbscan": (_hdbscan, _hdbscan_costs),
+}
 
 # %% ../../nbs/selection/00_clusters.ipynb #9474a53f
 def _forecast(points: np.ndarray, asked: _Asked) -> dict:
@@ -286,10 +340,10 @@ def _forecast(points: np.ndarray, asked: _Asked) -> dict:
 
 
 def forecast_clustering(
-    vectors: np.ndarray, # (N, D) float16 or float32
-    method: str = "kmeans", # kmeans | dbscan | hdbscan
-    **settings, # metric, num_clusters, batch_size, eps, min_samples, min_cluster_size, reduce, seed: as for `cluster`
-) -> dict: # seconds, bytes (besides the vectors); of dbscan neighbours, the mean number within eps
+    vectors: np.ndarray,  # (N, D) float16 or float32
+    method: str = "kmeans",  # kmeans | dbscan | hdbscan
+    **settings,  # metric, num_clusters, batch_size, eps, min_samples, min_cluster_size, reduce, seed: as for `cluster`
+) -> dict:  # seconds, bytes (besides the vectors); of dbscan neighbours, the mean number within eps
     "What `cluster` will take, measured on a sample, under this moment's load; raises DataError, ParameterError."
     vectors, asked = _shaped(vectors), _Asked(method, **settings)
     _check_fit(asked, *vectors.shape)
@@ -302,31 +356,44 @@ GIB = 2**30
 def _refuse(asked: _Asked, shape: tuple, costs: dict, seconds_limit: float, bytes_limit: int):
     "Raises ParameterError that names the forecast and the ways out when a limit would be passed."
     over = []
-    if costs["bytes"] > bytes_limit: over.append(f"{costs['bytes'] / GIB:.3g} GiB of memory (limit {bytes_limit / GIB:.3g} GiB)")
-    if costs["seconds"] > seconds_limit: over.append(f"{costs['seconds'] / 60:.3g} minutes (limit {seconds_limit / 60:.3g})")
-    if not over: return
-    near = f", as an example has {costs['neighbours']:.0f} neighbours within eps = {asked.eps:g}" if "neighbours" in costs else ""
+    if costs["bytes"] > bytes_limit:
+        over.append(f"{costs['bytes'] / GIB:.3g} GiB of memory (limit {bytes_limit / GIB:.3g} GiB)")
+    if costs["seconds"] > seconds_limit:
+        over.append(f"{costs['seconds'] / 60:.3g} minutes (limit {seconds_limit / 60:.3g})")
+    if not over:
+        return
+    near = (
+        f", as an example has {costs['neighbours']:.0f} neighbours within eps = {asked.eps:g}"
+        if "neighbours" in costs
+        else ""
+    )
     ways = ["reduce=32 (principal components)"] * (not asked.reduce) + ["a smaller pool"]
-    ways += ["fewer clusters"] if asked.method == "kmeans" else ["a smaller eps"] * (asked.method == "dbscan") + ["method='kmeans'"]
-    raise ParameterError(f"{asked.method} of {shape[0]:,} vectors of {shape[1]} numbers would take about {' and '.join(over)}{near}; "
-                         f"try {', '.join(ways[:-1])} or {ways[-1]}")
+    ways += (
+        ["fewer clusters"]
+        if asked.method == "kmeans"
+        else ["a smaller eps"] * (asked.method == "dbscan") + ["method='kmeans'"]
+    )
+    raise ParameterError(
+        f"{asked.method} of {shape[0]:,} vectors of {shape[1]} numbers would take about {' and '.join(over)}{near}; "
+        f"try {', '.join(ways[:-1])} or {ways[-1]}"
+    )
 
 # %% ../../nbs/selection/00_clusters.ipynb #386499c9
 def cluster(
-    vectors: np.ndarray, # (N, D) float16 or float32, one an example
-    method: str = "kmeans", # kmeans | dbscan | hdbscan
-    metric: str = "cosine", # cosine (of vectors at unit length) | euclidean
-    num_clusters: int = 512, # of kmeans
-    batch_size: int = 2048, # of kmeans: examples a step
-    eps: float = 0.2, # of dbscan: neighbours are within this distance in the metric
-    min_samples: int = 50, # of dbscan and hdbscan: neighbours, itself included, that make an example dense
-    min_cluster_size: int = 50, # of hdbscan: smaller groups are noise
-    reduce: int = 0, # cluster this many principal components; 0 = the vectors themselves
-    seed: int = 0, # of kmeans
-    rows: str = "", # which examples: `rows_of`
-    seconds_limit: float = 900, # refuse what is forecast to take longer
-    bytes_limit: int | None = None, # refuse what is forecast to need more; None = 24 GiB or what is free
-) -> Clusters: # the same for the same seed
+    vectors: np.ndarray,  # (N, D) float16 or float32, one an example
+    method: str = "kmeans",  # kmeans | dbscan | hdbscan
+    metric: str = "cosine",  # cosine (of vectors at unit length) | euclidean
+    num_clusters: int = 512,  # of kmeans
+    batch_size: int = 2048,  # of kmeans: examples a step
+    eps: float = 0.2,  # of dbscan: neighbours are within this distance in the metric
+    min_samples: int = 50,  # of dbscan and hdbscan: neighbours, itself included, that make an example dense
+    min_cluster_size: int = 50,  # of hdbscan: smaller groups are noise
+    reduce: int = 0,  # cluster this many principal components; 0 = the vectors themselves
+    seed: int = 0,  # of kmeans
+    rows: str = "",  # which examples: `rows_of`
+    seconds_limit: float = 900,  # refuse what is forecast to take longer
+    bytes_limit: int | None = None,  # refuse what is forecast to need more; None = 24 GiB or what is free
+) -> Clusters:  # the same for the same seed
     "Clusters of vectors. Raises ParameterError for settings or costs that do not fit, DataError for vectors that are broken, repeated or all noise."
     vectors = _shaped(vectors)
     asked = _Asked(method, metric, num_clusters, batch_size, eps, min_samples, min_cluster_size, reduce, seed)
@@ -341,15 +408,25 @@ def cluster(
     return _described(vectors if reduce else points, labels.astype(np.int32), centres, asked, rows, start)
 
 # %% ../../nbs/selection/00_clusters.ipynb #e50921a0
-def _described(vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray | None, asked: _Asked, rows: str, start: float) -> Clusters:
+def _described(
+    vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray | None, asked: _Asked, rows: str, start: float
+) -> Clusters:
     "The labels with centres and distances; raises DataError when all is noise."
     if (labels < 0).all():
-        why = f"eps = {asked.eps:g} and min_samples = {asked.min_samples}" if asked.method == "dbscan" else \
-            f"min_cluster_size = {asked.min_cluster_size} and min_samples = {asked.min_samples}"
-        raise DataError(f"{asked.method} with {why} leaves all {len(labels)} examples as noise: {'a larger eps or ' * (asked.method == 'dbscan')}smaller numbers find more")
-    if centres is None: centres = _means(vectors, labels, asked.metric)
+        why = (
+            f"eps = {asked.eps:g} and min_samples = {asked.min_samples}"
+            if asked.method == "dbscan"
+            else f"min_cluster_size = {asked.min_cluster_size} and min_samples = {asked.min_samples}"
+        )
+        raise DataError(
+            f"{asked.method} with {why} leaves all {len(labels)} examples as noise: {'a larger eps or ' * (asked.method == 'dbscan')}smaller numbers find more"
+        )
+    if centres is None:
+        centres = _means(vectors, labels, asked.metric)
     distances = _distances(vectors, labels, centres, asked.metric)
-    return Clusters(asked.method, asked.metric, labels, centres, distances, asdict(asked), rows, time.perf_counter() - start)
+    return Clusters(
+        asked.method, asked.metric, labels, centres, distances, asdict(asked), rows, time.perf_counter() - start
+    )
 
 # %% ../../nbs/selection/00_clusters.ipynb #b003df96
 SCHEMA = 1
@@ -358,85 +435,138 @@ _ARRAYS = {"labels": np.int32, "centres": np.float32, "distances": np.float32}
 
 def save_clusters(
     clusters: Clusters,
-    folder, # gets clusters.json and clusters.safetensors
-) -> Path: # the folder
+    folder,  # gets clusters.json and clusters.safetensors
+) -> Path:  # the folder
     "Write clusters, each file whole or not at all; raises OutputError."
     folder = Path(folder)
     arrays = {name: np.ascontiguousarray(getattr(clusters, name), dtype) for name, dtype in _ARRAYS.items()}
-    with replacing(folder / "clusters.safetensors") as tmp: save_file(arrays, tmp)
-    about = {name: getattr(clusters, name) for name in ("method", "metric", "settings", "rows", "seconds", "sizes", "noise")}
-    write_json(folder / "clusters.json", {"schema": SCHEMA, **about, "arrays": file_fingerprint(folder / "clusters.safetensors")})
+    with replacing(folder / "clusters.safetensors") as tmp:
+        save_file(arrays, tmp)
+    about = {
+        name: getattr(clusters, name) for name in ("method", "metric", "settings", "rows", "seconds", "sizes", "noise")
+    }
+    write_json(
+        folder / "clusters.json",
+        {"schema": SCHEMA, **about, "arrays": file_fingerprint(folder / "clusters.safetensors")},
+    )
     return folder
 
 # %% ../../nbs/selection/00_clusters.ipynb #2e1fb47d
 def _read_about(path: Path) -> dict:
-    if not path.is_file(): raise DataError(f"{path} does not exist; expected clusters written by `save_clusters`")
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; expected clusters written by `save_clusters`")
     about = read_json(path)
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
-        raise DataError(f"{path} has schema {about.get('schema') if isinstance(about, dict) else None}, expected {SCHEMA}: cluster again")
-    wanted = {"method": str, "metric": str, "settings": dict, "rows": str, "seconds": float, "sizes": list, "noise": int, "arrays": str}
+        raise DataError(
+            f"{path} has schema {about.get('schema') if isinstance(about, dict) else None}, expected {SCHEMA}: cluster again"
+        )
+    wanted = {
+        "method": str,
+        "metric": str,
+        "settings": dict,
+        "rows": str,
+        "seconds": float,
+        "sizes": list,
+        "noise": int,
+        "arrays": str,
+    }
     for name, kind in wanted.items():
-        if not isinstance(about.get(name), kind): raise DataError(f"{path}: {name!r} is missing or not of type {kind.__name__}: cluster again")
+        if not isinstance(about.get(name), kind):
+            raise DataError(f"{path}: {name!r} is missing or not of type {kind.__name__}: cluster again")
     return about
 
 
 def _read_arrays(path: Path) -> dict:
-    if not path.is_file(): raise DataError(f"{path} does not exist, clusters.json beside it does: cluster again")
-    try: arrays = load_file(path)
-    except (OSError, SafetensorError) as e: raise DataError(f"{path} has been cut off or is damaged ({e}): cluster again") from e
+    if not path.is_file():
+        raise DataError(f"{path} does not exist, clusters.json beside it does: cluster again")
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as e:
+        raise DataError(f"{path} has been cut off or is damaged ({e}): cluster again") from e
     for name, dtype in _ARRAYS.items():
-        if name not in arrays or arrays[name].dtype != dtype or arrays[name].ndim != 1 + (name == "centres"): raise DataError(f"{path}: {name!r} is missing, not {np.dtype(dtype)} or not of its shape: cluster again")
+        if name not in arrays or arrays[name].dtype != dtype or arrays[name].ndim != 1 + (name == "centres"):
+            raise DataError(f"{path}: {name!r} is missing, not {np.dtype(dtype)} or not of its shape: cluster again")
     return arrays
 
 # %% ../../nbs/selection/00_clusters.ipynb #8366ddb9
 def _check_counts(path: Path, about: dict, labels: np.ndarray, centres: np.ndarray, distances: np.ndarray):
     "Raises DataError when labels, centres, distances and the counts of clusters.json contradict each other."
-    if len(labels) and not -1 <= labels.min() <= labels.max() < len(centres): raise DataError(f"{path}: labels from {labels.min()} to {labels.max()} of {len(centres)} clusters: cluster again")
+    if len(labels) and not -1 <= labels.min() <= labels.max() < len(centres):
+        raise DataError(
+            f"{path}: labels from {labels.min()} to {labels.max()} of {len(centres)} clusters: cluster again"
+        )
     sizes = np.bincount(labels[labels >= 0], minlength=len(centres)).tolist()
-    right = labels.shape == distances.shape and (labels >= -1).all() and sizes == about["sizes"] and int((labels < 0).sum()) == about["noise"]
-    if not right: raise DataError(f"{path}: its labels contradict clusters.json, which counts {len(about['sizes'])} clusters and {about['noise']} noise: cluster again")
-    if file_fingerprint(path) != about["arrays"]: raise DataError(f"{path} is not the file that clusters.json was written with: cluster again")
+    right = (
+        labels.shape == distances.shape
+        and (labels >= -1).all()
+        and sizes == about["sizes"]
+        and int((labels < 0).sum()) == about["noise"]
+    )
+    if not right:
+        raise DataError(
+            f"{path}: its labels contradict clusters.json, which counts {len(about['sizes'])} clusters and {about['noise']} noise: cluster again"
+        )
+    if file_fingerprint(path) != about["arrays"]:
+        raise DataError(f"{path} is not the file that clusters.json was written with: cluster again")
 
-
+# %% ../../nbs/selection/00_clusters.ipynb #5021d8ea
 def load_clusters(
-    folder, # from `save_clusters`
-    rows: str = "", # the examples that they must be of, from `rows_of`; "" = any
-    metric: str = "", # that they must have been made by; "" = any
+    folder,  # from `save_clusters`
+    rows: str = "",  # the examples that they must be of, from `rows_of`; "" = any
+    metric: str = "",  # that they must have been made by; "" = any
 ) -> Clusters:
     "Clusters from a folder; raises DataError that names the file and what is wrong with it."
     folder = Path(folder)
     about, path = _read_about(folder / "clusters.json"), folder / "clusters.safetensors"
     if rows and about["rows"] != rows:
-        raise DataError(f"{folder / 'clusters.json'}: these clusters were made from other rows, or in another order: cluster again")
-    if metric and about["metric"] != metric: raise DataError(f"{folder / 'clusters.json'}: these clusters were made by the metric {about['metric']!r}, expected {metric!r}")
+        raise DataError(
+            f"{folder / 'clusters.json'}: these clusters were made from other rows, or in another order: cluster again"
+        )
+    if metric and about["metric"] != metric:
+        raise DataError(
+            f"{folder / 'clusters.json'}: these clusters were made by the metric {about['metric']!r}, expected {metric!r}"
+        )
     arrays = _read_arrays(path)
     _check_counts(path, about, *(arrays[name] for name in _ARRAYS))
-    return Clusters(about["method"], about["metric"], *(arrays[name] for name in _ARRAYS), about["settings"], about["rows"], about["seconds"])
+    return Clusters(
+        about["method"],
+        about["metric"],
+        *(arrays[name] for name in _ARRAYS),
+        about["settings"],
+        about["rows"],
+        about["seconds"],
+    )
 
 # %% ../../nbs/selection/00_clusters.ipynb #800de013
 def silhouette(
     clusters: Clusters,
-    vectors: np.ndarray, # (N, D) that were clustered
-    sample: int = 2000, # examples, drawn from those that are no noise
-    seed: int = 0, # of the draw
-) -> float: # -1 … 1; nan with one cluster
+    vectors: np.ndarray,  # (N, D) that were clustered
+    sample: int = 2000,  # examples, drawn from those that are no noise
+    seed: int = 0,  # of the draw
+) -> float:  # -1 … 1; nan with one cluster
     "Mean silhouette of a sample, in the clusters' own metric; raises DataError."
     vectors = _shaped(vectors)
     _check_length(clusters, vectors, "vectors")
     members = np.flatnonzero(clusters.labels >= 0)
     drawn = np.sort(np.random.default_rng(seed).permutation(members)[:sample])
-    if not 2 <= len(np.unique(clusters.labels[drawn])) < len(drawn): return float("nan")
-    return float(silhouette_score(np.asarray(vectors[drawn], np.float32), clusters.labels[drawn], metric=clusters.metric))
+    if not 2 <= len(np.unique(clusters.labels[drawn])) < len(drawn):
+        return float("nan")
+    return float(
+        silhouette_score(np.asarray(vectors[drawn], np.float32), clusters.labels[drawn], metric=clusters.metric)
+    )
 
 
 def _check_length(clusters: Clusters, things, name: str):
-    if len(things) != len(clusters): raise DataError(f"{len(things)} {name} for clusters of {len(clusters)} examples")
+    if len(things) != len(clusters):
+        raise DataError(f"{len(things)} {name} for clusters of {len(clusters)} examples")
 
 # %% ../../nbs/selection/00_clusters.ipynb #4de57e5e
-def _word_counts(clusters: Clusters, texts: list) -> tuple: # (number, words) sparse, the words
+def _word_counts(clusters: Clusters, texts: list) -> tuple:  # (number, words) sparse, the words
     counter = CountVectorizer(stop_words="english")
-    try: counts = counter.fit_transform(texts)
-    except ValueError: return csr_matrix((clusters.number, 0)), np.array([], str)  # nothing but stop words
+    try:
+        counts = counter.fit_transform(texts)
+    except ValueError:
+        return csr_matrix((clusters.number, 0)), np.array([], str)  # nothing but stop words
     members = np.flatnonzero(clusters.labels >= 0)
     one = csr_matrix((np.ones(len(members)), (clusters.labels[members], members)), (clusters.number, len(texts)))
     return (one @ counts).tocsr(), counter.get_feature_names_out()
@@ -444,9 +574,9 @@ def _word_counts(clusters: Clusters, texts: list) -> tuple: # (number, words) sp
 
 def characteristic_words(
     clusters: Clusters,
-    texts: list, # (N,) text of each example
-    n: int = 8, # words a cluster, at most
-) -> list: # a list of words for each cluster, the most characteristic first
+    texts: list,  # (N,) text of each example
+    n: int = 8,  # words a cluster, at most
+) -> list:  # a list of words for each cluster, the most characteristic first
     "The words that set each cluster apart; raises DataError when there are not as many texts as examples."
     _check_length(clusters, texts, "texts")
     counts, words = _word_counts(clusters, texts)
@@ -462,9 +592,9 @@ def characteristic_words(
 # %% ../../nbs/selection/00_clusters.ipynb #5a1fb872
 def nearest_texts(
     clusters: Clusters,
-    texts: list, # (N,) text of each example
-    cluster: int, # 0 … number - 1
-    n: int = 5, # texts, at most
+    texts: list,  # (N,) text of each example
+    cluster: int,  # 0 … number - 1
+    n: int = 5,  # texts, at most
 ) -> list:
     "The texts nearest to the centre of a cluster; raises DataError, ParameterError."
     _check_length(clusters, texts, "texts")
@@ -472,14 +602,17 @@ def nearest_texts(
 
 # %% ../../nbs/selection/00_clusters.ipynb #a43c277c
 NAMED = 12
-_PALETTE = [c for c in sns.color_palette("colorblind", 10) if len(set(c)) > 1]  # nine, without the grey, which is for noise
+_PALETTE = [
+    c for c in sns.color_palette("colorblind", 10) if len(set(c)) > 1
+]  # nine, without the grey, which is for noise
 _BOX = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.8}
 
 
 def _axes(title: str, panels: int):
     with sns.axes_style("white"):
         fig, axes = plt.subplots(1, panels, figsize=(6.4 * panels, 5.4), layout="constrained", squeeze=False)
-    for ax in axes.flat: ax.set(xticks=[], yticks=[], xlabel="first principal component", ylabel="second")
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[], xlabel="first principal component", ylabel="second")
     fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     return fig, list(axes.flat)
 
@@ -491,8 +624,10 @@ def _dots(ax, xy, color, n, **more):
 def _draw_clusters(ax, xy, clusters, largest):
     n, labels = len(xy), clusters.labels
     _dots(ax, xy[labels < 0], "0.6", n, alpha=0.6)
-    for k in np.setdiff1d(np.unique(labels[labels >= 0]), largest): _dots(ax, xy[labels == k], _PALETTE[k % len(_PALETTE)], n, alpha=0.25)
-    for i, k in enumerate(largest): _dots(ax, xy[labels == k], _PALETTE[i % len(_PALETTE)], n, alpha=0.75, marker="o^"[i // len(_PALETTE)])
+    for k in np.setdiff1d(np.unique(labels[labels >= 0]), largest):
+        _dots(ax, xy[labels == k], _PALETTE[k % len(_PALETTE)], n, alpha=0.25)
+    for i, k in enumerate(largest):
+        _dots(ax, xy[labels == k], _PALETTE[i % len(_PALETTE)], n, alpha=0.75, marker="o^"[i // len(_PALETTE)])
 
 
 def _draw_names(ax, xy, clusters, largest, words):
@@ -502,10 +637,21 @@ def _draw_names(ax, xy, clusters, largest, words):
     for i, k in enumerate(largest):
         text = ", ".join(words[k][:3]) if words else str(k)
         for step in sorted(range(-12, 13), key=abs):
-            note = ax.annotate(text, np.median(xy[clusters.labels == k], 0), xytext=(0, 13 * step), textcoords="offset points", ha="center", va="center", fontsize=8,
-                               color=[0.6 * c for c in _PALETTE[i % len(_PALETTE)]], bbox=_BOX, arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "0.4"} if step else None)
+            note = ax.annotate(
+                text,
+                np.median(xy[clusters.labels == k], 0),
+                xytext=(0, 13 * step),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=[0.6 * c for c in _PALETTE[i % len(_PALETTE)]],
+                bbox=_BOX,
+                arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "0.4"} if step else None,
+            )
             box = note.get_window_extent(renderer)
-            if not any(box.overlaps(b) for b in placed) or step == 12: break
+            if not any(box.overlaps(b) for b in placed) or step == 12:
+                break
             note.remove()
         placed.append(box)
 
@@ -513,58 +659,79 @@ def _draw_names(ax, xy, clusters, largest, words):
 def _finding(clusters: Clusters, labels) -> str:
     "What a reader of the map should take along."
     said = f"{clusters.number} clusters of {len(clusters):,} examples; the largest holds {clusters.sizes.max() / len(clusters):.0%}"
-    if clusters.noise: said += f", {clusters.noise / len(clusters):.0%} is noise"
-    if labels is None: return said
+    if clusters.noise:
+        said += f", {clusters.noise / len(clusters):.0%} is noise"
+    if labels is None:
+        return said
     inside = clusters.labels >= 0
-    pure = np.mean([np.bincount(labels[clusters.labels == k]).max() for k in range(clusters.number)]) * clusters.number / inside.sum()
-    return said + f".\nGuessing each cluster's commonest class is right for {pure:.0%}, one class for all for {np.bincount(labels[inside]).max() / inside.sum():.0%}"
+    pure = (
+        np.mean([np.bincount(labels[clusters.labels == k]).max() for k in range(clusters.number)])
+        * clusters.number
+        / inside.sum()
+    )
+    return (
+        said
+        + f".\nGuessing each cluster's commonest class is right for {pure:.0%}, one class for all for {np.bincount(labels[inside]).max() / inside.sum():.0%}"
+    )
 
-
+# %% ../../nbs/selection/00_clusters.ipynb #832ebe6e
 def plot_map(
-    xy: np.ndarray, # (N, 2) from `plane`
-    clusters: Clusters, # of the same examples
-    labels: np.ndarray | None = None, # (N,) class ids, for a second panel
-    names: list | None = None, # of the classes
-    words: list | None = None, # from `characteristic_words`; None = clusters are named by number
+    xy: np.ndarray,  # (N, 2) from `plane`
+    clusters: Clusters,  # of the same examples
+    labels: np.ndarray | None = None,  # (N,) class ids, for a second panel
+    names: list | None = None,  # of the classes
+    words: list | None = None,  # from `characteristic_words`; None = clusters are named by number
 ) -> plt.Figure:
     "A map of the clusters; raises DataError when the numbers of examples differ."
-    for things, name in [(xy, "points"), *([(labels, "labels")] if labels is not None else [])]: _check_length(clusters, things, name)
+    for things, name in [(xy, "points"), *([(labels, "labels")] if labels is not None else [])]:
+        _check_length(clusters, things, name)
     labels = None if labels is None else np.asarray(labels)
     fig, axes = _axes(_finding(clusters, labels), 1 + (labels is not None))
     largest = np.argsort(-clusters.sizes, kind="stable")[:NAMED]
     _draw_clusters(axes[0], xy, clusters, largest)
     _draw_names(axes[0], xy, clusters, largest, words)
     if labels is not None:
-        for c in np.unique(labels): _dots(axes[1], xy[labels == c], _PALETTE[c % len(_PALETTE)], len(xy), alpha=0.5, label=names[c] if names else str(c))
+        for c in np.unique(labels):
+            _dots(
+                axes[1],
+                xy[labels == c],
+                _PALETTE[c % len(_PALETTE)],
+                len(xy),
+                alpha=0.5,
+                label=names[c] if names else str(c),
+            )
         axes[1].legend(frameon=False, fontsize=8.5, markerscale=2)
     plt.close(fig)
     return fig
 
 # %% ../../nbs/selection/00_clusters.ipynb #112991ed
 def rows_of(
-    states: States, # of any kind, stored or streamed
-) -> str: # 16 hexadecimal digits
+    states: States,  # of any kind, stored or streamed
+) -> str:  # 16 hexadecimal digits
     "Identity of the examples and their order, for `rows`: a fingerprint of their hashes."
     return fingerprint(np.asarray(states.hashes, "<u8").tobytes())
 
 # %% ../../nbs/selection/00_clusters.ipynb #fe74fbf9
-def _some_vectors(states: States, rows: np.ndarray, layer: int) -> np.ndarray: # (n, D)
+def _some_vectors(states: States, rows: np.ndarray, layer: int) -> np.ndarray:  # (n, D)
     return states.batch(rows).values[:, layer_index(states, layer)].float().cpu().numpy()
 
 
 def check_alignment(
-    vectors, # (N, D) array, or States of kind cls or mean, e.g. stored ones
-    fresh: States, # the same rows and kind, computed anew, e.g. a `Stream`
-    layer: int = -1, # number of the state; -1 = the last that there is
-    sample: int = 8, # rows to compute again, at least 2
-    seed: int = 0, # of the draw
+    vectors,  # (N, D) array, or States of kind cls or mean, e.g. stored ones
+    fresh: States,  # the same rows and kind, computed anew, e.g. a `Stream`
+    layer: int = -1,  # number of the state; -1 = the last that there is
+    sample: int = 8,  # rows to compute again, at least 2
+    seed: int = 0,  # of the draw
 ):
     "Raises DataError when vectors repeat, are of other rows, or are not those that the encoder gives for a few random rows."
-    if len(vectors) != len(fresh): raise DataError(f"{len(vectors)} vectors for {len(fresh)} rows")
-    if sample < 2: raise ParameterError(f"sample = {sample}: expected at least 2 rows")
+    if len(vectors) != len(fresh):
+        raise DataError(f"{len(vectors)} vectors for {len(fresh)} rows")
+    if sample < 2:
+        raise ParameterError(f"sample = {sample}: expected at least 2 rows")
     drawn = np.sort(np.random.default_rng(seed).choice(len(fresh), min(sample, len(fresh)), replace=False))
     if isinstance(vectors, States):
-        if rows_of(vectors) != rows_of(fresh): raise DataError(f"{vectors} and {fresh} are of other rows, or in another order")
+        if rows_of(vectors) != rows_of(fresh):
+            raise DataError(f"{vectors} and {fresh} are of other rows, or in another order")
         given = _some_vectors(vectors, drawn, layer)
     else:
         _check_repetition(_shaped(vectors))
@@ -572,9 +739,10 @@ def check_alignment(
     _compare(given, _some_vectors(fresh, drawn, layer), drawn, fresh.example_ids)
 
 
-def _between(a: np.ndarray, b: np.ndarray) -> np.ndarray: return np.linalg.norm(a[:, None] - b, axis=2)  # (n, n)
+def _between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(a[:, None] - b, axis=2)  # (n, n)
 
-
+# %% ../../nbs/selection/00_clusters.ipynb #37ce87f2
 def _compare(given: np.ndarray, right: np.ndarray, rows: np.ndarray, example_ids):
     "Raises DataError for the first row whose vector is too far from the one it should be, or, of many, nearer to that of another text."
     apart, away = _between(right, right), _between(given, right)
@@ -582,7 +750,10 @@ def _compare(given: np.ndarray, right: np.ndarray, rows: np.ndarray, example_ids
     own, other = away.diagonal(), np.where(apart > 0.25 * usual, away, np.inf).min(1)
     far, mistaken = ~(own <= np.maximum(0.25 * usual, 0.02 * np.linalg.norm(right, axis=1))), own > other
     wrong = far | mistaken & (mistaken.mean() > 0.25)
-    if not wrong.any(): return
+    if not wrong.any():
+        return
     i = int(wrong.argmax())
-    raise DataError(f"row {rows[i]} (example {example_ids[rows[i]]!r}): vectors have been moved, or another encoder made them: "
-                    f"this one is {own[i]:.3g} from what its text gives now, two texts are usually {usual:.3g} apart")
+    raise DataError(
+        f"row {rows[i]} (example {example_ids[rows[i]]!r}): vectors have been moved, or another encoder made them: "
+        f"this one is {own[i]:.3g} from what its text gives now, two texts are usually {usual:.3g} apart"
+    )

@@ -27,51 +27,55 @@ from ..training.trainer import predict
 @dataclass(frozen=True)
 class Dynamics:
     "Probabilities of all C classes for N examples at E checkpoints of R trainings; raises DataError when the parts do not fit."
-    probabilities: np.ndarray   # (R, E, N, C) float32
-    labels: np.ndarray          # (N,) class ids
-    example_ids: tuple          # (N,) text
-    epochs: tuple               # (E,) epochs done at each checkpoint
-    seconds: float = 0.0        # that it took to ask; the trainings themselves are not in it
+
+    probabilities: np.ndarray  # (R, E, N, C) float32
+    labels: np.ndarray  # (N,) class ids
+    example_ids: tuple  # (N,) text
+    epochs: tuple  # (E,) epochs done at each checkpoint
+    seconds: float = 0.0  # that it took to ask; the trainings themselves are not in it
 
     def __post_init__(self):
         _, E, N, _ = self.probabilities.shape
         if not (N == len(self.labels) == len(self.example_ids) and E == len(self.epochs)):
-            raise DataError(f"probabilities {self.probabilities.shape} do not fit {len(self.labels)} labels, {len(self.example_ids)} ids, {len(self.epochs)} epochs")
+            raise DataError(
+                f"probabilities {self.probabilities.shape} do not fit {len(self.labels)} labels, {len(self.example_ids)} ids, {len(self.epochs)} epochs"
+            )
 
-    def __len__(self): return len(self.labels)
+    def __len__(self):
+        return len(self.labels)
 
     def __repr__(self):
         return f"Dynamics({len(self):,} examples, {len(self.probabilities)} trainings, after {', '.join(f'{e:g}' for e in self.epochs)} epochs)"
 
 # %% ../../nbs/selection/01_dynamics.ipynb #706be49f
 @patch(as_prop=True)
-def gold(self: Dynamics) -> np.ndarray: # (R, E, N)
+def gold(self: Dynamics) -> np.ndarray:  # (R, E, N)
     "Probability of the gold label."
     return np.take_along_axis(self.probabilities, self.labels[None, None, :, None], 3)[..., 0]
 
 
 @patch(as_prop=True)
-def confidence(self: Dynamics) -> np.ndarray: # (N,)
+def confidence(self: Dynamics) -> np.ndarray:  # (N,)
     "Mean probability of the gold label over the checkpoints."
     return self.gold.mean((0, 1))
 
 
 @patch(as_prop=True)
-def variability(self: Dynamics) -> np.ndarray: # (N,)
+def variability(self: Dynamics) -> np.ndarray:  # (N,)
     "Its standard deviation over the checkpoints."
     return self.gold.std(1).mean(0)
 
 # %% ../../nbs/selection/01_dynamics.ipynb #e80cb359
 @patch(as_prop=True)
-def forgotten(self: Dynamics) -> np.ndarray: # (N,)
+def forgotten(self: Dynamics) -> np.ndarray:  # (N,)
     "Times an example was right at a checkpoint and wrong at the next; infinite when none had it right, as Toneva et al. count these."
-    correct = self.probabilities.argmax(3) == self.labels                        # (R, E, N)
+    correct = self.probabilities.argmax(3) == self.labels  # (R, E, N)
     events = (correct[:, :-1] & ~correct[:, 1:]).sum(1).mean(0)
     return np.where(correct.any((0, 1)), events, np.inf)
 
 
 @patch(as_prop=True)
-def el2n(self: Dynamics) -> np.ndarray: # (N,), 0 … √2
+def el2n(self: Dynamics) -> np.ndarray:  # (N,), 0 … √2
     "Length of the error vector at the first checkpoint."
     error = self.probabilities[:, 0] - np.eye(self.probabilities.shape[3], dtype=np.float32)[self.labels]
     return np.linalg.norm(error, axis=2).mean(0)
@@ -82,60 +86,86 @@ REGIONS = ("easy", "ambiguous", "hard")
 
 def by_region(
     dynamics: Dynamics,
-    region: str, # easy | ambiguous | hard
-) -> np.ndarray: # (N,) larger = more of that region
+    region: str,  # easy | ambiguous | hard
+) -> np.ndarray:  # (N,) larger = more of that region
     "How much an example belongs to a region; raises ParameterError for another name, DataError for ambiguity from one checkpoint."
-    if region not in REGIONS: raise ParameterError(f"region = {region!r}: expected one of {', '.join(REGIONS)}{suggest(region, REGIONS)}")
+    if region not in REGIONS:
+        raise ParameterError(f"region = {region!r}: expected one of {', '.join(REGIONS)}{suggest(region, REGIONS)}")
     if region == "ambiguous":
-        if len(dynamics.epochs) < 2: raise DataError("ambiguity is a spread over checkpoints, and there is one: expected at least 2")
+        if len(dynamics.epochs) < 2:
+            raise DataError("ambiguity is a spread over checkpoints, and there is one: expected at least 2")
         return dynamics.variability
     return dynamics.confidence if region == "easy" else -dynamics.confidence
 
 
 @patch
-def table(self: Dynamics) -> pd.DataFrame: # one row an example
+def table(self: Dynamics) -> pd.DataFrame:  # one row an example
     "Every number of every example."
-    return pd.DataFrame({"example_id": self.example_ids, "label": self.labels, "confidence": self.confidence, "variability": self.variability,
-                         "forgotten": self.forgotten, "el2n": self.el2n})
+    return pd.DataFrame(
+        {
+            "example_id": self.example_ids,
+            "label": self.labels,
+            "confidence": self.confidence,
+            "variability": self.variability,
+            "forgotten": self.forgotten,
+            "el2n": self.el2n,
+        }
+    )
 
 # %% ../../nbs/selection/01_dynamics.ipynb #4d2e1dda
-def _checkpoints(folder) -> dict: # epochs done -> folder, in order
+def _checkpoints(folder) -> dict:  # epochs done -> folder, in order
     "Raises DataError when a run kept none."
-    found = sorted((p for p in Path(folder, "epochs").glob("*") if (p / "config.json").is_file()), key=lambda p: float(p.name))
-    if not found: raise DataError(f"{folder} holds no epochs/: run the training with keep_epochs = true")
+    found = sorted(
+        (p for p in Path(folder, "epochs").glob("*") if (p / "config.json").is_file()), key=lambda p: float(p.name)
+    )
+    if not found:
+        raise DataError(f"{folder} holds no epochs/: run the training with keep_epochs = true")
     return {float(p.name): p for p in found}
 
 
 def _check_run(folder, splits: Splits):
     "Raises DataError unless the run was trained on this task and on all of this training part."
     told = read_record(folder)
-    if told["task"] != splits.task.name: raise DataError(f"{folder} was trained on task {told['task']!r}, expected {splits.task.name!r}")
+    if told["task"] != splits.task.name:
+        raise DataError(f"{folder} was trained on task {told['task']!r}, expected {splits.task.name!r}")
     if told["fingerprints"].get("selection_ids") != splits.ids_fingerprint:
-        raise DataError(f"{folder} was trained on another split of {splits.task.name}: give its protocol, validation_fraction, split_seed and train_examples")
-    if (n := (told.get("examples") or {}).get("train")) != len(splits.train): raise DataError(f"{folder} was trained on {n} examples, expected all {len(splits.train)} of the pool")
+        raise DataError(
+            f"{folder} was trained on another split of {splits.task.name}: give its protocol, validation_fraction, split_seed and train_examples"
+        )
+    if (n := (told.get("examples") or {}).get("train")) != len(splits.train):
+        raise DataError(f"{folder} was trained on {n} examples, expected all {len(splits.train)} of the pool")
 
 # %% ../../nbs/selection/01_dynamics.ipynb #45ebe833
 def training_dynamics(
-    folders: list, # of runs with keep_epochs, that were trained on the whole training part; one a seed
-    splits: Splits, # of a task with classes; its training part is the pool
-    max_length: int = 128, # tokens; longer inputs are cut
+    folders: list,  # of runs with keep_epochs, that were trained on the whole training part; one a seed
+    splits: Splits,  # of a task with classes; its training part is the pool
+    max_length: int = 128,  # tokens; longer inputs are cut
 ) -> Dynamics:
     "Ask every checkpoint about every example. Raises DataError for runs of something else, missing checkpoints, or different epochs."
-    if not folders: raise DataError("dynamics need at least one training: expected folders of runs with keep_epochs = true")
-    for folder in folders: _check_run(folder, splits)
+    if not folders:
+        raise DataError("dynamics need at least one training: expected folders of runs with keep_epochs = true")
+    for folder in folders:
+        _check_run(folder, splits)
     places = {str(f): _checkpoints(f) for f in folders}
     first, epochs = next(iter(places.items()))
     for folder, found in places.items():
-        if list(found) != list(epochs): raise DataError(f"{folder} kept epochs {list(found)}, {first} {list(epochs)}: expected the same")
+        if list(found) != list(epochs):
+            raise DataError(f"{folder} kept epochs {list(found)}, {first} {list(epochs)}: expected the same")
     start = time.perf_counter()
-    asked = np.stack([np.stack([_ask(place, splits, max_length) for place in found.values()]) for found in places.values()])
+    asked = np.stack(
+        [np.stack([_ask(place, splits, max_length) for place in found.values()]) for found in places.values()]
+    )
     labels = np.asarray(splits.train.with_format("numpy")["label"][:])
     return Dynamics(asked, labels, tuple(splits.train["example_id"]), tuple(epochs), time.perf_counter() - start)
 
 
-def _ask(place: Path, splits: Splits, max_length: int) -> np.ndarray: # (N, C)
+def _ask(place: Path, splits: Splits, max_length: int) -> np.ndarray:  # (N, C)
     "Probabilities of a checkpoint, which reads with its own tokenizer."
     encoder = load_encoder(str(place), splits.task)
     tokens = tokenise(splits.train, encoder.tokenizer, max_length)
     encoder.check(tokens)
-    return torch.from_numpy(predict(encoder.model.to(device()), tokens, precision="auto", desc="dynamics")).softmax(1).numpy()
+    return (
+        torch.from_numpy(predict(encoder.model.to(device()), tokens, precision="auto", desc="dynamics"))
+        .softmax(1)
+        .numpy()
+    )

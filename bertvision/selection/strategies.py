@@ -15,34 +15,46 @@ import numpy as np
 
 from ..core.errors import DataError, ParameterError, suggest
 from ..runs.recipes import check_value
-from .clusters import cluster, Clusters, METRICS, points_of
-from .dynamics import by_region, Dynamics
+from .clusters import METRICS, Clusters, cluster, points_of
+from .dynamics import Dynamics, by_region
 
 # %% ../../nbs/selection/02_strategies.ipynb #84c07e66
 @dataclass(frozen=True)
 class Pool:
     "What a strategy may look at, row by row the same N examples; raises DataError when the parts are of different examples."
-    ids: list                           # (N,) text
-    labels: np.ndarray                  # (N,) class ids
-    vectors: np.ndarray | None = None   # (N, D) one vector an example
-    clusters: Clusters | None = None    # of these vectors
-    dynamics: Dynamics | None = None    # of a training on these examples
-    identity: str = ""                  # fingerprint of ids, texts and labels; "" = not known
+
+    ids: list  # (N,) text
+    labels: np.ndarray  # (N,) class ids
+    vectors: np.ndarray | None = None  # (N, D) one vector an example
+    clusters: Clusters | None = None  # of these vectors
+    dynamics: Dynamics | None = None  # of a training on these examples
+    identity: str = ""  # fingerprint of ids, texts and labels; "" = not known
 
     def __post_init__(self):
         n = len(self.ids)
-        if len(set(self.ids)) < n: raise DataError("the pool has an id twice: expected each example once")
-        parts = {"labels": self.labels, "vectors": self.vectors, "clusters": self.clusters and self.clusters.labels, "dynamics": self.dynamics}
+        if len(set(self.ids)) < n:
+            raise DataError("the pool has an id twice: expected each example once")
+        parts = {
+            "labels": self.labels,
+            "vectors": self.vectors,
+            "clusters": self.clusters and self.clusters.labels,
+            "dynamics": self.dynamics,
+        }
         for name, part in parts.items():
-            if part is not None and len(part) != n: raise DataError(f"{name} of {len(part)} examples beside {n} ids: expected one each")
+            if part is not None and len(part) != n:
+                raise DataError(f"{name} of {len(part)} examples beside {n} ids: expected one each")
         if self.dynamics and list(self.dynamics.example_ids) != list(self.ids):
             i = next(i for i, (a, b) in enumerate(zip(self.dynamics.example_ids, self.ids)) if a != b)
-            raise DataError(f"row {i}: dynamics are of example {self.dynamics.example_ids[i]!r}, the pool has {self.ids[i]!r}")
+            raise DataError(
+                f"row {i}: dynamics are of example {self.dynamics.example_ids[i]!r}, the pool has {self.ids[i]!r}"
+            )
 
-    def __len__(self): return len(self.ids)
+    def __len__(self):
+        return len(self.ids)
 
 # %% ../../nbs/selection/02_strategies.ipynb #5c0e0031
-def _random(pool, n, rng, **_): return rng.permutation(len(pool))
+def _random(pool, n, rng, **_):
+    return rng.permutation(len(pool))
 
 
 def _stratified(pool, n, rng, **_):
@@ -54,7 +66,7 @@ def _stratified(pool, n, rng, **_):
     return np.argsort(place, kind="stable")
 
 # %% ../../nbs/selection/02_strategies.ipynb #9e15ea62
-def _within(clusters, key) -> np.ndarray: # (N,) 0 = first of its cluster by the key
+def _within(clusters, key) -> np.ndarray:  # (N,) 0 = first of its cluster by the key
     order = np.lexsort((key, clusters.labels))
     sizes = np.unique(clusters.labels, return_counts=True)[1]
     ranks = np.empty(len(order), int)
@@ -62,7 +74,7 @@ def _within(clusters, key) -> np.ndarray: # (N,) 0 = first of its cluster by the
     return ranks
 
 
-def _round_robin(clusters, key, turn) -> np.ndarray: # (N,) rows
+def _round_robin(clusters, key, turn) -> np.ndarray:  # (N,) rows
     "One of each cluster, its first by the key, then a second of each …; `turn` (number,) says whose turn is when; noise last."
     noise = clusters.labels < 0
     return np.lexsort((np.where(noise, 0, turn[clusters.labels]), _within(clusters, key), noise))
@@ -75,21 +87,25 @@ def _whole(pool, n, rng, **_):
 
 def _diverse(key):
     "Round robin; the clusters take turns in an order drawn once."
-    def choose(pool, n, rng, **_): return _round_robin(pool.clusters, key(pool, rng), rng.permutation(pool.clusters.number))
+
+    def choose(pool, n, rng, **_):
+        return _round_robin(pool.clusters, key(pool, rng), rng.permutation(pool.clusters.number))
+
     return choose
 
 # %% ../../nbs/selection/02_strategies.ipynb #e46afbdd
 def _centroids(pool, n, rng, metric, seed):
     "The example nearest to each of n centres; where a cluster stays empty, the next nearest of others."
     found = pool.clusters
-    if found is None or (found.number, found.metric) != (n, metric): found = cluster(pool.vectors, num_clusters=n, metric=metric, seed=seed)
+    if found is None or (found.number, found.metric) != (n, metric):
+        found = cluster(pool.vectors, num_clusters=n, metric=metric, seed=seed)
     return _round_robin(found, found.distances, np.arange(found.number))
 
 # %% ../../nbs/selection/02_strategies.ipynb #a2361f9b
 PATIENCE = 900.0  # seconds that a greedy choice may take, by the forecast from its first steps
 
 
-def _squared(x, norms, i) -> np.ndarray: # (N,) distances to row i
+def _squared(x, norms, i) -> np.ndarray:  # (N,) distances to row i
     return np.maximum(norms + norms[i] - 2 * (x @ x[i]), 0)
 
 
@@ -98,17 +114,21 @@ def _k_center(pool, n, rng, metric, **_):
     norms, rows, gap = (x**2).sum(1), np.empty(n, int), np.full(len(x), np.inf, np.float32)
     start, rows[0] = time.perf_counter(), rng.integers(len(x))
     for k in range(n):
-        if k: rows[k] = gap.argmax()
+        if k:
+            rows[k] = gap.argmax()
         np.minimum(gap, _squared(x, norms, rows[k]), out=gap)
-        gap[rows[k]] = -1                                                        # chosen ones are never farthest
+        gap[rows[k]] = -1  # chosen ones are never farthest
         if k == 8 and (needed := (time.perf_counter() - start) / 9 * n) > PATIENCE:
-            raise DataError(f"k-center of {n:,} among {len(x):,} examples would take about {needed / 60:,.0f} minutes (limit {PATIENCE / 60:.0f}): choose a smaller budget, or diverse")
+            raise DataError(
+                f"k-center of {n:,} among {len(x):,} examples would take about {needed / 60:,.0f} minutes (limit {PATIENCE / 60:.0f}): choose a smaller budget, or diverse"
+            )
     return rows
 
 # %% ../../nbs/selection/02_strategies.ipynb #59313b40
-def _similarities(x, metric) -> np.ndarray: # (N, N) float32, ≥ 0
+def _similarities(x, metric) -> np.ndarray:  # (N, N) float32, ≥ 0
     pairs = x @ x.T
-    if metric == "cosine": return np.maximum(pairs, 0, out=pairs)
+    if metric == "cosine":
+        return np.maximum(pairs, 0, out=pairs)
     norms = pairs.diagonal().copy()
     pairs *= -2
     pairs += norms
@@ -119,14 +139,14 @@ def _similarities(x, metric) -> np.ndarray: # (N, N) float32, ≥ 0
 
 def _facility(pool, n, rng, metric, **_):
     similar, rows = _similarities(points_of(pool.vectors, metric), metric), []
-    best = np.zeros(len(similar), np.float32)                                    # similarity to the nearest chosen
+    best = np.zeros(len(similar), np.float32)  # similarity to the nearest chosen
     heap = [(-gain, i) for i, gain in enumerate(similar.sum(0, dtype=np.float64).tolist())]
     heapq.heapify(heap)
     while len(rows) < n:
         _, i = heapq.heappop(heap)
         gain = float(np.maximum(similar[i] - best, 0).sum(dtype=np.float64))
         if heap and gain < -heap[0][0]:
-            heapq.heappush(heap, (-gain, i))                                     # was worth more when it was last looked at
+            heapq.heappush(heap, (-gain, i))  # was worth more when it was last looked at
             continue
         rows.append(i)
         np.maximum(best, similar[i], out=best)
@@ -137,21 +157,22 @@ ALIKE = 0.95  # cosine from which on two examples count as the same
 
 
 def duplicates(
-    pool: Pool, # with vectors and clusters
-    turn: np.ndarray, # (N,) rows in the order in which they come
-) -> np.ndarray: # (N,) bool
+    pool: Pool,  # with vectors and clusters
+    turn: np.ndarray,  # (N,) rows in the order in which they come
+) -> np.ndarray:  # (N,) bool
     "Which examples are too much like one that came before, is none itself and lies in the same cluster."
     x, found = points_of(pool.vectors, "cosine"), np.zeros(len(pool), bool)
     for group in np.unique(pool.clusters.labels):
         kept = []
         rows = turn[pool.clusters.labels[turn] == group]
         for start in range(0, len(rows), 1024):
-            part = rows[start:start + 1024]
+            part = rows[start : start + 1024]
             old, new = (x[part] @ x[kept].T > ALIKE).any(1), x[part] @ x[part].T > ALIKE
-            mine = []                                                            # places within the part that are kept
+            mine = []  # places within the part that are kept
             for i, row in enumerate(part):
                 found[row] = old[i] or new[i, mine].any()
-                if not found[row]: mine.append(i)
+                if not found[row]:
+                    mine.append(i)
             kept += part[mine].tolist()
     return found
 
@@ -163,108 +184,183 @@ def _deduplicated(pool, n, rng, **_):
 
 # %% ../../nbs/selection/02_strategies.ipynb #aaad61e1
 def _descending(key):
-    def choose(pool, n, rng, **_): return np.lexsort((rng.random(len(pool)), -key(pool.dynamics)))
+    def choose(pool, n, rng, **_):
+        return np.lexsort((rng.random(len(pool)), -key(pool.dynamics)))
+
     return choose
 
 # %% ../../nbs/selection/02_strategies.ipynb #c7930e5e
 @dataclass(frozen=True)
 class Strategy:
     "A row of the table of strategies."
+
     name: str
-    choose: object        # (pool, n, rng, metric, seed) -> rows, at least n
-    needs: tuple = ()     # parts of the pool: vectors | clusters | dynamics
-    nested: bool = True   # a smaller budget's answer is the beginning of a larger one's
-    drawn: bool = True    # the seed changes the answer, the clusters being the same
+    choose: object  # (pool, n, rng, metric, seed) -> rows, at least n
+    needs: tuple = ()  # parts of the pool: vectors | clusters | dynamics
+    nested: bool = True  # a smaller budget's answer is the beginning of a larger one's
+    drawn: bool = True  # the seed changes the answer, the clusters being the same
     note: str = ""
-    most: int = 0         # examples that it can choose among; 0 = any number
+    most: int = 0  # examples that it can choose among; 0 = any number
 
-
-STRATEGIES = {s.name: s for s in (
-    Strategy("random", _random, note="the baseline"),
-    Strategy("stratified", _stratified, note="random, every beginning with the pool's shares of the classes"),
-    Strategy("clusters", _whole, ("clusters",), drawn=False, note="whole clusters in the order of their numbers (the original)"),
-    Strategy("centroids", _centroids, ("vectors",), nested=False, note="the example nearest to each of as many centres as the budget has places"),
-    Strategy("diverse", _diverse(lambda pool, rng: rng.random(len(pool))), ("clusters",), note="round robin over the clusters (the authors' diverse stream)"),
-    Strategy("diverse-near", _diverse(lambda pool, rng: pool.clusters.distances), ("clusters",), note="round robin, nearest to the centre first"),
-    Strategy("diverse-far", _diverse(lambda pool, rng: -pool.clusters.distances), ("clusters",), note="round robin, farthest from the centre first"),
-    Strategy("diverse-hard", _diverse(lambda pool, rng: pool.dynamics.confidence), ("clusters", "dynamics"), note="round robin, least confident first"),
-    Strategy("k-center", _k_center, ("vectors",), note="what is farthest from all chosen ones"),
-    Strategy("facility", _facility, ("vectors",), drawn=False, note="facility location: every example has a similar one among the chosen",
-             most=46_000),  # the similarities of all pairs take 8 GiB
-    Strategy("deduplicated", _deduplicated, ("vectors", "clusters"), note="random, near duplicates of an example of the same cluster last"),
-    Strategy("el2n", _descending(lambda d: d.el2n), ("dynamics",), drawn=False, note="largest error early in training first"),
-    Strategy("forgotten", _descending(lambda d: d.forgotten), ("dynamics",), note="most often forgotten first"),
-    *(Strategy(region, _descending(lambda d, region=region: by_region(d, region)), ("dynamics",), drawn=False, note=f"the {region} end of the dataset map first")
-      for region in ("easy", "ambiguous", "hard")))}
+# %% ../../nbs/selection/02_strategies.ipynb #85ee960a
+STRATEGIES = {
+    s.name: s
+    for s in (
+        Strategy("random", _random, note="the baseline"),
+        Strategy("stratified", _stratified, note="random, every beginning with the pool's shares of the classes"),
+        Strategy(
+            "clusters",
+            _whole,
+            ("clusters",),
+            drawn=False,
+            note="whole clusters in the order of their numbers (the original)",
+        ),
+        Strategy(
+            "centroids",
+            _centroids,
+            ("vectors",),
+            nested=False,
+            note="the example nearest to each of as many centres as the budget has places",
+        ),
+        Strategy(
+            "diverse",
+            _diverse(lambda pool, rng: rng.random(len(pool))),
+            ("clusters",),
+            note="round robin over the clusters (the authors' diverse stream)",
+        ),
+        Strategy(
+            "diverse-near",
+            _diverse(lambda pool, rng: pool.clusters.distances),
+            ("clusters",),
+            note="round robin, nearest to the centre first",
+        ),
+        Strategy(
+            "diverse-far",
+            _diverse(lambda pool, rng: -pool.clusters.distances),
+            ("clusters",),
+            note="round robin, farthest from the centre first",
+        ),
+        Strategy(
+            "diverse-hard",
+            _diverse(lambda pool, rng: pool.dynamics.confidence),
+            ("clusters", "dynamics"),
+            note="round robin, least confident first",
+        ),
+        Strategy("k-center", _k_center, ("vectors",), note="what is farthest from all chosen ones"),
+        Strategy(
+            "facility",
+            _facility,
+            ("vectors",),
+            drawn=False,
+            note="facility location: every example has a similar one among the chosen",
+            most=46_000,
+        ),  # the similarities of all pairs take 8 GiB
+        Strategy(
+            "deduplicated",
+            _deduplicated,
+            ("vectors", "clusters"),
+            note="random, near duplicates of an example of the same cluster last",
+        ),
+        Strategy(
+            "el2n",
+            _descending(lambda d: d.el2n),
+            ("dynamics",),
+            drawn=False,
+            note="largest error early in training first",
+        ),
+        Strategy("forgotten", _descending(lambda d: d.forgotten), ("dynamics",), note="most often forgotten first"),
+        *(
+            Strategy(
+                region,
+                _descending(lambda d, region=region: by_region(d, region)),
+                ("dynamics",),
+                drawn=False,
+                note=f"the {region} end of the dataset map first",
+            )
+            for region in ("easy", "ambiguous", "hard")
+        ),
+    )
+}
 
 # %% ../../nbs/selection/02_strategies.ipynb #484a6f3b
 def get_strategy(
-    name: str, # a key of STRATEGIES
+    name: str,  # a key of STRATEGIES
 ) -> Strategy:
     "Look a strategy up; raises ParameterError with the nearest name."
-    if name not in STRATEGIES: raise ParameterError(f"strategy = {name!r}{suggest(name, STRATEGIES)}: expected one of {', '.join(STRATEGIES)}")
+    if name not in STRATEGIES:
+        raise ParameterError(f"strategy = {name!r}{suggest(name, STRATEGIES)}: expected one of {', '.join(STRATEGIES)}")
     return STRATEGIES[name]
 
 
 def check_pool(
-    names, # keys of STRATEGIES
-    n: int, # N, examples to choose among
+    names,  # keys of STRATEGIES
+    n: int,  # N, examples to choose among
 ):
     "Raises ParameterError for a strategy that cannot choose among so many, before anything is computed."
     for s in map(get_strategy, names):
         if s.most and n > s.most:
-            raise ParameterError(f"strategy {s.name!r} compares all pairs: {n:,} examples would need {4 * n**2 / 2**30:,.0f} GiB, expected at most {s.most:,} of them; "
-                                 "choose a smaller pool (train_examples), or k-center or diverse, which need no pairs")
+            raise ParameterError(
+                f"strategy {s.name!r} compares all pairs: {n:,} examples would need {4 * n**2 / 2**30:,.0f} GiB, expected at most {s.most:,} of them; "
+                "choose a smaller pool (train_examples), or k-center or diverse, which need no pairs"
+            )
 
 # %% ../../nbs/selection/02_strategies.ipynb #2dfd08d4
 def choose_rows(
-    name: str, # a key of STRATEGIES
+    name: str,  # a key of STRATEGIES
     pool: Pool,
-    n: int, # budget, 1 … N
+    n: int,  # budget, 1 … N
     seed: int = 0,
-    metric: str = "cosine", # cosine | euclidean, for strategies that look at vectors
-) -> np.ndarray: # (n,) rows of the pool, the most wanted first
+    metric: str = "cosine",  # cosine | euclidean, for strategies that look at vectors
+) -> np.ndarray:  # (n,) rows of the pool, the most wanted first
     "Row numbers of a selection. Raises ParameterError (name, budget, metric), DataError (the pool lacks what the strategy needs)."
     strategy = get_strategy(name)
     check_pool([name], len(pool))
     check_value("seed", seed)
-    if metric not in METRICS: raise ParameterError(f"metric = {metric!r}: expected one of {', '.join(METRICS)}{suggest(metric, METRICS)}")
-    if not 1 <= n <= len(pool): raise ParameterError(f"budget = {n}: expected 1 to {len(pool)}, the size of the pool")
+    if metric not in METRICS:
+        raise ParameterError(f"metric = {metric!r}: expected one of {', '.join(METRICS)}{suggest(metric, METRICS)}")
+    if not 1 <= n <= len(pool):
+        raise ParameterError(f"budget = {n}: expected 1 to {len(pool)}, the size of the pool")
     for part in strategy.needs:
-        if getattr(pool, part) is None: raise DataError(f"strategy {name!r} needs {part}, and the pool has none")
+        if getattr(pool, part) is None:
+            raise DataError(f"strategy {name!r} needs {part}, and the pool has none")
     return strategy.choose(pool, n, np.random.default_rng(seed), metric=metric, seed=seed)[:n]
 
 
 def select(
-    name: str, # a key of STRATEGIES
+    name: str,  # a key of STRATEGIES
     pool: Pool,
-    n: int, # budget, 1 … N
+    n: int,  # budget, 1 … N
     seed: int = 0,
-    metric: str = "cosine", # cosine | euclidean
-) -> list: # n ids, the most wanted first
+    metric: str = "cosine",  # cosine | euclidean
+) -> list:  # n ids, the most wanted first
     "The chosen examples; raises as `choose_rows`."
     return [pool.ids[i] for i in choose_rows(name, pool, n, seed, metric)]
 
 # %% ../../nbs/selection/02_strategies.ipynb #a7e7f665
 COVERED = 5000  # examples of a larger pool whose distance to the chosen ones is measured; always the same
-_DRAW = [2, 7, 1, 8]  # … drawn from a stream of their own: with that of a seed they would be the very ones that `random` has chosen
+_DRAW = [
+    2,
+    7,
+    1,
+    8,
+]  # … drawn from a stream of their own: with that of a seed they would be the very ones that `random` has chosen
 
 
-def _nearest(x, rows) -> np.ndarray: # (at most COVERED,) distance of examples to the nearest chosen one
+def _nearest(x, rows) -> np.ndarray:  # (at most COVERED,) distance of examples to the nearest chosen one
     some = x[np.random.default_rng(_DRAW).permutation(len(x))[:COVERED]]
     own, found = (some**2).sum(1), np.full(len(some), np.inf, np.float32)
     for start in range(0, len(rows), 4096):
-        chosen = x[rows[start:start + 4096]]
+        chosen = x[rows[start : start + 4096]]
         np.minimum(found, (own[:, None] + (chosen**2).sum(1) - 2 * (some @ chosen.T)).min(1), out=found)
     return np.sqrt(np.maximum(found, 0))
 
 
 def describe_selection(
     pool: Pool,
-    rows: np.ndarray, # (n,) chosen rows
-    names: tuple, # of the classes
-    metric: str = "cosine", # cosine | euclidean
-) -> dict: # labels: share by name; clusters: share of clusters with a chosen example; distance: mean to the nearest chosen one, of at most 5,000 examples of the pool (nan without vectors)
+    rows: np.ndarray,  # (n,) chosen rows
+    names: tuple,  # of the classes
+    metric: str = "cosine",  # cosine | euclidean
+) -> dict:  # labels: share by name; clusters: share of clusters with a chosen example; distance: mean to the nearest chosen one, of at most 5,000 examples of the pool (nan without vectors)
     "Class balance and coverage of a selection; under cosine the distance is that of unit vectors, √(2 − 2 cos)."
     counts = np.bincount(pool.labels[rows], minlength=len(names)) / len(rows)
     touched = len(set(pool.clusters.labels[rows]) - {-1}) / pool.clusters.number if pool.clusters else float("nan")
@@ -273,9 +369,9 @@ def describe_selection(
 
 
 def overlap(
-    a, # ids or rows
+    a,  # ids or rows
     b,
-) -> float: # 0 … 1
+) -> float:  # 0 … 1
     "Jaccard index of two selections: shared examples over all of both."
     a, b = set(map(str, a)), set(map(str, b))
     return len(a & b) / len(a | b)

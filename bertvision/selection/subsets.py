@@ -14,72 +14,101 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import DataError, ParameterError, suggest
-from ..core.io import read_json, write_json
 from ..core.hashing import fingerprint
+from ..core.io import read_json, write_json
 from ..data.splits import Splits
-from .strategies import choose_rows, get_strategy, Pool
+from .strategies import Pool, choose_rows, get_strategy
 
 # %% ../../nbs/selection/03_subsets.ipynb #3d5d3b9d
 def budget(
-    pool: int, # N, examples to choose from
-    data_pct: float = 0.0, # fraction of them, above 0 and at most 1
-    data_count: int = 0, # or so many
-) -> int: # 1 … N
+    pool: int,  # N, examples to choose from
+    data_pct: float = 0.0,  # fraction of them, above 0 and at most 1
+    data_count: int = 0,  # or so many
+) -> int:  # 1 … N
     "Examples that a budget means; raises ParameterError for both, neither, or a value out of range."
-    if bool(data_pct) == bool(data_count): raise ParameterError(f"data_pct = {data_pct}, data_count = {data_count}: expected one of the two")
+    if bool(data_pct) == bool(data_count):
+        raise ParameterError(f"data_pct = {data_pct}, data_count = {data_count}: expected one of the two")
     if data_count:
-        if not 1 <= data_count <= pool: raise ParameterError(f"data_count = {data_count}: expected 1 to {pool}, the size of the pool")
+        if not 1 <= data_count <= pool:
+            raise ParameterError(f"data_count = {data_count}: expected 1 to {pool}, the size of the pool")
         return int(data_count)
     if not 0 < data_pct <= 1:
-        raise ParameterError(f"data_pct = {data_pct}: expected a fraction above 0 and at most 1" + (f", for instance {data_pct / 100:g}" if 1 < data_pct <= 100 else ""))
+        raise ParameterError(
+            f"data_pct = {data_pct}: expected a fraction above 0 and at most 1"
+            + (f", for instance {data_pct / 100:g}" if 1 < data_pct <= 100 else "")
+        )
     return max(1, round(data_pct * pool))
 
 
 def budgets(
     pool: int,
-    data_pct: list = (), # fractions
-    data_count: list = (), # or numbers
-) -> dict: # examples -> fraction of the pool, ascending
+    data_pct: list = (),  # fractions
+    data_count: list = (),  # or numbers
+) -> dict:  # examples -> fraction of the pool, ascending
     "Several budgets; raises ParameterError as `budget`."
-    if bool(len(data_pct)) == bool(len(data_count)): raise ParameterError(f"data_pct = {list(data_pct)}, data_count = {list(data_count)}: expected one of the two lists")
-    found = {budget(pool, data_pct=p): float(p) for p in data_pct} | {budget(pool, data_count=c): c / pool for c in data_count}
-    if len(found) < len(data_pct) + len(data_count): raise ParameterError(f"data_pct = {list(data_pct)}, data_count = {list(data_count)}: two of them are the same number of {pool} examples")
+    if bool(len(data_pct)) == bool(len(data_count)):
+        raise ParameterError(
+            f"data_pct = {list(data_pct)}, data_count = {list(data_count)}: expected one of the two lists"
+        )
+    found = {budget(pool, data_pct=p): float(p) for p in data_pct} | {
+        budget(pool, data_count=c): c / pool for c in data_count
+    }
+    if len(found) < len(data_pct) + len(data_count):
+        raise ParameterError(
+            f"data_pct = {list(data_pct)}, data_count = {list(data_count)}: two of them are the same number of {pool} examples"
+        )
     return dict(sorted(found.items()))
 
 # %% ../../nbs/selection/03_subsets.ipynb #566e966a
 def asked_strategies(
-    strategies: list, # names, keys of STRATEGIES
-    data_pct: list = (), # budgets as fractions
-    data_count: list = (), # or as numbers
-    dynamics: bool = False, # whether trainings can be asked
-    num_clusters_elements: int = 0, # choose so many whole clusters
-    centroid_elements_only: bool = False, # choose the example nearest to each centre
-    cluster_only: bool = False, # choose nothing, only cluster
-    cluster_input: str = "", # clusters that are read
-    cluster_output: str = "", # where clusters are saved, too
-) -> list: # the strategies that choose
+    strategies: list,  # names, keys of STRATEGIES
+    data_pct: list = (),  # budgets as fractions
+    data_count: list = (),  # or as numbers
+    dynamics: bool = False,  # whether trainings can be asked
+    num_clusters_elements: int = 0,  # choose so many whole clusters
+    centroid_elements_only: bool = False,  # choose the example nearest to each centre
+    cluster_only: bool = False,  # choose nothing, only cluster
+    cluster_input: str = "",  # clusters that are read
+    cluster_output: str = "",  # where clusters are saved, too
+) -> list:  # the strategies that choose
     "What a choice is to be made by; raises ParameterError for what contradicts itself or lacks something."
-    if len(set(strategies)) < len(strategies): raise ParameterError(f"strategies = {strategies}: something is listed twice")
-    modes = {"num_clusters_elements": num_clusters_elements, "centroid_elements_only": centroid_elements_only, "cluster_only": cluster_only}
+    if len(set(strategies)) < len(strategies):
+        raise ParameterError(f"strategies = {strategies}: something is listed twice")
+    modes = {
+        "num_clusters_elements": num_clusters_elements,
+        "centroid_elements_only": centroid_elements_only,
+        "cluster_only": cluster_only,
+    }
     on = [name for name, value in modes.items() if value]
-    if len(on) > 1: raise ParameterError(f"{', '.join(on)}: expected one of them at most")
-    if num_clusters_elements < 0: raise ParameterError(f"num_clusters_elements = {num_clusters_elements}: expected 0 (not) or more")
-    if cluster_input and cluster_output: raise ParameterError("cluster_input, cluster_output: expected one of the two, clusters are read or made")
-    if cluster_input and cluster_only: raise ParameterError("cluster_only: expected no cluster_input, there would be nothing to do")
-    if on: return {"num_clusters_elements": ["clusters"], "centroid_elements_only": ["centroids"], "cluster_only": []}[on[0]]
-    if not strategies: raise ParameterError("strategies = []: expected at least one, or cluster_only")
+    if len(on) > 1:
+        raise ParameterError(f"{', '.join(on)}: expected one of them at most")
+    if num_clusters_elements < 0:
+        raise ParameterError(f"num_clusters_elements = {num_clusters_elements}: expected 0 (not) or more")
+    if cluster_input and cluster_output:
+        raise ParameterError("cluster_input, cluster_output: expected one of the two, clusters are read or made")
+    if cluster_input and cluster_only:
+        raise ParameterError("cluster_only: expected no cluster_input, there would be nothing to do")
+    if on:
+        return {"num_clusters_elements": ["clusters"], "centroid_elements_only": ["centroids"], "cluster_only": []}[
+            on[0]
+        ]
+    if not strategies:
+        raise ParameterError("strategies = []: expected at least one, or cluster_only")
     budgets(10**9, data_pct, data_count)
     if "dynamics" in {part for name in strategies for part in get_strategy(name).needs} and not dynamics:
-        raise ParameterError("dynamics_dir: expected folders of runs with keep_epochs, a strategy asks their checkpoints")
+        raise ParameterError(
+            "dynamics_dir: expected folders of runs with keep_epochs, a strategy asks their checkpoints"
+        )
     return list(strategies)
 
 # %% ../../nbs/selection/03_subsets.ipynb #19eb0acf
 def own_budget(
-    clusters, # Clusters
-    num_clusters_elements: int = 0, # whole clusters; 0 = one example a cluster
-) -> int: # examples
+    clusters,  # Clusters
+    num_clusters_elements: int = 0,  # whole clusters; 0 = one example a cluster
+) -> int:  # examples
     "The budget of the original's modes; raises ParameterError for more clusters than there are."
-    if not 0 <= num_clusters_elements <= clusters.number: raise ParameterError(f"num_clusters_elements = {num_clusters_elements}: there are {clusters.number} clusters")
+    if not 0 <= num_clusters_elements <= clusters.number:
+        raise ParameterError(f"num_clusters_elements = {num_clusters_elements}: there are {clusters.number} clusters")
     return int(clusters.sizes[:num_clusters_elements].sum()) if num_clusters_elements else clusters.number
 
 # %% ../../nbs/selection/03_subsets.ipynb #b3bc52fa
@@ -89,36 +118,40 @@ SCHEMA = 1
 @dataclass(frozen=True)
 class Selection:
     "What one strategy chose, for one budget or several."
+
     strategy: str
-    orders: dict       # "" -> ids up to the largest budget when nested, else budget as text -> ids; most wanted first
-    pool: str          # identity of the examples chosen from
-    pool_size: int     # N
+    orders: dict  # "" -> ids up to the largest budget when nested, else budget as text -> ids; most wanted first
+    pool: str  # identity of the examples chosen from
+    pool_size: int  # N
     seed: int
-    settings: dict     # encoder, vectors, clusters, …: how it was made
-    seconds: dict      # as `orders`: seconds that the choice took, all that it builds on included
+    settings: dict  # encoder, vectors, clusters, …: how it was made
+    seconds: dict  # as `orders`: seconds that the choice took, all that it builds on included
 
     @property
-    def nested(self) -> bool: return "" in self.orders
+    def nested(self) -> bool:
+        return "" in self.orders
 
-    def __repr__(self): return f"Selection({self.strategy}, {', '.join(f'{len(ids):,}' for ids in self.orders.values())} of {self.pool_size:,} examples, {max(self.seconds.values()):.1f} s)"
+    def __repr__(self):
+        return f"Selection({self.strategy}, {', '.join(f'{len(ids):,}' for ids in self.orders.values())} of {self.pool_size:,} examples, {max(self.seconds.values()):.1f} s)"
 
-    def key(self, n: int) -> str: return "" if self.nested else str(n)
-
-
+    def key(self, n: int) -> str:
+        return "" if self.nested else str(n)
 
 # %% ../../nbs/selection/03_subsets.ipynb #9107623b
 def make_selection(
-    strategy: str, # a key of STRATEGIES
+    strategy: str,  # a key of STRATEGIES
     pool: Pool,
-    sizes, # budgets, examples
+    sizes,  # budgets, examples
     seed: int = 0,
-    metric: str = "cosine", # cosine | euclidean
-    seconds: float = 0.0, # that were spent before: embedding, clustering, training
-    **settings, # to be remembered
+    metric: str = "cosine",  # cosine | euclidean
+    seconds: float = 0.0,  # that were spent before: embedding, clustering, training
+    **settings,  # to be remembered
 ) -> Selection:
     "Choose for all budgets; a nested strategy chooses once, and each budget is charged for the largest. Raises as `choose_rows`."
     orders, spent = {}, {}
-    for key, n in {"": max(sizes)}.items() if get_strategy(strategy).nested else {str(n): n for n in sorted(sizes)}.items():
+    for key, n in (
+        {"": max(sizes)}.items() if get_strategy(strategy).nested else {str(n): n for n in sorted(sizes)}.items()
+    ):
         start = time.perf_counter()
         orders[key] = [pool.ids[i] for i in choose_rows(strategy, pool, n, seed, metric)]
         spent[key] = seconds + time.perf_counter() - start
@@ -127,14 +160,14 @@ def make_selection(
 # %% ../../nbs/selection/03_subsets.ipynb #ed9d5874
 def save_selection(
     selection: Selection,
-    folder, # gets <strategy>.json
-) -> Path: # the file
+    folder,  # gets <strategy>.json
+) -> Path:  # the file
     "Write a selection, atomically."
     return write_json(Path(folder) / f"{selection.strategy}.json", {"schema": SCHEMA} | asdict(selection))
 
 
 def load_selection(
-    folder, # of selections
+    folder,  # of selections
     strategy: str,
 ) -> Selection:
     "Read a selection. Raises DataError when it is missing or damaged."
@@ -143,61 +176,100 @@ def load_selection(
         known = sorted(p.stem for p in Path(folder).glob("*.json"))
         raise DataError(f"{path}: no such selection{suggest(strategy, known)}; there are {', '.join(known) or 'none'}")
     told = read_json(path)
-    if not isinstance(told, dict) or told.pop("schema", None) != SCHEMA: raise DataError(f"{path}: expected a selection with schema {SCHEMA}")
-    try: found = Selection(**told)
-    except TypeError as e: raise DataError(f"{path} is not a selection: {e}") from e
-    if fault := _fault(found): raise DataError(f"{path} is not a selection: {fault}")
+    if not isinstance(told, dict) or told.pop("schema", None) != SCHEMA:
+        raise DataError(f"{path}: expected a selection with schema {SCHEMA}")
+    try:
+        found = Selection(**told)
+    except TypeError as e:
+        raise DataError(f"{path} is not a selection: {e}") from e
+    if fault := _fault(found):
+        raise DataError(f"{path} is not a selection: {fault}")
     return found
 
-
+# %% ../../nbs/selection/03_subsets.ipynb #e9352f41
 def _fault(s: Selection) -> str:
-    for name, kind in {"strategy": str, "orders": dict, "pool": str, "pool_size": int, "seed": int, "settings": dict, "seconds": dict}.items():
-        if type(getattr(s, name)) is not kind: return f"{name} = {getattr(s, name)!r:.40}: expected {kind.__name__}"
-    if not s.orders or s.orders.keys() != s.seconds.keys(): return "expected the same budgets in orders and seconds, at least one"
-    wrong = [k for k, ids in s.orders.items() if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids)]
-    if wrong: return f"orders: {wrong[0]!r}: expected a list of ids"
+    for name, kind in {
+        "strategy": str,
+        "orders": dict,
+        "pool": str,
+        "pool_size": int,
+        "seed": int,
+        "settings": dict,
+        "seconds": dict,
+    }.items():
+        if type(getattr(s, name)) is not kind:
+            return f"{name} = {getattr(s, name)!r:.40}: expected {kind.__name__}"
+    if not s.orders or s.orders.keys() != s.seconds.keys():
+        return "expected the same budgets in orders and seconds, at least one"
+    wrong = [
+        k for k, ids in s.orders.items() if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids)
+    ]
+    if wrong:
+        return f"orders: {wrong[0]!r}: expected a list of ids"
     wrong = [k for k, x in s.seconds.items() if type(x) not in (int, float) or not abs(x) < 1e300]
     return f"seconds: {wrong[0]!r}: expected a number" if wrong else ""
 
 # %% ../../nbs/selection/03_subsets.ipynb #0a3f0946
 def take(
     selection: Selection,
-    pool: Pool, # as it is now
-    n: int = 0, # budget; 0 = the only one that the selection was made for
-) -> tuple: # n ids, the most wanted first; seconds that the choice took
+    pool: Pool,  # as it is now
+    n: int = 0,  # budget; 0 = the only one that the selection was made for
+) -> tuple:  # n ids, the most wanted first; seconds that the choice took
     "The subset for a budget. Raises DataError for another pool, or a budget that was not asked for when the choice was made."
     if pool.identity != selection.pool:
-        raise DataError(f"strategy {selection.strategy!r} chose among {selection.pool_size:,} other examples than these {len(pool):,}: "
-                        "give the same task, data, validation_fraction, split_seed and train_examples to both runs")
+        raise DataError(
+            f"strategy {selection.strategy!r} chose among {selection.pool_size:,} other examples than these {len(pool):,}: "
+            "give the same task, data, validation_fraction, split_seed and train_examples to both runs"
+        )
     sizes = {key: len(found) for key, found in selection.orders.items()}
     if not n:
-        if len(sizes) > 1: raise DataError(f"strategy {selection.strategy!r} was made for {', '.join(sizes)} examples: say which with data_pct or data_count")
+        if len(sizes) > 1:
+            raise DataError(
+                f"strategy {selection.strategy!r} was made for {', '.join(sizes)} examples: say which with data_pct or data_count"
+            )
         n = next(iter(sizes.values()))
     key = selection.key(n)
     if sizes.get(key, 0) < n:
-        raise DataError(f"strategy {selection.strategy!r} was made for {'up to ' if selection.nested else ''}{', '.join(map(str, sizes.values()))} examples, not for {n}")
+        raise DataError(
+            f"strategy {selection.strategy!r} was made for {'up to ' if selection.nested else ''}{', '.join(map(str, sizes.values()))} examples, not for {n}"
+        )
     return selection.orders[key][:n], selection.seconds[key]
 
 # %% ../../nbs/selection/03_subsets.ipynb #67025ed4
 def on_subset(
     splits: Splits,
-    ids: list, # chosen, of the training part
-) -> Splits: # the same selection part and reported splits
+    ids: list,  # chosen, of the training part
+) -> Splits:  # the same selection part and reported splits
     "Train on some examples only; raises DataError for an id that the training part lacks."
     where = {id: i for i, id in enumerate(splits.train["example_id"])}
     lost = [id for id in ids if id not in where]
-    if lost: raise DataError(f"{len(lost)} chosen examples are not in the training part, the first is {lost[0]!r}")
+    if lost:
+        raise DataError(f"{len(lost)} chosen examples are not in the training part, the first is {lost[0]!r}")
     rows = np.sort([where[id] for id in ids])
     note = f"trained on {len(rows):,} of {len(splits.train):,} examples"
-    return replace(splits, train=splits.train.select(rows), notes=splits.notes + [note] * (len(rows) < len(splits.train)))
+    return replace(
+        splits, train=splits.train.select(rows), notes=splits.notes + [note] * (len(rows) < len(splits.train))
+    )
 
 
 def examples_pool(
-    splits: Splits, # of a task with classes
-    **parts, # vectors, clusters, dynamics: as for `Pool`
+    splits: Splits,  # of a task with classes
+    **parts,  # vectors, clusters, dynamics: as for `Pool`
 ) -> Pool:
     "The training part as a pool, known again by ids, texts and labels. Raises ParameterError for a task without classes."
-    if splits.task.kind != "classification": raise ParameterError(f"task = {splits.task.name!r}: subsets are chosen for tasks with classes, this one is of kind {splits.task.kind!r}")
+    if splits.task.kind != "classification":
+        raise ParameterError(
+            f"task = {splits.task.name!r}: subsets are chosen for tasks with classes, this one is of kind {splits.task.kind!r}"
+        )
     rows = splits.train.with_format("arrow")[:]
-    told = fingerprint("\x1e".join("\x1f".join(map(str, rows[c].to_pylist())) for c in ("example_id", *splits.task.columns, "label")).encode())
-    return Pool(list(splits.train["example_id"]), np.asarray(splits.train.with_format("numpy")["label"][:]), identity=told, **parts)
+    told = fingerprint(
+        "\x1e".join(
+            "\x1f".join(map(str, rows[c].to_pylist())) for c in ("example_id", *splits.task.columns, "label")
+        ).encode()
+    )
+    return Pool(
+        list(splits.train["example_id"]),
+        np.asarray(splits.train.with_format("numpy")["label"][:]),
+        identity=told,
+        **parts,
+    )

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from .. import __version__
 from ..core.errors import DataError, ParameterError, suggest
-from ..core.io import lock_fault, parse_json, replacing
 from ..core.hashing import file_sha256
+from ..core.io import lock_fault, parse_json, replacing
 from ..core.machine import progress
 from ..data.batches import tokenise
 from ..data.files import read_columns
@@ -34,47 +34,62 @@ POOLS = ("mean", "cls", "mix")
 @dataclass(frozen=True)
 class Embedding:
     "How a text becomes a vector; raises ParameterError for what cannot be."
-    pool: str = "mean"       # mean | cls | mix
-    layer: int = -1          # 0 = embeddings, 1 … L = blocks, -1 = the last; mix takes all
-    max_length: int = 256    # tokens, special ones included; longer texts are cut
-    batch_size: int = 32     # texts of full length a batch; shorter ones are more
+
+    pool: str = "mean"  # mean | cls | mix
+    layer: int = -1  # 0 = embeddings, 1 … L = blocks, -1 = the last; mix takes all
+    max_length: int = 256  # tokens, special ones included; longer texts are cut
+    batch_size: int = 32  # texts of full length a batch; shorter ones are more
     precision: str = "fp32"  # of the forward pass: auto | bf16 | fp16 | fp32
 
     def __post_init__(self):
-        if self.pool not in POOLS: raise ParameterError(f"pool = {self.pool!r}: expected one of {', '.join(POOLS)}{suggest(self.pool, POOLS)}")
-        if self.pool == "mix" and self.layer != -1: raise ParameterError(f"layer = {self.layer}: pool mix averages all layers; expected none to be named")
+        if self.pool not in POOLS:
+            raise ParameterError(f"pool = {self.pool!r}: expected one of {', '.join(POOLS)}{suggest(self.pool, POOLS)}")
+        if self.pool == "mix" and self.layer != -1:
+            raise ParameterError(f"layer = {self.layer}: pool mix averages all layers; expected none to be named")
         for name in ("max_length", "batch_size"):
-            if getattr(self, name) < 1: raise ParameterError(f"{name} = {getattr(self, name)}: expected at least 1")
+            if getattr(self, name) < 1:
+                raise ParameterError(f"{name} = {getattr(self, name)}: expected at least 1")
 
 # %% ../../nbs/states/07_embed.ipynb #69944d24
 def _stream(encoder, texts: list, pairs: list | None, how: Embedding) -> Stream:
     "A stream of these texts; its tokens know how many were cut."
-    columns = {"example_id": [str(i) for i in range(len(texts))], "text": texts, "label": [0] * len(texts)} | ({"text_pair": pairs} if pairs is not None else {})
+    columns = {"example_id": [str(i) for i in range(len(texts))], "text": texts, "label": [0] * len(texts)} | (
+        {"text_pair": pairs} if pairs is not None else {}
+    )
     tokens = tokenise(datasets.Dataset.from_dict(columns), encoder.tokenizer, how.max_length, cached=False)
     return Stream(encoder, tokens, "cls" if how.pool == "cls" else "mean", precision=how.precision)
 
 
-def _vectors(stream: Stream, how: Embedding) -> np.ndarray: # (n, D) float32
+def _vectors(stream: Stream, how: Embedding) -> np.ndarray:  # (n, D) float32
     return vectors_of(stream, None if how.pool == "mix" else how.layer, how.batch_size * how.max_length)
 
 
 def embed_texts(
-    texts: list, # of text, none of them empty
-    encoder, # Encoder, or a name as `load_encoder` takes it
-    pairs: list | None = None, # second texts, to be read together with the first
-    **how, # pool, layer, max_length, batch_size, precision: as for `Embedding`
-) -> np.ndarray: # (N, D) float32
+    texts: list,  # of text, none of them empty
+    encoder,  # Encoder, or a name as `load_encoder` takes it
+    pairs: list | None = None,  # second texts, to be read together with the first
+    **how,  # pool, layer, max_length, batch_size, precision: as for `Embedding`
+) -> np.ndarray:  # (N, D) float32
     "A vector for each text; raises DataError for an empty text or list, ParameterError or EncoderError."
-    if pairs is not None and len(pairs) != len(texts): raise DataError(f"{len(texts)} texts and {len(pairs)} second texts")
+    if pairs is not None and len(pairs) != len(texts):
+        raise DataError(f"{len(texts)} texts and {len(pairs)} second texts")
     for name, column in (("text", texts), ("second text", pairs or ())):
-        for i, text in enumerate(column): _check_text(text, f"{name} {i}")
+        for i, text in enumerate(column):
+            _check_text(text, f"{name} {i}")
     how = Embedding(**how)
-    return _vectors(_stream(load_encoder(encoder) if isinstance(encoder, str) else encoder, list(texts), pairs and list(pairs), how), how)
+    return _vectors(
+        _stream(
+            load_encoder(encoder) if isinstance(encoder, str) else encoder, list(texts), pairs and list(pairs), how
+        ),
+        how,
+    )
 
 
 def _check_text(text, where: str):
-    if not isinstance(text, str): raise DataError(f"{where}: {text!r:.40} is not text")
-    if not text.strip(): raise DataError(f"{where}: the text is empty; a vector of no words means nothing")
+    if not isinstance(text, str):
+        raise DataError(f"{where}: {text!r:.40} is not text")
+    if not text.strip():
+        raise DataError(f"{where}: the text is empty; a vector of no words means nothing")
 
 # %% ../../nbs/states/07_embed.ipynb #01ebed47
 PART = 32_768  # texts that are in memory at a time
@@ -97,14 +112,17 @@ class _Parquet:
 class _Hdf5:
     def __init__(self, path: Path, width: int):
         self.file = h5py.File(path, "w")
-        self.vectors = self.file.create_dataset("vectors", (0, width), np.float32, maxshape=(None, width), chunks=(1024, width))
+        self.vectors = self.file.create_dataset(
+            "vectors", (0, width), np.float32, maxshape=(None, width), chunks=(1024, width)
+        )
 
     def write(self, first: int, vectors: np.ndarray):
         self.vectors.resize(first + len(vectors), 0)
         self.vectors[first:] = vectors
 
     def close(self, about: dict):
-        for name, value in about.items(): self.file.attrs[name] = "" if value is None else value
+        for name, value in about.items():
+            self.file.attrs[name] = "" if value is None else value
         self.file.close()
 
 
@@ -114,34 +132,46 @@ _WRITERS = {".parquet": _Parquet, ".h5": _Hdf5, ".hdf5": _Hdf5}
 def _texts_of(path: Path, columns: tuple):
     "Yields the texts of each row of a file, checked."
     for line, values in read_columns(path, columns):
-        for name, text in zip(columns, values): _check_text(text, f"{path}:{line}: {name}")
+        for name, text in zip(columns, values):
+            _check_text(text, f"{path}:{line}: {name}")
         yield values
 
-
+# %% ../../nbs/states/07_embed.ipynb #150f8820
 def embed_file(
-    path, # .txt (a text a line), .tsv, .csv or .jsonl, plain or .gz
-    encoder, # Encoder, or a name as `load_encoder` takes it
-    out, # .parquet (row, vector), or .h5 (`vectors`)
-    column: str = "text", # of the texts
-    pair: str = "", # column of second texts, to be read together with the first
-    **how, # pool, layer, max_length, batch_size, precision: as for `Embedding`
-) -> dict: # what stands in the file beside the vectors
+    path,  # .txt (a text a line), .tsv, .csv or .jsonl, plain or .gz
+    encoder,  # Encoder, or a name as `load_encoder` takes it
+    out,  # .parquet (row, vector), or .h5 (`vectors`)
+    column: str = "text",  # of the texts
+    pair: str = "",  # column of second texts, to be read together with the first
+    **how,  # pool, layer, max_length, batch_size, precision: as for `Embedding`
+) -> dict:  # what stands in the file beside the vectors
     "Write a vector for each row of a file, in its order; raises DataError that names the line, ParameterError or EncoderError. Nothing is left of a file that fails."
     path, out, how = Path(path), Path(out), Embedding(**how)
     make = _WRITERS.get(out.suffix.lower())
-    if not make: raise ParameterError(f"out = {str(out)!r}: expected a name that ends in {', '.join(_WRITERS)}")
+    if not make:
+        raise ParameterError(f"out = {str(out)!r}: expected a name that ends in {', '.join(_WRITERS)}")
     columns = (column, pair) if pair else (column,)
     total = sum(1 for _ in _texts_of(path, columns))  # a faulty row is told now, not after an hour of passes
-    if not total: raise DataError(f"{path}: no rows")
+    if not total:
+        raise DataError(f"{path}: no rows")
     encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
-    about = {"encoder": encoder.name, "revision": encoder.revision, "fingerprint": encoder.fingerprint, **asdict(how),
-             "file": path.name, "sha256": file_sha256(path), "column": column, "pair": pair, "bertvision": __version__}
+    about = {
+        "encoder": encoder.name,
+        "revision": encoder.revision,
+        "fingerprint": encoder.fingerprint,
+        **asdict(how),
+        "file": path.name,
+        "sha256": file_sha256(path),
+        "column": column,
+        "pair": pair,
+        "bertvision": __version__,
+    }
     with replacing(out) as tmp:
         about |= _write(_texts_of(path, columns), total, encoder, how, lambda width: make(tmp, width), about)
     return about
 
 # %% ../../nbs/states/07_embed.ipynb #7fc4b956
-def _write(rows, total: int, encoder, how: Embedding, make, about: dict) -> dict: # texts, cut, width, precision, layer
+def _write(rows, total: int, encoder, how: Embedding, make, about: dict) -> dict:  # texts, cut, width, precision, layer
     done, cut, writer, bar = 0, 0, None, progress(total=total, desc="embed")
     while part := list(islice(rows, PART)):
         texts, *pairs = map(list, zip(*part))
@@ -152,25 +182,51 @@ def _write(rows, total: int, encoder, how: Embedding, make, about: dict) -> dict
         done, cut = done + len(part), cut + stream.tokens.truncated
         bar.update(len(part))
     bar.close()
-    found = {"texts": done, "cut": cut, "width": vectors.shape[1], "precision": stream.origin.precision,
-             "layer": "all" if how.pool == "mix" else how.layer % stream.layers}
+    found = {
+        "texts": done,
+        "cut": cut,
+        "width": vectors.shape[1],
+        "precision": stream.origin.precision,
+        "layer": "all" if how.pool == "mix" else how.layer % stream.layers,
+    }
     writer.close(about | found)
     return found
 
 # %% ../../nbs/states/07_embed.ipynb #cb7266ad
 def _vectors_of(found: np.ndarray) -> np.ndarray:
-    if found.ndim != 2 or found.dtype != np.float32: raise ValueError(f"vectors of shape {found.shape} and {found.dtype}, expected (N, D) of float32")
+    if found.ndim != 2 or found.dtype != np.float32:
+        raise ValueError(f"vectors of shape {found.shape} and {found.dtype}, expected (N, D) of float32")
     return found
 
 
 def read_vectors(
-    path, # a file that `embed_file` wrote
-) -> tuple: # (N, D) float32, and what is said of them
+    path,  # a file that `embed_file` wrote
+) -> tuple:  # (N, D) float32, and what is said of them
     "Vectors and how they were made; raises DataError for another file."
     path = Path(path)
     try:
         if path.suffix.lower() != ".parquet":
-            with h5py.File(path, "r") as file: return _vectors_of(file["vectors"][:]), {k: v.item() if hasattr(v, "item") else v for k, v in file.attrs.items()}
+            with h5py.File(path, "r") as file:
+                return _vectors_of(file["vectors"][:]), {
+                    k: v.item() if hasattr(v, "item") else v for k, v in file.attrs.items()
+                }
         table, about = pq.read_table(path), pq.read_metadata(path).metadata[b"bertvision"]
-        return _vectors_of(np.asarray(table["vector"].combine_chunks().flatten()).reshape(len(table), -1)), dict(parse_json(about.decode()))
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError, pa.ArrowException) as e: raise DataError(f"{path} {lock_fault(e)}" if lock_fault(e) else f"{path}: expected vectors that embed_file has written ({e})") from e
+        return _vectors_of(np.asarray(table["vector"].combine_chunks().flatten()).reshape(len(table), -1)), dict(
+            parse_json(about.decode())
+        )
+    except (
+        OSError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        MemoryError,
+        pa.ArrowException,
+    ) as e:
+        raise DataError(
+            f"{path} {lock_fault(e)}"
+            if lock_fault(e)
+            else f"{path}: expected vectors that embed_file has written ({e})"
+        ) from e

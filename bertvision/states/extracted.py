@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.errors import DataError
-from ..data.sources import load_task, TaskData
-from ..data.splits import part_of, split, Splits
-from ..data.tasks import get_task, Task
+from ..data.sources import TaskData, load_task
+from ..data.splits import Splits, part_of, split
+from ..data.tasks import Task, get_task
 from ..models.encoders import Encoder, load_encoder
 from ..qa.windows import tokenise_for
 from ..runs.records import read_record
@@ -21,85 +21,119 @@ from .store import open_states
 # %% ../../nbs/states/05_extracted.ipynb #db70fcb2
 class Source(NamedTuple):
     "Examples and the encoder that is to be asked about them."
+
     data: TaskData
     splits: Splits
     encoder: Encoder
     fine_tuned: bool
 
-
+# %% ../../nbs/states/05_extracted.ipynb #79ce855d
 def open_source(
-    task: str, # a name from `bertvision tasks`
-    encoder: str, # a name from `bertvision encoders`, a folder, or a hub id
-    finetune_dir: str = "", # folder of a `finetune` run with its model kept; "" = the encoder as it is
-    data: str = "", # folder in GLUE's layout; "" = BERTVISION_DATA, else the hub
-    protocol: str = "carved", # carved | original; must be the fine-tuned run's, as all that follows
-    validation_fraction: float = 0.1, # share of train carved for model selection
-    split_seed: int = 0, # of the carving
-    train_examples: int = 0, # random part of train; 0 = all of it
-    report_examples: int = 0, # random part of each reported split; 0 = all of it
-    checkpoint: str = "model", # folder within finetune_dir: model (the best weights), or epochs/1 … of a run with keep_epochs
+    task: str,  # a name from `bertvision tasks`
+    encoder: str,  # a name from `bertvision encoders`, a folder, or a hub id
+    finetune_dir: str = "",  # folder of a `finetune` run with its model kept; "" = the encoder as it is
+    data: str = "",  # folder in GLUE's layout; "" = BERTVISION_DATA, else the hub
+    protocol: str = "carved",  # carved | original; must be the fine-tuned run's, as all that follows
+    validation_fraction: float = 0.1,  # share of train carved for model selection
+    split_seed: int = 0,  # of the carving
+    train_examples: int = 0,  # random part of train; 0 = all of it
+    report_examples: int = 0,  # random part of each reported split; 0 = all of it
+    checkpoint: str = "model",  # folder within finetune_dir: model (the best weights), or epochs/1 … of a run with keep_epochs
 ) -> Source:
     "Load both. Raises DataError when the run was tuned on another split or its model was not kept."
     told = read_record(_with_model(finetune_dir, checkpoint))["parameters"] if finetune_dir else {}
-    loaded = part_of(load_task(task, data or None, **told.get("task_options", {})), train_examples, report_examples, split_seed, told.get("min_words", 0))
+    loaded = part_of(
+        load_task(task, data or None, **told.get("task_options", {})),
+        train_examples,
+        report_examples,
+        split_seed,
+        told.get("min_words", 0),
+    )
     splits = split(loaded, protocol, validation_fraction, seed=split_seed)
     if finetune_dir and read_record(finetune_dir)["fingerprints"].get("selection_ids") != splits.ids_fingerprint:
-        raise DataError(f"{finetune_dir} was trained on another split of {task}: give its protocol, validation_fraction, split_seed and train_examples")
-    if finetune_dir: return Source(loaded, splits, load_encoder(f"{finetune_dir}/{checkpoint}", loaded.task), True)
+        raise DataError(
+            f"{finetune_dir} was trained on another split of {task}: give its protocol, validation_fraction, split_seed and train_examples"
+        )
+    if finetune_dir:
+        return Source(loaded, splits, load_encoder(f"{finetune_dir}/{checkpoint}", loaded.task), True)
     return Source(loaded, splits, load_encoder(encoder), False)
 
-
+# %% ../../nbs/states/05_extracted.ipynb #ef4a4638
 def _with_model(finetune_dir: str, checkpoint: str = "model") -> Path:
     folder = Path(finetune_dir)
-    if (folder / checkpoint).is_dir(): return folder
-    if checkpoint == "model": raise DataError(f"{folder} holds no model: run `finetune` with keep_model = true")
+    if (folder / checkpoint).is_dir():
+        return folder
+    if checkpoint == "model":
+        raise DataError(f"{folder} holds no model: run `finetune` with keep_model = true")
     there = sorted(p.relative_to(folder).as_posix() for name in ("epochs", "steps") for p in folder.glob(f"{name}/*"))
-    raise DataError(f"{folder} holds no {checkpoint}: there are {', '.join(there) or 'none; run `finetune` with keep_epochs = true, or `pretrain` with keep_steps'}")
+    raise DataError(
+        f"{folder} holds no {checkpoint}: there are {', '.join(there) or 'none; run `finetune` with keep_epochs = true, or `pretrain` with keep_steps'}"
+    )
 
 # %% ../../nbs/states/05_extracted.ipynb #d0a4f93e
 def start_from(
-    finetune_dir: str, # folder of a `finetune` run with its model kept, of any task, or of a `pretrain` run
-    splits: Splits, # of the task that comes next
-    data: str = "", # folder in which the first task's examples are found again; "" = BERTVISION_DATA, else the hub
-    seed: int = 0, # initialisation of a new head
-    attention: str = "auto", # auto | eager | sdpa | fast_cpu
-    checkpoint: str = "model", # folder within finetune_dir: model, epochs/1 … or steps/500 …
-) -> Encoder: # with the run's head where both tasks have the same outputs, else with a new one
+    finetune_dir: str,  # folder of a `finetune` run with its model kept, of any task, or of a `pretrain` run
+    splits: Splits,  # of the task that comes next
+    data: str = "",  # folder in which the first task's examples are found again; "" = BERTVISION_DATA, else the hub
+    seed: int = 0,  # initialisation of a new head
+    attention: str = "auto",  # auto | eager | sdpa | fast_cpu
+    checkpoint: str = "model",  # folder within finetune_dir: model, epochs/1 … or steps/500 …
+) -> Encoder:  # with the run's head where both tasks have the same outputs, else with a new one
     "A trained encoder, to be tuned further. Raises DataError when its model was not kept, or when a text that is reported now has trained it."
     folder, task = _with_model(finetune_dir, checkpoint), splits.task
     place = f"{folder}/{checkpoint}"
-    if _pretrained(folder): return _from_text(load_encoder(place, task, seed=seed, attention=attention), folder, checkpoint)
+    if _pretrained(folder):
+        return _from_text(load_encoder(place, task, seed=seed, attention=attention), folder, checkpoint)
     trained = _trained_texts(folder, data)
     for name, rows in splits.report.items():
         if known := trained & _texts(task, rows):
-            raise DataError(f"{folder.name} was trained on {len(known):,} texts of {task.name}'s {name}, which is reported: start from a run that has not seen them")
+            raise DataError(
+                f"{folder.name} was trained on {len(known):,} texts of {task.name}'s {name}, which is reported: start from a run that has not seen them"
+            )
     outputs = lambda t: (t.kind, t.labels, t.num_labels)
     before = get_task(read_record(folder)["parameters"]["task"])
     encoder = load_encoder(place, task, seed=seed, attention=attention, new_head=outputs(before) != outputs(task))
-    encoder.notes.append(f"started from {folder.name}, none of whose training texts is reported here" + ("; but it began from plain text, and what that holds is not known" if _read_text(folder) else ""))
+    encoder.notes.append(
+        f"started from {folder.name}, none of whose training texts is reported here"
+        + ("; but it began from plain text, and what that holds is not known" if _read_text(folder) else "")
+    )
     return encoder
 
 
-def _read_text(folder: Path) -> bool: # whether a pre-training is behind a run
+def _read_text(folder: Path) -> bool:  # whether a pre-training is behind a run
     earlier = read_record(folder)["parameters"].get("finetune_dir")
     return _pretrained(folder) or bool(earlier) and _read_text(folder / earlier)
 
 # %% ../../nbs/states/05_extracted.ipynb #84d9f8fb
-def _pretrained(folder: Path) -> bool: return read_record(folder)["experiment"] == "pretrain"
+def _pretrained(folder: Path) -> bool:
+    return read_record(folder)["experiment"] == "pretrain"
 
 
 def _from_text(encoder: Encoder, folder: Path, checkpoint: str) -> Encoder:
     told = read_record(folder)["parameters"]
     before = checkpoint == "steps/0" and not told["encoder"]
-    encoder.notes.append(f"started from {folder.name}, {checkpoint}, " + ("which has learned nothing yet" if before else f"pre-trained on {Path(told['corpus']).name}; whether that text holds some that is reported here is not known"))
+    encoder.notes.append(
+        f"started from {folder.name}, {checkpoint}, "
+        + (
+            "which has learned nothing yet"
+            if before
+            else f"pre-trained on {Path(told['corpus']).name}; whether that text holds some that is reported here is not known"
+        )
+    )
     return encoder
 
 
 def _trained_texts(folder: Path, data: str) -> set:
     "What a run was trained on, and those from which it was started itself."
-    if _pretrained(folder): return set()
+    if _pretrained(folder):
+        return set()
     told = read_record(folder)["parameters"]
-    examples = part_of(load_task(told["task"], data or None, **told.get("task_options", {})), told["train_examples"], seed=told["split_seed"], min_words=told.get("min_words", 0))
+    examples = part_of(
+        load_task(told["task"], data or None, **told.get("task_options", {})),
+        told["train_examples"],
+        seed=told["split_seed"],
+        min_words=told.get("min_words", 0),
+    )
     earlier = told.get("finetune_dir")
     return _texts(examples.task, examples["train"]) | (_trained_texts(folder / earlier, data) if earlier else set())
 
@@ -109,17 +143,22 @@ def _texts(task: Task, rows) -> set:
 
 # %% ../../nbs/states/05_extracted.ipynb #96de1319
 def open_extracted(
-    folder: str, # of an `extract_states` run
-    task: str, # a name from `bertvision tasks`
-) -> dict: # split -> Stored
+    folder: str,  # of an `extract_states` run
+    task: str,  # a name from `bertvision tasks`
+) -> dict:  # split -> Stored
     "The states of a run. Raises DataError when they are not of this task, or the texts of questions have changed since."
     files = {f.stem: f for f in sorted(Path(folder, "states").glob("*.h5"))}
-    if not files: raise DataError(f"{folder} holds no states: expected states/*.h5")
-    if get_task(task).kind != "span": return {name: open_states(f, task=task) for name, f in files.items()}
+    if not files:
+        raise DataError(f"{folder} holds no states: expected states/*.h5")
+    if get_task(task).kind != "span":
+        return {name: open_states(f, task=task) for name, f in files.items()}
     told = read_record(folder)["parameters"]
     same = {k: told[k] for k in ("validation_fraction", "split_seed", "train_examples")}
-    if told["data"]: same["data"] = str(Path(folder, told["data"]))  # a study writes places as seen from the run
+    if told["data"]:
+        same["data"] = str(Path(folder, told["data"]))  # a study writes places as seen from the run
     source = open_source(task, told["encoder"], protocol=read_record(folder)["protocol"], **same)
     parts = {"train": source.splits.train, "selection": source.splits.selection, **source.splits.report}
-    read = lambda rows: tokenise_for(source.data.task, rows, source.encoder.tokenizer, told["max_length"], told["doc_stride"])
+    read = lambda rows: tokenise_for(
+        source.data.task, rows, source.encoder.tokenizer, told["max_length"], told["doc_stride"]
+    )
     return {name: open_states(f, tokens=read(parts[name]), task=task) for name, f in files.items()}

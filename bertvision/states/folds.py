@@ -15,18 +15,19 @@ from ..core.errors import DataError, ParameterError
 from ..core.hashing import fingerprint
 from ..data.batches import Tokens
 from .interface import row_hashes
-from .store import open_states, Stored, Writer
+from .store import Stored, Writer, open_states
 
 # %% ../../nbs/states/04_folds.ipynb #2674f50a
 def assign_folds(
-    strata: np.ndarray, # (N,) class of each example, or any grouping
-    folds: int, # K ≥ 2
+    strata: np.ndarray,  # (N,) class of each example, or any grouping
+    folds: int,  # K ≥ 2
     seed: int = 0,
-) -> np.ndarray: # (N,) 0 … K - 1
+) -> np.ndarray:  # (N,) 0 … K - 1
     "Folds of like size and like classes; raises ParameterError for fewer than 2 folds or more than examples."
-    if not 2 <= folds <= len(strata): raise ParameterError(f"folds = {folds}: expected 2 to {len(strata)}, the number of examples")
+    if not 2 <= folds <= len(strata):
+        raise ParameterError(f"folds = {folds}: expected 2 to {len(strata)}, the number of examples")
     order = np.random.default_rng(seed).permutation(len(strata))
-    order = order[np.argsort(np.asarray(strata)[order], kind="stable")]        # shuffled within each class, classes in turn
+    order = order[np.argsort(np.asarray(strata)[order], kind="stable")]  # shuffled within each class, classes in turn
     out = np.empty(len(strata), np.int64)
     out[order] = np.arange(len(strata)) % folds
     return out
@@ -34,23 +35,29 @@ def assign_folds(
 # %% ../../nbs/states/04_folds.ipynb #5f0ee4ca
 def _check_part(k: int, part: Stored, wanted: np.ndarray):
     if len(part) != len(wanted) or not np.array_equal(part.hashes, wanted):
-        raise DataError(f"{part.path} does not hold the examples of fold {k}: {len(part)} rows, expected {len(wanted)} others")
+        raise DataError(
+            f"{part.path} does not hold the examples of fold {k}: {len(part)} rows, expected {len(wanted)} others"
+        )
 
 
 def join_folds(
-    parts: list, # Stored, one a fold, each with its fold's examples in order
-    folds: np.ndarray, # (N,) from `assign_folds`
-    tokens: Tokens, # of all N examples
-    path, # the file to write
-    chunk: int = 512, # examples that are copied at a time
+    parts: list,  # Stored, one a fold, each with its fold's examples in order
+    folds: np.ndarray,  # (N,) from `assign_folds`
+    tokens: Tokens,  # of all N examples
+    path,  # the file to write
+    chunk: int = 512,  # examples that are copied at a time
 ) -> Stored:
     "All examples in one file. Raises DataError when a part holds other examples than its fold."
     hashes = row_hashes(tokens)
-    for k, part in enumerate(parts): _check_part(k, part, hashes[folds == k])
+    for k, part in enumerate(parts):
+        _check_part(k, part, hashes[folds == k])
     weights = [part.origin.weights for part in parts]
-    origin = replace(parts[0].origin, weights=fingerprint(weights), notes={"out_of_fold": len(parts), "weights": weights})
+    origin = replace(
+        parts[0].origin, weights=fingerprint(weights), notes={"out_of_fold": len(parts), "weights": weights}
+    )
     inside = np.empty(len(folds), np.int64)  # row of each example in its part
-    for k in range(len(parts)): inside[folds == k] = np.arange((folds == k).sum())
+    for k in range(len(parts)):
+        inside[folds == k] = np.arange((folds == k).sum())
     with Writer(path, tokens, origin) as writer:
         while writer.written < len(tokens):
             rows = np.arange(writer.written, min(writer.written + chunk, len(tokens)))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core.errors import ParameterError, suggest, TrainingError
+from ..core.errors import ParameterError, TrainingError, suggest
 from ..core.hashing import fingerprint as digest_of
 from ..data.batches import Tokens
 from ..data.ragged import Ragged
@@ -26,17 +26,18 @@ DTYPES = {"fp16": np.float16, "fp32": np.float32, "int8": np.int8}
 
 
 def _choice(name: str, value, allowed):
-    if value in allowed: return
+    if value in allowed:
+        return
     raise ParameterError(f"{name} = {value!r}: expected one of {', '.join(allowed)}{suggest(value, allowed)}")
 
 
 def forecast_bytes(
-    tokens, # Tokens, or a pair of numbers (examples, tokens of all examples)
-    layers: int, # S, states kept of each token
-    width: int, # D
-    kind: str = "tokens", # tokens | cls | mean
-    dtype: str = "fp16", # fp16 | fp32 | int8
-) -> dict: # bytes: states (exact, scales included), total (the whole file, a few kB too many)
+    tokens,  # Tokens, or a pair of numbers (examples, tokens of all examples)
+    layers: int,  # S, states kept of each token
+    width: int,  # D
+    kind: str = "tokens",  # tokens | cls | mean
+    dtype: str = "fp16",  # fp16 | fp32 | int8
+) -> dict:  # bytes: states (exact, scales included), total (the whole file, a few kB too many)
     "What a file of states takes on disk, before anything is written; raises ParameterError for an unknown kind or dtype."
     _choice("kind", kind, KINDS)
     _choice("dtype", dtype, DTYPES)
@@ -47,12 +48,13 @@ def forecast_bytes(
 
 # %% ../../nbs/states/00_interface.ipynb #6b333596
 def weights_fingerprint(
-    model, # a Hugging Face model, with or without a head
-) -> str: # 16 hexadecimal digits
+    model,  # a Hugging Face model, with or without a head
+) -> str:  # 16 hexadecimal digits
     "Identity of the parameters that hidden states depend on: those of the base model, by name, without buffers and pooler."
     digest = hashlib.sha256()
     for name, value in sorted(model.base_model.named_parameters()):
-        if name.startswith("pooler."): continue
+        if name.startswith("pooler."):
+            continue
         digest.update(f"{name}|{tuple(value.shape)}|{value.dtype}\n".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
@@ -60,12 +62,13 @@ def weights_fingerprint(
 # %% ../../nbs/states/00_interface.ipynb #48ca23f3
 def row_hashes(
     tokens: Tokens,
-) -> np.ndarray: # (examples,) uint64
+) -> np.ndarray:  # (examples,) uint64
     "Hash (BLAKE2b) of each row: its input ids, types and example id."
     ids, at, out = tokens.input_ids.astype("<i4"), tokens.offsets.tolist(), []
     for i, example_id in enumerate(tokens.example_ids):
-        row = hashlib.blake2b(ids[at[i]:at[i + 1]].tobytes(), digest_size=8)
-        if tokens.types is not None: row.update(b"types" + tokens.types[at[i]:at[i + 1]].tobytes())
+        row = hashlib.blake2b(ids[at[i] : at[i + 1]].tobytes(), digest_size=8)
+        if tokens.types is not None:
+            row.update(b"types" + tokens.types[at[i] : at[i + 1]].tobytes())
         row.update(b"id" + str(example_id).encode())
         out.append(row.digest())
     return np.frombuffer(b"".join(out), "<u8").astype(np.uint64)
@@ -74,17 +77,18 @@ def row_hashes(
 @dataclass(frozen=True)
 class Origin:
     "What hidden states are states of; raises ParameterError for an unknown kind or dtype."
-    encoder: str              # its name, as given to `load_encoder`
-    weights: str              # `weights_fingerprint`
-    tokenizer: str            # `tokenizer_fingerprint`
-    width: int                # D
-    layer_numbers: tuple      # (S,) which states: 0 = embeddings, 1 … L = blocks
-    kind: str = "tokens"      # tokens | cls | mean
-    dtype: str = "fp16"       # fp16 | fp32 | int8
-    precision: str = "fp32"   # of the forward pass: bf16 | fp16 | fp32
+
+    encoder: str  # its name, as given to `load_encoder`
+    weights: str  # `weights_fingerprint`
+    tokenizer: str  # `tokenizer_fingerprint`
+    width: int  # D
+    layer_numbers: tuple  # (S,) which states: 0 = embeddings, 1 … L = blocks
+    kind: str = "tokens"  # tokens | cls | mean
+    dtype: str = "fp16"  # fp16 | fp32 | int8
+    precision: str = "fp32"  # of the forward pass: bf16 | fp16 | fp32
     task: str = ""
     split: str = ""
-    max_length: int = 0       # tokens of the longest example
+    max_length: int = 0  # tokens of the longest example
     notes: dict = field(default_factory=dict)  # anything that JSON can hold
 
     def __post_init__(self):
@@ -94,8 +98,9 @@ class Origin:
 # %% ../../nbs/states/00_interface.ipynb #2210eb53
 class States:
     "Hidden states of tokenised examples, wherever they are; subclasses add `batch(rows) -> Ragged`."
+
     reads_ahead = False  # whether a thread may fetch the next batch meanwhile
-    nbytes = 0           # on disk
+    nbytes = 0  # on disk
     kind = property(lambda self: self.origin.kind, doc="tokens | cls | mean")
     layers = property(lambda self: len(self.origin.layer_numbers), doc="S, states of each token")
     width = property(lambda self: self.origin.width, doc="D")
@@ -104,18 +109,22 @@ class States:
     labels = property(lambda self: self.tokens.labels, doc="(examples,) class ids or scores")
     example_ids = property(lambda self: self.tokens.example_ids, doc="(examples,) text")
 
-    def __init__(self,
+    def __init__(
+        self,
         origin: Origin,
         tokens: Tokens,
     ):
         self.origin, self.tokens = origin, tokens
-        self.lengths = tokens.lengths if origin.kind == "tokens" else np.ones(len(tokens), np.int64)  # (examples,) vectors
+        self.lengths = (
+            tokens.lengths if origin.kind == "tokens" else np.ones(len(tokens), np.int64)
+        )  # (examples,) vectors
 
     @cached_property
-    def hashes(self) -> np.ndarray: # (examples,) uint64
+    def hashes(self) -> np.ndarray:  # (examples,) uint64
         return row_hashes(self.tokens)
 
-    def __len__(self): return len(self.tokens)
+    def __len__(self):
+        return len(self.tokens)
 
     def __repr__(self):
         where = " ".join(filter(None, [self.origin.encoder, self.task_name, self.split]))
@@ -124,46 +133,54 @@ class States:
 
 # %% ../../nbs/states/00_interface.ipynb #f6cc68ff
 @patch(as_prop=True)
-def fingerprint(self: States) -> str: # 16 hexadecimal digits
+def fingerprint(self: States) -> str:  # 16 hexadecimal digits
     "Identity of the values: weights, tokenizer, kind, layers, dtype, precision and rows."
     o = self.origin
-    return digest_of([o.weights, o.tokenizer, o.kind, o.layer_numbers, o.dtype, o.precision, self.hashes.tobytes().hex()])
+    return digest_of(
+        [o.weights, o.tokenizer, o.kind, o.layer_numbers, o.dtype, o.precision, self.hashes.tobytes().hex()]
+    )
 
 # %% ../../nbs/states/00_interface.ipynb #e3b553d9
 LIMITS = {"fp16": 65504.0, "fp32": torch.finfo(torch.float32).max, "int8": 65504.0 * 127}
 
 
 def check_values(
-    batch: Ragged, # values (N, S, D)
-    example_ids: list, # (B,) whose they are
-    layer_numbers: tuple, # (S,)
-    dtype: str = "fp32", # what is to hold them
+    batch: Ragged,  # values (N, S, D)
+    example_ids: list,  # (B,) whose they are
+    layer_numbers: tuple,  # (S,)
+    dtype: str = "fp32",  # what is to hold them
 ):
     "Raises TrainingError that names the example and the layer when a value is NaN, infinite or too large for `dtype`."
-    if not batch.values.numel(): return
+    if not batch.values.numel():
+        return
     low, high = torch.aminmax(batch.values)
-    if float(torch.maximum(-low, high)) <= LIMITS[dtype]: return
-    largest = batch.values.float().abs().amax(-1)                                    # (N, S)
-    s, n = (~(largest.T <= LIMITS[dtype])).nonzero()[0].tolist()                     # the lowest layer, where it began
+    if float(torch.maximum(-low, high)) <= LIMITS[dtype]:
+        return
+    largest = batch.values.float().abs().amax(-1)  # (N, S)
+    s, n = (~(largest.T <= LIMITS[dtype])).nonzero()[0].tolist()  # the lowest layer, where it began
     value, who = float(largest[n, s]), example_ids[int(batch.rows[n])]
-    what = f"reach {value:.3g}, more than {dtype} can hold: store them as fp32" if np.isfinite(value) else f"are {value}"
+    what = (
+        f"reach {value:.3g}, more than {dtype} can hold: store them as fp32" if np.isfinite(value) else f"are {value}"
+    )
     raise TrainingError(f"hidden states of example {who!r} at layer {layer_numbers[s]} {what}")
 
 # %% ../../nbs/states/00_interface.ipynb #d71c308d
 def quantise(
-    values: torch.Tensor, # (N, S, D)
-) -> tuple: # (N, S, D) int8, (N, S) float16
+    values: torch.Tensor,  # (N, S, D)
+) -> tuple:  # (N, S, D) int8, (N, S) float16
     "Symmetric int8 with one scale a token and layer."
-    exact = values.float().abs().amax(-1).numpy() / np.float32(127)                  # (N, S)
+    exact = values.float().abs().amax(-1).numpy() / np.float32(127)  # (N, S)
     scales = exact.astype(np.float16)
-    scales = np.where(scales < exact, np.nextafter(scales, np.float16(np.inf)), scales)  # never too small, so 127 is never passed
+    scales = np.where(
+        scales < exact, np.nextafter(scales, np.float16(np.inf)), scales
+    )  # never too small, so 127 is never passed
     divisor = torch.from_numpy(np.where(scales == 0, 1, scales).astype(np.float32))
     return (values / divisor.unsqueeze(-1)).round().to(torch.int8), torch.from_numpy(scales)
 
 
 def dequantise(
-    values: torch.Tensor, # (N, S, D) int8
-    scales: torch.Tensor, # (N, S) float16
-) -> torch.Tensor: # (N, S, D) float32
+    values: torch.Tensor,  # (N, S, D) int8
+    scales: torch.Tensor,  # (N, S) float16
+) -> torch.Tensor:  # (N, S, D) float32
     "The values that `quantise` stands for."
     return values.float().mul_(scales.float().unsqueeze(-1))

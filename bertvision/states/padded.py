@@ -15,8 +15,8 @@ import torch
 from fastcore.basics import patch
 
 from ..core.errors import DataError, ParameterError
-from ..core.io import lock_fault, replacing
 from ..core.hashing import fingerprint
+from ..core.io import lock_fault, replacing
 from ..core.machine import progress
 from ..data.batches import Tokens
 from ..data.ragged import Ragged
@@ -28,13 +28,14 @@ PARTS = {"embeds": "_embeds.h5", "labels": "_labels.h5", "idx": "_idx.h5"}
 
 
 def write_original(
-    states: States, # of kind "tokens", stored or streamed
-    folder, # where the three files go
-    name: str, # what their names begin with
-    length: int, # T, what every example is padded to
-) -> list: # the three paths
+    states: States,  # of kind "tokens", stored or streamed
+    folder,  # where the three files go
+    name: str,  # what their names begin with
+    length: int,  # T, what every example is padded to
+) -> list:  # the three paths
     "Write states as the original did; raises ParameterError when an example is longer than `length`, OutputError."
-    if states.kind != "tokens": raise ParameterError(f"kind = {states.kind!r}: the original's layout needs tokens")
+    if states.kind != "tokens":
+        raise ParameterError(f"kind = {states.kind!r}: the original's layout needs tokens")
     if (longest := int(states.lengths.max())) > length:
         raise ParameterError(f"length = {length}: the longest example has {longest} tokens")
     paths = [Path(folder) / f"{name}{end}" for end in PARTS.values()]
@@ -51,12 +52,13 @@ def _write_embeds(file: h5py.File, states: States, length: int):
     data = file.create_dataset("embeds", (len(states), *shape), np.float32, maxshape=(None, *shape), chunks=(1, *shape))
     for i in progress(range(0, len(states), 16), desc="write"):
         padded = states.batch(np.arange(i, min(i + 16, len(states)))).padded(length)  # (B, T, S, D)
-        data[i:i + len(padded)] = padded.transpose(1, 2).cpu().numpy()
+        data[i : i + len(padded)] = padded.transpose(1, 2).cpu().numpy()
     data.attrs["last_index"] = len(states)
 
 # %% ../../nbs/states/03_padded.ipynb #c342717f
 class Original(States):
     "States in the original's three files; made by `read_original`."
+
     reads_ahead = True
 
     def __init__(self, path: Path, origin: Origin, tokens: Tokens, order: np.ndarray, hashes: np.ndarray):
@@ -67,22 +69,25 @@ class Original(States):
 
 
 @patch
-def batch(self: Original,
-    rows: np.ndarray, # (B,) which examples, in the order of idx
-) -> Ragged: # values (B * T, S, D) float32, padding included
+def batch(
+    self: Original,
+    rows: np.ndarray,  # (B,) which examples, in the order of idx
+) -> Ragged:  # values (B * T, S, D) float32, padding included
     "States of some examples, copied; the file is opened for each batch, so any process may do it."
     rows = np.asarray(rows, dtype=np.int64)
     with _readable(self.path), h5py.File(self.path) as f:
-        values = np.stack([f["embeds"][i] for i in self.order[rows]])              # (B, S, T, D)
-    values = torch.from_numpy(values).transpose(1, 2).flatten(0, 1).contiguous()   # (B * T, S, D)
+        values = np.stack([f["embeds"][i] for i in self.order[rows]])  # (B, S, T, D)
+    values = torch.from_numpy(values).transpose(1, 2).flatten(0, 1).contiguous()  # (B * T, S, D)
     return Ragged(values, torch.from_numpy(self.lengths[rows]))
 
 # %% ../../nbs/states/03_padded.ipynb #dfab0f5a
 @contextmanager
 def _readable(path):
     "What HDF5 has against a file becomes a DataError that names it."
-    try: yield
-    except (OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as e: raise DataError(f"{path} {lock_fault(e) or f'is not a readable HDF5 file: {e}'}") from e
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as e:
+        raise DataError(f"{path} {lock_fault(e) or f'is not a readable HDF5 file: {e}'}") from e
 
 
 def _open_parts(folder, name: str, stack: ExitStack) -> dict:
@@ -91,17 +96,21 @@ def _open_parts(folder, name: str, stack: ExitStack) -> dict:
     for key, end in PARTS.items():
         path = Path(folder) / f"{name}{end}"
         others = ", ".join(f"{name}{e}" for e in PARTS.values())
-        if not path.is_file(): raise DataError(f"{path} does not exist; the original's layout is three files: {others}")
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; the original's layout is three files: {others}")
         with _readable(path):
             file = stack.enter_context(h5py.File(path))
-            if key not in file: raise DataError(f"{path} has the datasets {sorted(file) or 'none'}, expected {key!r}")
+            if key not in file:
+                raise DataError(f"{path} has the datasets {sorted(file) or 'none'}, expected {key!r}")
             found[key] = file[key]
         wanted = 4 if key == "embeds" else 1
         if not isinstance(found[key], h5py.Dataset) or found[key].dtype.kind not in "iuf" or found[key].ndim != wanted:
-            raise DataError(f"{path}: {key} is {found[key]}, expected a dataset of numbers with shape {'(N, L, T, H)' if wanted == 4 else '(N,)'}")
+            raise DataError(
+                f"{path}: {key} is {found[key]}, expected a dataset of numbers with shape {'(N, L, T, H)' if wanted == 4 else '(N,)'}"
+            )
     return found
 
-
+# %% ../../nbs/states/03_padded.ipynb #1e949010
 def _check_parts(folder, name: str, parts: dict):
     "Raises DataError unless the three datasets belong together."
     embeds, idx = parts["embeds"], parts["idx"][:]
@@ -112,12 +121,13 @@ def _check_parts(folder, name: str, parts: dict):
     if (done := int(embeds.attrs.get("last_index", len(idx)))) < len(idx):
         raise DataError(f"{name}_embeds.h5 is incomplete: last_index is {done} of {len(idx)} rows")
     values, counts = np.unique(idx, return_counts=True)
-    if (counts > 1).any(): raise DataError(f"{name}_idx.h5: example {values[counts > 1][0]} stands there {counts.max()} times")
+    if (counts > 1).any():
+        raise DataError(f"{name}_idx.h5: example {values[counts > 1][0]} stands there {counts.max()} times")
 
 # %% ../../nbs/states/03_padded.ipynb #7905f97c
 def read_original(
-    folder, # where the three files are
-    name: str, # what their names begin with
+    folder,  # where the three files are
+    name: str,  # what their names begin with
 ) -> Original:
     "States in the original's layout, rows in the order of idx; raises DataError for files that are missing or do not fit."
     with ExitStack() as stack, _readable(Path(folder) / name):

@@ -22,42 +22,57 @@ from fastcore.basics import patch
 
 from ..core.errors import DataError, OutputError, ParameterError
 from ..core.io import lock_fault, parse_json, replacing
-from ..data.batches import tokenizer_fingerprint, Tokens
+from ..data.batches import Tokens, tokenizer_fingerprint
 from ..data.ragged import Ragged
-from .interface import check_values, dequantise, DTYPES, forecast_bytes, Origin, quantise, States
-from .interface import row_hashes, weights_fingerprint
+from bertvision.states.interface import (
+    DTYPES,
+    Origin,
+    States,
+    check_values,
+    dequantise,
+    forecast_bytes,
+    quantise,
+    row_hashes,
+    weights_fingerprint,
+)
 
 # %% ../../nbs/states/01_store.ipynb #33037773
-def _gigabytes(n: int) -> str: return f"{n / 1e9:.3g} GB"
+def _gigabytes(n: int) -> str:
+    return f"{n / 1e9:.3g} GB"
 
 
 def check_disk(
-    path, # file to be written
-    needed: int, # bytes
+    path,  # file to be written
+    needed: int,  # bytes
 ):
     "Raises OutputError when the disk under `path` has less room than `needed`."
     folder = Path(path).absolute().parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
-    except OSError as e: raise OutputError(f"{path} cannot be written: {e.strerror}") from e
-    if free < needed: raise OutputError(f"{path} needs {_gigabytes(needed)} and its disk has {_gigabytes(free)} free")
+    except OSError as e:
+        raise OutputError(f"{path} cannot be written: {e.strerror}") from e
+    if free < needed:
+        raise OutputError(f"{path} needs {_gigabytes(needed)} and its disk has {_gigabytes(free)} free")
 
 # %% ../../nbs/states/01_store.ipynb #8ee8d6f5
 def _reserve(path: Path, places: dict):
     "Take the blocks of the contiguous datasets from the disk; where there is no such call, by writing zeros."
     with open(path, "r+b", buffering=0) as f:
         for p in places.values():
-            if hasattr(os, "posix_fallocate"): os.posix_fallocate(f.fileno(), p.offset, p.nbytes)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(f.fileno(), p.offset, p.nbytes)
             else:
                 f.seek(p.offset)
-                for at in range(0, p.nbytes, 2**24): f.write(bytes(min(2**24, p.nbytes - at)))
+                for at in range(0, p.nbytes, 2**24):
+                    f.write(bytes(min(2**24, p.nbytes - at)))
 
 # %% ../../nbs/states/01_store.ipynb #7a5b7230
 @dataclass(frozen=True)
 class _Place:
     "Where a contiguous dataset lies in its file."
-    offset: int    # bytes
+
+    offset: int  # bytes
     shape: tuple
     dtype: str
 
@@ -80,31 +95,50 @@ def _write_rows(file: h5py.File, tokens: Tokens):
     "The tokenised examples, as plain datasets."
     ids = [str(i).encode() for i in tokens.example_ids]
     size = max(1, max(map(len, ids)))
-    arrays = {"offsets": tokens.offsets.astype(np.int64), "input_ids": tokens.input_ids.astype(np.int32), "labels": tokens.labels,
-              "row_hash": row_hashes(tokens), "types": tokens.types}
+    arrays = {
+        "offsets": tokens.offsets.astype(np.int64),
+        "input_ids": tokens.input_ids.astype(np.int32),
+        "labels": tokens.labels,
+        "row_hash": row_hashes(tokens),
+        "types": tokens.types,
+    }
     for name, values in arrays.items():
-        if values is not None: file.create_dataset(name, data=values)
+        if values is not None:
+            file.create_dataset(name, data=values)
     file.create_dataset("example_id", data=np.array(ids, f"S{size}").astype(h5py.string_dtype("utf-8", size)))
 
 
 def _write_attributes(file: h5py.File, origin: Origin, tokens: Tokens):
     values = {f.name: getattr(origin, f.name) for f in fields(Origin)}
     values |= {"layer_numbers": np.array(origin.layer_numbers), "notes": json.dumps(origin.notes)}
-    values |= {"schema": SCHEMA, "layers": len(origin.layer_numbers), "truncated": tokens.truncated, "pad_id": tokens.pad_id,
-               "rows_written": np.int64(0), "complete": False}
-    for name, value in values.items(): file.attrs[name] = value
+    values |= {
+        "schema": SCHEMA,
+        "layers": len(origin.layer_numbers),
+        "truncated": tokens.truncated,
+        "pad_id": tokens.pad_id,
+        "rows_written": np.int64(0),
+        "complete": False,
+    }
+    for name, value in values.items():
+        file.attrs[name] = value
 
 # %% ../../nbs/states/01_store.ipynb #1b8097b6
 def _create(path: Path, tokens: Tokens, origin: Origin):
     "A file without values, their blocks reserved; raises OutputError when the disk has no room."
-    if not len(tokens): raise DataError(f"{path}: there are no examples whose states could be kept")
-    S, D, rows = len(origin.layer_numbers), origin.width, len(tokens.input_ids) if origin.kind == "tokens" else len(tokens)
+    if not len(tokens):
+        raise DataError(f"{path}: there are no examples whose states could be kept")
+    S, D, rows = (
+        len(origin.layer_numbers),
+        origin.width,
+        len(tokens.input_ids) if origin.kind == "tokens" else len(tokens),
+    )
     check_disk(path, forecast_bytes(tokens, S, D, origin.kind, origin.dtype)["total"])
     with replacing(path) as tmp, _told(path):
         with h5py.File(tmp, "w", alignment_threshold=1, alignment_interval=64) as f:
             _write_rows(f, tokens)
             _write_attributes(f, origin, tokens)
-            if origin.dtype == "int8": _contiguous(f, "scales", (rows, S), np.float16)
+            if origin.dtype == "int8":
+                _contiguous(f, "scales", (rows, S), np.float16)
             _contiguous(f, "states", (rows, S, D), DTYPES[origin.dtype])
             places = _places(f)
         _reserve(tmp, places)
@@ -113,8 +147,10 @@ def _create(path: Path, tokens: Tokens, origin: Origin):
 @contextmanager
 def _told(path, more: str = ""):
     "Whatever the system has against writing becomes an OutputError that names the file."
-    try: yield
-    except OSError as e: raise OutputError(f"{path} {lock_fault(e) or f'cannot be written: {e.strerror or e}{more}'}") from e
+    try:
+        yield
+    except OSError as e:
+        raise OutputError(f"{path} {lock_fault(e) or f'cannot be written: {e.strerror or e}{more}'}") from e
 
 
 def _places(file: h5py.File) -> dict:
@@ -124,39 +160,59 @@ def _places(file: h5py.File) -> dict:
 # %% ../../nbs/states/01_store.ipynb #1bb39caf
 def _open_h5(path, mode: str = "r") -> h5py.File:
     "An open HDF5 file; raises DataError that says why not."
-    if not Path(path).is_file(): raise DataError(f"{path} does not exist; expected a file of hidden states")
-    try: return h5py.File(path, mode)
-    except (OSError, RuntimeError, ValueError, LookupError) as e: raise DataError(f"{path} {_reason(path, e)}") from e
+    if not Path(path).is_file():
+        raise DataError(f"{path} does not exist; expected a file of hidden states")
+    try:
+        return h5py.File(path, mode)
+    except (OSError, RuntimeError, ValueError, LookupError) as e:
+        raise DataError(f"{path} {_reason(path, e)}") from e
 
 
 def _reason(path, error: Exception) -> str:
-    if fault := lock_fault(error): return fault
-    if "truncated" in str(error): return f"has been cut off at {os.path.getsize(path)} bytes; make it again"
-    if not h5py.is_hdf5(path): return "is not an HDF5 file; expected hidden states"
+    if fault := lock_fault(error):
+        return fault
+    if "truncated" in str(error):
+        return f"has been cut off at {os.path.getsize(path)} bytes; make it again"
+    if not h5py.is_hdf5(path):
+        return "is not an HDF5 file; expected hidden states"
     return f"cannot be opened: {error}"
 
 # %% ../../nbs/states/01_store.ipynb #e26e7ad9
 def _read_tokens(file: h5py.File) -> Tokens:
     ids = [raw.decode() for raw in file["example_id"][:].tolist()]
-    return Tokens(file["input_ids"][:], file["types"][:] if "types" in file else None, file["offsets"][:], file["labels"][:], ids,
-                  int(file.attrs["pad_id"]), int(file.attrs["truncated"]))
+    return Tokens(
+        file["input_ids"][:],
+        file["types"][:] if "types" in file else None,
+        file["offsets"][:],
+        file["labels"][:],
+        ids,
+        int(file.attrs["pad_id"]),
+        int(file.attrs["truncated"]),
+    )
 
 
 def _read_origin(file: h5py.File) -> Origin:
     values = {f.name: file.attrs[f.name] for f in fields(Origin)}
-    values |= {"layer_numbers": tuple(map(int, values["layer_numbers"].tolist())), "notes": parse_json(values["notes"]),
-               "width": int(values["width"]), "max_length": int(values["max_length"])}
+    values |= {
+        "layer_numbers": tuple(map(int, values["layer_numbers"].tolist())),
+        "notes": parse_json(values["notes"]),
+        "width": int(values["width"]),
+        "max_length": int(values["max_length"]),
+    }
     return Origin(**values)
 
 
 def _check_schema(path, file: h5py.File):
     found = file.attrs["schema"] if "schema" in file.attrs else None
-    if found is None: raise DataError(f"{path} is an HDF5 file without the attribute `schema`; expected hidden states")
-    if np.ndim(found) or found != SCHEMA: raise DataError(f"{path} has schema {str(found):.40}, expected {SCHEMA}: make it again")
+    if found is None:
+        raise DataError(f"{path} is an HDF5 file without the attribute `schema`; expected hidden states")
+    if np.ndim(found) or found != SCHEMA:
+        raise DataError(f"{path} has schema {str(found):.40}, expected {SCHEMA}: make it again")
 
 # %% ../../nbs/states/01_store.ipynb #cf3f1672
 class Stored(States):
     "States in a file. It holds no open file, so forked and spawned workers may have it; made by `open_states`."
+
     reads_ahead = True
 
     def __init__(self, path: Path, origin: Origin, tokens: Tokens, hashes: np.ndarray, places: dict, written: int):
@@ -165,88 +221,138 @@ class Stored(States):
         self.starts = np.cumsum(self.lengths) - self.lengths  # (examples,) first vector of each
         self._maps = {}
 
-    def __getstate__(self): return {**self.__dict__, "_maps": {}}
+    def __getstate__(self):
+        return {**self.__dict__, "_maps": {}}
 
     nbytes = property(lambda self: os.path.getsize(self.path), doc="bytes of the file")
 
 # %% ../../nbs/states/01_store.ipynb #d411f576
 def load_header(
-    path, # file written by `Writer`
-) -> Stored: # complete or not: `written` says how many rows there are
+    path,  # file written by `Writer`
+) -> Stored:  # complete or not: `written` says how many rows there are
     "A file's header, whatever it belongs to; raises DataError."
     path = Path(path)
     try:
         with _open_h5(path) as f:
             _check_schema(path, f)
-            stored = Stored(path, _read_origin(f), _read_tokens(f), f["row_hash"][:], _places(f), int(f.attrs["rows_written"]))
+            stored = Stored(
+                path, _read_origin(f), _read_tokens(f), f["row_hash"][:], _places(f), int(f.attrs["rows_written"])
+            )
             _check_rows_of(stored)
-    except (LookupError, OSError, RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, ParameterError) as e:
+    except (
+        LookupError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        MemoryError,
+        ParameterError,
+    ) as e:
         raise DataError(f"{path} is damaged: {str(e) or type(e).__name__}") from e
     _check_places(stored)
     return stored
 
-
+# %% ../../nbs/states/01_store.ipynb #00a27c49
 def _check_rows_of(stored: Stored):
     "Raises ValueError unless the tokenised examples are what they were written as."
     t, n, o = stored.tokens, len(stored.tokens.example_ids), stored.origin
-    wanted = {"offsets": (t.offsets, n + 1, "i"), "labels": (t.labels, n, "if"), "row_hash": (stored.hashes, n, "u"), "input_ids": (t.input_ids, len(t.input_ids), "i")}
+    wanted = {
+        "offsets": (t.offsets, n + 1, "i"),
+        "labels": (t.labels, n, "if"),
+        "row_hash": (stored.hashes, n, "u"),
+        "input_ids": (t.input_ids, len(t.input_ids), "i"),
+    }
     wanted |= {} if t.types is None else {"types": (t.types, len(t.input_ids), "iu")}
     for name, (array, length, kinds) in wanted.items():
         shapes = {(length,), (length, 2)} if name == "labels" else {(length,)}  # of spans the labels are start and end
-        if array.shape not in shapes or array.dtype.kind not in kinds: raise ValueError(f"/{name} has shape {array.shape} of {array.dtype}, expected ({length},) of {'numbers' if 'f' in kinds else 'whole numbers'}")
-    if not n or t.offsets[0] != 0 or t.offsets[-1] != len(t.input_ids) or (np.diff(t.offsets) < 1).any(): raise ValueError(f"/offsets do not divide {len(t.input_ids)} tokens into {n} examples")
-    if not all(isinstance(x, str) for x in (o.encoder, o.weights, o.tokenizer, o.precision, o.task, o.split)) or not isinstance(o.notes, dict): raise ValueError("an attribute that is no text")
-    if not 0 <= stored.written <= n: raise ValueError(f"rows_written = {stored.written} of {n}")
+        if array.shape not in shapes or array.dtype.kind not in kinds:
+            raise ValueError(
+                f"/{name} has shape {array.shape} of {array.dtype}, expected ({length},) of {'numbers' if 'f' in kinds else 'whole numbers'}"
+            )
+    if not n or t.offsets[0] != 0 or t.offsets[-1] != len(t.input_ids) or (np.diff(t.offsets) < 1).any():
+        raise ValueError(f"/offsets do not divide {len(t.input_ids)} tokens into {n} examples")
+    if not all(
+        isinstance(x, str) for x in (o.encoder, o.weights, o.tokenizer, o.precision, o.task, o.split)
+    ) or not isinstance(o.notes, dict):
+        raise ValueError("an attribute that is no text")
+    if not 0 <= stored.written <= n:
+        raise ValueError(f"rows_written = {stored.written} of {n}")
 
 # %% ../../nbs/states/01_store.ipynb #9298e1be
 def _check_places(stored: Stored):
     "Raises DataError unless the datasets have the shapes that the rows ask for, lie in one piece and within the file."
     o, rows = stored.origin, int(stored.lengths.sum())
-    wanted = {"states": (rows, stored.layers, o.width)} | ({"scales": (rows, stored.layers)} if o.dtype == "int8" else {})
+    wanted = {"states": (rows, stored.layers, o.width)} | (
+        {"scales": (rows, stored.layers)} if o.dtype == "int8" else {}
+    )
     for name, shape in wanted.items():
         found = stored.places.get(name)
         dtype = np.dtype(np.float16 if name == "scales" else DTYPES[o.dtype])
-        if found is not None and np.dtype(found.dtype) != dtype: raise DataError(f"{stored.path}: /{name} holds {np.dtype(found.dtype)}, expected {dtype}")
+        if found is not None and np.dtype(found.dtype) != dtype:
+            raise DataError(f"{stored.path}: /{name} holds {np.dtype(found.dtype)}, expected {dtype}")
         if found is None or found.shape != shape:
-            raise DataError(f"{stored.path}: /{name} has shape {found and found.shape}, expected {shape} from its own rows")
-        if found.offset is None: raise DataError(f"{stored.path}: /{name} is chunked, expected it in one piece")
+            raise DataError(
+                f"{stored.path}: /{name} has shape {found and found.shape}, expected {shape} from its own rows"
+            )
+        if found.offset is None:
+            raise DataError(f"{stored.path}: /{name} is chunked, expected it in one piece")
         size, end = os.path.getsize(stored.path), found.offset + found.nbytes
-        if size < end: raise DataError(f"{stored.path} has been cut off at {size} bytes, /{name} ends at {end}; make it again")
+        if size < end:
+            raise DataError(f"{stored.path} has been cut off at {size} bytes, /{name} ends at {end}; make it again")
 
 # %% ../../nbs/states/01_store.ipynb #64696e83
-_WORDS = {"weights": "weights", "tokenizer": "the tokenizer", "task": "task", "split": "split", "kind": "kind", "dtype": "dtype",
-          "layer_numbers": "the layers", "width": "width", "precision": "precision"}
+_WORDS = {
+    "weights": "weights",
+    "tokenizer": "the tokenizer",
+    "task": "task",
+    "split": "split",
+    "kind": "kind",
+    "dtype": "dtype",
+    "layer_numbers": "the layers",
+    "width": "width",
+    "precision": "precision",
+}
 
 
 def _check_origin(stored: Stored, wanted: dict, name: str = ""):
     "Raises DataError at the first field that is not the wanted one; `name` is the encoder's."
     for key, expected in wanted.items():
         found, word = getattr(stored.origin, key), _WORDS[key]
-        if expected is None or found == expected: continue
-        of = (f" of encoder {stored.origin.encoder!r}", f" of encoder {name!r}") if key in ("weights", "tokenizer") else ("", "")
+        if expected is None or found == expected:
+            continue
+        of = (
+            (f" of encoder {stored.origin.encoder!r}", f" of encoder {name!r}")
+            if key in ("weights", "tokenizer")
+            else ("", "")
+        )
         since = "; it has been trained since" if key == "weights" and name == stored.origin.encoder else ""
         raise DataError(f"{stored.path} holds states with {word} {found!r}{of[0]}, expected {expected!r}{of[1]}{since}")
 
 
 def check_stored(
     stored: Stored,
-    origin: Origin, # what they must be states of; notes and names are not compared
-    tokens: Tokens, # and of which rows
+    origin: Origin,  # what they must be states of; notes and names are not compared
+    tokens: Tokens,  # and of which rows
 ):
     "Raises DataError, which names both sides, when stored states are not the wanted ones."
     _check_origin(stored, {k: getattr(origin, k) for k in _WORDS}, origin.encoder)
     _check_rows(stored, tokens)
 
-
+# %% ../../nbs/states/01_store.ipynb #c0af26ff
 def _check_rows(stored: Stored, tokens: Tokens):
     "Raises DataError at the first row that is not the wanted one, or has another label."
     path, n = stored.path, len(tokens)
-    if len(stored) != n: raise DataError(f"{path} holds states of {len(stored)} examples, expected {n}")
+    if len(stored) != n:
+        raise DataError(f"{path} holds states of {len(stored)} examples, expected {n}")
     differ = (stored.hashes != row_hashes(tokens)).nonzero()[0]
     if len(differ):
         i = int(differ[0])
-        raise DataError(f"{path}: row {i} is example {stored.example_ids[i]!r} with {stored.tokens.lengths[i]} tokens, expected "
-                        f"{tokens.example_ids[i]!r} with {tokens.lengths[i]}; {len(differ)} of {n} rows differ in id or words")
+        raise DataError(
+            f"{path}: row {i} is example {stored.example_ids[i]!r} with {stored.tokens.lengths[i]} tokens, expected "
+            f"{tokens.example_ids[i]!r} with {tokens.lengths[i]}; {len(differ)} of {n} rows differ in id or words"
+        )
     mine, wanted = stored.labels, tokens.labels
     differ = ((mine != wanted) & ((mine == mine) | (wanted == wanted))).nonzero()[0]  # NaN equals NaN
     if len(differ):
@@ -255,18 +361,23 @@ def _check_rows(stored: Stored, tokens: Tokens):
 
 # %% ../../nbs/states/01_store.ipynb #6efa2b8a
 def _wanted(encoder, **more) -> dict:
-    if encoder is None: return more
-    return {"weights": weights_fingerprint(encoder.model), "tokenizer": tokenizer_fingerprint(encoder.tokenizer), **more}
+    if encoder is None:
+        return more
+    return {
+        "weights": weights_fingerprint(encoder.model),
+        "tokenizer": tokenizer_fingerprint(encoder.tokenizer),
+        **more,
+    }
 
 
 def open_states(
-    path, # file written by `Writer`
+    path,  # file written by `Writer`
     *,
-    encoder=None, # Encoder whose states they must be
-    tokens: Tokens | None = None, # rows whose states they must be
+    encoder=None,  # Encoder whose states they must be
+    tokens: Tokens | None = None,  # rows whose states they must be
     task: str | None = None,
     split: str | None = None,
-    kind: str | None = None, # tokens | cls | mean
+    kind: str | None = None,  # tokens | cls | mean
 ) -> Stored:
     "States in a file, after all that is given has been compared with it; raises DataError that names both sides."
     stored = load_header(path)
@@ -275,48 +386,57 @@ def open_states(
         _check_rows(stored, tokens)
         stored.tokens = tokens  # a file knows no way back from windows to texts
     if stored.written < len(stored):
-        raise DataError(f"{path} is incomplete: {stored.written} of {len(stored)} rows are written; "
-                        "running the extraction again goes on there")
+        raise DataError(
+            f"{path} is incomplete: {stored.written} of {len(stored)} rows are written; "
+            "running the extraction again goes on there"
+        )
     return stored
 
 # %% ../../nbs/states/01_store.ipynb #c701896d
 class Writer:
     "Appends states of consecutive examples, to a new file or one that was begun. Raises DataError when it is something else's."
-    def __init__(self,
-        path, # the file
-        tokens: Tokens, # all examples, in order
-        origin: Origin, # whose states they are
-        flush_seconds: float = 5.0, # values are made safe so often,
-        flush_bytes: int = 2**27, # or after so many bytes
+
+    def __init__(
+        self,
+        path,  # the file
+        tokens: Tokens,  # all examples, in order
+        origin: Origin,  # whose states they are
+        flush_seconds: float = 5.0,  # values are made safe so often,
+        flush_bytes: int = 2**27,  # or after so many bytes
     ):
         self.path, self.flush_seconds, self.flush_bytes = Path(path), flush_seconds, flush_bytes
-        if not self.path.exists(): _create(self.path, tokens, origin)
+        if not self.path.exists():
+            _create(self.path, tokens, origin)
         self.stored = load_header(path)
         check_stored(self.stored, origin, tokens)
         self.written = self.stored.written  # next row
         self.h5, self.raw = _open_h5(path, "r+"), open(path, "r+b", buffering=0)
         self._waiting, self._flushed = 0, time.monotonic()
 
-    def __enter__(self): return self
+    def __enter__(self):
+        return self
 
-    def __exit__(self, *_): self.close()
+    def __exit__(self, *_):
+        self.close()
 
 # %% ../../nbs/states/01_store.ipynb #dbb732da
 def encode(
-    batch: Ragged, # values (N, S, D)
-    example_ids: list, # (B,) whose they are
-    origin: Origin, # its dtype is what they become
-) -> dict: # states (N, S, D) [, scales (N, S)] on the CPU
+    batch: Ragged,  # values (N, S, D)
+    example_ids: list,  # (B,) whose they are
+    origin: Origin,  # its dtype is what they become
+) -> dict:  # states (N, S, D) [, scales (N, S)] on the CPU
     "Vectors as a file holds them; raises TrainingError for values that it cannot hold."
     check_values(batch, example_ids, origin.layer_numbers, origin.dtype)
-    if origin.dtype == "int8": return dict(zip(("states", "scales"), quantise(batch.values.cpu())))
+    if origin.dtype == "int8":
+        return dict(zip(("states", "scales"), quantise(batch.values.cpu())))
     return {"states": batch.values.to("cpu", torch.float16 if origin.dtype == "fp16" else torch.float32)}
 
 
 @patch
-def append(self: Writer,
-    rows, # (B,) numbers of the next examples: the first is `written`, each one more than the last
-    values: torch.Tensor, # (N, S, D) their vectors, end to end
+def append(
+    self: Writer,
+    rows,  # (B,) numbers of the next examples: the first is `written`, each one more than the last
+    values: torch.Tensor,  # (N, S, D) their vectors, end to end
 ):
     "Write some rows. Raises TrainingError for values that cannot be kept, ParameterError for rows out of order, OutputError."
     lengths = torch.from_numpy(self.stored.lengths[self._in_order(rows)])
@@ -327,9 +447,10 @@ def append(self: Writer,
 
 # %% ../../nbs/states/01_store.ipynb #69bc5607
 @patch
-def put(self: Writer,
-    rows, # (B,) as for `append`
-    encoded: dict, # from `encode`
+def put(
+    self: Writer,
+    rows,  # (B,) as for `append`
+    encoded: dict,  # from `encode`
 ):
     "Write rows that have been encoded; raises ParameterError for rows out of order, OutputError for a full disk."
     rows = self._in_order(rows)
@@ -338,7 +459,8 @@ def put(self: Writer,
         raw = memoryview(values.contiguous().numpy().reshape(-1)).cast("B")
         self._write(raw, place.offset + int(self.stored.starts[rows[0]]) * (place.nbytes // place.shape[0]))
     self.written += len(rows)
-    if self._waiting >= self.flush_bytes or time.monotonic() - self._flushed >= self.flush_seconds: self.flush()
+    if self._waiting >= self.flush_bytes or time.monotonic() - self._flushed >= self.flush_seconds:
+        self.flush()
 
 
 @patch
@@ -354,7 +476,8 @@ def _write(self: Writer, raw: memoryview, at: int):
     self._waiting += len(raw)
     with _told(self.path, "; what was written before is safe"):
         self.raw.seek(at)
-        while raw: raw = raw[self.raw.write(raw):]
+        while raw:
+            raw = raw[self.raw.write(raw) :]
 
 # %% ../../nbs/states/01_store.ipynb #b6839d77
 @patch
@@ -371,32 +494,38 @@ def flush(self: Writer):
 @patch
 def close(self: Writer):
     "Flush, and let go of the file."
-    if not self.h5: return
-    try: self.flush()
+    if not self.h5:
+        return
+    try:
+        self.flush()
     finally:
         self.h5.close()
         self.raw.close()
 
 # %% ../../nbs/states/01_store.ipynb #fb41bfe8
 @patch
-def mapped(self: Stored,
-    name: str = "states", # states | scales
-) -> np.ndarray: # (N, S, D) or (N, S), read-only
+def mapped(
+    self: Stored,
+    name: str = "states",  # states | scales
+) -> np.ndarray:  # (N, S, D) or (N, S), read-only
     "A dataset as an array over the file; raises DataError when the file is gone."
     if name not in self._maps:
         p = self.places[name]
-        try: self._maps[name] = np.asarray(np.memmap(self.path, p.dtype, "r", p.offset, p.shape))
-        except (OSError, ValueError) as e: raise DataError(f"{self.path} cannot be mapped: {e}") from e
+        try:
+            self._maps[name] = np.asarray(np.memmap(self.path, p.dtype, "r", p.offset, p.shape))
+        except (OSError, ValueError) as e:
+            raise DataError(f"{self.path} cannot be mapped: {e}") from e
     return self._maps[name]
 
 
 @patch
-def __getitem__(self: Stored,
-    i: int, # row
-) -> np.ndarray: # (T, S, D), read-only, in the file's dtype (int8 without its scales)
+def __getitem__(
+    self: Stored,
+    i: int,  # row
+) -> np.ndarray:  # (T, S, D), read-only, in the file's dtype (int8 without its scales)
     "The states of one example, not copied."
     i = range(len(self))[i]
-    return self.mapped()[self.starts[i]:self.starts[i] + self.lengths[i]]
+    return self.mapped()[self.starts[i] : self.starts[i] + self.lengths[i]]
 
 # %% ../../nbs/states/01_store.ipynb #c2ad9f82
 @patch
@@ -410,17 +539,18 @@ def _tensor(self: Stored, name: str) -> torch.Tensor:
 
 
 @patch
-def batch(self: Stored,
-    rows: np.ndarray, # (B,) which examples, in any order
-    dtype: torch.dtype | None = torch.float32, # of the values; None = as stored (int8 comes as float16)
-) -> Ragged: # values (N, S, D)
+def batch(
+    self: Stored,
+    rows: np.ndarray,  # (B,) which examples, in any order
+    dtype: torch.dtype | None = torch.float32,  # of the values; None = as stored (int8 comes as float16)
+) -> Ragged:  # values (N, S, D)
     "The states of some examples, copied; raises ParameterError for rows that are not there."
     rows = np.asarray(rows, dtype=np.int64)
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
         raise ParameterError(f"rows from {rows.min()} to {rows.max()}: {self.path} has rows from 0 to {len(self) - 1}")
     lengths = self.lengths[rows]
     first = np.repeat(self.starts[rows] - (np.cumsum(lengths) - lengths), lengths)
-    vectors = torch.from_numpy(first + np.arange(lengths.sum()))                     # (N,) which vectors of the file
+    vectors = torch.from_numpy(first + np.arange(lengths.sum()))  # (N,) which vectors of the file
     values = self._tensor("states").index_select(0, vectors)
     if self.origin.dtype == "int8":
         values = dequantise(values, self._tensor("scales").index_select(0, vectors))

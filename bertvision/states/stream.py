@@ -15,25 +15,27 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
+from ..core.distributed import is_main, join, receive, send_to_main, wait
 from ..core.errors import DataError, EncoderError, ParameterError, TrainingError
 from ..core.machine import choose_precision, device, progress
-from ..data.batches import Batches, collate, longest_first, tokenizer_fingerprint, Tokens
+from ..data.batches import Batches, Tokens, collate, longest_first, tokenizer_fingerprint
 from ..data.ragged import Ragged
-from ..models.precision import autocast, HALF
-from ..core.distributed import is_main, join, receive, send_to_main, wait
+from ..models.precision import HALF, autocast
 from ..qa.windows import tokenise_for
-from .interface import check_values, DTYPES, LIMITS, Origin, States, weights_fingerprint
-from .store import check_stored, encode, load_header, open_states, Stored, Writer
+from .interface import DTYPES, LIMITS, Origin, States, check_values, weights_fingerprint
+from .store import Stored, Writer, check_stored, encode, load_header, open_states
 
 # %% ../../nbs/states/02_stream.ipynb #d541a266
 class Stream(States):
     "States made whenever they are asked for. Raises ParameterError, DataError or EncoderError for what does not fit."
-    def __init__(self,
-        encoder, # Encoder, with or without a head; moved to this machine's device, not changed otherwise
-        tokens: Tokens, # examples, tokenised by the encoder's tokenizer
-        kind: str = "tokens", # tokens | cls | mean
-        layers: list | None = None, # numbers of the states wanted: 0 = embeddings, 1 … L = blocks; None = all
-        precision: str = "auto", # of the forward pass: auto | bf16 | fp16 | fp32
+
+    def __init__(
+        self,
+        encoder,  # Encoder, with or without a head; moved to this machine's device, not changed otherwise
+        tokens: Tokens,  # examples, tokenised by the encoder's tokenizer
+        kind: str = "tokens",  # tokens | cls | mean
+        layers: list | None = None,  # numbers of the states wanted: 0 = embeddings, 1 … L = blocks; None = all
+        precision: str = "auto",  # of the forward pass: auto | bf16 | fp16 | fp32
         task_name: str = "",
         split: str = "",
     ):
@@ -44,64 +46,89 @@ class Stream(States):
         probe = self._forward(np.array([tokens.lengths.argmin()]))[0]
         numbers = _check_layers(layers, len(probe), encoder.name)
         identity = encoder.name, weights_fingerprint(self.model), tokenizer_fingerprint(encoder.tokenizer)
-        super().__init__(Origin(*identity, probe[0].shape[-1], numbers, kind, "fp32", self.precision, task_name, split,
-                                max_length=int(tokens.lengths.max())), tokens)
+        super().__init__(
+            Origin(
+                *identity,
+                probe[0].shape[-1],
+                numbers,
+                kind,
+                "fp32",
+                self.precision,
+                task_name,
+                split,
+                max_length=int(tokens.lengths.max()),
+            ),
+            tokens,
+        )
 
 # %% ../../nbs/states/02_stream.ipynb #e1561e54
 def _check_layers(layers, states: int, name: str) -> tuple:
-    if layers is None: return tuple(range(states))
+    if layers is None:
+        return tuple(range(states))
     wrong = [n for n in layers if not 0 <= n < states]
     if wrong or not len(layers) or len(set(layers)) < len(layers):
-        raise ParameterError(f"layers = {list(layers)}: expected different numbers from 0 (embeddings) to {states - 1}, "
-                             f"the last block of {name!r}")
+        raise ParameterError(
+            f"layers = {list(layers)}: expected different numbers from 0 (embeddings) to {states - 1}, "
+            f"the last block of {name!r}"
+        )
     return tuple(int(n) for n in layers)
 
 # %% ../../nbs/states/02_stream.ipynb #eb97bba4
 @patch
 def _half_weights(self: Stream) -> dict:
     "Parameters of the linear layers in half precision, by name; none for fp32."
-    if self.precision == "fp32": return {}
+    if self.precision == "fp32":
+        return {}
     linear = [(name, m) for name, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)]
     parameters = {f"{name}.{n}": p for name, m in linear for n, p in m.named_parameters(recurse=False)}
     return {name: p.detach().to(HALF[self.precision]) for name, p in parameters.items()}
 
 
 @patch
-def _read_versions(self: Stream) -> list: return [p._version for p in self.model.parameters()]
+def _read_versions(self: Stream) -> list:
+    return [p._version for p in self.model.parameters()]
 
 # %% ../../nbs/states/02_stream.ipynb #ceaa3f34
 @patch
-def _forward(self: Stream, rows: np.ndarray) -> tuple: # (hidden states (B, T, D) of all layers, attention mask (B, T))
+def _forward(self: Stream, rows: np.ndarray) -> tuple:  # (hidden states (B, T, D) of all layers, attention mask (B, T))
     "The frozen encoder on some rows, in evaluation mode; raises EncoderError when it gives no hidden states."
     if self._read_versions() != self._versions:
         raise TrainingError("the encoder was changed after the stream had been made: make another one")
-    inputs = {k: v.to(self.model.device, non_blocking=True) for k, v in collate(self.tokens, rows).items() if k != "labels"}
+    inputs = {
+        k: v.to(self.model.device, non_blocking=True) for k, v in collate(self.tokens, rows).items() if k != "labels"
+    }
     training = self.model.training
     self.model.eval()
     with torch.no_grad(), autocast(self.model.device.type, self.precision):
         out = torch.func.functional_call(self.model, self._halves, (), {**inputs, "output_hidden_states": True})
     self.model.train(training)
-    if getattr(out, "hidden_states", None) is None: raise EncoderError(f"{type(self.model).__name__} returns no hidden states")
+    if getattr(out, "hidden_states", None) is None:
+        raise EncoderError(f"{type(self.model).__name__} returns no hidden states")
     mask = inputs["attention_mask"]
-    return [h[:, :mask.shape[1]] for h in out.hidden_states], mask  # BigBird fills its last block with padding of its own
+    return [
+        h[:, : mask.shape[1]] for h in out.hidden_states
+    ], mask  # BigBird fills its last block with padding of its own
 
 # %% ../../nbs/states/02_stream.ipynb #b89cc627
 @patch
-def _select(self: Stream, mask: torch.Tensor): # function: (B, T, D) -> (N, D)
+def _select(self: Stream, mask: torch.Tensor):  # function: (B, T, D) -> (N, D)
     "What is kept of one layer."
-    if self.kind == "cls": return lambda h: h[:, 0]
+    if self.kind == "cls":
+        return lambda h: h[:, 0]
     if self.kind == "mean":
-        weights = (mask / mask.sum(1, keepdim=True)).float().unsqueeze(1)      # (B, 1, T)
+        weights = (mask / mask.sum(1, keepdim=True)).float().unsqueeze(1)  # (B, 1, T)
         return lambda h: torch.bmm(weights, h.float()).squeeze(1)
-    if bool(mask.all()): return lambda h: h.flatten(0, 1)
-    real = mask.flatten().nonzero().squeeze(1)                                 # (N,)
+    if bool(mask.all()):
+        return lambda h: h.flatten(0, 1)
+    real = mask.flatten().nonzero().squeeze(1)  # (N,)
     return lambda h: h.flatten(0, 1).index_select(0, real)
 
 
 @patch
-def batch(self: Stream,
-    rows: np.ndarray, # (B,) which examples
-) -> Ragged: # values (N, S, D) float32 on the encoder's device
+def batch(
+    self: Stream,
+    rows: np.ndarray,  # (B,) which examples
+) -> Ragged:  # values (N, S, D) float32 on the encoder's device
     "States of some examples, computed now; raises TrainingError for NaN and infinity."
     return self._collect(np.asarray(rows, dtype=np.int64), "fp32")
 
@@ -115,93 +142,104 @@ def _collect(self: Stream, rows: np.ndarray, dtype: str) -> Ragged:
     kind = torch.float16 if dtype == "fp16" else torch.float32
     values, largest = torch.empty(int(lengths.sum()), self.layers, self.width, dtype=kind, device=mask.device), []
     for s, number in enumerate(numbers):
-        kept = select(hidden[number])                                          # (N, D)
+        kept = select(hidden[number])  # (N, D)
         values[:, s] = kept
         largest += [abs(x) for x in torch.aminmax(kept)]
-    if not float(torch.stack(largest).max()) <= LIMITS[dtype]:                 # NaN is not
+    if not float(torch.stack(largest).max()) <= LIMITS[dtype]:  # NaN is not
         exact = torch.stack([select(hidden[n]).float() for n in numbers], 1)
         check_values(Ragged(exact, lengths), [self.example_ids[i] for i in rows], numbers, dtype)
     return Ragged(values, lengths)
 
 # %% ../../nbs/states/02_stream.ipynb #dce17d82
 def stream_splits(
-    encoder, # Encoder, with or without a head
-    splits, # Splits: train, selection and the reported ones
-    max_length: int = 128, # tokens; longer inputs are cut
-    task: str = "", # its name
-    doc_stride: int = 128, # of questions: tokens from one window's start to the next one's
-    **given, # kind, layers, precision: as for `Stream`
-) -> dict: # train, selection, … -> Stream
+    encoder,  # Encoder, with or without a head
+    splits,  # Splits: train, selection and the reported ones
+    max_length: int = 128,  # tokens; longer inputs are cut
+    task: str = "",  # its name
+    doc_stride: int = 128,  # of questions: tokens from one window's start to the next one's
+    **given,  # kind, layers, precision: as for `Stream`
+) -> dict:  # train, selection, … -> Stream
     "A stream of each part."
     tokens = tokenise_splits(encoder, splits, max_length, doc_stride)
-    return {name: Stream(encoder, t, task_name=task or splits.task.name, split=name, **given) for name, t in tokens.items()}
+    return {
+        name: Stream(encoder, t, task_name=task or splits.task.name, split=name, **given) for name, t in tokens.items()
+    }
 
 
 def tokenise_splits(
-    encoder, # Encoder
-    splits, # Splits
-    max_length: int = 128, # tokens; longer inputs are cut
-    doc_stride: int = 128, # of questions: tokens from one window's start to the next one's
-) -> dict: # train, selection, … -> Tokens, Windows for spans
+    encoder,  # Encoder
+    splits,  # Splits
+    max_length: int = 128,  # tokens; longer inputs are cut
+    doc_stride: int = 128,  # of questions: tokens from one window's start to the next one's
+) -> dict:  # train, selection, … -> Tokens, Windows for spans
     "The tokens of each part."
     parts = {"train": splits.train, "selection": splits.selection, **splits.report}
-    return {name: tokenise_for(splits.task, rows, encoder.tokenizer, max_length, doc_stride, desc=f"tokenise {name}") for name, rows in parts.items()}
+    return {
+        name: tokenise_for(splits.task, rows, encoder.tokenizer, max_length, doc_stride, desc=f"tokenise {name}")
+        for name, rows in parts.items()
+    }
 
 # %% ../../nbs/states/02_stream.ipynb #a2b465b4
 def _batches(states: States, plan):
     "Yields (rows, Ragged) for a plan of batches, one ahead where that helps."
     if not states.reads_ahead:
-        for rows in plan: yield rows, states.batch(rows)
+        for rows in plan:
+            yield rows, states.batch(rows)
         return
     with ThreadPoolExecutor(1) as pool:
         before = None
         for rows in plan:
             coming = rows, pool.submit(states.batch, rows)
-            if before: yield before[0], before[1].result()
+            if before:
+                yield before[0], before[1].result()
             before = coming
-        if before: yield before[0], before[1].result()
+        if before:
+            yield before[0], before[1].result()
 
 
 def state_batches(
-    states: States, # stored or streamed
-    batch_size: int = 16, # examples
+    states: States,  # stored or streamed
+    batch_size: int = 16,  # examples
     seed: int = 0,
     epoch: int = 0,
-    start: int = 0, # batches to pass over, after a resume
+    start: int = 0,  # batches to pass over, after a resume
 ):
     "Yields (rows, Ragged) of one epoch: shuffled, batches of like length."
     yield from _batches(states, Batches(states.tokens, batch_size, seed).plan(epoch)[start:])
 
 
 def ordered_batches(
-    states: States, # stored or streamed
-    positions: int = 4096, # padded tokens a batch, at most (one example at least)
+    states: States,  # stored or streamed
+    positions: int = 4096,  # padded tokens a batch, at most (one example at least)
 ):
     "Yields (rows, Ragged), longest examples first, for predictions; the rows say where the results belong."
     yield from _batches(states, longest_first(states.tokens.lengths, positions))
 
 # %% ../../nbs/states/02_stream.ipynb #b902d567
 def layer_index(
-    states: States, # of kind cls or mean
-    layer: int, # number of the state: 0 = embeddings, 1 … L = blocks; -1 = the last that there is, -2 = the one before, …
-) -> int: # its place among the states that there are
+    states: States,  # of kind cls or mean
+    layer: int,  # number of the state: 0 = embeddings, 1 … L = blocks; -1 = the last that there is, -2 = the one before, …
+) -> int:  # its place among the states that there are
     "Where a layer is; raises ParameterError for another kind of states and a layer that they lack."
     numbers = list(states.origin.layer_numbers)
-    if states.kind not in ("cls", "mean"): raise ParameterError(f"kind = {states.kind!r}: expected states of kind cls or mean, one vector an example")
-    if -len(numbers) <= layer < 0: return len(numbers) + layer
-    if layer not in numbers: raise ParameterError(f"layer = {layer}: expected one of {numbers}, or -1 for the last of them")
+    if states.kind not in ("cls", "mean"):
+        raise ParameterError(f"kind = {states.kind!r}: expected states of kind cls or mean, one vector an example")
+    if -len(numbers) <= layer < 0:
+        return len(numbers) + layer
+    if layer not in numbers:
+        raise ParameterError(f"layer = {layer}: expected one of {numbers}, or -1 for the last of them")
     return numbers.index(layer)
 
 
 def vectors_of(
-    states: States, # of kind cls or mean, stored or streamed
-    layer: int | None = -1, # see `layer_index`; None = the average of all that there are
-    positions: int = 4096, # padded tokens a batch, at most
-) -> np.ndarray: # (N, D) float32, in the order of the rows
+    states: States,  # of kind cls or mean, stored or streamed
+    layer: int | None = -1,  # see `layer_index`; None = the average of all that there are
+    positions: int = 4096,  # padded tokens a batch, at most
+) -> np.ndarray:  # (N, D) float32, in the order of the rows
     "One vector an example; raises ParameterError as `layer_index` does."
     index, out = layer_index(states, -1 if layer is None else layer), np.empty((len(states), states.width), np.float32)
     for rows, batch in ordered_batches(states, positions):
-        values = batch.values.float()                                          # (B, S, D)
+        values = batch.values.float()  # (B, S, D)
         out[rows] = (values.mean(1) if layer is None else values[:, index]).cpu().numpy()
     return out
 
@@ -226,13 +264,15 @@ def _encode_chunk(stream: Stream, origin: Origin, first: int, end: int, room: di
     starts, n = np.cumsum(lengths) - lengths, int(lengths.sum())
     for rows in longest_first(stream.tokens.lengths, origin.notes["positions"], np.arange(first, end)):
         for name, values in _encoded(stream, rows, origin).items():
-            if name not in room or len(room[name]) < n: room[name] = torch.empty(n, *values.shape[1:], dtype=values.dtype)
+            if name not in room or len(room[name]) < n:
+                room[name] = torch.empty(n, *values.shape[1:], dtype=values.dtype)
             _scatter(room[name], values, starts[rows - first], lengths[rows - first])
     return {name: values[:n] for name, values in room.items()}
 
 
 def _encoded(stream: Stream, rows: np.ndarray, origin: Origin) -> dict:
-    if origin.dtype == "int8": return encode(stream.batch(rows), [stream.example_ids[i] for i in rows], origin)
+    if origin.dtype == "int8":
+        return encode(stream.batch(rows), [stream.example_ids[i] for i in rows], origin)
     return {"states": stream._collect(rows, origin.dtype).values.cpu()}
 
 
@@ -240,41 +280,47 @@ def _scatter(whole: torch.Tensor, values: torch.Tensor, starts: np.ndarray, leng
     "Put each example's vectors where they belong."
     target, source, at = whole.numpy(), values.numpy(), 0
     for start, n in zip(starts.tolist(), lengths.tolist()):
-        target[start:start + n] = source[at:at + n]
+        target[start : start + n] = source[at : at + n]
         at += n
 
 # %% ../../nbs/states/02_stream.ipynb #6bc9cdfb
 def extract(
-    encoder, # Encoder, with or without a head
-    tokens: Tokens, # examples, tokenised by its tokenizer
-    path, # the file
+    encoder,  # Encoder, with or without a head
+    tokens: Tokens,  # examples, tokenised by its tokenizer
+    path,  # the file
     *,
-    kind: str = "tokens", # tokens | cls | mean
-    dtype: str = "fp16", # fp16 | fp32 | int8
-    task: str = "", # names to be found again by
+    kind: str = "tokens",  # tokens | cls | mean
+    dtype: str = "fp16",  # fp16 | fp32 | int8
+    task: str = "",  # names to be found again by
     split: str = "",
-    layers: list | None = None, # numbers of the states to keep, 0 = embeddings; None = all
-    precision: str = "auto", # of the forward pass; auto = as the file was begun, else what the machine does fastest
-    chunk: int = 1024, # examples that are batched together, at most; a file that was begun keeps its own number
-    on_step=None, # called with (rows done, rows in all) after each chunk
-    overwrite: bool = False, # delete a file that is there
-    flush_seconds: float = 5.0, # a killed extraction loses at most this, and a chunk
+    layers: list | None = None,  # numbers of the states to keep, 0 = embeddings; None = all
+    precision: str = "auto",  # of the forward pass; auto = as the file was begun, else what the machine does fastest
+    chunk: int = 1024,  # examples that are batched together, at most; a file that was begun keeps its own number
+    on_step=None,  # called with (rows done, rows in all) after each chunk
+    overwrite: bool = False,  # delete a file that is there
+    flush_seconds: float = 5.0,  # a killed extraction loses at most this, and a chunk
 ) -> Stored:
     "States of all examples in a file: made, finished or found. Raises DataError (another's file), OutputError, TrainingError."
-    if chunk < 1: raise ParameterError(f"chunk = {chunk}: expected at least 1 example")
+    if chunk < 1:
+        raise ParameterError(f"chunk = {chunk}: expected at least 1 example")
     join()
-    if overwrite and is_main(): Path(path).unlink(missing_ok=True)
+    if overwrite and is_main():
+        Path(path).unlink(missing_ok=True)
     wait()  # all see the same file: as it was left, or none
     found = load_header(path) if Path(path).exists() else None
     begun = found.origin if found else None
-    if begun and precision == "auto" and found.written < len(found): precision = begun.precision
+    if begun and precision == "auto" and found.written < len(found):
+        precision = begun.precision
     stream = Stream(encoder, tokens, kind, layers, precision, task, split)
     plan = {"chunk": chunk, "positions": 2048 if stream.model.device.type == "cpu" else 2**15}
     origin = replace(stream.origin, dtype=dtype, notes={**plan, **(begun.notes if begun else {})})
-    if begun and precision == "auto": origin = replace(origin, precision=begun.precision)
-    if found: check_stored(found, origin, tokens)
+    if begun and precision == "auto":
+        origin = replace(origin, precision=begun.precision)
+    if found:
+        check_stored(found, origin, tokens)
     wait()
-    if not found or found.written < len(found): _fill(stream, origin, path, found.written if found else 0, on_step, flush_seconds)
+    if not found or found.written < len(found):
+        _fill(stream, origin, path, found.written if found else 0, on_step, flush_seconds)
     wait()
     return open_states(path, tokens=tokens)
 
@@ -284,15 +330,21 @@ def _made(stream: Stream, origin: Origin, todo: list):
     (process, processes), rooms = join(), ({}, {})
     for i, (first, end) in enumerate(todo):
         owner, room = i % processes, rooms[i % 2]
-        if owner == process: encoded = _encode_chunk(stream, origin, first, end, room)
-        elif process == 0: receive(encoded := _room(stream, origin, int(stream.lengths[first:end].sum())), owner)
-        if process == 0: yield first, end, encoded
-        elif owner == process: send_to_main(encoded)
+        if owner == process:
+            encoded = _encode_chunk(stream, origin, first, end, room)
+        elif process == 0:
+            receive(encoded := _room(stream, origin, int(stream.lengths[first:end].sum())), owner)
+        if process == 0:
+            yield first, end, encoded
+        elif owner == process:
+            send_to_main(encoded)
 
 
 def _room(stream: Stream, origin: Origin, vectors: int) -> dict:
     "Tensors for so many encoded vectors."
-    shapes = {"states": ((vectors, stream.layers, stream.width), DTYPES[origin.dtype])} | ({"scales": ((vectors, stream.layers), np.float16)} if origin.dtype == "int8" else {})
+    shapes = {"states": ((vectors, stream.layers, stream.width), DTYPES[origin.dtype])} | (
+        {"scales": ((vectors, stream.layers), np.float16)} if origin.dtype == "int8" else {}
+    )
     return {name: torch.from_numpy(np.empty(shape, kind)) for name, (shape, kind) in shapes.items()}
 
 # %% ../../nbs/states/02_stream.ipynb #0e179e25
@@ -300,27 +352,34 @@ def _fill(stream: Stream, origin: Origin, path, written: int, on_step, flush_sec
     "Compute and write the rows from `written` on; a chunk is written while the next one is computed."
     vector = stream.layers * (stream.width * np.dtype(DTYPES[origin.dtype]).itemsize + 2)
     made = _made(stream, origin, [c for c in _chunks(stream, origin.notes["chunk"], vector) if c[0] >= written])
-    if not is_main(): return list(made)
+    if not is_main():
+        return list(made)
     with Writer(path, stream.tokens, origin, flush_seconds) as writer, ThreadPoolExecutor(1) as pool:
         bar, waiting = progress(total=len(stream), initial=written, desc="extract"), None
         for first, end, encoded in made:
-            if waiting: waiting.result()
+            if waiting:
+                waiting.result()
             waiting = pool.submit(writer.put, np.arange(first, end), encoded)
             bar.update(end - first)
-            if on_step: on_step(end, len(stream))
-        if waiting: waiting.result()
+            if on_step:
+                on_step(end, len(stream))
+        if waiting:
+            waiting.result()
         bar.close()
 
 # %% ../../nbs/states/02_stream.ipynb #d5304ed6
 def store_splits(
-    encoder, # Encoder
-    splits, # Splits
-    folder, # gets <part>.h5; a file that is there is checked, and finished where it was cut off
-    max_length: int = 128, # tokens; longer inputs are cut
-    task: str = "", # its name
-    doc_stride: int = 128, # of questions: tokens from one window's start to the next one's
-    **given, # kind, layers, dtype, precision, …: as for `extract`
-) -> dict: # train, selection, … -> Stored
+    encoder,  # Encoder
+    splits,  # Splits
+    folder,  # gets <part>.h5; a file that is there is checked, and finished where it was cut off
+    max_length: int = 128,  # tokens; longer inputs are cut
+    task: str = "",  # its name
+    doc_stride: int = 128,  # of questions: tokens from one window's start to the next one's
+    **given,  # kind, layers, dtype, precision, …: as for `extract`
+) -> dict:  # train, selection, … -> Stored
     "The states of each part, in files."
     tokens = tokenise_splits(encoder, splits, max_length, doc_stride)
-    return {name: extract(encoder, t, Path(folder) / f"{name}.h5", task=task or splits.task.name, split=name, **given) for name, t in tokens.items()}
+    return {
+        name: extract(encoder, t, Path(folder) / f"{name}.h5", task=task or splits.task.name, split=name, **given)
+        for name, t in tokens.items()
+    }

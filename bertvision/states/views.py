@@ -17,26 +17,37 @@ from .interface import States
 # %% ../../nbs/states/06_views.ipynb #56281a03
 class Part(States):
     "Some rows of other states, in a given order. Windows lose their questions: such a part can train, not be graded."
-    def __init__(self,
+
+    def __init__(
+        self,
         whole: States,
-        rows: np.ndarray, # which of them
+        rows: np.ndarray,  # which of them
     ):
         self.whole, self.rows, self.reads_ahead = whole, rows, whole.reads_ahead
         super().__init__(whole.origin, whole.tokens.part(rows))
 
-    def batch(self, rows: np.ndarray): return self.whole.batch(self.rows[rows])
+    def batch(self, rows: np.ndarray):
+        return self.whole.batch(self.rows[rows])
 
 
 class Relabelled(States):
     "The same rows with the labels of another task. Raises DataError when the tokens are not the same texts."
-    def __init__(self,
+
+    def __init__(
+        self,
         whole: States,
-        tokens: Tokens, # of the same texts, with the other labels
-        task_name: str = "", # of the other task; "" = the same
+        tokens: Tokens,  # of the same texts, with the other labels
+        task_name: str = "",  # of the other task; "" = the same
     ):
-        same = len(tokens) == len(whole) and np.array_equal(tokens.input_ids, whole.tokens.input_ids) and np.array_equal(tokens.offsets, whole.tokens.offsets)
-        if not same: raise DataError(f"other labels for {whole}: the tokens are not those of the same texts")
+        same = (
+            len(tokens) == len(whole)
+            and np.array_equal(tokens.input_ids, whole.tokens.input_ids)
+            and np.array_equal(tokens.offsets, whole.tokens.offsets)
+        )
+        if not same:
+            raise DataError(f"other labels for {whole}: the tokens are not those of the same texts")
         self.whole, self.reads_ahead = whole, whole.reads_ahead
         super().__init__(replace(whole.origin, task=task_name or whole.origin.task), tokens)
 
-    def batch(self, rows: np.ndarray): return self.whole.batch(rows)
+    def batch(self, rows: np.ndarray):
+        return self.whole.batch(rows)

@@ -10,29 +10,30 @@ from dataclasses import replace
 
 from ..data.splits import Splits
 from ..data.tasks import Task
+from ..heads.bank import fit_heads
+from ..heads.specs import HeadRecipe, parse_head
 from ..models.encoders import load_encoder
 from ..runs.recipes import Recipe
-from ..heads.specs import HeadRecipe, parse_head
-from ..heads.bank import fit_heads
 from .trainer import fit
 
 # %% ../../nbs/training/03_objectives.ipynb #8db42cce
 def head_recipe(
-    proposal: dict, # names of HeadRecipe's fields, and `width`, which replaces the size in the head's name
-    head: str, # name as in `parse_head`
-    **given, # fields of HeadRecipe where the proposal does not say
+    proposal: dict,  # names of HeadRecipe's fields, and `width`, which replaces the size in the head's name
+    head: str,  # name as in `parse_head`
+    **given,  # fields of HeadRecipe where the proposal does not say
 ) -> HeadRecipe:
     "Raises ParameterError for a name or value that no head has."
     named = dict(proposal)
-    if "width" in named: head = str(replace(parse_head(head), number=named.pop("width")))
+    if "width" in named:
+        head = str(replace(parse_head(head), number=named.pop("width")))
     return HeadRecipe(head).but(**{**given, **named})
 
 # %% ../../nbs/training/03_objectives.ipynb #68d70d0b
 def bank_parameters(
     proposal: dict,
-    head: str, # name as in `parse_head`
-    **given, # fields of HeadRecipe where the proposal does not say
-) -> dict: # parameters of the experiment `train_heads`
+    head: str,  # name as in `parse_head`
+    **given,  # fields of HeadRecipe where the proposal does not say
+) -> dict:  # parameters of the experiment `train_heads`
     "A proposal as a study's step spells it; the seed is the study's own."
     chosen = head_recipe(proposal, head, **given)
     rest = {k: v for k, v in proposal.items() if k not in ("head", "width", "lr", "seed")}
@@ -40,27 +41,30 @@ def bank_parameters(
 
 # %% ../../nbs/training/03_objectives.ipynb #4c34b7d0
 def evaluate_heads(
-    proposals: list, # of dicts
-    head: str, # name as in `parse_head`
-    states: dict, # train, selection -> states
+    proposals: list,  # of dicts
+    head: str,  # name as in `parse_head`
+    states: dict,  # train, selection -> states
     task: Task,
     batch_size: int = 16,
-    seed: int = 0, # initialisation of the heads, order of the batches
-    **given, # fields of HeadRecipe where a proposal does not say
-) -> list: # of {loss, parameters, best_step}; loss = 1 - headline score of the selection part
+    seed: int = 0,  # initialisation of the heads, order of the batches
+    **given,  # fields of HeadRecipe where a proposal does not say
+) -> list:  # of {loss, parameters, best_step}; loss = 1 - headline score of the selection part
     "All proposals in one bank; raises ParameterError and TrainingError."
     fitted = fit_heads([head_recipe(p, head, seed=seed, **given) for p in proposals], states, task, batch_size, seed)
     scores = [m["selection"][task.metrics[0]] for m in fitted.metrics]
-    return [{"loss": 1 - s, "parameters": n, "best_step": b} for s, n, b in zip(scores, fitted.parameters, fitted.best_steps)]
+    return [
+        {"loss": 1 - s, "parameters": n, "best_step": b}
+        for s, n, b in zip(scores, fitted.parameters, fitted.best_steps)
+    ]
 
 
 def evaluate_encoders(
-    proposals: list, # of dicts
-    encoder: str, # as `load_encoder` takes it
+    proposals: list,  # of dicts
+    encoder: str,  # as `load_encoder` takes it
     task: Task,
     splits: Splits,
-    **given, # fields of Recipe where a proposal does not say
-) -> list: # of {loss, best_step}; loss = 1 - headline score of the selection part
+    **given,  # fields of Recipe where a proposal does not say
+) -> list:  # of {loss, best_step}; loss = 1 - headline score of the selection part
     "Fine-tune once for each proposal; raises ParameterError and TrainingError."
     found = []
     for p in proposals:

@@ -18,17 +18,21 @@ from ..runs.recipes import Recipe
 # %% ../../nbs/training/00_optimizers.ipynb #d12ba7b6
 def parameter_groups(
     model: nn.Module,
-    weight_decay: float, # of the matrices
-) -> list: # two groups for a torch optimizer, trainable parameters only
+    weight_decay: float,  # of the matrices
+) -> list:  # two groups for a torch optimizer, trainable parameters only
     "Matrices decay; biases and norms do not. Raises TrainingError when nothing is trainable."
     params = [p for p in model.parameters() if p.requires_grad]
-    if not params: raise TrainingError("nothing to train: all parameters are frozen")
-    return [{"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}]
+    if not params:
+        raise TrainingError("nothing to train: all parameters are frozen")
+    return [
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    ]
 
 # %% ../../nbs/training/00_optimizers.ipynb #6a68aaae
 class _Moments(torch.optim.Optimizer):
     "Keeps the two running means of the gradient; what becomes of them is the subclass's."
+
     def __init__(self, params, lr: float, betas=(0.9, 0.999), eps: float = 1e-6, weight_decay: float = 0.01):
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
 
@@ -37,12 +41,14 @@ class _Moments(torch.optim.Optimizer):
         "One update of all parameters that have a gradient."
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            if params := [p for p in group["params"] if p.grad is not None]: self._update(group, params, *self._means(group, params))
+            if params := [p for p in group["params"] if p.grad is not None]:
+                self._update(group, params, *self._means(group, params))
         return loss
 
-    def _means(self, group, params) -> tuple: # m and v, a tensor a parameter each
+    def _means(self, group, params) -> tuple:  # m and v, a tensor a parameter each
         for p in params:
-            if not self.state[p]: self.state[p].update(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+            if not self.state[p]:
+                self.state[p].update(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
         grads, (b1, b2) = [p.grad for p in params], group["betas"]
         m, v = ([self.state[p][k] for p in params] for k in ("exp_avg", "exp_avg_sq"))
         torch._foreach_lerp_(m, grads, 1 - b1)
@@ -53,6 +59,7 @@ class _Moments(torch.optim.Optimizer):
 # %% ../../nbs/training/00_optimizers.ipynb #571a8080
 class BertAdam(_Moments):
     "Adam without bias correction, with decoupled weight decay scaled by the learning rate (Devlin et al., 2018)."
+
     def _update(self, group, params, m, v):
         scale = torch._foreach_sqrt(v)
         torch._foreach_add_(scale, group["eps"])
@@ -62,45 +69,52 @@ class BertAdam(_Moments):
 # %% ../../nbs/training/00_optimizers.ipynb #4ffae3d4
 class Lamb(_Moments):
     "Adam with steps of the size of the weights, matrix by matrix (You et al., 2020); biases and norms take Adam's step."
+
     def _update(self, group, params, m, v):
-        for p in params: self.state[p]["step"] = self.state[p].get("step", torch.zeros(())) + 1
+        for p in params:
+            self.state[p]["step"] = self.state[p].get("step", torch.zeros(())) + 1
         (b1, b2), steps = group["betas"], [float(self.state[p]["step"]) for p in params]
         scale = torch._foreach_div(v, [1 - b2**t for t in steps])
         torch._foreach_sqrt_(scale)
         torch._foreach_add_(scale, group["eps"])
         update = torch._foreach_div(torch._foreach_div(m, [1 - b1**t for t in steps]), scale)
-        if group["weight_decay"]: torch._foreach_add_(update, params, alpha=group["weight_decay"])
+        if group["weight_decay"]:
+            torch._foreach_add_(update, params, alpha=group["weight_decay"])
         for p, u in zip(params, update):
-            if p.ndim >= 2: u.mul_(_trust(p.norm(), u.norm()))
+            if p.ndim >= 2:
+                u.mul_(_trust(p.norm(), u.norm()))
         torch._foreach_add_(params, update, alpha=-group["lr"])
 
 
-def _trust(weights, update): # norms; 1 where one of them is 0
+def _trust(weights, update):  # norms; 1 where one of them is 0
     return torch.where((weights > 0) & (update > 0), weights.clamp(max=10.0) / update, torch.ones_like(update))
 
 # %% ../../nbs/training/00_optimizers.ipynb #b6c6b5f7
 def make_optimizer(
     model: nn.Module,
-    recipe: Recipe, # optimizer, lr, weight_decay
+    recipe: Recipe,  # optimizer, lr, weight_decay
 ) -> torch.optim.Optimizer:
     "The recipe's optimizer over the trainable parameters; AdamW is fused where torch can."
     groups = parameter_groups(model, recipe.weight_decay)
-    if recipe.optimizer == "adadelta": return torch.optim.Adadelta(groups, lr=recipe.lr)
-    if own := {"bertadam": BertAdam, "lamb": Lamb}.get(recipe.optimizer): return own(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.optimizer == "adadelta":
+        return torch.optim.Adadelta(groups, lr=recipe.lr)
+    if own := {"bertadam": BertAdam, "lamb": Lamb}.get(recipe.optimizer):
+        return own(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
     where = groups[0]["params"][0].device.type if groups[0]["params"] else "cpu"
     return torch.optim.AdamW(groups, lr=recipe.lr, fused=where in ("cpu", "cuda"))
 
 # %% ../../nbs/training/00_optimizers.ipynb #700dd185
 def make_schedule(
     optimizer: torch.optim.Optimizer,
-    recipe: Recipe, # warmup, schedule
-    steps: int, # optimizer steps in all
+    recipe: Recipe,  # warmup, schedule
+    steps: int,  # optimizer steps in all
 ):
     "Linear rise over the warm-up's share of steps, then a linear fall to 0 at the last one, or no fall."
     warm, falls = math.ceil(steps * recipe.warmup), recipe.schedule != "constant"
 
     def share(step):
-        if step < warm: return step / warm
+        if step < warm:
+            return step / warm
         return max(0.0, (steps - step) / max(1, steps - warm)) if falls else 1.0
 
     return LambdaLR(optimizer, share)
@@ -108,15 +122,18 @@ def make_schedule(
 # %% ../../nbs/training/00_optimizers.ipynb #189ca1ae
 class Average:
     "Exponential moving average of a model's trainable parameters."
-    def __init__(self,
+
+    def __init__(
+        self,
         model: nn.Module,
-        decay: float, # 0 < d < 1
+        decay: float,  # 0 < d < 1
     ):
         self.decay, self.steps = decay, 0
         self.means = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
     @property
-    def device(self) -> str: return str(next(iter(self.means.values())).device)
+    def device(self) -> str:
+        return str(next(iter(self.means.values())).device)
 
     @torch.no_grad()
     def update(self, model: nn.Module):
@@ -124,7 +141,8 @@ class Average:
         d = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         for n, p in model.named_parameters():
-            if n in self.means: self.means[n].lerp_(p, 1 - d)
+            if n in self.means:
+                self.means[n].lerp_(p, 1 - d)
 
     @torch.no_grad()
     def swap(self, model: nn.Module):

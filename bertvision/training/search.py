@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..core.errors import BertvisionError, DataError, OutputError, ParameterError, TrainingError
-from ..core.errors import suggest
+from ..core.errors import BertvisionError, DataError, OutputError, ParameterError, TrainingError, suggest
 from ..core.io import read_json, write_json, write_text
 from ..core.machine import progress
 from ..data.files import format_yaml
@@ -36,54 +35,67 @@ def _is_number(x) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
 
 
-def _bounds(where: str, kind: str, values: list) -> list: # [low, high]
+def _bounds(where: str, kind: str, values: list) -> list:  # [low, high]
     if len(values) != 2 or not all(map(_is_number, values)):
         hint = "; YAML reads 1e-5 as text, write 1.0e-5" if any(isinstance(v, str) for v in values) else ""
         raise ParameterError(f"{where}: {kind} = {values!r}: expected two numbers, [low, high]{hint}")
     low, high = values
-    if low >= high: raise ParameterError(f"{where}: {kind} = {values!r}: the low end must be below the high one")
+    if low >= high:
+        raise ParameterError(f"{where}: {kind} = {values!r}: the low end must be below the high one")
     if kind == "loguniform" and low <= 0:
         raise ParameterError(f"{where}: {kind} = {values!r}: expected bounds above 0 (values, not their logarithms)")
-    if kind != "randint": return [float(low), float(high)]
+    if kind != "randint":
+        return [float(low), float(high)]
     if any(v != int(v) for v in values) or high - low > _MOST:
         raise ParameterError(f"{where}: {kind} = {values!r}: expected whole numbers, at most {_MOST} apart")
     return [int(low), int(high)]
 
 # %% ../../nbs/training/02_search.ipynb #2c174f0c
 def _options(where: str, values: list) -> list:
-    if not values: raise ParameterError(f"{where}: choice = []: expected at least one value")
+    if not values:
+        raise ParameterError(f"{where}: choice = []: expected at least one value")
     for v in values:
         if not (isinstance(v, (str, bool)) or _is_number(v)):
             raise ParameterError(f"{where}: choice holds {v!r}: expected finite numbers, text or true/false")
     keys = [json.dumps(v) for v in values]
     for i, key in enumerate(keys):
-        if key in keys[:i]: raise ParameterError(f"{where}: choice holds {key} twice")
+        if key in keys[:i]:
+            raise ParameterError(f"{where}: choice holds {key} twice")
     return list(values)
 
 
 def _rule(name: str, rule) -> dict:
     where = f"space.{name}"
     if not isinstance(rule, dict) or len(rule) != 1:
-        raise ParameterError(f"{where} = {rule!r}: expected one rule ({', '.join(_KINDS)}), such as {{'uniform': [0, 1]}}")
-    (kind, values), = rule.items()
+        raise ParameterError(
+            f"{where} = {rule!r}: expected one rule ({', '.join(_KINDS)}), such as {{'uniform': [0, 1]}}"
+        )
+    ((kind, values),) = rule.items()
     if kind not in _KINDS:
         raise ParameterError(f"{where}: unknown rule {kind!r}{suggest(kind, _KINDS)}; there are {', '.join(_KINDS)}")
-    if not isinstance(values, (list, tuple)): raise ParameterError(f"{where}: {kind} = {values!r}: expected a list")
+    if not isinstance(values, (list, tuple)):
+        raise ParameterError(f"{where}: {kind} = {values!r}: expected a list")
     return {kind: _options(where, values) if kind == "choice" else _bounds(where, kind, list(values))}
 
 # %% ../../nbs/training/02_search.ipynb #b547fe7d
 def check_space(
     space: dict,  # {name: {"uniform" | "loguniform" | "randint": [low, high]} or {"choice": [values]}}
-    known=None,   # names that may be searched, any when None
-) -> dict: # the same in plain numbers, sorted by name
+    known=None,  # names that may be searched, any when None
+) -> dict:  # the same in plain numbers, sorted by name
     "A space that can be searched; raises ParameterError for the first name, rule or bound that is wrong."
     if not isinstance(space, dict) or not space:
-        raise ParameterError(f"space = {space!r}: expected at least one parameter, as in {{'lr': {{'uniform': [0, 1]}}}}")
+        raise ParameterError(
+            f"space = {space!r}: expected at least one parameter, as in {{'lr': {{'uniform': [0, 1]}}}}"
+        )
     for name in space:
-        if not isinstance(name, str) or not name: raise ParameterError(f"space: {name!r} is no name of a parameter")
-        if name in _RESERVED: raise ParameterError(f"space: {name!r} is a column of every table of trials: choose another name")
+        if not isinstance(name, str) or not name:
+            raise ParameterError(f"space: {name!r} is no name of a parameter")
+        if name in _RESERVED:
+            raise ParameterError(f"space: {name!r} is a column of every table of trials: choose another name")
         if known is not None and name not in known:
-            raise ParameterError(f"space: unknown parameter {name!r}{suggest(name, known)}; there are {', '.join(known)}")
+            raise ParameterError(
+                f"space: unknown parameter {name!r}{suggest(name, known)}; there are {', '.join(known)}"
+            )
     return {name: _rule(name, space[name]) for name in sorted(space)}
 
 # %% ../../nbs/training/02_search.ipynb #2d7ff237
@@ -92,7 +104,11 @@ _WIDTHS = [8, 16, 32, 64, 128, 256]
 SPACES = {
     "encoder-original": {"lr": {"uniform": [0, 3e-5]}, "seed": {"randint": [0, 1000]}},
     "heads-original": {"width": {"choice": _WIDTHS}, "lr": {"uniform": [1e-6, 1e-3]}, "seed": {"randint": [1, 2000]}},
-    "encoder": {"lr": {"loguniform": [1e-5, 3e-4]}, "batch_size": {"choice": [16, 32]}, "epochs": {"choice": [2.0, 3.0, 4.0]}},
+    "encoder": {
+        "lr": {"loguniform": [1e-5, 3e-4]},
+        "batch_size": {"choice": [16, 32]},
+        "epochs": {"choice": [2.0, 3.0, 4.0]},
+    },
     "heads": {"width": {"choice": _WIDTHS}, "lr": {"loguniform": [1e-4, 1e-2]}},
 }
 
@@ -100,23 +116,27 @@ SPACES = {
 @dataclass
 class Trial:
     "One set of parameters and what came of it."
-    number: int                # 0, 1, …
-    parameters: dict           # name -> value
+
+    number: int  # 0, 1, …
+    parameters: dict  # name -> value
     loss: float | None = None  # lower is better; None when it failed or is still to be evaluated
-    status: str = "pending"    # ok | failed | pending
-    reason: str = ""           # why it failed
-    seconds: float = 0.0       # its share of the batch's time
+    status: str = "pending"  # ok | failed | pending
+    reason: str = ""  # why it failed
+    seconds: float = 0.0  # its share of the batch's time
     extra: dict = field(default_factory=dict)  # whatever else `evaluate` gave back
 
 # %% ../../nbs/training/02_search.ipynb #79a9a51f
 @lru_cache(maxsize=8)
-def _domain(space: str): # a checked space as JSON, which can be remembered
+def _domain(space: str):  # a checked space as JSON, which can be remembered
     import hyperopt
     from hyperopt import hp
 
-    kinds = {"uniform": hp.uniform, "randint": hp.randint,
-             "loguniform": lambda name, low, high: hp.loguniform(name, math.log(low), math.log(high)),
-             "choice": lambda name, *options: hp.choice(name, list(range(len(options))))}
+    kinds = {
+        "uniform": hp.uniform,
+        "randint": hp.randint,
+        "loguniform": lambda name, low, high: hp.loguniform(name, math.log(low), math.log(high)),
+        "choice": lambda name, *options: hp.choice(name, list(range(len(options)))),
+    }
     rules = {name: next(iter(rule.items())) for name, rule in json.loads(space).items()}
     return hyperopt.Domain(None, {name: kinds[kind](name, *values) for name, (kind, values) in rules.items()})
 
@@ -127,37 +147,58 @@ def _encoded(rule: dict, value):
 
 
 def _decoded(rule: dict, raw):
-    (kind, values), = rule.items()
-    if kind == "choice": return values[int(raw)]
-    return int(raw) if kind == "randint" else min(max(float(raw), values[0]), values[1])  # exp(log(x)) may miss x by a hair
+    ((kind, values),) = rule.items()
+    if kind == "choice":
+        return values[int(raw)]
+    return (
+        int(raw) if kind == "randint" else min(max(float(raw), values[0]), values[1])
+    )  # exp(log(x)) may miss x by a hair
 
 
 def _document(trial: Trial, space: dict) -> dict:
     coded = {name: [_encoded(rule, trial.parameters[name])] for name, rule in space.items()}
-    misc = {"tid": trial.number, "cmd": None, "workdir": None, "idxs": {name: [trial.number] for name in space}, "vals": coded}
+    misc = {
+        "tid": trial.number,
+        "cmd": None,
+        "workdir": None,
+        "idxs": {name: [trial.number] for name in space},
+        "vals": coded,
+    }
     result = {"status": "ok", "loss": trial.loss} if trial.status == "ok" else {"status": "fail"}
-    return {"state": 2, "tid": trial.number, "spec": None, "result": result, "misc": misc, "exp_key": None, "owner": None,
-            "version": 0, "book_time": None, "refresh_time": None}
+    return {
+        "state": 2,
+        "tid": trial.number,
+        "spec": None,
+        "result": result,
+        "misc": misc,
+        "exp_key": None,
+        "owner": None,
+        "version": 0,
+        "book_time": None,
+        "refresh_time": None,
+    }
 
 # %% ../../nbs/training/02_search.ipynb #b973d344
 ALGORITHMS = ("tpe", "random")
 
 
 def propose(
-    space: dict,     # as check_space gives it
-    history: list,   # Trial objects 0 … n-1; pending ones are those of the same batch
-    seed: int = 0,   # of the search
-    algorithm: str = "tpe", # tpe | random
-    startup: int = 10, # TPE draws at random until so many trials have succeeded
-) -> dict: # parameter -> value in plain Python types
+    space: dict,  # as check_space gives it
+    history: list,  # Trial objects 0 … n-1; pending ones are those of the same batch
+    seed: int = 0,  # of the search
+    algorithm: str = "tpe",  # tpe | random
+    startup: int = 10,  # TPE draws at random until so many trials have succeeded
+) -> dict:  # parameter -> value in plain Python types
     "What trial `len(history)` is to try: a function of its arguments alone."
     from hyperopt import rand, tpe, trials_from_docs
 
     number, succeeded = len(history), sum(t.status == "ok" for t in history)
     draw = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     past, domain = trials_from_docs([_document(t, space) for t in history], validate=False), _domain(json.dumps(space))
-    if algorithm == "random" or succeeded < max(startup, 1): found, = rand.suggest([number], domain, past, draw)
-    else: found, = tpe.suggest([number], domain, past, draw, n_startup_jobs=0, verbose=False)
+    if algorithm == "random" or succeeded < max(startup, 1):
+        (found,) = rand.suggest([number], domain, past, draw)
+    else:
+        (found,) = tpe.suggest([number], domain, past, draw, n_startup_jobs=0, verbose=False)
     return {name: _decoded(rule, found["misc"]["vals"][name][0]) for name, rule in space.items()}
 
 # %% ../../nbs/training/02_search.ipynb #4f2e0712
@@ -165,67 +206,82 @@ _SETTINGS = ("space", "algorithm", "seed", "batch", "startup", "objective")
 
 
 def _at_least(name: str, value, low: int):
-    if type(value) is not int or value < low: raise ParameterError(f"{name} = {value!r}: expected a whole number from {low} on")
+    if type(value) is not int or value < low:
+        raise ParameterError(f"{name} = {value!r}: expected a whole number from {low} on")
 
 
 class Search:
     "The settings of a search and its trials so far; raises ParameterError."
-    def __init__(self,
-        space: dict,             # see check_space
+
+    def __init__(
+        self,
+        space: dict,  # see check_space
         algorithm: str = "tpe",  # tpe | random
-        seed: int = 0,           # of the proposals
-        batch: int = 1,          # trials evaluated together
-        startup: int = 10,       # random trials before TPE begins
-        objective: str = "loss", # what is made small, for titles and the file
-        trials: list | None = None, # Trial objects, in order
+        seed: int = 0,  # of the proposals
+        batch: int = 1,  # trials evaluated together
+        startup: int = 10,  # random trials before TPE begins
+        objective: str = "loss",  # what is made small, for titles and the file
+        trials: list | None = None,  # Trial objects, in order
     ):
         if algorithm not in ALGORITHMS:
-            raise ParameterError(f"algorithm = {algorithm!r}: expected {' or '.join(ALGORITHMS)}{suggest(algorithm, ALGORITHMS)}")
-        for name, value, low in (("seed", seed, 0), ("batch", batch, 1), ("startup", startup, 0)): _at_least(name, value, low)
+            raise ParameterError(
+                f"algorithm = {algorithm!r}: expected {' or '.join(ALGORITHMS)}{suggest(algorithm, ALGORITHMS)}"
+            )
+        for name, value, low in (("seed", seed, 0), ("batch", batch, 1), ("startup", startup, 0)):
+            _at_least(name, value, low)
         self.space, self.algorithm, self.seed, self.batch = check_space(space), algorithm, seed, batch
         self.startup, self.objective, self.trials = startup, str(objective), list(trials or [])
 
     @property
-    def settings(self) -> dict: # what a file must share with a search to be continued by it
+    def settings(self) -> dict:  # what a file must share with a search to be continued by it
         return {name: getattr(self, name) for name in _SETTINGS}
 
 # %% ../../nbs/training/02_search.ipynb #d97cac12
 @patch
-def proposals(self: Search,
-    limit: int, # the batch ends before this number
-) -> list: # pending Trial objects
+def proposals(
+    self: Search,
+    limit: int,  # the batch ends before this number
+) -> list:  # pending Trial objects
     "The trials that come next, up to the end of their batch."
     first = len(self.trials) // self.batch * self.batch
-    blind = [Trial(t.number, t.parameters) for t in self.trials[first:]]  # done by a search that ended inside this batch
+    blind = [
+        Trial(t.number, t.parameters) for t in self.trials[first:]
+    ]  # done by a search that ended inside this batch
     history, done = self.trials[:first] + blind, len(self.trials)
     for number in range(done, min(limit, first + self.batch)):
         history.append(Trial(number, propose(self.space, history, self.seed, self.algorithm, self.startup)))
     return history[done:]
 
 # %% ../../nbs/training/02_search.ipynb #793536b8
-def _outcome(result) -> tuple: # loss (nan when there is none), reason, extra
+def _outcome(result) -> tuple:  # loss (nan when there is none), reason, extra
     "What `evaluate` said about one trial; raises TrainingError when that is no loss."
     extra = dict(result) if isinstance(result, dict) else {"loss": result}
     try:
         loss = extra.pop("loss")
         loss = math.nan if loss is None else float(loss)
     except (KeyError, TypeError, ValueError):
-        raise TrainingError(f"evaluate returned {result!r}: expected a number, or a dict with a number as 'loss'") from None
+        raise TrainingError(
+            f"evaluate returned {result!r}: expected a number, or a dict with a number as 'loss'"
+        ) from None
     reason = "" if math.isfinite(loss) else str(extra.pop("reason", "") or f"the loss is {loss}")
     return loss, reason, extra
 
 # %% ../../nbs/training/02_search.ipynb #bbdd99f2
 @patch
-def judge(self: Search,
-    pending: list, # Trial objects, changed in place
-    evaluate,      # list of parameter dicts -> list of losses, or of dicts with a "loss"
+def judge(
+    self: Search,
+    pending: list,  # Trial objects, changed in place
+    evaluate,  # list of parameter dicts -> list of losses, or of dicts with a "loss"
 ):
     "Evaluate a batch; an error that a user can mend fails its trials, any other ends the search. Raises TrainingError."
     start = time.perf_counter()
-    try: results = list(evaluate([dict(t.parameters) for t in pending]))
-    except BertvisionError as e: results = [{"loss": None, "reason": f"{type(e).__name__}: {e}"}] * len(pending)
+    try:
+        results = list(evaluate([dict(t.parameters) for t in pending]))
+    except BertvisionError as e:
+        results = [{"loss": None, "reason": f"{type(e).__name__}: {e}"}] * len(pending)
     seconds = time.perf_counter() - start
-    if len(results) != len(pending): raise TrainingError(f"evaluate returned {len(results)} results for {len(pending)} proposals")
+    if len(results) != len(pending):
+        raise TrainingError(f"evaluate returned {len(results)} results for {len(pending)} proposals")
     for trial, (loss, reason, extra) in zip(pending, [_outcome(r) for r in results]):
         trial.loss, trial.status = (None, "failed") if reason else (loss, "ok")
         trial.reason, trial.extra, trial.seconds = reason, extra, seconds / len(pending)
@@ -236,31 +292,38 @@ _CONTENT = "trials of a search"
 
 
 @patch
-def save(self: Search,
-    path, # JSON file
-) -> Path: # the path written
+def save(
+    self: Search,
+    path,  # JSON file
+) -> Path:  # the path written
     "Write settings and trials, atomically; raises OutputError."
-    return write_json(path, {"content": _CONTENT, "version": 1, **self.settings, "trials": [asdict(t) for t in self.trials]})
+    return write_json(
+        path, {"content": _CONTENT, "version": 1, **self.settings, "trials": [asdict(t) for t in self.trials]}
+    )
 
 
 def load_search(
-    path, # JSON file of a search
+    path,  # JSON file of a search
 ) -> Search:
     "Read a search back; raises DataError for a file that is none or is damaged."
     raw = read_json(path)
     if not isinstance(raw, dict) or (raw.get("content"), raw.get("version")) != (_CONTENT, 1):
         raise DataError(f"{path} is no file of a search: it lacks content = {_CONTENT!r}, version = 1")
-    try: found = Search(**{name: raw[name] for name in _SETTINGS}, trials=[Trial(**t) for t in raw["trials"]])
+    try:
+        found = Search(**{name: raw[name] for name in _SETTINGS}, trials=[Trial(**t) for t in raw["trials"]])
     except (KeyError, TypeError, ValueError, OverflowError, ParameterError) as e:
         raise DataError(f"{path} is a damaged file of a search ({type(e).__name__}: {e})") from e
     for i, trial in enumerate(found.trials):
-        if fault := _trial_fault(trial, i, found.space): raise DataError(f"{path}: trial {i} {fault}")
+        if fault := _trial_fault(trial, i, found.space):
+            raise DataError(f"{path}: trial {i} {fault}")
     return found
 
 # %% ../../nbs/training/02_search.ipynb #50a43fac
 def _trial_fault(trial: Trial, number: int, space: dict) -> str:
-    if trial.number != number: return f"has the number {trial.number}"
-    if not isinstance(trial.extra, dict) or not isinstance(trial.reason, str) or not _is_number(trial.seconds): return "has an extra, a reason or seconds of another type"
+    if trial.number != number:
+        return f"has the number {trial.number}"
+    if not isinstance(trial.extra, dict) or not isinstance(trial.reason, str) or not _is_number(trial.seconds):
+        return "has an extra, a reason or seconds of another type"
     if trial.status not in ("ok", "failed") or (trial.status == "ok") != _is_number(trial.loss):
         return f"has status {trial.status!r} and loss {trial.loss!r}"
     if not isinstance(trial.parameters, dict) or trial.parameters.keys() != space.keys():
@@ -270,23 +333,26 @@ def _trial_fault(trial: Trial, number: int, space: dict) -> str:
 
 
 def _inside(rule: dict, value) -> bool:
-    (kind, values), = rule.items()
-    if kind == "choice": return json.dumps(value) in map(json.dumps, values)
-    return _is_number(value) and values[0] <= value <= values[1] and (kind != "randint" or value == int(value) < values[1])
+    ((kind, values),) = rule.items()
+    if kind == "choice":
+        return json.dumps(value) in map(json.dumps, values)
+    return (
+        _is_number(value) and values[0] <= value <= values[1] and (kind != "randint" or value == int(value) < values[1])
+    )
 
 # %% ../../nbs/training/02_search.ipynb #6ce3fa5c
 def search(
-    space: dict,     # see check_space; SPACES has ready ones
-    evaluate,        # list of parameter dicts -> list of losses, or of dicts with "loss" and anything that JSON can hold
+    space: dict,  # see check_space; SPACES has ready ones
+    evaluate,  # list of parameter dicts -> list of losses, or of dicts with "loss" and anything that JSON can hold
     *,
-    trials: int = 20, # in all, those of the file included; a file that has more keeps them
+    trials: int = 20,  # in all, those of the file included; a file that has more keeps them
     batch: int = 1,  # proposals a call of `evaluate`
-    algorithm: str = "tpe", # tpe | random
-    seed: int = 0,   # of the proposals
-    startup: int = 10, # successful random trials before TPE begins
-    objective: str = "loss", # name of what is made small
-    path=None,       # JSON file to keep the trials in and to go on from
-    on_step=None,    # called as on_step(trials done, trials, loss=best of the batch, best=…), None while all failed
+    algorithm: str = "tpe",  # tpe | random
+    seed: int = 0,  # of the proposals
+    startup: int = 10,  # successful random trials before TPE begins
+    objective: str = "loss",  # name of what is made small
+    path=None,  # JSON file to keep the trials in and to go on from
+    on_step=None,  # called as on_step(trials done, trials, loss=best of the batch, best=…), None while all failed
 ) -> Search:
     "Look for the smallest loss; raises ParameterError, DataError (foreign file), OutputError (or a file in use), TrainingError (all failed)."
     _at_least("trials", trials, 1)
@@ -297,9 +363,11 @@ def search(
         while len(found.trials) < trials:
             pending = found.proposals(trials)
             found.judge(pending, evaluate)
-            if path: found.save(path)
+            if path:
+                found.save(path)
             bar.update(len(pending))
-            if on_step: on_step(len(found.trials), trials, loss=_smallest(pending), best=_smallest(found.trials))
+            if on_step:
+                on_step(len(found.trials), trials, loss=_smallest(pending), best=_smallest(found.trials))
     found.best  # raises when there is none
     return found
 
@@ -308,10 +376,13 @@ def search(
 def _alone(path):
     "Nobody else writes the file meanwhile."
     held = lock(f"{path}.lock", patience=0) if path else None
-    if path and not held: raise OutputError(f"{path}: another process is searching into this file; wait for it, or name another one")
-    try: yield
+    if path and not held:
+        raise OutputError(f"{path}: another process is searching into this file; wait for it, or name another one")
+    try:
+        yield
     finally:
-        if held: held.close()
+        if held:
+            held.close()
 
 
 def _smallest(trials: list) -> float | None:
@@ -320,22 +391,26 @@ def _smallest(trials: list) -> float | None:
 
 def _begin(fresh: Search, path) -> Search:
     "The search of the file when there is one, else the fresh one, written before anything is computed."
-    if not path: return fresh
+    if not path:
+        return fresh
     if not Path(path).exists():
         fresh.save(path)
         return fresh
     found = load_search(path)
     for name, wanted in fresh.settings.items():
         if (there := found.settings[name]) != wanted:
-            raise DataError(f"{path} holds a search with {name} = {there!r}, not {wanted!r}: use another path or remove the file")
+            raise DataError(
+                f"{path} holds a search with {name} = {there!r}, not {wanted!r}: use another path or remove the file"
+            )
     return found
 
 # %% ../../nbs/training/02_search.ipynb #5624210a
 @patch(as_prop=True)
-def best(self: Search) -> Trial: # the earliest of those with the smallest loss
+def best(self: Search) -> Trial:  # the earliest of those with the smallest loss
     "The trial of the smallest loss; raises TrainingError when none succeeded."
     done = [t for t in self.trials if t.status == "ok"]
-    if not self.trials: raise TrainingError(f"search for the smallest {self.objective}: there are no trials yet")
+    if not self.trials:
+        raise TrainingError(f"search for the smallest {self.objective}: there are no trials yet")
     if not done:
         why = f"all {len(self.trials)} trials failed, the last one because: {self.trials[-1].reason}"
         raise TrainingError(f"search for the smallest {self.objective}: {why}")
@@ -343,12 +418,21 @@ def best(self: Search) -> Trial: # the earliest of those with the smallest loss
 
 # %% ../../nbs/training/02_search.ipynb #8ceead16
 @patch
-def table(self: Search) -> pd.DataFrame: # number, parameters, loss, status, reason, seconds and whatever plain extras there are
+def table(
+    self: Search,
+) -> pd.DataFrame:  # number, parameters, loss, status, reason, seconds and whatever plain extras there are
     "One row a trial."
     rows = []
     for t in self.trials:
         loss = math.nan if t.loss is None else t.loss
-        row = {"number": t.number, **t.parameters, "loss": loss, "status": t.status, "reason": t.reason, "seconds": t.seconds}
+        row = {
+            "number": t.number,
+            **t.parameters,
+            "loss": loss,
+            "status": t.status,
+            "reason": t.reason,
+            "seconds": t.seconds,
+        }
         rows.append(row | {k: v for k, v in t.extra.items() if k not in row and not isinstance(v, (dict, list, tuple))})
     return pd.DataFrame(rows)
 
@@ -356,12 +440,14 @@ def table(self: Search) -> pd.DataFrame: # number, parameters, loss, status, rea
 @patch
 def __repr__(self: Search):
     failed = sum(t.status == "failed" for t in self.trials)
-    standing = f", best {self.objective} {self.best.loss:.4g} with {self.best.parameters}" if len(self.trials) > failed else ""
+    standing = (
+        f", best {self.objective} {self.best.loss:.4g} with {self.best.parameters}" if len(self.trials) > failed else ""
+    )
     return f"Search({self.algorithm}, {len(self.trials)} trials, {failed} failed{standing})"
 
 # %% ../../nbs/training/02_search.ipynb #9e2d4614
 @patch
-def plot(self: Search, axes=None): # matplotlib axes, one more than there are parameters; made when None
+def plot(self: Search, axes=None):  # matplotlib axes, one more than there are parameters; made when None
     "Loss by trial with the best so far, and loss by each parameter; raises TrainingError when no trial succeeded."
     import matplotlib.pyplot as plt
 
@@ -369,14 +455,19 @@ def plot(self: Search, axes=None): # matplotlib axes, one more than there are pa
     if axes is None:
         across, down = min(n, 4), -(-n // 4)
         _, axes = plt.subplots(down, across, figsize=(3.2 * across, 2.8 * down), layout="constrained", squeeze=False)
-        for unused in axes.flat[n:]: unused.set_axis_off()
+        for unused in axes.flat[n:]:
+            unused.set_axis_off()
     axes, failed = np.ravel(axes), rows[rows.status == "failed"]
     axes[0].scatter(rows.number, rows.loss, s=12, alpha=0.6)
     axes[0].step(rows.number, rows.loss.cummin().ffill(), where="post", color="C1", label="best so far")
-    if len(failed): axes[0].scatter(failed.number, [rows.loss.max()] * len(failed), marker="x", color="grey", label="failed")
-    axes[0].set(xlabel="trial", ylabel=self.objective, title=f"best {best.loss:.3g} at trial {best.number} of {len(rows)}")
+    if len(failed):
+        axes[0].scatter(failed.number, [rows.loss.max()] * len(failed), marker="x", color="grey", label="failed")
+    axes[0].set(
+        xlabel="trial", ylabel=self.objective, title=f"best {best.loss:.3g} at trial {best.number} of {len(rows)}"
+    )
     axes[0].legend()
-    for ax, name in zip(axes[1:], self.space): _by_parameter(ax, self.trials, name, self.space[name], best)
+    for ax, name in zip(axes[1:], self.space):
+        _by_parameter(ax, self.trials, name, self.space[name], best)
     return axes
 
 # %% ../../nbs/training/02_search.ipynb #5ef2de8c
@@ -384,28 +475,41 @@ def _by_parameter(ax, trials: list, name: str, rule: dict, best: Trial):
     "One parameter against the loss; later trials are darker."
     done, options = [t for t in trials if t.status == "ok"], rule.get("choice")
     x = [_encoded(rule, t.parameters[name]) for t in done]
-    ax.scatter(x, [t.loss for t in done], s=12, c=[t.number for t in done], cmap="Blues", vmin=-len(trials) / 2, vmax=len(trials))
+    ax.scatter(
+        x,
+        [t.loss for t in done],
+        s=12,
+        c=[t.number for t in done],
+        cmap="Blues",
+        vmin=-len(trials) / 2,
+        vmax=len(trials),
+    )
     ax.scatter([_encoded(rule, best.parameters[name])], [best.loss], s=60, facecolors="none", edgecolors="C1")
-    if "loguniform" in rule: ax.set_xscale("log")
-    if options: ax.set_xticks(range(len(options)), map(str, options))
+    if "loguniform" in rule:
+        ax.set_xscale("log")
+    if options:
+        ax.set_xticks(range(len(options)), map(str, options))
     ax.set(xlabel=name, title=f"best: {best.parameters[name] if options else format(best.parameters[name], '.3g')}")
 
 # %% ../../nbs/training/02_search.ipynb #36ceec3b
 @patch
-def write_recipe(self: Search,
-    path, # YAML file
-    title: str, # first line of the comment
+def write_recipe(
+    self: Search,
+    path,  # YAML file
+    title: str,  # first line of the comment
     *,
-    task: str = "", # what it was tuned on
-    split: str = "selection", # part of the data that the objective was computed on
-    parameters: dict | None = None, # to write in place of the best trial's, where an experiment spells them otherwise
-) -> Path: # the path written
+    task: str = "",  # what it was tuned on
+    split: str = "selection",  # part of the data that the objective was computed on
+    parameters: dict | None = None,  # to write in place of the best trial's, where an experiment spells them otherwise
+) -> Path:  # the path written
     "Write the best parameters as YAML, atomically; raises TrainingError when no trial succeeded, OutputError."
     best, failed = self.best, sum(t.status == "failed" for t in self.trials)
     on = f"the {split} part of {task}" if task else f"the {split} part"
-    lines = [title,
-             f"Found by {self.algorithm} in {len(self.trials)} trials ({failed} failed), seed {self.seed}, batch {self.batch};",
-             f"trial {best.number} had the smallest {self.objective}, {best.loss:.6g}, on {on}.",
-             f"Space: {json.dumps(self.space)}"]
+    lines = [
+        title,
+        f"Found by {self.algorithm} in {len(self.trials)} trials ({failed} failed), seed {self.seed}, batch {self.batch};",
+        f"trial {best.number} had the smallest {self.objective}, {best.loss:.6g}, on {on}.",
+        f"Space: {json.dumps(self.space)}",
+    ]
     comment = "".join(f"# {' '.join(line.split())}\n" for line in lines)
     return write_text(path, comment + format_yaml({"parameters": parameters or best.parameters}))

@@ -25,49 +25,53 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 
-from ..core.errors import DataError, TrainingError
-from ..core.io import read_json, replacing, write_json
-from ..core.hashing import fingerprint
-from ..core.machine import choose_precision, device, Phases, progress, seed_everything
-from ..core.executed import tell_own
-from ..data.batches import Batches, collate, longest_first, Tokens
-from ..data.splits import split, Splits
-from ..models.encoders import Encoder, freeze
-from ..heads.heads import span_losses
-from ..models.precision import autocast
 from ..core.distributed import add_up, is_main, join, process_count, seed_step, share, wait
+from ..core.errors import DataError, TrainingError
+from ..core.executed import tell_own
+from ..core.hashing import fingerprint
+from ..core.io import read_json, replacing, write_json
+from ..core.machine import Phases, choose_precision, device, progress, seed_everything
+from ..data.batches import Batches, Tokens, collate, longest_first
+from ..data.splits import Splits, split
+from ..heads.heads import span_losses
+from ..models.encoders import Encoder, freeze
+from ..models.precision import autocast
+from ..qa.grading import fallen, grade, trivial
 from ..qa.windows import tokenise_for
 from ..runs.recipes import Recipe
-from ..qa.grading import fallen, grade, trivial
 from .optimizers import Average, make_optimizer, make_schedule
 
 # %% ../../nbs/training/01_trainer.ipynb #e4c2a3f7
-def _outputs(model, batch: dict) -> torch.Tensor: # (B, C) logits; for spans (B, T, 2) of start and end
+def _outputs(model, batch: dict) -> torch.Tensor:  # (B, C) logits; for spans (B, T, 2) of start and end
     out = model(**{k: v for k, v in batch.items() if k != "labels"})
     return out.logits if "logits" in out else torch.stack([out.start_logits, out.end_logits], -1)
 
 
 @torch.no_grad()
 def predict(
-    model, # a model with a head, already on its device
-    tokens: Tokens, # Windows for spans
-    positions: int = 8192, # padded tokens a batch
-    desc: str = "predict", # label of the progress bar
-    precision: str = "fp32", # auto | bf16 | fp16 | fp32; a model that accelerate has prepared keeps its own
-    process: int = 0, # of `processes`, which share the batches and all get all logits
+    model,  # a model with a head, already on its device
+    tokens: Tokens,  # Windows for spans
+    positions: int = 8192,  # padded tokens a batch
+    desc: str = "predict",  # label of the progress bar
+    precision: str = "fp32",  # auto | bf16 | fp16 | fp32; a model that accelerate has prepared keeps its own
+    process: int = 0,  # of `processes`, which share the batches and all get all logits
     processes: int = 1,
-) -> np.ndarray: # (examples, C) float32 logits in the order of the tokens; for spans (tokens, 2), end to end
+) -> np.ndarray:  # (examples, C) float32 logits in the order of the tokens; for spans (tokens, 2), end to end
     "Logits of every example; the model is in evaluation mode meanwhile."
     training, logits, precision = model.training, None, choose_precision(precision)
     model.eval()
     bar, plan = progress(total=len(tokens), desc=desc), list(longest_first(tokens.lengths, positions))
-    if len(plan) < processes: process, processes = 0, 1  # too few to be shared: each does them all
+    if len(plan) < processes:
+        process, processes = 0, 1  # too few to be shared: each does them all
     for rows in plan[process::processes]:
         batch = collate(tokens, rows)
         batch = {k: v.to(model.device, non_blocking=True) for k, v in batch.items()}
-        with autocast(model.device.type, precision): out = _outputs(model, batch).float()
-        if spans := out.ndim == 3: out = out[batch["attention_mask"].bool()]
-        if logits is None: logits = np.zeros((len(tokens.input_ids) if spans else len(tokens), out.shape[-1]), np.float32)
+        with autocast(model.device.type, precision):
+            out = _outputs(model, batch).float()
+        if spans := out.ndim == 3:
+            out = out[batch["attention_mask"].bool()]
+        if logits is None:
+            logits = np.zeros((len(tokens.input_ids) if spans else len(tokens), out.shape[-1]), np.float32)
         logits[tokens.where(rows) if spans else rows] = out.cpu().numpy()
         bar.update(len(rows))
     bar.close()
@@ -78,18 +82,19 @@ def predict(
 @dataclass
 class Standing:
     "Position and bookkeeping of a fit; everything a resumed one must know besides tensors."
-    step: int = 0                   # optimizer steps done
+
+    step: int = 0  # optimizer steps done
     epoch: int = 0
-    batch: int = 0                  # next batch of this epoch
-    examples: int = 0               # examples seen in training
-    best: float | None = None       # best selection score so far
+    batch: int = 0  # next batch of this epoch
+    examples: int = 0  # examples seen in training
+    best: float | None = None  # best selection score so far
     best_step: int = 0
-    stale: int = 0                  # evaluations since
-    loss_sum: float = 0.0           # since the last row of the history
+    stale: int = 0  # evaluations since
+    loss_sum: float = 0.0  # since the last row of the history
     loss_steps: int = 0
     history: list = field(default_factory=list)
     seconds: dict = field(default_factory=dict)
-    stopped: str = ""               # why it ended before the last step
+    stopped: str = ""  # why it ended before the last step
 
 # %% ../../nbs/training/01_trainer.ipynb #b3dcdf5b
 def _optimizer_tensors(optimizer) -> dict:
@@ -102,28 +107,34 @@ def _load_optimizer(optimizer, tensors: dict):
     for name, value in tensors.items():
         i, key = name.split(".", 1)
         wanted = () if key == "step" else parameters[int(i)].shape
-        if value.shape != wanted: raise ValueError(f"{name} of the optimizer has shape {tuple(value.shape)}, expected {tuple(wanted)}")
+        if value.shape != wanted:
+            raise ValueError(f"{name} of the optimizer has shape {tuple(value.shape)}, expected {tuple(wanted)}")
         state.setdefault(int(i), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _random_state() -> dict:
     states = {"cpu": torch.get_rng_state()}
-    return states | {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])}
+    return states | {
+        f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    }
 
 
 def _set_random_state(states: dict):
     torch.set_rng_state(states["cpu"])
-    for i in range(len(states) - 1): torch.cuda.set_rng_state(states[f"cuda.{i}"], i)
+    for i in range(len(states) - 1):
+        torch.cuda.set_rng_state(states[f"cuda.{i}"], i)
 
 # %% ../../nbs/training/01_trainer.ipynb #2a4db5c4
 def save_checkpoint(
-    folder: Path, # holds the checkpoints of one fit
-    model, optimizer, schedule,
+    folder: Path,  # holds the checkpoints of one fit
+    model,
+    optimizer,
+    schedule,
     standing: Standing,
-    identity: str, # fingerprint of what is being trained
-    scaler=None, # gradient scaler of fp16
-    average: Average | None = None, # running mean of the weights
+    identity: str,  # fingerprint of what is being trained
+    scaler=None,  # gradient scaler of fp16
+    average: Average | None = None,  # running mean of the weights
 ):
     "Write a whole checkpoint, then delete the older ones."
     name, tmp = f"step-{standing.step:08d}", folder / f"new-{standing.step}"
@@ -133,76 +144,126 @@ def save_checkpoint(
     moments = _optimizer_tensors(optimizer)
     save_file(moments, tmp / "optimizer.safetensors")
     save_file(_random_state(), tmp / "random.safetensors")
-    if average: save_file(average.means, tmp / "average.safetensors")
+    if average:
+        save_file(average.means, tmp / "average.safetensors")
     rates = {"last_epoch": schedule.last_epoch, "_step_count": schedule._step_count, "_last_lr": schedule.get_last_lr()}
-    write_json(tmp / "standing.json", {"identity": identity, "standing": asdict(standing), "schedule": rates,
-                                       "scaler": scaler.state_dict() if scaler else None, "averaged": average.steps if average else 0, "optimizer": sorted(moments)})
+    write_json(
+        tmp / "standing.json",
+        {
+            "identity": identity,
+            "standing": asdict(standing),
+            "schedule": rates,
+            "scaler": scaler.state_dict() if scaler else None,
+            "averaged": average.steps if average else 0,
+            "optimizer": sorted(moments),
+        },
+    )
     shutil.rmtree(folder / name, ignore_errors=True)
     tell_own()  # who goes on from here depends on what made it
     tmp.rename(folder / name)
     for old in folder.glob("step-*"):
-        if old.name != name: shutil.rmtree(old, ignore_errors=True)
+        if old.name != name:
+            shutil.rmtree(old, ignore_errors=True)
 
 # %% ../../nbs/training/01_trainer.ipynb #2d892fd7
 def load_checkpoint(
-    folder: Path, # holds the checkpoints of one fit
-    model, optimizer, schedule,
-    identity: str, # fingerprint of what is being trained
+    folder: Path,  # holds the checkpoints of one fit
+    model,
+    optimizer,
+    schedule,
+    identity: str,  # fingerprint of what is being trained
     scaler=None,
     average: Average | None = None,
-) -> Standing | None: # None when there is no checkpoint
+) -> Standing | None:  # None when there is no checkpoint
     "Restore the newest checkpoint; raises TrainingError when it belongs to another recipe, encoder or data."
     found = sorted(folder.glob("step-*"))
-    if not found: return None
+    if not found:
+        return None
     place = found[-1]
-    try: return _restore(place, read_json(place / "standing.json", dict), model, optimizer, schedule, identity, scaler, average)
+    try:
+        return _restore(
+            place, read_json(place / "standing.json", dict), model, optimizer, schedule, identity, scaler, average
+        )
     except (DataError, OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as e:
-        raise TrainingError(f"{place} is no whole checkpoint ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}): delete it, and the run starts from the one before or anew") from e
+        raise TrainingError(
+            f"{place} is no whole checkpoint ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}): delete it, and the run starts from the one before or anew"
+        ) from e
 
 # %% ../../nbs/training/01_trainer.ipynb #f4cce4fe
-def _restore(place: Path, saved: dict, model, optimizer, schedule, identity: str, scaler, average: Average | None) -> Standing:
+def _restore(
+    place: Path, saved: dict, model, optimizer, schedule, identity: str, scaler, average: Average | None
+) -> Standing:
     "Put everything back; raises TrainingError for a stranger's checkpoint, and anything for a damaged one."
     if saved["identity"] != identity:
-        raise TrainingError(f"{place} belongs to another recipe, encoder or training set: delete it or choose another folder")
+        raise TrainingError(
+            f"{place} belongs to another recipe, encoder or training set: delete it or choose another folder"
+        )
     standing, rates = Standing(**saved["standing"]), saved["schedule"]
     _check_standing(standing, rates)
     load_model(model, place / "model.safetensors")
     moments = load_file(place / "optimizer.safetensors")
-    if sorted(moments) != saved.get("optimizer", sorted(moments)): raise ValueError("optimizer.safetensors lacks something")
+    if sorted(moments) != saved.get("optimizer", sorted(moments)):
+        raise ValueError("optimizer.safetensors lacks something")
     _load_optimizer(optimizer, moments)
-    for group, rate in zip(optimizer.param_groups, rates["_last_lr"], strict=True): group["lr"] = rate
+    for group, rate in zip(optimizer.param_groups, rates["_last_lr"], strict=True):
+        group["lr"] = rate
     schedule.__dict__.update({k: rates[k] for k in _RATES})
-    if scaler and saved["scaler"]: scaler.load_state_dict(saved["scaler"])
+    if scaler and saved["scaler"]:
+        scaler.load_state_dict(saved["scaler"])
     if average:
         means = load_file(place / "average.safetensors", average.device)
-        if {k: v.shape for k, v in means.items()} != {k: v.shape for k, v in average.means.items()}: raise ValueError("the running mean is of other weights")
+        if {k: v.shape for k, v in means.items()} != {k: v.shape for k, v in average.means.items()}:
+            raise ValueError("the running mean is of other weights")
         average.means, average.steps = means, int(saved["averaged"])
-    if standing.loss_sum is None: standing.loss_sum = math.nan  # JSON has none
+    if standing.loss_sum is None:
+        standing.loss_sum = math.nan  # JSON has none
     _set_random_state(load_file(place / "random.safetensors"))
     return standing
 
 
 _RATES = ("last_epoch", "_step_count", "_last_lr")
 
-
+# %% ../../nbs/training/01_trainer.ipynb #84609ea0
 def _check_standing(s: Standing, rates: dict):
     "Raises ValueError for what is no position in a training."
-    whole = {**{k: getattr(s, k) for k in ("step", "epoch", "batch", "examples", "best_step", "stale", "loss_steps")}, **{k: rates[k] for k in _RATES[:2]}}
+    whole = {
+        **{k: getattr(s, k) for k in ("step", "epoch", "batch", "examples", "best_step", "stale", "loss_steps")},
+        **{k: rates[k] for k in _RATES[:2]},
+    }
     wrong = [k for k, v in whole.items() if type(v) is not int or v < 0]
     numbers = [s.loss_sum, *([] if s.best is None else [s.best]), *rates["_last_lr"], *s.seconds.values()]
-    if wrong or not all(type(x) in (int, float, type(None)) for x in numbers) or not isinstance(s.stopped, str): raise ValueError(f"{wrong[0] if wrong else 'a number'} of standing.json is not what it should be")
-    if not isinstance(s.history, list) or not all(isinstance(row, dict) for row in s.history): raise ValueError("history of standing.json: expected rows")
-
-
+    if wrong or not all(type(x) in (int, float, type(None)) for x in numbers) or not isinstance(s.stopped, str):
+        raise ValueError(f"{wrong[0] if wrong else 'a number'} of standing.json is not what it should be")
+    if not isinstance(s.history, list) or not all(isinstance(row, dict) for row in s.history):
+        raise ValueError("history of standing.json: expected rows")
 
 # %% ../../nbs/training/01_trainer.ipynb #c41f608b
 class Fitting:
     "One fine-tuning in progress."
-    def __init__(self, encoder: Encoder, splits: Splits, recipe: Recipe, folder: Path, on_step=None, log_every: int = 0, keep: bool = False):
-        self.encoder, self.splits, self.recipe, self.folder, self.on_step, self.keep = encoder, splits, recipe, folder, on_step, keep
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        splits: Splits,
+        recipe: Recipe,
+        folder: Path,
+        on_step=None,
+        log_every: int = 0,
+        keep: bool = False,
+    ):
+        self.encoder, self.splits, self.recipe, self.folder, self.on_step, self.keep = (
+            encoder,
+            splits,
+            recipe,
+            folder,
+            on_step,
+            keep,
+        )
         self.task, self.phases = encoder.task, Phases()
-        with self.phases("tokenise"): self.tokens = {k: self._tokenise(k, d) for k, d in self._datasets().items()}
-        for tokens in self.tokens.values(): encoder.check(tokens)
+        with self.phases("tokenise"):
+            self.tokens = {k: self._tokenise(k, d) for k, d in self._datasets().items()}
+        for tokens in self.tokens.values():
+            encoder.check(tokens)
         self.process, self.processes = join()
         seed_everything(recipe.seed, recipe.deterministic)
         freeze(encoder, recipe.freeze)
@@ -224,7 +285,9 @@ class Fitting:
 
     def _tokenise(self, name, dataset):
         r = self.recipe
-        return tokenise_for(self.task, dataset, self.encoder.tokenizer, r.max_length, r.doc_stride, desc=f"tokenise {name}")
+        return tokenise_for(
+            self.task, dataset, self.encoder.tokenizer, r.max_length, r.doc_stride, desc=f"tokenise {name}"
+        )
 
 # %% ../../nbs/training/01_trainer.ipynb #104e5f1d
 def _accelerator(precision: str) -> Accelerator:
@@ -234,37 +297,44 @@ def _accelerator(precision: str) -> Accelerator:
 
 # %% ../../nbs/training/01_trainer.ipynb #81abc931
 def batch_loss(
-    model, # with a head
-    batch: dict, # as `collate` makes it, on the model's device
-    kind: str, # classification | regression | span
-) -> torch.Tensor: # mean loss of the batch
+    model,  # with a head
+    batch: dict,  # as `collate` makes it, on the model's device
+    kind: str,  # classification | regression | span
+) -> torch.Tensor:  # mean loss of the batch
     "The model's own loss for labels; for spans the one over real tokens, which does not depend on the padding."
-    if kind != "span": return model(**batch).loss
+    if kind != "span":
+        return model(**batch).loss
     return span_losses(_outputs(model, batch), batch["labels"], batch["attention_mask"].bool()).mean()
 
 # %% ../../nbs/training/01_trainer.ipynb #9720cf0f
 @patch
-def train_step(self: Fitting, group: list) -> torch.Tensor: # mean loss over the group's examples
+def train_step(self: Fitting, group: list) -> torch.Tensor:  # mean loss over the group's examples
     "Forward and backward over a group of batches, then one step."
     examples, loss_sum = sum(len(rows) for rows in group), 0.0
-    if self.processes > 1: seed_step(self.recipe.seed, self.standing.step, self.process)
+    if self.processes > 1:
+        seed_step(self.recipe.seed, self.standing.step, self.process)
     for rows in group:
         batch, weight = self._part(rows)
         with nullcontext() if rows is group[-1] else self.accelerator.no_sync(self.model):
             loss = batch_loss(self.model, batch, self.task.kind) * (weight / examples)
-            self.accelerator.backward(loss * self.processes if self.processes > 1 else loss)  # their gradients are averaged
+            self.accelerator.backward(
+                loss * self.processes if self.processes > 1 else loss
+            )  # their gradients are averaged
         loss_sum = loss_sum + loss.detach()
-    if self.recipe.clip: self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+    if self.recipe.clip:
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
     self.optimizer.step()
-    if not self.accelerator.optimizer_step_was_skipped: self.schedule.step()  # fp16 skips a step whose gradient overflowed
+    if not self.accelerator.optimizer_step_was_skipped:
+        self.schedule.step()  # fp16 skips a step whose gradient overflowed
     self.optimizer.zero_grad()
-    if self.average: self.average.update(self._bare_model())
+    if self.average:
+        self.average.update(self._bare_model())
     self._count(group, examples)
     return add_up(loss_sum)
 
 # %% ../../nbs/training/01_trainer.ipynb #0fd31bfc
 @patch
-def _part(self: Fitting, rows) -> tuple: # (batch on the device, how many of its examples count)
+def _part(self: Fitting, rows) -> tuple:  # (batch on the device, how many of its examples count)
     "What this process takes of a batch."
     mine, counts = share(len(rows), self.process, self.processes)
     batch = collate(self.tokens["train"], rows[mine], self.batches.multiple)
@@ -274,8 +344,11 @@ def _part(self: Fitting, rows) -> tuple: # (batch on the device, how many of its
 @patch
 def _count(self: Fitting, group: list, examples: int):
     s = self.standing
-    s.step += 1; s.examples += examples; s.batch += len(group)
-    if s.batch >= len(self.batches): s.epoch, s.batch = s.epoch + 1, 0
+    s.step += 1
+    s.examples += examples
+    s.batch += len(group)
+    if s.batch >= len(self.batches):
+        s.epoch, s.batch = s.epoch + 1, 0
 
 
 @patch
@@ -283,16 +356,25 @@ def _log(self: Fitting, loss, now: bool):
     "Add to the running mean of the loss; every `log_every` steps, and before each evaluation, it becomes a row of the history."
     s = self.standing
     s.loss_sum, s.loss_steps = loss + s.loss_sum, s.loss_steps + 1
-    if s.step % self.log_every and not now: return
+    if s.step % self.log_every and not now:
+        return
     mean = float(s.loss_sum) / s.loss_steps
-    s.history.append({"step": s.step, "epoch": s.step / self.steps_per_epoch, "loss": mean,
-                      "lr": self.schedule.get_last_lr()[0], "seconds": self.phases.read()["train"]})
+    s.history.append(
+        {
+            "step": s.step,
+            "epoch": s.step / self.steps_per_epoch,
+            "loss": mean,
+            "lr": self.schedule.get_last_lr()[0],
+            "seconds": self.phases.read()["train"],
+        }
+    )
     s.loss_sum, s.loss_steps = 0.0, 0
-    if math.isnan(mean): s.stopped = "nan loss"
+    if math.isnan(mean):
+        s.stopped = "nan loss"
 
 # %% ../../nbs/training/01_trainer.ipynb #9c438a14
 @patch
-def evaluations(self: Fitting) -> set: # step numbers
+def evaluations(self: Fitting) -> set:  # step numbers
     "After which steps the selection part is scored; always after the last."
     every = self.steps_per_epoch / self.recipe.evals_per_epoch
     marks = {max(1, round(i * every)) for i in range(1, 1 + int(self.total / every + 1e-9))}
@@ -300,15 +382,16 @@ def evaluations(self: Fitting) -> set: # step numbers
 
 
 @patch
-def _predict(self: Fitting, part: str, desc: str) -> np.ndarray: # logits
+def _predict(self: Fitting, part: str, desc: str) -> np.ndarray:  # logits
     return predict(self._bare_model(), self.tokens[part], desc=desc, process=self.process, processes=self.processes)
 
-
+# %% ../../nbs/training/01_trainer.ipynb #118a4762
 @patch
 def evaluate(self: Fitting):
     "Score the selection part, keep the weights when they are the best so far, count towards early stopping."
     s = self.standing
-    if self.average: self.average.swap(self._bare_model())
+    if self.average:
+        self.average.swap(self._bare_model())
     with self.phases("evaluate"):
         logits = self._predict("selection", "select")
         scores = grade(self.task, self.tokens, {"selection": logits})["selection"].metrics
@@ -318,40 +401,68 @@ def evaluate(self: Fitting):
         if not s.best_step or (defined and (s.best is None or headline > s.best)):
             s.best, s.best_step, s.stale = headline if defined else None, s.step, 0
             if is_main():
-                with replacing(self.folder / "best.safetensors") as tmp: save_model(self._bare_model(), str(tmp))
-        else: s.stale += 1
-    if self.keep and is_main(): replace(self.encoder, model=self._bare_model()).save(self.folder / "epochs" / f"{s.step / self.steps_per_epoch:g}")
-    if self.average: self.average.swap(self._bare_model())
-    if self.recipe.patience and s.stale >= self.recipe.patience: s.stopped = f"no better score in {s.stale} evaluations"
+                with replacing(self.folder / "best.safetensors") as tmp:
+                    save_model(self._bare_model(), str(tmp))
+        else:
+            s.stale += 1
+    if self.keep and is_main():
+        replace(self.encoder, model=self._bare_model()).save(
+            self.folder / "epochs" / f"{s.step / self.steps_per_epoch:g}"
+        )
+    if self.average:
+        self.average.swap(self._bare_model())
+    if self.recipe.patience and s.stale >= self.recipe.patience:
+        s.stopped = f"no better score in {s.stale} evaluations"
 
 # %% ../../nbs/training/01_trainer.ipynb #d7f7f831
 @patch
-def _bare_model(self: Fitting): return self.accelerator.unwrap_model(self.model)
+def _bare_model(self: Fitting):
+    return self.accelerator.unwrap_model(self.model)
 
 
 @patch
-def identity(self: Fitting) -> str: # 16 hexadecimal digits
+def identity(self: Fitting) -> str:  # 16 hexadecimal digits
     "What a checkpoint must share with this fit to be continued by it."
     recipe = {k: v for k, v in asdict(self.recipe).items() if k != "checkpoint_seconds"}
     train = self.tokens["train"]
-    return fingerprint([recipe, self.precision, self.encoder.fingerprint, train.example_ids, int(train.input_ids.sum()), train.labels])
+    return fingerprint(
+        [recipe, self.precision, self.encoder.fingerprint, train.example_ids, int(train.input_ids.sum()), train.labels]
+    )
 
 
 @patch
 def save(self: Fitting):
     "Write a checkpoint of the present state, which is that of all processes."
-    if not is_main(): return
+    if not is_main():
+        return
     with self.phases("checkpoint"):
-        standing = Standing(**{**vars(self.standing), "loss_sum": float(self.standing.loss_sum), "seconds": self.phases.read()})
-        save_checkpoint(self.folder / "checkpoint", self._bare_model(), self.optimizer, self.schedule, standing,
-                        self.identity(), self.accelerator.scaler, self.average)
+        standing = Standing(
+            **{**vars(self.standing), "loss_sum": float(self.standing.loss_sum), "seconds": self.phases.read()}
+        )
+        save_checkpoint(
+            self.folder / "checkpoint",
+            self._bare_model(),
+            self.optimizer,
+            self.schedule,
+            standing,
+            self.identity(),
+            self.accelerator.scaler,
+            self.average,
+        )
 
 # %% ../../nbs/training/01_trainer.ipynb #211cb01b
 @patch
-def restore(self: Fitting) -> int: # the step to go on from; 0 = from the beginning
+def restore(self: Fitting) -> int:  # the step to go on from; 0 = from the beginning
     "Go on from the newest checkpoint, if there is one."
-    found = load_checkpoint(self.folder / "checkpoint", self._bare_model(), self.optimizer, self.schedule,
-                            self.identity(), self.accelerator.scaler, self.average)
+    found = load_checkpoint(
+        self.folder / "checkpoint",
+        self._bare_model(),
+        self.optimizer,
+        self.schedule,
+        self.identity(),
+        self.accelerator.scaler,
+        self.average,
+    )
     if found:
         self.standing = found
         self.phases.add(found.seconds)
@@ -363,14 +474,19 @@ def restore(self: Fitting) -> int: # the step to go on from; 0 = from the beginn
 def groups(self: Fitting):
     "The groups of batches still to come, as numbers of examples, epoch after epoch, from wherever the fit stands."
     while True:
-        batches = iter(self.batches.plan(self.standing.epoch)[self.standing.batch:])
-        while group := list(islice(batches, self.recipe.accumulate)): yield group
+        batches = iter(self.batches.plan(self.standing.epoch)[self.standing.batch :])
+        while group := list(islice(batches, self.recipe.accumulate)):
+            yield group
 
 
 @patch
 def run(self: Fitting):
     "Train to the last step, or until there is a reason to stop."
-    s, marks, bar = self.standing, self.evaluations(), progress(total=self.total, initial=self.standing.step, desc="train")
+    s, marks, bar = (
+        self.standing,
+        self.evaluations(),
+        progress(total=self.total, initial=self.standing.step, desc="train"),
+    )
     self.model.train()
     saved, groups = time.monotonic(), self.groups()
     with self.phases("train"):
@@ -378,9 +494,12 @@ def run(self: Fitting):
             loss, evaluated = self.train_step(next(groups)), s.step in marks
             self._log(loss, evaluated)
             bar.update()
-            if evaluated: self.evaluate()
+            if evaluated:
+                self.evaluate()
             self._tell(bar)
-            if evaluated or (self.recipe.checkpoint_seconds and time.monotonic() - saved >= self.recipe.checkpoint_seconds):
+            if evaluated or (
+                self.recipe.checkpoint_seconds and time.monotonic() - saved >= self.recipe.checkpoint_seconds
+            ):
                 self.save()
                 saved = time.monotonic()
     bar.close()
@@ -390,49 +509,60 @@ def run(self: Fitting):
 def _tell(self: Fitting, bar):
     "Tell whoever watches where the fit stands."
     s = self.standing
-    if s.history: bar.set_postfix(loss=f"{s.history[-1]['loss']:.3f}", best="-" if s.best is None else f"{s.best:.3f}", refresh=False)
-    if self.on_step: self.on_step(s.step, self.total, loss=s.history[-1]["loss"] if s.history else None, best=s.best)
+    if s.history:
+        bar.set_postfix(
+            loss=f"{s.history[-1]['loss']:.3f}", best="-" if s.best is None else f"{s.best:.3f}", refresh=False
+        )
+    if self.on_step:
+        self.on_step(s.step, self.total, loss=s.history[-1]["loss"] if s.history else None, best=s.best)
 
 # %% ../../nbs/training/01_trainer.ipynb #de1bae71
 @dataclass
 class Fit:
     "A finished fine-tuning: the encoder with its best weights, and everything worth keeping about how it came about."
+
     encoder: Encoder
     recipe: Recipe
     splits: Splits
-    metrics: dict            # split -> metric -> value; "selection" and the report splits
-    baselines: dict          # the same for the trivial predictor
+    metrics: dict  # split -> metric -> value; "selection" and the report splits
+    baselines: dict  # the same for the trivial predictor
     predictions: pd.DataFrame
-    history: pd.DataFrame    # step, epoch, loss, lr, seconds, selection_<metric>
-    seconds: dict            # by phase
+    history: pd.DataFrame  # step, epoch, loss, lr, seconds, selection_<metric>
+    seconds: dict  # by phase
     steps: int
     best_step: int
     precision: str
     examples_per_second: float
-    padding_waste: float     # share of training positions that hold padding
-    truncated: dict          # split -> examples that were cut
-    collapsed: str | None    # why the run counts as collapsed
-    stopped: str             # why it ended early, "" when it did not
-    resumed_from: int        # step of the checkpoint it went on from, 0 when none
-    graded: dict             # split -> Graded: for spans with the n best answers and the threshold
-    tokens: dict             # split -> Tokens as they were read, Windows for spans
+    padding_waste: float  # share of training positions that hold padding
+    truncated: dict  # split -> examples that were cut
+    collapsed: str | None  # why the run counts as collapsed
+    stopped: str  # why it ended early, "" when it did not
+    resumed_from: int  # step of the checkpoint it went on from, 0 when none
+    graded: dict  # split -> Graded: for spans with the n best answers and the threshold
+    tokens: dict  # split -> Tokens as they were read, Windows for spans
 
-    def table(self) -> pd.DataFrame: # rows: splits; columns: metrics and the trivial predictor's
+    def table(self) -> pd.DataFrame:  # rows: splits; columns: metrics and the trivial predictor's
         "Scores of every split beside the trivial predictor's."
-        rows = {k: {**v, **{f"trivial {m}": x for m, x in self.baselines[k].items() if m in self.encoder.task.metrics}} for k, v in self.metrics.items()}
+        rows = {
+            k: {**v, **{f"trivial {m}": x for m, x in self.baselines[k].items() if m in self.encoder.task.metrics}}
+            for k, v in self.metrics.items()
+        }
         return pd.DataFrame(rows).T.rename_axis("split")
 
-    def __repr__(self): return f"Fit({self.encoder.name}, {self.steps} steps)\n{self.table().round(3)}"
+    def __repr__(self):
+        return f"Fit({self.encoder.name}, {self.steps} steps)\n{self.table().round(3)}"
 
-    def _repr_html_(self): return self.table().to_html(float_format=lambda x: f"{x:.3f}")
+    def _repr_html_(self):
+        return self.table().to_html(float_format=lambda x: f"{x:.3f}")
 
 # %% ../../nbs/training/01_trainer.ipynb #1b66583a
 @patch
-def plot(self: Fit, axes=None): # two matplotlib axes, made when None
+def plot(self: Fit, axes=None):  # two matplotlib axes, made when None
     "Training loss, and the selection score with the trivial predictor's as a grey line."
     import matplotlib.pyplot as plt
 
-    if axes is None: _, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     metric, h = self.encoder.task.metrics[0], self.history
     axes[0].plot(h.epoch, h.loss)
     axes[0].set(xlabel="epoch", ylabel="training loss", title=f"{self.encoder.task.title}: loss")
@@ -440,7 +570,12 @@ def plot(self: Fit, axes=None): # two matplotlib axes, made when None
         scored = h.dropna(subset=column)
         axes[1].plot(scored.epoch, scored[column], marker="o")
     axes[1].axhline(self.baselines["selection"][metric], color="grey", linestyle=":", label="trivial predictor")
-    axes[1].set(xlabel="epoch", ylabel=metric, xlim=axes[0].get_xlim(), title=f"selection {metric}, best at step {self.best_step}")
+    axes[1].set(
+        xlabel="epoch",
+        ylabel=metric,
+        xlim=axes[0].get_xlim(),
+        title=f"selection {metric}, best at step {self.best_step}",
+    )
     axes[1].legend()
     return axes
 
@@ -449,52 +584,71 @@ def plot(self: Fit, axes=None): # two matplotlib axes, made when None
 def result(self: Fitting, resumed_from: int) -> Fit:
     "Bring the best weights back, score every split once, and free what only the loop needed."
     wait()
-    if (best := self.folder / "best.safetensors").exists(): load_model(self._bare_model(), best)
+    if (best := self.folder / "best.safetensors").exists():
+        load_model(self._bare_model(), best)
     with self.phases("evaluate"):
         logits = {k: self._predict(k, k) for k in self.tokens if k != "train"}
     self.encoder.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
     task, s, history = self.task, self.standing, pd.DataFrame(self.standing.history)
     graded, first = grade(task, self.tokens, logits), next(iter(self.splits.report), "selection")
     return Fit(
-        self.encoder, self.recipe, self.splits,
+        self.encoder,
+        self.recipe,
+        self.splits,
         metrics={k: g.metrics for k, g in graded.items()},
         baselines={k: trivial(task, self.tokens["train"], self.tokens[k]) for k in self.tokens if k != "train"},
         predictions=pd.concat([g.table for g in graded.values()], ignore_index=True),
-        history=history, seconds=self.phases.read(), steps=s.step, best_step=s.best_step, precision=self.precision,
-        examples_per_second=s.examples / max(self.phases.seconds["train"], 1e-9), padding_waste=float(self.batches.padding_waste()),
+        history=history,
+        seconds=self.phases.read(),
+        steps=s.step,
+        best_step=s.best_step,
+        precision=self.precision,
+        examples_per_second=s.examples / max(self.phases.seconds["train"], 1e-9),
+        padding_waste=float(self.batches.padding_waste()),
         truncated={k: t.truncated for k, t in self.tokens.items()},
-        collapsed=fallen(task, graded[first].table, list(history.get("loss", []))), graded=graded, tokens=self.tokens,
-        stopped=s.stopped, resumed_from=resumed_from)
+        collapsed=fallen(task, graded[first].table, list(history.get("loss", []))),
+        graded=graded,
+        tokens=self.tokens,
+        stopped=s.stopped,
+        resumed_from=resumed_from,
+    )
 
 # %% ../../nbs/training/01_trainer.ipynb #27f8bfed
 def fit(
-    encoder: Encoder, # with a head for the task: `load_encoder(name, data.task)`
-    data, # TaskData, which is split by the recipe's protocol, or Splits
-    recipe: Recipe | None = None, # Recipe() when None
+    encoder: Encoder,  # with a head for the task: `load_encoder(name, data.task)`
+    data,  # TaskData, which is split by the recipe's protocol, or Splits
+    recipe: Recipe | None = None,  # Recipe() when None
     *,
-    folder=None, # keeps checkpoints and resumes from them, until `discard_checkpoints`; a temporary folder when None
-    on_step=None, # called as on_step(step, total, loss=…, best=…) after each step
-    log_every: int = 0, # steps a row of the history; 0 = about a hundred rows
-    keep_epochs: bool = False, # leave a checkpoint of each evaluation in folder/epochs, named by the epochs done
-    **changes, # hyper-parameters that differ from the recipe
+    folder=None,  # keeps checkpoints and resumes from them, until `discard_checkpoints`; a temporary folder when None
+    on_step=None,  # called as on_step(step, total, loss=…, best=…) after each step
+    log_every: int = 0,  # steps a row of the history; 0 = about a hundred rows
+    keep_epochs: bool = False,  # leave a checkpoint of each evaluation in folder/epochs, named by the epochs done
+    **changes,  # hyper-parameters that differ from the recipe
 ) -> Fit:
     "Fine-tune; raises TrainingError, ParameterError or DataError before anything is computed."
     recipe = (recipe or Recipe()).but(**changes)
-    if encoder.task is None: raise TrainingError(f"{encoder.name} has no head: load it with load_encoder({encoder.name!r}, data.task)")
-    splits = data if isinstance(data, Splits) else split(data, recipe.protocol, recipe.validation_fraction, seed=recipe.split_seed)
-    if not folder and process_count() > 1: raise TrainingError(f"folder: expected one that the {process_count()} processes share")
+    if encoder.task is None:
+        raise TrainingError(f"{encoder.name} has no head: load it with load_encoder({encoder.name!r}, data.task)")
+    splits = (
+        data
+        if isinstance(data, Splits)
+        else split(data, recipe.protocol, recipe.validation_fraction, seed=recipe.split_seed)
+    )
+    if not folder and process_count() > 1:
+        raise TrainingError(f"folder: expected one that the {process_count()} processes share")
     temporary = None if folder else tempfile.TemporaryDirectory()
     place = Path(folder or temporary.name)
     fitting = Fitting(encoder, splits, recipe, place, on_step, log_every, keep_epochs)
     resumed_from = fitting.restore()
     fitting.run()
     done = fitting.result(resumed_from)
-    if temporary: temporary.cleanup()
+    if temporary:
+        temporary.cleanup()
     return done
 
 
 def discard_checkpoints(
-    folder, # that was given to `fit`
+    folder,  # that was given to `fit`
 ):
     "Remove what a resumed fit would need; to be called by the main process when the result is safe on disk."
     shutil.rmtree(Path(folder) / "checkpoint", ignore_errors=True)
