@@ -443,7 +443,7 @@ def train_probes(args) -> int:
     from bertvision.engine.grid import load_study
     from bertvision.engine.local import run_study
     from bertvision.engine.plan import plan
-    from bertvision.engine.probe_study import probing_study, write_probing_study
+    from bertvision.probing.study import probing_study, write_probing_study
 
     text = probing_study(
         args.side,

@@ -81,6 +81,33 @@ def test_imports_run_downwards():
     assert not upward
 
 
+def texts_of(module):
+    """String constants of a module that are no docstrings."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+def test_the_engine_names_no_experiment():
+    names = re.compile(r"(?<![\w-])(" + "|".join(p.stem for p in EXPERIMENTS) + r")(?![\w-])")
+    assert names.search("of train_heads runs"), "the test no longer sees names"
+    modules = sorted((ROOT / "bertvision" / "engine").glob("*.py"))
+    assert not [(m.name, text) for m in modules for text in texts_of(m) if names.search(text)]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_declares_what_it_reads(path):
+    from bertvision.engine.declaration import read_declaration
+    from bertvision.runs.parameters import read_parameters
+
+    declared = read_declaration(path)
+    inputs = {name for name in read_parameters(path) if name.endswith("_dir") or name in ("corpus", "cluster_input", "hans")}
+    assert inputs - {"out_dir"} <= set(declared.reads)
+    assert declared.shared == any("run.main_only()" in source(c) for c in cells(path))
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS + [p for p in NBS if p.parent.name == "reports"], ids=lambda p: p.stem)
 def test_papermill_finds_one_parameters_cell(path):
     tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
