@@ -1,0 +1,52 @@
+"""The notebooks are tests, too: one item each. A sample runs with the other tests, all of them by `pytest -m "long or not long"`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+MOST = len(NBS) // 2  # of the changed ones; a change of more than that is sampled, too
+RUN = (
+    "import sys; from nbdev.config import get_config; from nbdev.test import test_nb; "
+    "sys.exit(not test_nb(sys.argv[1], skip_flags=get_config().tst_flags.split(), do_print=True)[0])"
+)
+
+
+def git(*command):
+    return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.split()
+
+
+def sample():
+    """Notebooks that the last twenty commits changed, and a third of the others: each commit has another third.
+
+    All of them where the history does not go back so far, as in a shallow clone or without git.
+    """
+    if not git("rev-parse", "--verify", "--quiet", "HEAD~20"):
+        return set(NBS)
+    names = git("diff", "--name-only", "HEAD~20", "--", "nbs") + git("ls-files", "-mo", "--", "nbs")
+    changed = {ROOT / name for name in names}
+    turn = int(git("rev-parse", "HEAD")[0][:8], 16)
+    third = {p for i, p in enumerate(NBS) if (i + turn) % 3 == 0}
+    return third | (changed if len(changed & set(NBS)) <= MOST else set())
+
+
+CHOSEN = sample()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, id=str(p.relative_to(ROOT / "nbs")), marks=() if p in CHOSEN else pytest.mark.long) for p in NBS],
+)
+def test_notebook_runs(path):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "BERTVISION_QUIET": "1", "MPLBACKEND": "agg", "IN_TEST": "1"}
+    env.pop("BERTVISION_DATA", None)
+    done = subprocess.run([sys.executable, "-c", RUN, str(path)], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+
+
+def test_a_third_is_sampled_at_least():
+    assert len(CHOSEN & set(NBS)) >= len(NBS) // 3
