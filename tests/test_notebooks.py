@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 MOST = len(NBS) // 2  # of the changed ones; a change of more than that is sampled, too
 RUN = (
-    "import sys; from nbdev.config import get_config; from nbdev.test import test_nb; "
-    "sys.exit(not test_nb(sys.argv[1], skip_flags=get_config().tst_flags.split(), do_print=True)[0])"
+    "import sys; from pathlib import Path; from nbdev.config import get_config; from nbdev.test import test_nb; "
+    "sys.exit(not test_nb(Path(sys.argv[1]), skip_flags=get_config().tst_flags.split(), do_print=True)[0])"
 )
 
 
