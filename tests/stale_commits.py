@@ -424,12 +424,12 @@ EDITS = {  # title -> (file, old text, new text); an old text of "" stands for t
     "a plot that probe_layers draws of some runs": [
         ("probing/similarity.py", 'cmap="viridis", square=True', 'cmap="magma", square=True')
     ],
-    "a plot that finetune draws": [("training/loop.py", 'ylabel="training loss"', 'ylabel="loss in training"')],
+    "a plot that finetune draws": [("training/trainer.py", 'ylabel="training loss"', 'ylabel="loss in training"')],
     "a message, its function not executed by a good run": [
         ("recipes.py", "; expected for instance adapter", "; try adapter")
     ],
     "a message, in a function that runs execute": [
-        ("training/loop.py", " has no head: load it with", " lacks a head: load it with")
+        ("training/trainer.py", " has no head: load it with", " lacks a head: load it with")
     ],
     "a new head": [
         ("models/poolers.py", "", POOLER),

@@ -234,7 +234,7 @@ def test_every_experiment_checks_its_parameters_first_and_records_them(path):
     assert f'parameters = checked_parameters("{path.stem}", globals())' in code[at + 1]["source"]
     assert not any(re.search(r"^(?:import|from) (?!sys\b)", c["source"], re.M) for c in code[: at + 1])
     rest = "\n".join(c["source"] for c in code[at + 2 :])
-    assert re.search(rf'Run\.start\(\s*"{path.stem}", parameters\b', rest)
+    assert re.search(rf'Run\.start\(\s*"{path.stem}",\s*parameters\b', rest)
     assert not re.search(r"^\s*parameters = ", rest, re.M)
 
 

@@ -103,7 +103,9 @@ def test_an_experiment_declares_what_it_reads(path):
     from bertvision.runs.parameters import read_parameters
 
     declared = read_declaration(path)
-    inputs = {name for name in read_parameters(path) if name.endswith("_dir") or name in ("corpus", "cluster_input", "hans")}
+    inputs = {
+        name for name in read_parameters(path) if name.endswith("_dir") or name in ("corpus", "cluster_input", "hans")
+    }
     assert inputs - {"out_dir"} <= set(declared.reads)
     assert declared.shared == any("run.main_only()" in source(c) for c in cells(path))
 

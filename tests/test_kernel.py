@@ -16,6 +16,7 @@ from study_lab import FINISH, PARAMETERS, START, Lab, pretend_done
 from bertvision.cli import main
 from bertvision.core.errors import DataError, StudyError
 from bertvision.core.io import read_json, write_json
+from bertvision.engine import child
 from bertvision.engine import local as runner
 from bertvision.engine.child import explain
 from bertvision.engine.forecast import this_machine
@@ -202,7 +203,7 @@ def execute(folder: Path, monkeypatch, *cells) -> tuple:
     path = Lab(folder).experiment(*cells, parameters="seed = 0")
     (folder / "run").mkdir()
     monkeypatch.chdir(folder / "run")
-    failure = runner._execute(path, folder / "run/notebook.ipynb", {"seed": 1})
+    failure = child._execute(path, folder / "run/notebook.ipynb", {"seed": 1})
     return failure, read_json(folder / "run/notebook.ipynb")["cells"][2:]
 
 
@@ -298,7 +299,7 @@ def test_no_output_is_dropped_for_a_client_that_cannot_keep_up(tmp_path, monkeyp
 
 
 def test_output_that_never_comes_is_said_to_be_missing(tmp_path, slow_client, monkeypatch, caplog):
-    monkeypatch.setattr(runner, "_OUTPUT_PATIENCE", 1)
+    monkeypatch.setattr(child, "_OUTPUT_PATIENCE", 1)
     failure, _ = execute(tmp_path, monkeypatch, "for i in range(30): display(i)", "print('last')")
     assert failure is None and "did not arrive within 1 s; notebook.ipynb lacks them" in caplog.text
 
@@ -454,8 +455,8 @@ def closure(lab, *cells):
         "!echo a \\\n  b\nfrom bertvision import Recipe",
         "import importlib\nimportlib.import_module('bertvision.runs.recipes')",
         "__import__('bertvision.runs.recipes')",
-        "from importlib import import_module\nimport_module('.recipes', 'bertvision')",
-        "from importlib import import_module\nimport_module('.recipes', package='bertvision')",
+        "from importlib import import_module\nimport_module('.recipes', 'bertvision.runs')",
+        "from importlib import import_module\nimport_module('.recipes', package='bertvision.runs')",
         "!python -c 'import bertvision.runs.recipes'",
     ],
 )

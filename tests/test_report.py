@@ -15,7 +15,6 @@ from bertvision.metrics.statistics import answers_collapse
 from bertvision.models.registry import encoder_remark
 from bertvision.reporting.glue import (
     DETAILS,
-    environment,
     excerpt,
     legend,
     notes,
@@ -28,7 +27,7 @@ from bertvision.reporting.glue import (
     write_report,
 )
 from bertvision.reporting.methods import against, growth, wide
-from bertvision.reporting.page import remarks, tally
+from bertvision.reporting.page import environment, remarks, tally
 from bertvision.reporting.results import example_study, glue_table, read_study, scores
 from bertvision.runs.locks import lock
 

@@ -23,7 +23,8 @@ from bertvision.reporting.results import answered, example_study, glue_table, pl
 from bertvision.reporting.subset_scores import example_subsets, subset_rows
 
 MODULES = (
-    "report methods questions layers probes budgets subsets languages attention pretraining page claims results".split()
+    "results claims page phrases methods questions glue layer_scores layers subset_scores subsets "
+    "attention languages pretraining".split()
 )
 HEAVY = "torch transformers datasets accelerate sklearn h5py seaborn scipy.stats papermill nbconvert IPython".split()
 RUN = "finetune.cola.s0"
@@ -43,7 +44,7 @@ def printed(code: str) -> str:
 
 
 def test_a_report_imports_nothing_that_it_does_not_need():
-    names = ", ".join(f"bertvision.studies.{name}" for name in MODULES)
+    names = ", ".join(f"bertvision.reporting.{name}" for name in MODULES)
     assert printed(f"import sys, {names}\nprint([m for m in {HEAVY!r} if m in sys.modules])") == "[]"
 
 
@@ -224,7 +225,7 @@ def test_a_plan_without_code_asks_no_file_and_has_no_fingerprint(lab, monkeypatc
         "import importlib\nimportlib.import_module('bertvision.runs.recipes')",
         "x = lambda: __import__('bertvision.runs.recipes')",
         "match 1:\n    case 1:\n        from bertvision.runs.recipes import Recipe",
-        "try: pass\nexcept* ValueError:\n    from bertvision import recipes",
+        "try: pass\nexcept* ValueError:\n    from bertvision.runs import recipes",
         "for i in ():\n    pass\nelse:\n    import bertvision.runs.recipes",
         "!python -m bertvision.runs.recipes",
         "%timeit __import__('bertvision.runs.recipes')",
@@ -232,4 +233,4 @@ def test_a_plan_without_code_asks_no_file_and_has_no_fingerprint(lab, monkeypatc
 )
 def test_a_shorter_way_through_a_source_finds_all_its_imports(source, tmp_path):
     path = Lab(tmp_path).notebook("any", "a = 1", source)
-    assert "recipes.py" in code_closure(notebook_code(path))
+    assert "runs/recipes.py" in code_closure(notebook_code(path))

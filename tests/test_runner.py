@@ -71,14 +71,14 @@ def test_a_changed_module_counts_when_the_notebook_imports_it(finished, tmp_path
     with open(copy / "cli.py", "a") as f:
         f.write("\nx = 1\n")
     assert states(finished)[A] == "done"
-    with open(copy / "core.py", "a") as f:
+    with open(copy / "core/machine.py", "a") as f:
         f.write("\n# a comment\n")
-    (copy / "core.py").write_text((copy / "core.py").read_text().replace('"Seconds ', '"SECONDS '))
-    assert (copy / "core.py").read_text().count('"SECONDS ')
+    (copy / "core/machine.py").write_text((copy / "core/machine.py").read_text().replace('"Seconds ', '"SECONDS '))
+    assert (copy / "core/machine.py").read_text().count('"SECONDS ')
     with open(copy / "__init__.py", "a") as f:
         f.write("\nx = 1\n")
     assert states(finished)[A] == "done"
-    with open(copy / "core.py", "a") as f:
+    with open(copy / "core/machine.py", "a") as f:
         f.write("\nx = 1\n")
     assert states(finished)[A] == "changed"
     assert job_state(finished.plan().jobs[0]).why == "code changed"

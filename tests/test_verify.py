@@ -29,7 +29,7 @@ PLANTED = {
             "torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.99),",
         )
     ],
-    "broken": [("training/loop.py", '"""', 'raise RuntimeError("the library has no such name any more")\n"""')],
+    "broken": [("training/trainer.py", '"""', 'raise RuntimeError("the library has no such name any more")\n"""')],
     "noisy": [],
 }
 STUDY = """

@@ -108,7 +108,7 @@ def in_clone(clone, lab, code):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_package_that_is_edited_while_the_study_runs_and_put_back(lab, clone, engine):
-    metrics = clone / "bertvision" / "metrics.py"
+    metrics = clone / "bertvision" / "metrics" / "scores.py"
     metrics.write_text(metrics.read_text() + "\n\ndef planted():\n    return 0.50\n")
     lab.experiment(
         "from bertvision.metrics.scores import planted\n" + START,
@@ -120,12 +120,12 @@ def test_a_package_that_is_edited_while_the_study_runs_and_put_back(lab, clone, 
     )
     found = told.splitlines()[-2]
     assert found == "[('learn.toy-sentiment.tiny-random.s0', 0.5), ('learn.toy-sentiment.tiny-random.s2', 0.5)]"
-    assert "the code was changed between the plan and the run: metrics.planted" in told.splitlines()[-1]
+    assert "the code was changed between the plan and the run: metrics.scores.planted" in told.splitlines()[-1]
 
 
 @pytest.mark.long
 def test_an_edit_that_the_runs_do_not_execute_stops_none_of_them(lab, clone):
-    metrics = clone / "bertvision" / "metrics.py"
+    metrics = clone / "bertvision" / "metrics" / "scores.py"
     metrics.write_text(metrics.read_text() + "\n\ndef planted():\n    return 0.50\n\n\ndef other():\n    return 1\n")
     lab.experiment(
         "from bertvision.metrics.scores import planted\n" + START,
@@ -146,8 +146,8 @@ def states_after(clone, lab, file, text):
 
 
 def test_what_ran_makes_a_run_stale_and_nothing_else_does(lab, clone):
-    original = (clone / "bertvision" / "metrics.py").read_text() + PLANTED
-    (clone / "bertvision" / "metrics.py").write_text(original)
+    original = (clone / "bertvision" / "metrics" / "scores.py").read_text() + PLANTED
+    (clone / "bertvision" / "metrics" / "scores.py").write_text(original)
     lab.experiment(
         "from importlib import import_module\nplanted = import_module('bertvision.metrics.scores').planted\n" + START,
         'run.finish({"validation": {"accuracy": planted()}})',
@@ -158,20 +158,23 @@ def test_what_ran_makes_a_run_stale_and_nothing_else_does(lab, clone):
         ("return 1", "return 2"),
         ("def other", "LATER = 3\n\n\ndef more(): return LATER\n\n\ndef other"),
     ):
-        assert states_after(clone, lab, "metrics.py", original.replace(old, new)) == "['done']", new
-    assert states_after(clone, lab, "metrics.py", original.replace("0.50", "0.75")) == "['metrics.planted changed']"
+        assert states_after(clone, lab, "metrics/scores.py", original.replace(old, new)) == "['done']", new
+    assert (
+        states_after(clone, lab, "metrics/scores.py", original.replace("0.50", "0.75"))
+        == "['metrics.scores.planted changed']"
+    )
 
 
 @pytest.mark.long
 def test_a_shell_line_among_the_imports_hides_no_code(lab, clone):
-    original = (clone / "bertvision" / "metrics.py").read_text() + PLANTED
-    (clone / "bertvision" / "metrics.py").write_text(original)
+    original = (clone / "bertvision" / "metrics" / "scores.py").read_text() + PLANTED
+    (clone / "bertvision" / "metrics" / "scores.py").write_text(original)
     lab.experiment(
-        "from bertvision import metrics\nhost = !echo here\n" + START,
-        'run.finish({"validation": {"accuracy": metrics.planted()}})',
+        "from bertvision.metrics import scores\nhost = !echo here\n" + START,
+        'run.finish({"validation": {"accuracy": scores.planted()}})',
     )
     in_clone(clone, lab, "run(lab)")
-    assert states_after(clone, lab, "metrics.py", original.replace("0.50", "0.75")) != "['done']"
+    assert states_after(clone, lab, "metrics/scores.py", original.replace("0.50", "0.75")) != "['done']"
 
 
 def test_a_helper_module_of_ones_own_counts(lab, monkeypatch):
@@ -185,7 +188,7 @@ def test_a_helper_module_of_ones_own_counts(lab, monkeypatch):
 def test_who_reads_a_cache_depends_on_the_code_that_made_it(lab, clone, monkeypatch):
     monkeypatch.setenv("BERTVISION_CACHE", str(lab.root / "cache"))
     original = (
-        (clone / "bertvision" / "metrics.py").read_text()
+        (clone / "bertvision" / "metrics" / "scores.py").read_text()
         + """
 
 def numbers():
@@ -194,16 +197,19 @@ def numbers():
 
 
 def cached():
-    from .caches import cached_arrays
+    from ..core.caches import cached_arrays
     return float(cached_arrays("demo", "x", numbers)["x"][0])
 """
     )
-    (clone / "bertvision" / "metrics.py").write_text(original)
+    (clone / "bertvision" / "metrics" / "scores.py").write_text(original)
     lab.experiment(
         "from bertvision.metrics.scores import cached\n" + START, 'run.finish({"validation": {"accuracy": cached()}})'
     )
     in_clone(clone, lab, "run(lab)")  # the second seed finds what the first one has left
-    assert states_after(clone, lab, "metrics.py", original.replace("0.25", "0.75")) == "['metrics.numbers changed']"
+    assert (
+        states_after(clone, lab, "metrics/scores.py", original.replace("0.25", "0.75"))
+        == "['metrics.scores.numbers changed']"
+    )
     told = in_clone(clone, lab, "run(lab); print(scores(lab))")
     assert "0.75" in told and "0.25" not in told, "the cache was made again"
 

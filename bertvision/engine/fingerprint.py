@@ -142,14 +142,23 @@ def _loaded(node: ast.Call, package: str) -> set[str]:
         return set()
 
 
+def _path_from(node: ast.Attribute, aliases: set) -> str:
+    "Return `a.b` for `package.a.b`, where `package` is one of the aliases; an empty string for any other expression."
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return ".".join(reversed(names)) if isinstance(node, ast.Name) and node.id in aliases else ""
+
+# %% ../../nbs/engine/07_fingerprint.ipynb #aa797c8f
 def _imported(node, package: str, aliases: set) -> set[str]:
     "Names that one node imports; relative imports count from `package`."
     if isinstance(node, ast.Import):
         return {a.name for a in node.names}
     if isinstance(node, ast.Call):
         return _loaded(node, package)
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
-        return {f"bertvision.{node.attr}"}
+    if isinstance(node, ast.Attribute):
+        return {f"bertvision.{path}"} if (path := _path_from(node, aliases)) else set()
     if not isinstance(node, ast.ImportFrom):
         return set()
     above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
