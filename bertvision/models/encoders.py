@@ -18,7 +18,7 @@ from ..core.caches import keep_makers, made_by_today
 from ..core.errors import DataError, EncoderError, ParameterError, suggest
 from ..core.executed import recording
 from ..core.hashing import file_fingerprint, file_sha256, fingerprint
-from ..core.io import cache_dir, named_path
+from ..core.io import cache_dir, expand_path
 from ..core.machine import device
 from ..data.tasks import Task
 from .registry import ENCODERS, Zoo, check_encoder, seen_before
@@ -242,7 +242,7 @@ def locate(
     "What `from_pretrained` is to be given; raises EncoderError."
     kind = check_encoder(name)
     if kind == "folder":
-        return str(named_path(name).resolve()), None
+        return str(expand_path(name).resolve()), None
     if kind == "hub":
         return name, revision
     row = ENCODERS[name]

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..core.errors import BertvisionError, DataError, ParameterError
 from ..core.hashing import fingerprint
-from ..core.io import named_path, resources
+from ..core.io import expand_path, resources
 from .parameters import read_parameters
 from .records import foreign_record, read_record
 from .witness import stamps_of
@@ -113,7 +113,7 @@ def _run_parameters() -> frozenset:
 
 def _place(folder: Path, record: dict, text: str) -> Path:
     "Where a folder lies that a record names. Raises ParameterError for a name that no system can hold."
-    named = named_path(text)
+    named = expand_path(text)
     seen_from = [folder] if record.get("job") else [folder, *folder.parents]
     places = [(start / named).resolve() for start in seen_from]
     return next((place for place in places if (place / "record.json").is_file()), places[0])

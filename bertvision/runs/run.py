@@ -19,11 +19,11 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from ..core.distributed import is_main, leave, process_count, process_index, wait
+from ..core.distributed import barrier, is_main, leave_group, process_count, process_index
 from ..core.errors import BertvisionError, DataError, OutputError, ParameterError
 from ..core.executed import end_own, gather_in, tell, tell_own, told_changes
 from ..core.hashing import fingerprint
-from ..core.io import named_path, read_json, replacing, resources, write_json
+from ..core.io import expand_path, read_json, replacing, resources, write_json
 from ..core.machine import Phases, peak_memory
 from .locks import lock
 from .parameters import Parameter, _checked, _parameters_of, _unknown, read_parameters
@@ -116,7 +116,7 @@ _PLACES = ("out_dir", "drive")  # parameters that say where a run goes, not what
 def outputs_folder() -> Path:  # which may not exist
     "`BERTVISION_OUTPUTS`, else the `outputs` of the clone or lab around the working directory, else `./outputs`."
     if place := os.environ.get("BERTVISION_OUTPUTS"):
-        return named_path(place).resolve()
+        return expand_path(place).resolve()
     here = Path.cwd()
     for place in (here, *here.parents):
         beside = any((place / name).is_dir() for name in ("nbs", "experiments", "studies"))
@@ -344,8 +344,8 @@ def main_only(self: Run):
     "From here on only the main process goes on; the others end, with their cells' work done, and tell what they have executed."
     if not is_main():
         tell(self.folder / TOLD, f"process-{process_index()}")
-    wait()
-    leave()
+    barrier()
+    leave_group()
     if not is_main():
         raise SystemExit(0)
 
@@ -559,7 +559,7 @@ def _fail_start(experiment: str, given: dict, error: BaseException, source: str 
     if not (isinstance(place, str) and place and is_main()):
         return
     with suppress(BertvisionError):
-        folder = named_path(place).resolve()
+        folder = expand_path(place).resolve()
         held = lock(folder / ".lock", patience=0)
         if held is None:
             return
@@ -599,7 +599,7 @@ def _check_folder(parameters: dict):
     "Refuse a folder that a study has prepared for other parameters; raises OutputError."
     if not parameters.get("out_dir"):
         return
-    folder = named_path(parameters["out_dir"])
+    folder = expand_path(parameters["out_dir"])
     job = _read_job(folder) or {}
     planned = job.get("parameters") if isinstance(job.get("parameters"), dict) else {}
     shared = [name for name in planned if name in parameters and name not in _PLACES]
