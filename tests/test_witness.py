@@ -274,14 +274,14 @@ def test_an_attempt_that_was_cut_off_under_other_code_is_not_continued(lab, monk
 WORKERS = """
 import multiprocessing, sys
 import bertvision
-from bertvision.core.executed import executed, gather_in, listen
+from bertvision.core.executed import collect_in, executed, merge_executed
 import my_helper
 if __name__ == "__main__":
-    gather_in(sys.argv[2])
+    collect_in(sys.argv[2])
     process = multiprocessing.get_context(sys.argv[1]).Process(target=my_helper.value)
     process.start()
     process.join()
-    assert not listen(sys.argv[2])
+    assert not merge_executed(sys.argv[2])
     print(sorted(executed()["my_helper"].units))
 """
 
@@ -366,20 +366,20 @@ def test_by_hand_a_cut_off_attempt_under_other_code_begins_anew(tmp_path):
 
 
 def test_a_file_in_which_a_process_told_what_it_executed_is_damaged(tmp_path):
-    from bertvision.core.executed import tell, told_changes
+    from bertvision.core.executed import changed_modules, write_executed
 
-    tell(tmp_path, "attempt-1")
-    assert told_changes(tmp_path) == []
+    write_executed(tmp_path, "attempt-1")
+    assert changed_modules(tmp_path) == []
     path = tmp_path / "attempt-1.json"
     path.write_text(path.read_text()[:100])
-    assert told_changes(tmp_path) == ["attempt-1.json (damaged)"]
+    assert changed_modules(tmp_path) == ["attempt-1.json (damaged)"]
 
 
 def test_a_checkpoint_tells_what_made_it(tmp_path, monkeypatch):
     import bertvision.training.trainer as loop
 
     calls = []
-    monkeypatch.setattr(loop, "tell_own", lambda: calls.append(sorted(p.name for p in tmp_path.glob("checkpoint/*"))))
+    monkeypatch.setattr(loop, "write_own_executed", lambda: calls.append(sorted(p.name for p in tmp_path.glob("checkpoint/*"))))
     from bertvision import fit, load_encoder, load_task
     from bertvision.data.splits import subset
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..core.distributed import process_index
 from ..core.errors import DataError
-from ..core.executed import told_changes
+from ..core.executed import changed_modules
 from ..core.io import read_json, write_json
 from .fingerprint import notebook_fingerprint
 from .forkserver import kernel_waits, prepare_kernel, warm_provisioner
@@ -300,7 +300,7 @@ def _same_job(folder: Path, job: dict) -> bool:
 
 def _can_resume(folder: Path, job: dict) -> bool:
     "Whether what lies in a folder is of this job, and what its attempts executed has not changed since."
-    return _same_job(folder, job) and not told_changes(folder / TOLD)
+    return _same_job(folder, job) and not changed_modules(folder / TOLD)
 
 
 def _still_done(folder: Path, job: dict) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 import bertvision
 from ..core.distributed import process_count
 from ..core.errors import DataError
-from ..core.executed import refreshed
+from ..core.executed import with_current_digests
 from ..core.io import read_json, write_json
 from ..core.machine import device_report, versions
 from .witness import home_of, keep_executed, read_executed
@@ -330,7 +330,7 @@ def mark_failed(
 def _renew(folder, record: dict) -> dict:
     "Let a record's list of what was executed hold the digests of today; returns the older list."
     was, home = record["executed"], home_of(Path(folder), {"run": Path(folder).name})
-    record["executed"] = keep_executed(refreshed(read_executed(record, home), home), home)
+    record["executed"] = keep_executed(with_current_digests(read_executed(record, home), home), home)
     return {"executed": was} if record["executed"] != was else {}
 
 # %% ../../nbs/runs/04_records.ipynb #1f18f8c9

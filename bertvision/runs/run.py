@@ -21,7 +21,13 @@ from fastcore.basics import patch
 
 from ..core.distributed import barrier, is_main, leave_group, process_count, process_index
 from ..core.errors import BertvisionError, DataError, OutputError, ParameterError
-from ..core.executed import end_own, gather_in, tell, tell_own, told_changes
+from bertvision.core.executed import (
+    changed_modules,
+    collect_in,
+    remove_own_executed,
+    write_executed,
+    write_own_executed,
+)
 from ..core.hashing import fingerprint
 from ..core.io import expand_path, read_json, replacing, resources, write_json
 from ..core.machine import Phases, peak_memory
@@ -252,7 +258,7 @@ class Run:
             for name in ("predictions.parquet", "progress.json"):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / TOLD, ignore_errors=True)
-        gather_in(folder / TOLD, f"attempt-{record['attempt']}")
+        collect_in(folder / TOLD, f"attempt-{record['attempt']}")
         run = cls(folder, record)
         run.by_hand = job is None
         _watch(run.fail, run)
@@ -275,7 +281,7 @@ def update(self: Run, done: float, total: float, **info):
     if not is_main() or done < total and now - self._told < 1:
         return
     self._told = now
-    tell_own()
+    write_own_executed()
     write_json(
         self.folder / "progress.json",
         {"done": done, "total": total, "time": time.time(), "elapsed": self.seconds, **info},
@@ -284,7 +290,7 @@ def update(self: Run, done: float, total: float, **info):
 # %% ../../nbs/runs/05_run.ipynb #b976ea68
 def _begin_anew(folder: Path, named: bool) -> dict:
     "Forget an attempt that was cut off under other code. Raises OutputError for a folder that somebody has named."
-    changed = told_changes(folder / TOLD)
+    changed = changed_modules(folder / TOLD)
     if not changed:
         return {}
     if named:
@@ -343,7 +349,7 @@ def _repr_markdown_(self: Run):
 def main_only(self: Run):
     "From here on only the main process goes on; the others end, with their cells' work done, and tell what they have executed."
     if not is_main():
-        tell(self.folder / TOLD, f"process-{process_index()}")
+        write_executed(self.folder / TOLD, f"process-{process_index()}")
     barrier()
     leave_group()
     if not is_main():
@@ -475,7 +481,7 @@ def finish(
     _check_metrics(metrics)
     if predictions is not None:
         _save_predictions(self.folder, predictions)
-    end_own()
+    remove_own_executed()
     self.record |= self.witness.testify() | {"made_from": made_from(self.folder, self.job, self.record["parameters"])}
     shutil.rmtree(self.folder / TOLD, ignore_errors=True)
     self.record |= _result(self, metrics, given)

@@ -18,7 +18,7 @@ from importlib.util import decode_source
 from pathlib import Path
 
 from ..core.errors import DataError, OutputError
-from ..core.executed import changes, describe, executed, listen, module_path, short_name, source_of
+from ..core.executed import changes, describe, executed, merge_executed, module_path, short_name, source_of
 from ..core.hashing import file_fingerprint, fingerprint
 from ..core.io import read_json, write_json, write_text
 
@@ -308,7 +308,7 @@ class Witness:
     def testify(self) -> dict:  # what the record is to hold
         "Return the stock and what was executed, which is kept beside the run. Raises OutputError when it is not what was planned."
         home, now = home_of(self.folder, self.job), stock()
-        changed = listen(self.folder / TOLD)
+        changed = merge_executed(self.folder / TOLD)
         kept = describe(executed(), home)
         if why := self.fault(kept, now, changed):
             raise OutputError(f"this is not the run that was planned: {why}")

@@ -35,7 +35,7 @@ from bertvision.core.distributed import (
     sum_over_processes,
 )
 from ..core.errors import DataError, TrainingError
-from ..core.executed import tell_own
+from ..core.executed import write_own_executed
 from ..core.hashing import fingerprint
 from ..core.io import read_json, replacing, write_json
 from ..core.machine import Phases, choose_precision, device, progress, seed_everything
@@ -167,7 +167,7 @@ def save_checkpoint(
         },
     )
     shutil.rmtree(folder / name, ignore_errors=True)
-    tell_own()  # who goes on from here depends on what made it
+    write_own_executed()  # who goes on from here depends on what made it
     tmp.rename(folder / name)
     for old in folder.glob("step-*"):
         if old.name != name:
