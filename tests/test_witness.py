@@ -315,7 +315,7 @@ def test_a_list_that_was_changed_by_hand_counts_for_nothing(lab):
     path = next(lab.out.glob("small/executed/*.json"))
     path.write_text(path.read_text().replace("Run.finish", "Run.begin"))
     os.utime(path, (time.time() + 5, time.time() + 5))
-    assert "is not what its name says" in job_state(lab.plan(seeds=[0]).jobs[0]).why
+    assert "does not match the digest in its name" in job_state(lab.plan(seeds=[0]).jobs[0]).why
     path.unlink()
     assert "is missing" in job_state(lab.plan(seeds=[0]).jobs[0]).why
 

@@ -154,7 +154,7 @@ def _json_fault(value, where: str) -> str:
         return f"{where} = {value!r}: expected a finite number"
     return ""
 
-
+# %% ../../nbs/runs/01_parameters.ipynb #331d1a80
 def _advice(value, kind: type) -> str:
     "Return how to write a value of nearly the right type; '' when there is no such advice."
     if kind is int and type(value) is float and value.is_integer() and abs(value) < 2**53:

@@ -34,7 +34,7 @@ from ..core.machine import Phases, peak_memory
 from .locks import lock
 from .parameters import Parameter, _checked, _parameters_of, _unknown, read_parameters
 from .records import _counts, _machine, _now, _texts_fault, new_record, read_record
-from .witness import TOLD, Witness, made_from
+from .witness import EXECUTED_DIR, Witness, made_from
 
 # %% ../../nbs/runs/05_run.ipynb #5fecffb4
 _held = {}  # folder -> lock of this process, so that a cell may be run twice
@@ -257,8 +257,8 @@ class Run:
         if record["attempt"] == 1:  # what is here is of an older run
             for name in ("predictions.parquet", "progress.json"):
                 (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / TOLD, ignore_errors=True)
-        collect_in(folder / TOLD, f"attempt-{record['attempt']}")
+            shutil.rmtree(folder / EXECUTED_DIR, ignore_errors=True)
+        collect_in(folder / EXECUTED_DIR, f"attempt-{record['attempt']}")
         run = cls(folder, record)
         run.by_hand = job is None
         _watch(run.fail, run)
@@ -290,7 +290,7 @@ def update(self: Run, done: float, total: float, **info):
 # %% ../../nbs/runs/05_run.ipynb #b976ea68
 def _begin_anew(folder: Path, named: bool) -> dict:
     "Forget an attempt that was cut off under other code. Raises OutputError for a folder that somebody has named."
-    changed = changed_modules(folder / TOLD)
+    changed = changed_modules(folder / EXECUTED_DIR)
     if not changed:
         return {}
     if named:
@@ -349,7 +349,7 @@ def _repr_markdown_(self: Run):
 def main_only(self: Run):
     "From here on only the main process goes on; the others end, with their cells' work done, and tell what they have executed."
     if not is_main():
-        write_executed(self.folder / TOLD, f"process-{process_index()}")
+        write_executed(self.folder / EXECUTED_DIR, f"process-{process_index()}")
     barrier()
     leave_group()
     if not is_main():
@@ -482,8 +482,8 @@ def finish(
     if predictions is not None:
         _save_predictions(self.folder, predictions)
     remove_own_executed()
-    self.record |= self.witness.testify() | {"made_from": made_from(self.folder, self.job, self.record["parameters"])}
-    shutil.rmtree(self.folder / TOLD, ignore_errors=True)
+    self.record |= self.witness.verify() | {"made_from": made_from(self.folder, self.job, self.record["parameters"])}
+    shutil.rmtree(self.folder / EXECUTED_DIR, ignore_errors=True)
     self.record |= _result(self, metrics, given)
     self.record["fingerprints"] |= fingerprints or {}
     write_json(self.folder / "record.json", self.record)
