@@ -144,7 +144,7 @@ _BY_HAND = fingerprint([])  # `needs` of a run for which the plan knows no upstr
 
 
 def _past(record: dict) -> list:  # (since when, fingerprint or None = not known), oldest first
-    'Return the job fingerprints that a run has had; the first one since "", the beginning.'
+    "Return the job fingerprints that a run has had, each with the time it began; '' stands for the run's start."
     now = (record.get("fingerprints") or {}).get("job") or ""
     changes = []
     for accepted in reversed(record.get("accepted") or []):
