@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['process_count', 'process_index', 'is_main', 'share_batch', 'seed_step', 'join_group', 'barrier', 'leave_group',
-           'sum_over_processes', 'send_to_main', 'receive_tensors']
+           'all_reduce', 'send_to_main', 'receive_tensors']
 
 # %% ../../nbs/core/04_distributed.ipynb #1a12323d
 import os
@@ -81,7 +81,7 @@ def leave_group():
         dist.destroy_process_group()
 
 # %% ../../nbs/core/04_distributed.ipynb #a80c6603
-def sum_over_processes(
+def all_reduce(
     values,  # array or tensor, of the same shape in all processes
 ):  # array or tensor like `values`, on the same device
     "Return the sum of `values` over all processes, to each of them (all-reduce)."

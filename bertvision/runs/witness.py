@@ -273,7 +273,7 @@ def _named_runs(folder: Path, parameters: dict) -> dict:  # run -> folder
     paths = [p for v in folders for p in (v if isinstance(v, list) else [v]) if isinstance(p, str)]
     return {Path(p).name: folder / p for p in paths}
 
-
+# %% ../../nbs/runs/03_witness.ipynb #79aa6981
 def made_from(
     folder: Path,  # of a run
     job: dict | None,  # of the runner; None = a run by hand

@@ -25,15 +25,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 
-from bertvision.core.distributed import (
-    barrier,
-    is_main,
-    join_group,
-    process_count,
-    seed_step,
-    share_batch,
-    sum_over_processes,
-)
+from ..core.distributed import all_reduce, barrier, is_main, join_group, process_count, seed_step, share_batch
 from ..core.errors import DataError, TrainingError
 from ..core.executed import write_own_executed
 from ..core.hashing import fingerprint
@@ -84,7 +76,7 @@ def predict(
         bar.update(len(rows))
     bar.close()
     model.train(training)
-    return sum_over_processes(logits) if processes > 1 else logits
+    return all_reduce(logits) if processes > 1 else logits
 
 # %% ../../nbs/training/01_trainer.ipynb #10560f03
 @dataclass
@@ -338,7 +330,7 @@ def train_step(self: Fitting, group: list) -> torch.Tensor:  # mean loss over th
     if self.average:
         self.average.update(self._bare_model())
     self._count(group, examples)
-    return sum_over_processes(loss_sum)
+    return all_reduce(loss_sum)
 
 # %% ../../nbs/training/01_trainer.ipynb #0fd31bfc
 @patch
