@@ -362,7 +362,7 @@ def test_by_hand_a_cut_off_attempt_under_other_code_begins_anew(tmp_path):
         assert [start().stdout[:1] for _ in attempts] == list(attempts)
     assert start("named").stdout[:1] == "1"
     (tmp_path / "my_helper.py").write_text("def value(): return 0.5\n")
-    assert "an attempt that was cut off under other code (my_helper): delete it" in start("named").stderr
+    assert "an interrupted attempt whose code has changed since (my_helper): delete the folder" in start("named").stderr
 
 
 def test_a_file_in_which_a_process_told_what_it_executed_is_damaged(tmp_path):

@@ -75,7 +75,8 @@ def _nodes(node):
 
 def _references(node) -> tuple:  # (names in its module, names in any module), each sorted
     "Return the names that a syntax tree looks up in its own module, and those that it may look up in any other."
-    near, far = set(), set()
+    near = set()  # looked up in its own module
+    far = set()  # may be looked up in any module
     for part in _nodes(node):
         if isinstance(part, ast.Name):
             near.add(part.id)
@@ -235,8 +236,8 @@ def read_source(
     return Source(_digest(text), units, statements, bases, cached)
 
 # %% ../../nbs/core/05_executed.ipynb #0d665dd2
-_ROOM = 1 << 18
-_SENTINEL = "functions of this module"
+_ROOM = 1 << 18  # bytes in a process's block of marks
+_SENTINEL = "functions of this module"  # by which `source_of` finds the packed source in compiled code
 
 
 class _Marks:
@@ -461,12 +462,16 @@ def _real_name(module: LoadedModule) -> str:
     return getattr(spec, "name", None) or module.name
 
 # %% ../../nbs/core/05_executed.ipynb #fcd67769
+def _marked_units(loaded: LoadedModule) -> ExecutedModule:
+    units = {name for name, mark in zip(loaded.source.units, loaded.marks) if mark}
+    return ExecutedModule(loaded.path, loaded.source, units)
+
+
 def executed() -> dict[str, ExecutedModule]:  # by module; an imported module without executed units is included
     "Return what has been executed so far by this process, its forks and the processes merged into it."
     ran = {}
-    for m in list(_marks.modules):
-        units = {name for name, mark in zip(m.source.units, m.marks) if mark}
-        _join(ran, _real_name(m), ExecutedModule(m.path, m.source, units))
+    for loaded in list(_marks.modules):
+        _join(ran, _real_name(loaded), _marked_units(loaded))
     for name, more in _others.items():
         _join(ran, name, more)
     for name, path in _unmarked(ran):
@@ -487,19 +492,20 @@ def recording():
     "Yield a dictionary that holds, once the block has ended, what was executed within it."
     modules = list(_marks.modules)
     ran = {}
-    before = [bytes(m.marks) for m in modules]
-    for m in modules:
-        m.marks[:] = bytes(len(m.marks))
+    before = [bytes(loaded.marks) for loaded in modules]
+    for loaded in modules:
+        loaded.marks[:] = bytes(len(loaded.marks))
     try:
         yield ran
     finally:
-        for m in list(_marks.modules):
-            names = {name for name, mark in zip(m.source.units, m.marks) if mark}
-            _join(ran, _real_name(m), ExecutedModule(m.path, m.source, names))
-        for m, old in zip(modules, before):
-            remembered = {name for name, mark in zip(m.source.units, old) if mark and name in m.source.cached}
-            ran[_real_name(m)].units |= remembered
-            m.marks[:] = bytes(a | b for a, b in zip(m.marks, old))
+        for loaded in list(_marks.modules):
+            _join(ran, _real_name(loaded), _marked_units(loaded))
+        for loaded, old in zip(modules, before):
+            source = loaded.source
+            # the block may have used results that these functions cached before it
+            remembered = {name for name, mark in zip(source.units, old) if mark and name in source.cached}
+            ran[_real_name(loaded)].units |= remembered
+            loaded.marks[:] = bytes(new | earlier for new, earlier in zip(loaded.marks, old))
 
 # %% ../../nbs/core/05_executed.ipynb #116b81e6
 def share_marks():
@@ -508,20 +514,20 @@ def share_marks():
     if _marks.shared:
         return
     old, _marks = _marks, _Marks(shared=True)
-    for m in old.modules:
-        marks = _marks.take(len(m.marks))
-        marks[:] = m.marks
-        m.marks = m.globals[_MARK] = marks
-        _marks.modules.append(m)
+    for loaded in old.modules:
+        marks = _marks.take(len(loaded.marks))
+        marks[:] = loaded.marks
+        loaded.marks = loaded.globals[_MARK] = marks
+        _marks.modules.append(loaded)
 
 
 def clear_marks(
     package: str,  # name, such as bertvision.studies
 ):
     "Clear the marks of a package's modules: they have started a run and take no part in it."
-    for m in _marks.modules:
-        if _real_name(m).startswith(package):
-            m.marks[:] = bytes(len(m.marks))
+    for loaded in _marks.modules:
+        if _real_name(loaded).startswith(package):
+            loaded.marks[:] = bytes(len(loaded.marks))
 
 # %% ../../nbs/core/05_executed.ipynb #31e1e3a0
 _FOLDER = "BERTVISION_MARKS_DIR"  # environment variable: the folder to which processes started by a run write
@@ -532,7 +538,7 @@ def write_executed(
     name: str = "",  # of the file, without .json; "" = process-<number>
 ):
     "Write what this process has executed so far to a file."
-    modules = {m: [r.path, r.source.digest, sorted(r.units)] for m, r in executed().items()}
+    modules = {module: [ran.path, ran.source.digest, sorted(ran.units)] for module, ran in executed().items()}
     Path(folder).mkdir(parents=True, exist_ok=True)
     path = Path(folder) / f"{name or f'process-{os.getpid()}'}.json"
     handle, temporary = tempfile.mkstemp(dir=folder)
@@ -634,18 +640,21 @@ def _needed_statements(ran: dict[str, ExecutedModule]) -> dict:  # module -> nam
     near = {module: set() for module in ran}  # names looked up in this module
     far = set()  # names that may be looked up in any module
     needed = {module: set() for module in ran}
-    for m, r in ran.items():
-        for unit in r.units & set(r.source.units):
-            near[m].update(r.source.units[unit][1][0])
-            far.update(r.source.units[unit][1][1], unit.split(".")[:-1])
+    for module, its in ran.items():
+        for unit in its.units & set(its.source.units):
+            unit_near, unit_far = its.source.units[unit][1]
+            near[module].update(unit_near)
+            far.update(unit_far, unit.split(".")[:-1])
     size = -1
-    while size != (size := len(far) + sum(map(len, near.values()))):
-        for m, r in ran.items():
-            for name, (_, refers, always) in r.source.statements.items():
-                if name not in needed[m] and (always or not (near[m] | far).isdisjoint(_words(name))):
-                    needed[m].add(name)
-                    near[m].update(refers[0])
-                    far.update(refers[1])
+    while size != (size := len(far) + sum(map(len, near.values()))):  # until no statement adds a name
+        for module, its in ran.items():
+            for name, (_, references, always) in its.source.statements.items():
+                if name in needed[module]:
+                    continue
+                if always or not (near[module] | far).isdisjoint(_words(name)):
+                    needed[module].add(name)
+                    near[module].update(references[0])
+                    far.update(references[1])
     return needed
 
 
@@ -672,13 +681,14 @@ def describe(
     "Return the digests of what was executed, in a form that can be compared later and on another machine."
     needed = _needed_statements(ran)
     modules = {}
-    for name, r in sorted(ran.items()):
+    for name, module in sorted(ran.items()):
+        source = module.source
         modules[name] = {
-            "source": r.source.digest,
-            "file": _relative_file(r.path, home),
-            "names": sorted(r.source.names),
-            "executed": {n: r.source.units[n][0] for n in sorted(r.units) if n in r.source.units},
-            "statements": {n: r.source.statements[n][0] for n in sorted(needed[name])},
+            "source": source.digest,
+            "file": _relative_file(module.path, home),
+            "names": sorted(source.names),
+            "executed": {n: source.units[n][0] for n in sorted(module.units) if n in source.units},
+            "statements": {n: source.statements[n][0] for n in sorted(needed[name])},
         }
     return modules
 
@@ -708,20 +718,21 @@ class _Comparison:
 
     def __init__(self, kept: dict, home):
         self.kept = kept
-        self.today = {m: source_of(module_path(m, k["file"], home)) for m, k in kept.items()}
+        self.today = {module: source_of(module_path(module, then["file"], home)) for module, then in kept.items()}
         self.bases = {}  # class -> its bases today, over all modules
         for source in filter(None, self.today.values()):
             self.bases |= source.bases
         self.methods = {}  # method -> classes in which a method of that name was executed
-        for k in kept.values():
-            for unit in k["executed"]:
+        for then in kept.values():
+            for unit in then["executed"]:
                 owner, _, method = unit.partition("#")[0].rpartition(".")
                 if owner:
                     self.methods.setdefault(method, set()).add(owner)
 
     def ancestors(self, name: str) -> set:
         "Return the classes that a class inherits from, those of other libraries included."
-        ancestors, waiting = set(), [name]
+        ancestors = set()
+        waiting = [name]
         while waiting:
             for base in self.bases.get(waiting.pop(), ()):
                 if base not in ancestors:
@@ -740,8 +751,7 @@ _PLAIN_BASES = {"object", "NamedTuple", "Exception", "ABC", "Protocol", "Enum"}
 
 def _inherited(comparison: _Comparison, module: str, owner: str, method: str) -> bool:
     "Tell whether a class inherits this method from another library; True if that cannot be found out."
-    outside = [b for b in comparison.ancestors(owner) | {owner} if b not in comparison.bases]
-    outside = [b for b in outside if b != owner and b not in _PLAIN_BASES]
+    outside = comparison.ancestors(owner) - comparison.bases.keys() - {owner} - _PLAIN_BASES
     if not outside:
         return hasattr(object, method)
     try:
@@ -772,7 +782,7 @@ def _shadows(comparison: _Comparison, module: str, name: str) -> bool:
         return True  # a second definition replaces the first
     if not owner:
         return last.startswith("__") or _hides_builtin(comparison, module, name)
-    if f"class {owner}" not in {s for k in comparison.kept.values() for s in k["statements"]}:
+    if not any(f"class {owner}" in then["statements"] for then in comparison.kept.values()):
         return False  # a class that nothing used
     if last.startswith("__") or comparison.methods.get(last, set()) & comparison.family(owner):
         return True

@@ -165,13 +165,15 @@ def _moments(records: list) -> list:  # of lists of fingerprints, one per record
 def _could_be(needs: str, records: list) -> bool:
     "Tell whether `needs` was the fingerprint of these runs at some time; True if a fingerprint is not known."
     moments = _moments(records)
-    return any(None in m for m in moments) or any(fingerprint(sorted(m)) == needs for m in moments)
+    if any(None in moment for moment in moments):
+        return True
+    return any(fingerprint(sorted(moment)) == needs for moment in moments)
 
 
 def _started_later(record: dict, above: dict) -> list:  # names
     "Return the upstream runs that started after this run had ended."
     end = record.get("finished")
-    starts = {name: r.get("started") for name, r in above.items()}
+    starts = {name: upstream.get("started") for name, upstream in above.items()}
     return [name for name, start in starts.items() if isinstance(end, str) and isinstance(start, str) and start > end]
 
 # %% ../../nbs/runs/06_lineage.ipynb #c54438f0
@@ -305,28 +307,32 @@ def _trace(self: Lineage, folder: Path, record: dict) -> Upstream:
 @patch
 def _replaced(self: Lineage, folder: Path, record: dict, records: dict, complete: bool) -> str:
     "Return which upstream run is not the one that a run was built on; '' if all are, or if that is not recorded."
-    inside = {name: {p.name: r for p, r in runs.items() if p.parent == folder.parent} for name, runs in records.items()}
-    above = {p.name: r for runs in records.values() for p, r in runs.items()}
+    above = {}  # run -> record
+    inside = {}  # parameter -> {run: record}, of the same study only
+    for name, runs in records.items():
+        above |= {p.name: upstream for p, upstream in runs.items()}
+        inside[name] = {p.name: upstream for p, upstream in runs.items() if p.parent == folder.parent}
     needs = (record.get("fingerprints") or {}).get("needs")
     stamps = record.get("made_from") or {}
-    covered = {name: r for name, r in above.items() if name in stamps}
-    other = [name for name, r in covered.items() if stamps[name] not in stamps_of(r)]
+    covered = {name: upstream for name, upstream in above.items() if name in stamps}
+    other = [name for name, upstream in covered.items() if stamps[name] not in stamps_of(upstream)]
     if not stamps and needs and needs != _BY_HAND and complete and any(inside.values()):
         covered = self._covered(folder, needs, inside)
         other = sorted({name for runs in inside.values() for name in runs}) if covered is None else []
         if len(other) > 1:
             return f"one of {', '.join(other)} has been replaced since"
-    other = other or _started_later(record, {name: r for name, r in above.items() if name not in covered})
+    if not other:
+        other = _started_later(record, {name: above[name] for name in above if name not in covered})
     return f"{other[0]} has been replaced since" if other else ""
 
-
+# %% ../../nbs/runs/06_lineage.ipynb #f9710451
 @patch
 def _covered(self: Lineage, folder: Path, needs: str, inside: dict) -> dict | None:  # run -> record
     "Return the upstream runs that had the fingerprint `needs` at some time; None if no subset of them had."
     named = [runs for runs in inside.values() if runs]
     for more in self._beside(folder, {name for runs in named for name in runs}):
         for parts in reversed(_subsets(named, most=len(named))):
-            runs = {name: r for part in (*parts, *more) for name, r in part.items()}
+            runs = {name: record for part in (*parts, *more) for name, record in part.items()}
             if runs and _could_be(needs, list(runs.values())):
                 return runs
     return None

@@ -203,13 +203,13 @@ def _value_fault(name: str, x, kind) -> str:
 
 def _lists_fault(record: dict) -> str:
     "Return what is wrong with the lists `accepted`, `evidence` and `history` of a record; '' if nothing is."
-    for i, a in enumerate(record.get("accepted") or []):
-        if not isinstance(a, dict) or not all(isinstance(a.get(k), str) for k in ("reason", "when", "by")):
-            return f"accepted: {i}: {a!r:.40}: expected an object with the texts reason, when and by"
-        if "evidence" in a and (fault := _evidence_fault(a["evidence"])):
+    for i, entry in enumerate(record.get("accepted") or []):
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("reason", "when", "by")):
+            return f"accepted: {i}: {entry!r:.40}: expected an object with the texts reason, when and by"
+        if "evidence" in entry and (fault := _evidence_fault(entry["evidence"])):
             return f"accepted: {i}: evidence: {fault}"
-    for i, e in enumerate(record.get("evidence") or []):
-        if fault := _evidence_fault(e):
+    for i, evidence in enumerate(record.get("evidence") or []):
+        if fault := _evidence_fault(evidence):
             return f"evidence: {i}: {fault}"
     for i, row in enumerate(record.get("history") or []):
         if not isinstance(row, dict) or not all(isinstance(row.get(k, 0), (int, float)) for k in ("step", "seconds")):
@@ -228,12 +228,12 @@ def _record_fault(record: dict) -> str:
         ("baselines", record.get("baselines") or {}, 2),
         ("parameters_count", record.get("parameters_count") or {}, 1),
     ]
-    for i, v in enumerate(record.get("variants") or []):
-        if not isinstance(v, dict) or not isinstance(v.get("variant"), str):
-            return f"variants: {i}: {v!r:.40}: expected an object with its variant's name"
+    for i, variant in enumerate(record.get("variants") or []):
+        if not isinstance(variant, dict) or not isinstance(variant.get("variant"), str):
+            return f"variants: {i}: {variant!r:.40}: expected an object with its variant's name"
         tables += [
-            (f"variants: {i}: metrics", v.get("metrics"), 2),
-            (f"variants: {i}", {k: v.get(k) for k in ("seed", "parameters", "upstream_seconds")}, 1),
+            (f"variants: {i}: metrics", variant.get("metrics"), 2),
+            (f"variants: {i}", {k: variant.get(k) for k in ("seed", "parameters", "upstream_seconds")}, 1),
         ]
     fault = _texts_fault("fingerprints", record.get("fingerprints") or {}) or _lists_fault(record)
     if fault:
@@ -266,7 +266,8 @@ def foreign_record(
     record: dict,  # found in it
 ) -> str:  # '' when the record is the folder's own, or names no run
     "Explain that a record belongs to another run than its folder."
-    named, name = record.get("job"), Path(folder).name
+    named = record.get("job")
+    name = Path(folder).name
     if not isinstance(named, str) or named in ("", name):
         return ""
     return f"its record is of {named}: the folder was copied or renamed"
@@ -300,7 +301,7 @@ def seconds_of(
 ) -> float | None:  # of the run and those it builds on; None when nothing was timed
     "Return the total time of a run: the clock's, or the sum of its phases if larger, as after a resume."
     seconds = record.get("seconds") or {}
-    phases = sum(v for k, v in seconds.items() if k != "total" and v)
+    phases = sum(value for phase, value in seconds.items() if phase != "total" and value)
     own = max(seconds.get("total") or 0, phases)
     return own + (record.get("upstream_seconds") or 0) or None
 

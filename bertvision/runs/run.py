@@ -52,10 +52,11 @@ def _take(folder: Path):
 
 def _differences(old: dict, new: dict) -> list[str]:
     "List the parameters, seed and protocol included, that both records hold with different values."
-    a, b = ({"seed": r["seed"], "protocol": r["protocol"], **r["parameters"]} for r in (old, new))
     if old["experiment"] != new["experiment"]:
         return ["experiment"]
-    return [name for name in b if name in a and fingerprint(a[name]) != fingerprint(b[name])]
+    before = {"seed": old["seed"], "protocol": old["protocol"], **old["parameters"]}
+    now = {"seed": new["seed"], "protocol": new["protocol"], **new["parameters"]}
+    return [name for name in now if name in before and fingerprint(before[name]) != fingerprint(now[name])]
 
 # %% ../../nbs/runs/05_run.ipynb #5a7f7bf1
 def _elapsed(folder: Path) -> float:
@@ -87,7 +88,7 @@ def _attempt(folder: Path, new: dict) -> dict:
 def _check_metrics(metrics: dict) -> dict:
     "Return {split: {metric: float}}. Raises ParameterError for anything else."
     try:
-        return {s: {m: float(v) for m, v in row.items()} for s, row in metrics.items()}
+        return {split: {name: float(x) for name, x in row.items()} for split, row in metrics.items()}
     except (AttributeError, TypeError, ValueError) as e:
         raise ParameterError(f"metrics = {metrics!r}: expected {{split: {{metric: number}}}} ({e})") from e
 

@@ -239,14 +239,13 @@ def executed_differences(
     "List the code that two runs both executed, in different versions. Raises DataError if a list cannot be read."
     if ours["executed"] == theirs["executed"]:
         return []
-    a, b = read_executed(ours, home), read_executed(theirs, home)
-    names = {
-        (module, name)
-        for module in a.keys() & b.keys()
-        for kind in ("executed", "statements")
-        for name in a[module][kind].keys() & b[module][kind].keys()
-        if a[module][kind][name] != b[module][kind][name]
-    }
+    one = read_executed(ours, home)
+    other = read_executed(theirs, home)
+    names = set()
+    for module in one.keys() & other.keys():
+        for kind in ("executed", "statements"):
+            here, there = one[module][kind], other[module][kind]
+            names |= {(module, name) for name in here.keys() & there.keys() if here[name] != there[name]}
     return sorted(short_name(*name) for name in names)
 
 # %% ../../nbs/runs/03_witness.ipynb #850a8de8
@@ -255,8 +254,8 @@ def stamps_of(
 ) -> list:  # "job:executed" texts; the first is the current one
     "Return the stamps of a run, those from before it was accepted for newer code included."
     fingerprints = record.get("fingerprints") or {}
-    accepted = [a for a in reversed(record.get("accepted") or []) if isinstance(a, dict)]
-    earlier = [a["was"] for a in accepted if isinstance(a.get("was"), dict)]
+    entries = [entry for entry in reversed(record.get("accepted") or []) if isinstance(entry, dict)]
+    earlier = [entry["was"] for entry in entries if isinstance(entry.get("was"), dict)]
     job = fingerprints.get("job")
     ran = record.get("executed")
     stamps = []
@@ -269,8 +268,11 @@ def stamps_of(
 
 def _named_runs(folder: Path, parameters: dict) -> dict:  # run -> folder
     "Return the runs that the parameters of a run by hand name."
-    folders = [v for k, v in parameters.items() if k.endswith("_dir") and k != "out_dir" and v]
-    paths = [p for v in folders for p in (v if isinstance(v, list) else [v]) if isinstance(p, str)]
+    paths = []
+    for name, value in parameters.items():
+        if name.endswith("_dir") and name != "out_dir" and value:
+            paths += value if isinstance(value, list) else [value]
+    paths = [p for p in paths if isinstance(p, str)]
     return {Path(p).name: folder / p for p in paths}
 
 # %% ../../nbs/runs/03_witness.ipynb #79aa6981
