@@ -501,12 +501,12 @@ def evaluate_probes(args) -> int:
 # %% ../nbs/cli.ipynb #72daae84
 def _study_place(name: str, out: str):
     "The folder of a study: itself, or by its name or file among those in `out`."
-    from bertvision.core.io import named_path
+    from bertvision.core.io import expand_path
 
-    place = named_path(name)
+    place = expand_path(name)
     if place.is_dir() or place.suffix == ".zip":
         return place
-    return named_path(out) / place.name.removesuffix(".yaml").removesuffix(".yml")
+    return expand_path(out) / place.name.removesuffix(".yaml").removesuffix(".yml")
 
 
 def export(args) -> int:

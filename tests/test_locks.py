@@ -107,6 +107,6 @@ def test_an_hdf5_file_that_another_holds_is_in_use(files, reader):
     name, read = READERS[reader]
     with open(files / name, "r+b") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match=rf"/{name} is being written by another process just now"):
+        with pytest.raises(DataError, match=rf"/{name} is being written by another process"):
             read(files)
     read(files)

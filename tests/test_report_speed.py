@@ -11,7 +11,7 @@ import pytest
 from study_lab import Lab, pretend_done
 
 from bertvision.core.errors import StudyError
-from bertvision.core.figures import nothing
+from bertvision.core.figures import empty_figure
 from bertvision.core.io import read_json
 from bertvision.engine import local as runner
 from bertvision.engine.fingerprint import code_closure, notebook_code
@@ -86,9 +86,9 @@ def test_figures_of_a_fork_that_was_killed_are_drawn_by_this_process(tmp_path, m
     def fragile():
         if os.getpid() != here:
             os._exit(9)
-        return nothing("drawn at home")
+        return empty_figure("drawn at home")
 
-    made = page.save_figures({"a": fragile, "b": lambda: nothing("b")}, tmp_path, {"a": "A", "b": "B"})
+    made = page.save_figures({"a": fragile, "b": lambda: empty_figure("b")}, tmp_path, {"a": "A", "b": "B"})
     assert list(made) == ["A", "B"] and all(path.exists() for path in made.values()) and not page._drawing
 
 
@@ -98,14 +98,14 @@ def test_a_figure_that_fails_is_an_error_and_one_without_content_leaves_no_file(
     titles = {"a": "A", "b": "B", "old": "Old"}
     for name in titles:
         (tmp_path / f"{name}.png").write_bytes(b"of an earlier report")
-    assert list(page.save_figures({"a": lambda: None, "b": lambda: nothing("b")}, tmp_path, titles)) == ["B"]
+    assert list(page.save_figures({"a": lambda: None, "b": lambda: empty_figure("b")}, tmp_path, titles)) == ["B"]
     assert [p.name for p in tmp_path.iterdir()] == ["b.png"]
 
     def fail():
         raise KeyError("score")
 
     with pytest.raises(KeyError, match="score"):
-        page.save_figures({"a": fail, "b": lambda: nothing("b")}, tmp_path, titles)
+        page.save_figures({"a": fail, "b": lambda: empty_figure("b")}, tmp_path, titles)
     assert not page._drawing
 
 

@@ -280,14 +280,14 @@ def test_an_attempt_that_was_cut_off_under_other_code_is_not_continued(lab, monk
 WORKERS = """
 import multiprocessing, sys
 import bertvision
-from bertvision.core.executed import executed, gather_in, listen
+from bertvision.core.executed import collect_in, executed, merge_executed
 import my_helper
 if __name__ == "__main__":
-    gather_in(sys.argv[2])
+    collect_in(sys.argv[2])
     process = multiprocessing.get_context(sys.argv[1]).Process(target=my_helper.value)
     process.start()
     process.join()
-    assert not listen(sys.argv[2])
+    assert not merge_executed(sys.argv[2])
     print(sorted(executed()["my_helper"].units))
 """
 
@@ -321,7 +321,7 @@ def test_a_list_that_was_changed_by_hand_counts_for_nothing(lab):
     path = next(lab.out.glob("small/executed/*.json"))
     path.write_text(path.read_text().replace("Run.finish", "Run.begin"))
     os.utime(path, (time.time() + 5, time.time() + 5))
-    assert "is not what its name says" in job_state(lab.plan(seeds=[0]).jobs[0]).why
+    assert "does not match the digest in its name" in job_state(lab.plan(seeds=[0]).jobs[0]).why
     path.unlink()
     assert "is missing" in job_state(lab.plan(seeds=[0]).jobs[0]).why
 
@@ -368,24 +368,24 @@ def test_by_hand_a_cut_off_attempt_under_other_code_begins_anew(tmp_path):
         assert [start().stdout[:1] for _ in attempts] == list(attempts)
     assert start("named").stdout[:1] == "1"
     (tmp_path / "my_helper.py").write_text("def value(): return 0.5\n")
-    assert "an attempt that was cut off under other code (my_helper): delete it" in start("named").stderr
+    assert "an interrupted attempt whose code has changed since (my_helper): delete the folder" in start("named").stderr
 
 
 def test_a_file_in_which_a_process_told_what_it_executed_is_damaged(tmp_path):
-    from bertvision.core.executed import tell, told_changes
+    from bertvision.core.executed import changed_modules, write_executed
 
-    tell(tmp_path, "attempt-1")
-    assert told_changes(tmp_path) == []
+    write_executed(tmp_path, "attempt-1")
+    assert changed_modules(tmp_path) == []
     path = tmp_path / "attempt-1.json"
     path.write_text(path.read_text()[:100])
-    assert told_changes(tmp_path) == ["attempt-1.json (damaged)"]
+    assert changed_modules(tmp_path) == ["attempt-1.json (damaged)"]
 
 
 def test_a_checkpoint_tells_what_made_it(tmp_path, monkeypatch):
     import bertvision.training.trainer as loop
 
     calls = []
-    monkeypatch.setattr(loop, "tell_own", lambda: calls.append(sorted(p.name for p in tmp_path.glob("checkpoint/*"))))
+    monkeypatch.setattr(loop, "write_own_executed", lambda: calls.append(sorted(p.name for p in tmp_path.glob("checkpoint/*"))))
     from bertvision import fit, load_encoder, load_task
     from bertvision.data.splits import subset
 

@@ -18,8 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT = """
 import bertvision.runs.run
-bertvision.runs.Witness.testify = lambda self: {}
-bertvision.runs.run.tell_own = lambda: None
+bertvision.runs.run.Witness.verify = lambda self: {}
+bertvision.runs.run.write_own_executed = lambda: None
 """
 RUN = """
 import json, sys

@@ -21,7 +21,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core.errors import DataError, StudyError, suggest
-from ..core.io import listed, named_path, parse_json, unusable
+from ..core.io import expand_path, listed, parse_json, unusable
 
 # %% ../../nbs/data/00_files.ipynb #6b3e2135
 _MARK = b"\xef\xbb\xbf"  # byte-order mark of UTF-8
@@ -81,7 +81,7 @@ def corpus_files(
     place,  # a file, or a folder with .txt files, plain or .gz, at any depth
 ) -> list:  # of paths, in order of their names
     "The files of a corpus; raises DataError when there are none."
-    place = named_path(place)
+    place = expand_path(place)
     if place.is_file():
         return [place]
     if not place.is_dir():
@@ -96,7 +96,10 @@ def corpus_place(
     data: str = "",  # the data folder; "" = BERTVISION_DATA
 ) -> Path:  # which may not exist
     "Where a corpus is looked for."
-    place, within = named_path(corpus), named_path(named_path(data or os.environ.get("BERTVISION_DATA", "")) / corpus)
+    place, within = (
+        expand_path(corpus),
+        expand_path(expand_path(data or os.environ.get("BERTVISION_DATA", "")) / corpus),
+    )
     return within if within.exists() and not place.exists() else place
 
 # %% ../../nbs/data/00_files.ipynb #961dd90a

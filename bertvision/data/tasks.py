@@ -16,7 +16,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core.errors import DataError, ParameterError, suggest
-from ..core.io import named_path
+from ..core.io import expand_path
 from .files import decode, parse_yaml, read_bytes
 
 # %% ../../nbs/data/01_tasks.ipynb #e3348a61
@@ -656,7 +656,7 @@ def data_root(
     given = str(data or "") or os.environ.get("BERTVISION_DATA", "")
     if not given:
         return None
-    place = named_path(given)
+    place = expand_path(given)
     said = "data" if data else "BERTVISION_DATA"
     if not place.exists():
         raise DataError(f"{said} = {given}: there is no such folder")
@@ -689,7 +689,7 @@ def find_file(
     name: str,  # file name, with or without .gz; an absolute path is taken as it is
 ) -> Path | None:  # the plain file, else the .gz, else a folder named like the file without its ending
     "The place of one split, or None."
-    plain = named_path(folder / named_path(name))
+    plain = expand_path(folder / expand_path(name))
     tree = plain.with_name(plain.name.removesuffix(".gz").removesuffix(".tsv"))
     places = (plain, plain.with_name(f"{plain.name}.gz"), *([tree] if tree != plain else []))
     return next((place for place in places if place.exists()), None)
@@ -817,7 +817,7 @@ def read_task(
     path,  # YAML file
 ) -> Task:
     "The task that a file describes, not registered; raises DataError that names the key of the fault."
-    path = named_path(path).resolve()
+    path = expand_path(path).resolve()
     where, raw = path.name, parse_yaml(decode(read_bytes(path), path), path.name, DataError)
     if not isinstance(raw, dict):
         raise DataError(f"{where}: expected `key: value` lines with {', '.join(_OWN_KEYS)}")

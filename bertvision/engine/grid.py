@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.errors import ParameterError, StudyError, suggest
-from ..core.io import named_path, resources
+from ..core.io import expand_path, resources
 from ..data.files import parse_yaml
 from ..data.published import SOURCES
 from ..data.tasks import get_task
@@ -110,7 +110,7 @@ def _notebook(name, kind: str, places: list, where: str) -> Path:
     if not isinstance(name, str):
         raise StudyError(f"{where} = {name!r}: expected the name of a notebook in {kind}/")
     for place in places:
-        if named_path(place / kind / f"{name}.ipynb").is_file():
+        if expand_path(place / kind / f"{name}.ipynb").is_file():
             return place / kind / f"{name}.ipynb"
     known = sorted({p.stem for place in places for p in (place / kind).glob("*.ipynb")})
     raise StudyError(f"{where}: no {kind}/{name}.ipynb{suggest(name, known)}; there are {', '.join(known) or 'none'}")
@@ -165,7 +165,7 @@ def _seeds(raw, where: str) -> tuple:  # list of all, dictionary of each task's 
 # %% ../../nbs/engine/06_grid.ipynb #71a0cb3a
 def _recipe_file(name, folder: Path, where: str) -> dict:
     "Parameters in a YAML file that a search has written; its place counts from the study's folder, or from here."
-    path = next((p for p in (named_path(folder / str(name)), named_path(str(name))) if p.is_file()), None)
+    path = next((p for p in (expand_path(folder / str(name)), expand_path(str(name))) if p.is_file()), None)
     if path is None or path.suffix not in (".yaml", ".yml"):
         raise StudyError(
             f"{where}: recipe = {name!r}: expected published, or a .yaml file beside the study or below the present folder"
@@ -307,7 +307,7 @@ def all_studies(
 
 
 def _study_file(name: str, root: Path) -> Path:
-    path = named_path(name)
+    path = expand_path(name)
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return path.resolve()
@@ -322,7 +322,7 @@ def _study_file(name: str, root: Path) -> Path:
 
 def _encoder_name(name: str) -> str:
     "Checked; a folder by its full path, since each run works in a folder of its own."
-    return str(named_path(name).resolve()) if check_encoder(name) == "folder" else name
+    return str(expand_path(name).resolve()) if check_encoder(name) == "folder" else name
 
 
 def _source(name: str, where: str) -> str:

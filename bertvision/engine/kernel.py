@@ -125,9 +125,9 @@ def be_kernel(
     "Turn this process into a kernel. It ends with its parent."
     import zmq
 
-    from bertvision.core.executed import forget
+    from bertvision.core.executed import clear_marks
 
-    forget("bertvision.studies")
+    clear_marks("bertvision.studies")
     if sys.path and sys.path[0] == "":
         del sys.path[0]  # IPython puts the run's folder where it belongs
     parent = os.environ.pop("JPY_PARENT_PID", os.getppid())

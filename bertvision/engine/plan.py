@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..core.errors import DataError, ParameterError, StudyError, suggest
 from ..core.executed import lines_of
 from ..core.hashing import file_fingerprint, fingerprint
-from ..core.io import named_path, read_json
+from ..core.io import expand_path, read_json
 from ..data.files import corpus_files, corpus_place
 from ..data.tasks import data_root, get_task, input_files
 from .declaration import read_declaration, tasks_read
@@ -202,8 +202,8 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     if "data" in names and data and not toy:
         places["data"] = data
     given = _settings(step, names, grid, where)
-    if isinstance(corpus := given.get("corpus"), str) and corpus and named_path(corpus).exists():
-        places["corpus"] = str(named_path(corpus).resolve())  # each run works in a folder of its own
+    if isinstance(corpus := given.get("corpus"), str) and corpus and expand_path(corpus).exists():
+        places["corpus"] = str(expand_path(corpus).resolve())  # each run works in a folder of its own
     full = check_parameters(step.experiment, given | places)
     _check_choices(full)
     tasks_read(read_declaration(step.experiment), full)  # refuses unknown ones
@@ -359,7 +359,7 @@ def plan(
     "Turn a study into checked jobs; raises the first error that a run would meet. Writes nothing."
     root = data_root(data)
     data = str(root.resolve()) if root else ""
-    folder = named_path(out).resolve() / study.name
+    folder = expand_path(out).resolve() / study.name
     made = {}
     for step in study.steps.values():
         template, where = _template(step.experiment, code), f"study {study.name}, step {step.name}"

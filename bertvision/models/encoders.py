@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.caches import keep_makers, made_by_today
+from ..core.caches import is_current, save_code_list
 from ..core.errors import DataError, EncoderError, ParameterError, suggest
 from ..core.executed import recording
 from ..core.hashing import file_fingerprint, file_sha256, fingerprint
-from ..core.io import cache_dir, named_path
+from ..core.io import cache_dir, expand_path
 from ..core.machine import device
 from ..data.tasks import Task
 from .registry import ENCODERS, Zoo, check_encoder, seen_before
@@ -220,13 +220,13 @@ def _built_folder(name: str) -> Path:
     options = dict(_BUILT[name])
     vocabulary = {"text": _text_vocabulary, "toy": _toy_vocabulary}[options.pop("vocabulary")]()
     folder = cache_dir() / "zoo" / f"{name}-{fingerprint([vocabulary, _made_of(name)])}"
-    if (folder / "config.json").is_file() and made_by_today(folder):
+    if (folder / "config.json").is_file() and is_current(folder):
         return folder
     making = Path(f"{folder}.{os.getpid()}")
     with recording() as ran:
         build_random(making, vocabulary, **options)
-    keep_makers(making, ran)
-    if folder.exists() and not made_by_today(folder):
+    save_code_list(making, ran)
+    if folder.exists() and not is_current(folder):
         shutil.rmtree(folder, ignore_errors=True)  # made by other code
     try:
         making.rename(folder)
@@ -242,7 +242,7 @@ def locate(
     "What `from_pretrained` is to be given; raises EncoderError."
     kind = check_encoder(name)
     if kind == "folder":
-        return str(named_path(name).resolve()), None
+        return str(expand_path(name).resolve()), None
     if kind == "hub":
         return name, revision
     row = ENCODERS[name]

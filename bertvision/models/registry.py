@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..core.errors import EncoderError, suggest
-from ..core.io import named_path
+from ..core.io import expand_path
 from ..data.tasks import Task
 
 # %% ../../nbs/models/00_registry.ipynb #763ef0b1
@@ -554,8 +554,8 @@ def check_encoder(
     "Which kind of encoder a name means; raises EncoderError when it can be none."
     if name in ENCODERS:
         return "zoo"
-    if named_path(name).is_dir():
-        if (named_path(name) / "config.json").is_file():
+    if expand_path(name).is_dir():
+        if (expand_path(name) / "config.json").is_file():
             return "folder"
         raise EncoderError(f"{name} is a folder without config.json, so not an encoder in Hugging Face's layout")
     owner, _, rest = name.partition("/")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..core.distributed import share
+from ..core.distributed import share_batch
 from ..core.errors import DataError, ParameterError
 from ..core.hashing import fingerprint
 from ..core.io import replacing
@@ -116,7 +116,7 @@ def make_batch(
         ids.shape[1],
     )
     if processes > 1:
-        mine, counted = share(len(rows), process, processes)
+        mine, counted = share_batch(len(rows), process, processes)
         place = np.full(len(rows), -1)
         place[mine] = np.arange(len(mine))
         kept = (place[hidden // width] >= 0) & counted

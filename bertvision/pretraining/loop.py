@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from ..core.distributed import join, seed_step, wait
+from ..core.distributed import barrier, join_group, seed_step
 from ..core.errors import ParameterError, TrainingError
 from ..core.hashing import fingerprint
 from ..core.machine import Phases, choose_precision, progress, seed_everything
@@ -81,7 +81,7 @@ class Learning:
         self.recipe, self.folder, self.keep_steps, self.on_step = recipe, folder, set(keep_steps), on_step
         self.precision, self.phases, self.standing = choose_precision(recipe.precision), Phases(), Standing()
         self.accelerator = _accelerator(self.precision)
-        self.place = join()
+        self.place = join_group()
         self._check()
         self._begun = fingerprint(
             [
@@ -257,7 +257,7 @@ def restore(self: Learning) -> int:  # the step to go on from; 0 = from the begi
     if found:
         self.standing = found
         self.phases.add(found.seconds)
-    wait()  # nobody writes the next checkpoint while another still reads this one
+    barrier()  # nobody writes the next checkpoint while another still reads this one
     return self.standing.step
 
 # %% ../../nbs/pretraining/04_loop.ipynb #92c97ac8

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import ParameterError
-from ..core.io import named_path, replacing, write_text
+from ..core.io import expand_path, replacing, write_text
 from ..metrics.comparisons import rule
 from ..metrics.statistics import summarise
 from .claims import CLAIM_COLUMNS, claim, claim_words, decide_claims
@@ -178,7 +178,7 @@ def write_comparison(
     path,  # .md or .csv
 ) -> Path:  # the file
     "Write the text, or the table with all its columns; raises ParameterError for another ending, OutputError."
-    path = named_path(path)
+    path = expand_path(path)
     if path.suffix == ".md":
         return write_text(path, comparison_text(found))
     if path.suffix != ".csv":

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ..core.figures import colors, label_outer, nothing, panel_row, white_grid
+from ..core.figures import colors, empty_figure, label_outer, panel_row, white_grid
 from ..engine.facts import facts_of_rows
 from ..metrics import power
 from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
@@ -504,7 +504,7 @@ def plot_scores(
 ) -> plt.Figure:
     "Scores with seeds and intervals beside trivial and published ones."
     if not (table["status"] == "done").any():
-        return nothing("no run has finished")
+        return empty_figure("no run has finished")
     table = highlighted(study, table)
     rows, names, groups = _place(table)
     shades, tidy = dict(zip(groups, colors(len(groups)))), scores(study)
@@ -620,7 +620,7 @@ def plot_loss(
     "Training loss by epoch."
     rows = curves(study).dropna(subset="loss")
     if not len(rows):
-        return nothing("no finished run has a history")
+        return empty_figure("no finished run has a history")
     fell = [_end(x, -1) < 0.9 * _end(x, 1) for _, x in rows.groupby("run")["loss"]]
     return _lines(
         rows, "loss", "training loss", f"Training loss fell by a tenth or more in {sum(fell)} of {len(fell)} runs"
@@ -633,7 +633,7 @@ def plot_selection(
     "Headline metric on the selection part by epoch."
     rows = curves(study).dropna(subset="score")
     if not len(rows):
-        return nothing("no finished run was scored while it trained")
+        return empty_figure("no finished run was scored while it trained")
     late = sum(len(x) == 1 or x.iloc[-1] > x.iloc[:-1].max() for _, x in rows.groupby("run")["score"])
     titles = [f"{t}: {METRICS[m].title if m in METRICS else m}" for t, m in zip(rows["task"], rows["metric"])]
     return _lines(

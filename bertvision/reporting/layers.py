@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from ..core.figures import COLORS, draw_heat, nothing, white_grid
+from ..core.figures import COLORS, draw_heatmap, empty_figure, white_grid
 from ..data.published import published_probes
 from ..engine.facts import known_task
 from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
@@ -243,7 +243,7 @@ def plot_profiles(
     "Score by layer, a panel a task and shown metric, a line a side with the 95 % interval over seeds, above the control task and the trivial baseline."
     rows = headline(final(rows[rows["through"] == through]))
     if not len(rows):
-        return nothing("no probe has finished")
+        return empty_figure("no probe has finished")
     panels = _panels(rows)
     fig, axes = _grid(len(panels))
     for ax, (title, group) in zip(axes, panels):
@@ -279,13 +279,13 @@ def plot_heat(
     "Heat maps of mean scores × 100, model by layer, for each task; for questions exact match, F1, and F1 of those that have an answer."
     rows = headline(rows[rows["through"] == "layer"], _heat_metrics)
     if not len(rows):
-        return nothing("no probe has finished")
+        return empty_figure("no probe has finished")
     tables = _heat_tables(rows)
     size = [len(table) for _, table in tables]
     inches = (2.6 + 0.55 * (1 + rows["layer"].max()), sum(size) * 0.36 + 0.95 * len(size))
     fig, axes = plt.subplots(len(tables), 1, figsize=inches, layout="constrained", squeeze=False, height_ratios=size)
     for ax, (title, table) in zip(axes.flat, tables):
-        draw_heat(ax, table)
+        draw_heatmap(ax, table)
         ax.set_title(title, fontsize=10, loc="left")
     axes.flat[-1].set_xlabel("layer (0 = embeddings)")
     plt.close(fig)

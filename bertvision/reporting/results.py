@@ -31,7 +31,7 @@ from ..runs.lineage import Lineage, encoder_title, own_settings
 from ..runs.locks import locked
 from ..runs.records import foreign_record, run_identity, seconds_of
 from ..runs.run import read_rows
-from ..runs.witness import executed_apart
+from ..runs.witness import executed_differences
 
 # %% ../../nbs/reporting/00_results.ipynb #abf36813
 _EXAMPLE = {
@@ -500,7 +500,7 @@ def _why_other_code(ours: dict, theirs: dict, first: str, home: Path) -> str:
     notebooks = {p.get("notebook") for p in prints}
     if ours.get("executed") and theirs.get("executed") and len(notebooks) == 1:
         try:
-            names = executed_apart(ours, theirs, home)
+            names = executed_differences(ours, theirs, home)
             return f"it executed another {listed(names)} than {first}: averaged with it" if names else ""
         except DataError as e:
             return f"{e}; averaged with {first}"

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 import bertvision
 from ..core.errors import DataError, OutputError
 from ..core.hashing import fingerprint
-from ..core.io import cache_dir, named_path, parse_json, replacing, resources
+from ..core.io import cache_dir, expand_path, parse_json, replacing, resources
 from ..core.machine import versions
 from .results import Results, read_study
 from ..runs.records import read_record
@@ -356,7 +356,7 @@ def _chosen(study: Path, predictions: bool, logs: bool, without: set) -> dict:  
 
 def _study_file(name: str, given: str) -> Path | None:
     "The YAML of a study: the one that was named, or the package's own."
-    places = [named_path(given)] * given.endswith((".yaml", ".yml")) + [resources() / "studies" / f"{name}.yaml"]
+    places = [expand_path(given)] * given.endswith((".yaml", ".yml")) + [resources() / "studies" / f"{name}.yaml"]
     return next((p for p in places if p.is_file()), None)
 
 
@@ -442,7 +442,7 @@ def export_study(
     logs: bool = False,  # pack the logs, scrubbed as well
 ) -> dict:  # the manifest
     "Pack a study, finished or not. Raises DataError for a folder that is none or holds a damaged file, OutputError when the archive cannot be written or something is left in it."
-    folder = named_path(folder).resolve()
+    folder = expand_path(folder).resolve()
     study, secrets = read_study(folder), find_secrets(folder, data, _given_places(folder))
     name = secrets.scrub(study.name)
     files = _chosen(folder, predictions, logs, {f["run"] for f in study.faults if f["state"] == "misplaced"})
@@ -467,7 +467,7 @@ def export_study(
             broken.append(f"{entry}: is damaged")
     manifest = _scrub_tree(_manifest(study, contents, left_out + broken), secrets)
     contents["manifest.json"] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
-    with replacing(named_path(out or f"{study.name}.zip")) as tmp:
+    with replacing(expand_path(out or f"{study.name}.zip")) as tmp:
         _write_zip(tmp, name, contents)
         _check_archive(tmp, secrets)
     return manifest
@@ -524,7 +524,7 @@ def open_shared(
     place,  # folder of a study, or an archive of one
 ) -> Results:
     "A study, wherever it lies; raises DataError."
-    place = named_path(place)
+    place = expand_path(place)
     if place.is_dir():
         return read_study(place)
     if not place.is_file():

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
-from ..core.figures import COLORS, draw_heat, finish, nothing, panel_grid
+from ..core.figures import COLORS, draw_heatmap, empty_figure, finish, panel_grid
 from ..data.published import SUBSET_FLAGS, published_subsets
 from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE, rule
 from bertvision.reporting.page import (
@@ -273,7 +273,7 @@ def plot_budgets(
     "Accuracy against budget, a row of panels a task, a panel a training; the published values of MNLI as hollow markers."
     means = subset_means(reported(rows[rows["freeze"] == 0]))
     if not len(means):
-        return nothing("no subset has been trained")
+        return empty_figure("no subset has been trained")
     tasks, arms = list(dict.fromkeys(means["task"])), list(dict.fromkeys(in_order(means[["arm"]])["arm"]))
     fig, axes = panel_grid(len(tasks), len(arms), 5.6 if len(arms) > 1 else 7.6, 3.9, sharey="row")
     for task, line in zip(tasks, axes):
@@ -677,7 +677,7 @@ def plot_overlap(
     ]
     table = pd.DataFrame(cells, names, names)
     fig, ax = plt.subplots(figsize=(2.6 + 0.85 * len(names), 1.6 + 0.55 * len(names)), layout="constrained")
-    draw_heat(ax, table.iloc[1:, :-1], lowest=0)
+    draw_heatmap(ax, table.iloc[1:, :-1], lowest=0)
     most = mean.idxmax()
     whose = (
         f"{', '.join(filter(None, (task_title(first['task']), first['encoder'], first['settings'])))}. "

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core.distributed import is_main, join, receive, send_to_main, wait
+from ..core.distributed import barrier, is_main, join_group, receive_tensors, send_to_main
 from ..core.errors import DataError, EncoderError, ParameterError, TrainingError
 from ..core.machine import choose_precision, device, progress
 from ..data.batches import Batches, Tokens, collate, longest_first, tokenizer_fingerprint
@@ -303,10 +303,10 @@ def extract(
     "States of all examples in a file: made, finished or found. Raises DataError (another's file), OutputError, TrainingError."
     if chunk < 1:
         raise ParameterError(f"chunk = {chunk}: expected at least 1 example")
-    join()
+    join_group()
     if overwrite and is_main():
         Path(path).unlink(missing_ok=True)
-    wait()  # all see the same file: as it was left, or none
+    barrier()  # all see the same file: as it was left, or none
     found = load_header(path) if Path(path).exists() else None
     begun = found.origin if found else None
     if begun and precision == "auto" and found.written < len(found):
@@ -318,22 +318,22 @@ def extract(
         origin = replace(origin, precision=begun.precision)
     if found:
         check_stored(found, origin, tokens)
-    wait()
+    barrier()
     if not found or found.written < len(found):
         _fill(stream, origin, path, found.written if found else 0, on_step, flush_seconds)
-    wait()
+    barrier()
     return open_states(path, tokens=tokens)
 
 # %% ../../nbs/states/02_stream.ipynb #67aefdd3
 def _made(stream: Stream, origin: Origin, todo: list):
     "Yields (first, end, encoded values) of each chunk in the main process; the others hand over theirs and yield nothing."
-    (process, processes), rooms = join(), ({}, {})
+    (process, processes), rooms = join_group(), ({}, {})
     for i, (first, end) in enumerate(todo):
         owner, room = i % processes, rooms[i % 2]
         if owner == process:
             encoded = _encode_chunk(stream, origin, first, end, room)
         elif process == 0:
-            receive(encoded := _room(stream, origin, int(stream.lengths[first:end].sum())), owner)
+            receive_tensors(encoded := _room(stream, origin, int(stream.lengths[first:end].sum())), owner)
         if process == 0:
             yield first, end, encoded
         elif owner == process:

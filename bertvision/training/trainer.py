@@ -25,9 +25,9 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 
-from ..core.distributed import add_up, is_main, join, process_count, seed_step, share, wait
+from ..core.distributed import all_reduce, barrier, is_main, join_group, process_count, seed_step, share_batch
 from ..core.errors import DataError, TrainingError
-from ..core.executed import tell_own
+from ..core.executed import write_own_executed
 from ..core.hashing import fingerprint
 from ..core.io import read_json, replacing, write_json
 from ..core.machine import Phases, choose_precision, device, progress, seed_everything
@@ -76,7 +76,7 @@ def predict(
         bar.update(len(rows))
     bar.close()
     model.train(training)
-    return add_up(logits) if processes > 1 else logits
+    return all_reduce(logits) if processes > 1 else logits
 
 # %% ../../nbs/training/01_trainer.ipynb #10560f03
 @dataclass
@@ -159,7 +159,7 @@ def save_checkpoint(
         },
     )
     shutil.rmtree(folder / name, ignore_errors=True)
-    tell_own()  # who goes on from here depends on what made it
+    write_own_executed()  # who goes on from here depends on what made it
     tmp.rename(folder / name)
     for old in folder.glob("step-*"):
         if old.name != name:
@@ -264,7 +264,7 @@ class Fitting:
             self.tokens = {k: self._tokenise(k, d) for k, d in self._datasets().items()}
         for tokens in self.tokens.values():
             encoder.check(tokens)
-        self.process, self.processes = join()
+        self.process, self.processes = join_group()
         seed_everything(recipe.seed, recipe.deterministic)
         freeze(encoder, recipe.freeze)
         self.precision = choose_precision(recipe.precision)
@@ -330,13 +330,13 @@ def train_step(self: Fitting, group: list) -> torch.Tensor:  # mean loss over th
     if self.average:
         self.average.update(self._bare_model())
     self._count(group, examples)
-    return add_up(loss_sum)
+    return all_reduce(loss_sum)
 
 # %% ../../nbs/training/01_trainer.ipynb #0fd31bfc
 @patch
 def _part(self: Fitting, rows) -> tuple:  # (batch on the device, how many of its examples count)
     "What this process takes of a batch."
-    mine, counts = share(len(rows), self.process, self.processes)
+    mine, counts = share_batch(len(rows), self.process, self.processes)
     batch = collate(self.tokens["train"], rows[mine], self.batches.multiple)
     return {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}, len(mine) * counts
 
@@ -466,7 +466,7 @@ def restore(self: Fitting) -> int:  # the step to go on from; 0 = from the begin
     if found:
         self.standing = found
         self.phases.add(found.seconds)
-    wait()  # nobody writes the next checkpoint while another still reads this one
+    barrier()  # nobody writes the next checkpoint while another still reads this one
     return self.standing.step
 
 # %% ../../nbs/training/01_trainer.ipynb #fedd6658
@@ -583,7 +583,7 @@ def plot(self: Fit, axes=None):  # two matplotlib axes, made when None
 @patch
 def result(self: Fitting, resumed_from: int) -> Fit:
     "Bring the best weights back, score every split once, and free what only the loop needed."
-    wait()
+    barrier()
     if (best := self.folder / "best.safetensors").exists():
         load_model(self._bare_model(), best)
     with self.phases("evaluate"):
