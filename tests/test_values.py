@@ -95,7 +95,7 @@ MERGES = "a: &a {" + ", ".join(f"k{i}: 1" for i in range(400)) + "}\nb: {<<: [" 
         ("!!python/object/apply:os.getcwd []", "unknown type"),
         ("a: !!timestamp 2001-12-14", "unknown type"),
         ("!!set {a}", "unknown type"),
-        ("!!int 1:20", "'1:20' is not of the type int"),
+        ("!!int 1:20", "'1:20': expected a value of type int"),
         ("1e999", "too large for a number"),
         ("9" * 5000, "too large for a number"),
         ("? [a]\n: 1", "a key that is a list"),
