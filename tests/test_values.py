@@ -98,7 +98,7 @@ MERGES = "a: &a {" + ", ".join(f"k{i}: 1" for i in range(400)) + "}\nb: {<<: [" 
         ("!!int 1:20", "'1:20': expected a value of type int"),
         ("1e999", "too large for a number"),
         ("9" * 5000, "too large for a number"),
-        ("? [a]\n: 1", "a key that is a list"),
+        ("? [a]\n: 1", "a key is a list"),
         ("a: 1\n---\nb: 2", "not YAML"),
         ("%YAML 1.1\n---\na: yes", "expected YAML 1.2"),
         (r'"\ud800"', "surrogate"),
