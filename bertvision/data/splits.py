@@ -84,11 +84,8 @@ class Splits:
 
     def __repr__(self):
         report = ", ".join(f"{name} {len(ds):,}" for name, ds in self.report.items())
-        lines = [
-            f"protocol {self.protocol}: train {len(self.train):,}, selection {len(self.selection):,}, reported {report}",
-            *self.notes,
-        ]
-        return "\n".join(lines)
+        sizes = f"train {len(self.train):,}, selection {len(self.selection):,}, reported {report}"
+        return "\n".join([f"protocol {self.protocol}: {sizes}", *self.notes])
 
 # %% ../../nbs/data/09_splits.ipynb #467e1480
 def _carve(data: TaskData, fraction: float, at_most: int, seed: int) -> tuple:  # train, selection
