@@ -170,7 +170,7 @@ def _fields(path: Path, kind: str, columns: tuple):
             )
         yield line, tuple(record[i] for i in positions)
 
-
+# %% ../../nbs/data/00_files.ipynb #8209c6c6
 def _objects(path: Path, columns: tuple):
     "Yield (line, values) of a .jsonl file."
     for n, line in enumerate(_text_lines(path), 1):

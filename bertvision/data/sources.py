@@ -323,7 +323,7 @@ def _answer_counts(ds) -> str:
     without = sum(not a["text"] for a in ds["answers"])
     return f"with an answer {len(ds) - without:,}, without {without:,}"
 
-
+# %% ../../nbs/data/08_sources.ipynb #5a5a1988
 def _label_counts(task: Task, labels: np.ndarray) -> str:  # "negative 3, positive 5"
     if not np.any(labels >= 0):
         return "none"

@@ -270,7 +270,7 @@ def _simulated(setting, studies):
     start = time.monotonic()
     return simulate(**setting, studies=studies), setting, time.monotonic() - start
 
-
+# %% ../../nbs/metrics/04_levels.ipynb #57d14729
 def _still_missing(
     path: Path, studies: int, power: int
 ) -> tuple:  # (table so far, [(setting, number of studies)] still to simulate)

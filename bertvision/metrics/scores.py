@@ -102,7 +102,7 @@ def _matthews(p, y):
         return 0.0
     return ((p == y).sum() * n - predicted @ labelled) / np.sqrt(spread)
 
-
+# %% ../../nbs/metrics/00_scores.ipynb #44f75b7c
 def _correlation(p, y, name):
     from scipy import stats
 
