@@ -53,13 +53,13 @@ def published(
     model: str | None = None,  # "fine-tuning" | "AdapterPooler"; None = both
 ):  # DataFrame, one row per printed cell
     "Return the published cells of a task, encoder and model. Raises DataError for an unknown name."
-    return _chosen(_read(), task=task, encoder=encoder, model=model)
+    return _select(_read(), task=task, encoder=encoder, model=model)
 
 
-def _chosen(table, **wanted):
+def _select(table, **values):
     "Select the rows with the given values; None selects all."
     rows = table
-    for column, name in wanted.items():
+    for column, name in values.items():
         if name is None:
             continue
         known = sorted(table[column].unique())
@@ -113,7 +113,7 @@ def published_probes(
     import pandas as pd
 
     rows = _read("probes")
-    return _chosen(
+    return _select(
         rows.assign(layer=pd.to_numeric(rows["layer"]).astype("Int64")), task=task, encoder=encoder, side=side
     )
 
@@ -150,7 +150,7 @@ def published_subsets(
 
     rows = _read("subsets")
     integers = {name: pd.to_numeric(rows[name]).astype("Int64") for name in ("percent", "count", "epoch", "seed")}
-    return _chosen(
+    return _select(
         rows.assign(**integers, reading=pd.to_numeric(rows["reading"])),
         task=task,
         encoder=encoder,
@@ -175,4 +175,4 @@ def published_attention(
     model: str | None = None,  # bigbird-roberta-base | longformer-base-4096 | performer | linformer; None = all
 ):  # DataFrame: source, place, task, split, model, metric, value, printed, remark, flag
     "Return the published results of efficient attention; accuracies are fractions. Raises DataError as `published`."
-    return _chosen(_read("attention"), task=task, model=model)
+    return _select(_read("attention"), task=task, model=model)

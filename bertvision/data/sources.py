@@ -63,16 +63,16 @@ class Rows:
 def _positions(
     path: Path, header: list, file: File
 ) -> list:  # positions of the columns: text, extra, label, and the one that selects rows
-    wanted = [*file.text, *file.more, *([] if file.label is None else [file.label]), *file.only[:1]]
+    required = [*file.text, *file.more, *([] if file.label is None else [file.label]), *file.only[:1]]
     if file.width:
-        return wanted
-    missing = [name for name in wanted if name not in header]
+        return required
+    missing = [name for name in required if name not in header]
     if missing:
         raise DataError(f"{path}:1: no column {', '.join(map(repr, missing))}; the header has {listed(header)}")
-    repeated = [name for name in wanted if header.count(name) > 1]
+    repeated = [name for name in required if header.count(name) > 1]
     if repeated:
         raise DataError(f"{path}:1: column {repeated[0]!r} occurs {header.count(repeated[0])} times; expected it once")
-    return [header.index(name) for name in wanted]
+    return [header.index(name) for name in required]
 
 
 def _cut_rows(path: Path, records: list, width: int, first: int, allowed: int) -> set:  # row numbers to drop
@@ -456,20 +456,20 @@ def _fetch(task: Task, revision: str) -> Path:  # local folder in the hub's layo
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    wanted = dict(
+    arguments = dict(
         repo_id=task.hub.id,
         repo_type="dataset",
         revision=revision,
         allow_patterns=["README.md", f"{task.hub.config}/*"],
     )
     try:
-        place = Path(snapshot_download(**wanted, local_files_only=True))
+        place = Path(snapshot_download(**arguments, local_files_only=True))
         if all(_parquet(place, task, split) for split in _required(task)):
             return place
     except LocalEntryNotFoundError:
         pass  # not in the cache: use the network
     try:
-        return Path(snapshot_download(**wanted, etag_timeout=10))
+        return Path(snapshot_download(**arguments, etag_timeout=10))
     except Exception as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise DataError(
@@ -518,8 +518,8 @@ def read_parquet(
         raise DataError(f"{files[0]}: damaged Parquet file ({e})") from e
     hub = task.hub
     where = f"{hub.id}/{hub.config}/{split}"
-    wanted = [*hub.text, hub.label, *(name for name in (hub.row, hub.ids) if name)]
-    missing = [name for name in wanted if name not in table.column_names]
+    required = [*hub.text, hub.label, *(name for name in (hub.row, hub.ids) if name)]
+    missing = [name for name in required if name not in table.column_names]
     if missing:
         raise DataError(f"{where}: no column {', '.join(map(repr, missing))}; there are {listed(table.column_names)}")
     names = _class_names(place, task, table.schema, where)

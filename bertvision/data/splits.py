@@ -194,8 +194,8 @@ def part_of(
     """
     if min_words:
         data = _long_examples(data, min_words)
-    wanted = {"train": train_examples} | dict.fromkeys(data.task.report, report_examples)
-    splits = {name: subset(rows, wanted.get(name, 0), seed) for name, rows in data.splits.items()}
+    sizes = {"train": train_examples} | dict.fromkeys(data.task.report, report_examples)
+    splits = {name: subset(rows, sizes.get(name, 0), seed) for name, rows in data.splits.items()}
     reduced = [name for name in data.task.report if name in splits and len(splits[name]) < len(data.splits[name])]
     notes = [
         f"{name} is reported on {len(splits[name]):,} of {len(data.splits[name]):,} examples, drawn with seed {seed}"

@@ -754,23 +754,24 @@ def _names(raw: dict, key: str, where: str, allowed=None) -> tuple:
 
 
 def _own_labels(raw: dict, where: str) -> tuple:  # names, {label in the files: name}
-    given = raw.get("labels")
+    labels = raw.get("labels")
     if raw["kind"] == "regression":
-        if given is not None:
+        if labels is not None:
             raise DataError(f"{where}: labels: not allowed for a regression; expected scores: [lowest, highest]")
         return (), {}
-    if isinstance(given, dict) and all(isinstance(n, str) for n in given.values()):
-        names, given = tuple(dict.fromkeys(given.values())), {str(k): n for k, n in given.items()}
-    elif isinstance(given, list):
-        names, given = _names(raw, "labels", where), {}
+    if isinstance(labels, dict) and all(isinstance(n, str) for n in labels.values()):
+        names = tuple(dict.fromkeys(labels.values()))
+        raw_labels = {str(k): n for k, n in labels.items()}
+    elif isinstance(labels, list):
+        names, raw_labels = _names(raw, "labels", where), {}
     else:
         raise DataError(
-            f"{where}: labels = {given!r}: expected a list of names, "
+            f"{where}: labels = {labels!r}: expected a list of names, "
             "or a mapping from the labels in the files to names, such as {0: bad, 1: good}"
         )
     if len(names) < 2:
         raise DataError(f"{where}: labels: expected at least two different names, found {', '.join(names)}")
-    return names, given
+    return names, raw_labels
 
 # %% ../../nbs/data/01_tasks.ipynb #b45e99c1
 def _own_splits(raw: dict, path: Path) -> tuple:  # split -> File, reported splits
