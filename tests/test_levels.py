@@ -6,7 +6,15 @@ import pandas as pd
 import pytest
 
 from bertvision.core.errors import DataError, ParameterError
-from bertvision.metrics.levels import EXAMPLES, KINDS, METRICS, SEEDS, cells, main, simulate
+from bertvision.metrics.levels import (
+    EXAMPLES,
+    KINDS,
+    METRICS,
+    SEEDS,
+    main,
+    settings,
+    simulate,
+)
 
 TABLE = Path(__file__).parents[1] / "outputs" / "levels" / "levels.csv"
 KIND = ["metric", "examples", "kind", "sd", "effect"]
@@ -22,7 +30,7 @@ def table():
 def test_the_committed_table_has_every_kind_of_study(table):
     null = table[table["effect"] == 0]
     assert null["studies"].min() >= 5000
-    assert len(null.drop_duplicates(KIND)) == len(cells()) == 72
+    assert len(null.drop_duplicates(KIND)) == len(settings()) == 72
     assert (
         set(null["metric"]) == set(METRICS)
         and set(null["examples"]) == set(EXAMPLES)
@@ -64,7 +72,7 @@ def test_the_long_table_goes_on_where_it_was_cut_off(tmp_path, monkeypatch, caps
     main(args)
     assert out.read_bytes() == whole and not capsys.readouterr().out
     with pytest.raises(
-        ParameterError, match="levels.csv holds 3, 1 studies a kind, not 4 and 1: give these numbers, or another --out"
+        ParameterError, match="levels.csv was made with 3, 1 studies per setting, not 4 and 1: give the same --studies"
     ):
         main(["--studies", "4", *args[2:]])
     out.write_text("a,b\n1,2\n")

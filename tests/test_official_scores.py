@@ -403,11 +403,11 @@ def test_equal_null_odds_are_parted_in_the_order_of_their_file(tmp_path, capsys)
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--script", "1.1"], "question '1' has no answer: the script of SQuAD 1.1 stops there, choose script 2.0"),
+        (["--script", "1.1"], "question '1' has no answer: not accepted by the script of SQuAD 1.1; use script 2.0"),
         (["--threshold", "0"], "threshold = 0.0: expected null odds with it"),
         (
             ["--null-odds", "odds.json", "--script", "1.1"],
-            "null odds: the script of SQuAD 1.1 takes none, choose script 2.0",
+            "null odds: not accepted by the script of SQuAD 1.1; use script 2.0",
         ),
         (["--null-odds", "odds.json", "--threshold", "nan"], "threshold = nan: expected a number"),
         (["--null-odds", "short.json"], "null odds: none for question '1'"),

@@ -72,7 +72,7 @@ def test_an_empty_context_is_named(squad):
 
 def test_duplicate_ids_are_named(squad):
     write(squad / "train-v2.0.json", official(qa(), qa()))
-    with pytest.raises(DataError, match="'1' is there more than once"):
+    with pytest.raises(DataError, match="'1' occurs more than once"):
         load_task("squad2", squad.parent)
 
 

@@ -453,10 +453,10 @@ def test_what_an_encoder_has_read_is_said_whatever_the_record_says(tmp_path):
 )
 def test_today_s_rule_for_answers_is_that_of_the_runs(answered, f1, losses):
     from bertvision.data.tasks import get_task
-    from bertvision.qa.grading import fallen
+    from bertvision.qa.grading import collapse_reason
 
     rows = pd.DataFrame({"prediction": answered, "label": [1, 0, 1, 0, 1, 1], "answer_f1": f1})
-    assert answers_collapse(rows["prediction"], rows["label"], rows["answer_f1"], losses) == fallen(
+    assert answers_collapse(rows["prediction"], rows["label"], rows["answer_f1"], losses) == collapse_reason(
         get_task("squad2"), rows, losses
     )
 

@@ -18,7 +18,7 @@ from ..data.squad import Questions, read_squad
 from ..data.tasks import get_task
 from ..models.encoders import load_encoder
 from ..qa.decoding import answers, decode_spans, write_answers
-from ..qa.scoring import Official, Scored, official, score_answers
+from ..qa.scoring import Official, Scored, official_scores, score_answers
 from ..qa.windows import make_windows
 from ..runs.records import read_record
 from ..training.trainer import predict
@@ -78,7 +78,7 @@ def official_file(
     "Score predictions against a file as an official script does. Raises DataError or ParameterError for what cannot be scored."
     gold, texts, odds = _read_answered(path, predictions, null_odds)
     script = script or script_of(path, gold, odds)
-    return official(gold.ids, [a["text"] for a in gold.answers], texts, odds, threshold, script)
+    return official_scores(gold.ids, [a["text"] for a in gold.answers], texts, odds, threshold, script)
 
 # %% ../../nbs/evaluation/00_answering.ipynb #5116c962
 def as_dataset(
@@ -130,4 +130,4 @@ def answer_file(
         return None
     null_odds = decoded.null_odds if row.no_answer else None
     script = script_of(path, questions, null_odds)
-    return official(windows.ids, windows.answers, answers(decoded), null_odds, limit, script)
+    return official_scores(windows.ids, windows.answers, answers(decoded), null_odds, limit, script)

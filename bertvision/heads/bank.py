@@ -27,7 +27,7 @@ from ..data.tasks import Task
 from .heads import Head, build_head, head_losses, span_losses
 from .poolers import OneLayer, ScalarMix
 from .specs import HeadRecipe, parse_head
-from ..qa.grading import fallen, grade, trivial
+from ..qa.grading import collapse_reason, grade, trivial_scores
 from ..states.stream import ordered_batches, state_batches
 
 # %% ../../nbs/heads/03_bank.ipynb #6d77d025
@@ -483,7 +483,7 @@ def summary(
         "parameters": self.parameters[i],
         "best_step": self.best_steps[i],
         "metrics": self.metrics[i],
-        "collapsed": fallen(self.task, said, losses),
+        "collapsed": collapse_reason(self.task, said, losses),
         "threshold": self.graded[i]["selection"].threshold,
     }
 
@@ -596,7 +596,7 @@ def _result(self: Bank, heads: dict, logits: dict, best: dict, parts: dict) -> B
     graded = [grade(self.task, tokens, {name: logits[name][i] for name in logits}) for i in numbers]
     metrics = [{name: g.metrics for name, g in of.items()} for of in graded]
     tables = {name: [of[name].table for of in graded] for name in logits}
-    trivials = {name: trivial(self.task, tokens["train"], tokens[name]) for name in logits}
+    trivials = {name: trivial_scores(self.task, tokens["train"], tokens[name]) for name in logits}
     return BankFit(
         self.recipes,
         self.task,

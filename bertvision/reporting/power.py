@@ -22,7 +22,7 @@ from ..data.tasks import get_task
 from ..engine.forecast import finished_runs, split_rows, text_table
 from ..engine.plan import Plan
 from ..metrics.comparisons import contributions
-from ..metrics.power import FOUND, Scatter, detectable, scatter_variances, seeds_text, typical_scatter
+from ..metrics.power import TARGET_POWER, Scatter, detectable, scatter_variances, seeds_text, typical_scatter
 from ..metrics.scores import METRICS
 from ..models.registry import all_encoders
 from .results import collapse_today, run_entries, scored_columns
@@ -388,7 +388,7 @@ def power_text(
     table = text_table([_power_row(f, encoders, own) for f in rows], heads)
     text = (
         f"What the seeds can establish: the difference of two methods, in points, "
-        f"that {10 * FOUND:.0f} of 10 such studies would find,\nfor one comparison alone / for one of about {rows[0].family} in the report's first table "
+        f"that {10 * TARGET_POWER:.0f} of 10 such studies would find,\nfor one comparison alone / for one of about {rows[0].family} in the report's first table "
         "(at Holm's first step; never = too few examples).\n"
     )
     warning = ONE_SEED.format(f" on {', '.join(alone)}" * own) if alone else ""

@@ -36,7 +36,7 @@ from ..data.splits import Splits, split
 from ..heads.heads import span_losses
 from ..models.encoders import Encoder, freeze
 from ..models.precision import autocast
-from ..qa.grading import fallen, grade, trivial
+from ..qa.grading import collapse_reason, grade, trivial_scores
 from ..qa.windows import tokenise_for
 from ..runs.recipes import Recipe
 from .optimizers import Average, make_optimizer, make_schedule
@@ -596,7 +596,7 @@ def result(self: Fitting, resumed_from: int) -> Fit:
         self.recipe,
         self.splits,
         metrics={k: g.metrics for k, g in graded.items()},
-        baselines={k: trivial(task, self.tokens["train"], self.tokens[k]) for k in self.tokens if k != "train"},
+        baselines={k: trivial_scores(task, self.tokens["train"], self.tokens[k]) for k in self.tokens if k != "train"},
         predictions=pd.concat([g.table for g in graded.values()], ignore_index=True),
         history=history,
         seconds=self.phases.read(),
@@ -606,7 +606,7 @@ def result(self: Fitting, resumed_from: int) -> Fit:
         examples_per_second=s.examples / max(self.phases.seconds["train"], 1e-9),
         padding_waste=float(self.batches.padding_waste()),
         truncated={k: t.truncated for k, t in self.tokens.items()},
-        collapsed=fallen(task, graded[first].table, list(history.get("loss", []))),
+        collapsed=collapse_reason(task, graded[first].table, list(history.get("loss", []))),
         graded=graded,
         tokens=self.tokens,
         stopped=s.stopped,
