@@ -209,7 +209,7 @@ def combine(
     weights=None,  # for mean and logits: (K,) that sum to 1; equal when None
     selection: str = "selection",  # for tuned: the split that the weight is chosen on
 ) -> pd.DataFrame:  # split, example_id, label, prediction [, p_<label> …], sorted by the first two
-    "Combine predictions into those of an ensemble. Raises DataError if the tables differ in examples, labels or classes."
+    "Combine prediction tables into one. Raises DataError if they differ in examples, labels or classes."
     both = align(tables)
     if len(both.names) < 2:
         raise ParameterError("an ensemble needs at least two tables")
