@@ -422,7 +422,7 @@ def test_the_dozen_pairs_notice_exchanged_labels():
 def test_the_guard_passes_on_what_the_pairs_say(hans):
     names = dict(zip(NLI, NLI[::-1]))
     with pytest.raises(
-        DataError, match="below chance, .*; of twelve plain pairs it calls those that repeat the premise contradiction"
+        DataError, match="below chance, .*; of twelve easy pairs it labels those that repeat the premise contradiction"
     ):
         evaluate_hans(oracle(names), hans, (0.34, 0.354, 9815))
 
