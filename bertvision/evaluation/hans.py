@@ -326,7 +326,7 @@ def templates(self: HansResult) -> dict:  # template -> accuracy; {} when the fi
 # %% ../../nbs/evaluation/04_hans.ipynb #904145e5
 @patch(as_prop=True)
 def record(self: HansResult) -> dict:
-    "Evaluation summary for a run's record."
+    "Fields of the `hans` entry in a run's record."
     return {
         "examples": len(self.rows),
         "heuristics": self.heuristics,

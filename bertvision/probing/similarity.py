@@ -37,7 +37,7 @@ def linear_cka(
     x: torch.Tensor,  # (n, S, D) vectors of n texts or tokens, n ≥ 4
     y: torch.Tensor,  # (n, S', D') vectors of the same texts or tokens
 ) -> np.ndarray:  # (S, S'), at most about 1; nan where a state is constant
-    "Compute the linear CKA of every state of x with every state of y. Raises ParameterError if n differs or is below 4."
+    "Compute the linear CKA of each state of x with each of y. Raises ParameterError if n differs or is below 4."
     if len(x) != len(y) or len(x) < 4:
         raise ParameterError(f"{len(x)} and {len(y)} vectors: expected the same number of each, at least 4")
     k, l = _grams(x), _grams(y)
