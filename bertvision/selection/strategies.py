@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.errors import DataError, ParameterError, suggest
 from ..runs.recipes import check_value
-from .clusters import METRICS, Clusters, cluster, points_of
+from .clusters import METRICS, Clusters, cluster, as_points
 from .dynamics import Dynamics, by_region
 
 # %% ../../nbs/selection/02_strategies.ipynb #84c07e66
@@ -110,7 +110,7 @@ def _squared(x, norms, i) -> np.ndarray:  # (N,) distances to row i
 
 
 def _k_center(pool, n, rng, metric, **_):
-    x = points_of(pool.vectors, metric)
+    x = as_points(pool.vectors, metric)
     norms, rows, gap = (x**2).sum(1), np.empty(n, int), np.full(len(x), np.inf, np.float32)
     start, rows[0] = time.perf_counter(), rng.integers(len(x))
     for k in range(n):
@@ -138,7 +138,7 @@ def _similarities(x, metric) -> np.ndarray:  # (N, N) float32, ≥ 0
 
 
 def _facility(pool, n, rng, metric, **_):
-    similar, rows = _similarities(points_of(pool.vectors, metric), metric), []
+    similar, rows = _similarities(as_points(pool.vectors, metric), metric), []
     best = np.zeros(len(similar), np.float32)  # similarity to the nearest chosen
     heap = [(-gain, i) for i, gain in enumerate(similar.sum(0, dtype=np.float64).tolist())]
     heapq.heapify(heap)
@@ -161,7 +161,7 @@ def duplicates(
     turn: np.ndarray,  # (N,) rows in the order in which they come
 ) -> np.ndarray:  # (N,) bool
     "Which examples are too much like one that came before, is none itself and lies in the same cluster."
-    x, found = points_of(pool.vectors, "cosine"), np.zeros(len(pool), bool)
+    x, found = as_points(pool.vectors, "cosine"), np.zeros(len(pool), bool)
     for group in np.unique(pool.clusters.labels):
         kept = []
         rows = turn[pool.clusters.labels[turn] == group]
@@ -364,7 +364,7 @@ def describe_selection(
     "Class balance and coverage of a selection; under cosine the distance is that of unit vectors, √(2 − 2 cos)."
     counts = np.bincount(pool.labels[rows], minlength=len(names)) / len(rows)
     touched = len(set(pool.clusters.labels[rows]) - {-1}) / pool.clusters.number if pool.clusters else float("nan")
-    away = float(_nearest(points_of(pool.vectors, metric), rows).mean()) if pool.vectors is not None else float("nan")
+    away = float(_nearest(as_points(pool.vectors, metric), rows).mean()) if pool.vectors is not None else float("nan")
     return {"labels": dict(zip(names, counts.tolist())), "clusters": touched, "distance": away}
 
 
