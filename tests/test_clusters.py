@@ -166,7 +166,7 @@ def test_principal_components_leave_the_centres_where_the_vectors_are():
         (
             {"method": "dbscan", "eps": 1e-5, "min_samples": 5},
             DataError,
-            "leaves all 300 examples as noise: a larger eps",
+            "leaves all 300 examples as noise: choose a larger eps",
         ),
         (
             {"method": "hdbscan", "min_cluster_size": 299, "min_samples": 299},

@@ -170,7 +170,7 @@ def principal_plane(
     vectors: np.ndarray,  # (N, D), D at least 2
     metric: str = "cosine",  # cosine (of vectors scaled to unit length) | euclidean
 ) -> np.ndarray:  # (N, 2) float32
-    "Project vectors onto their first two principal components. Raises DataError if they have fewer than two dimensions."
+    "Project vectors onto their first two principal components. Raises DataError if D is 1."
     vectors = _shaped(vectors)
     _choice("metric", metric, METRICS)
     if vectors.shape[1] < 2:
@@ -693,7 +693,10 @@ def _finding(clusters: Clusters, labels) -> str:
     majorities = [np.bincount(labels[clusters.labels == k]).max() for k in range(number)]
     pure = np.mean(majorities) * number / inside.sum()
     constant = np.bincount(labels[inside]).max() / inside.sum()
-    return f"{title}.\nPredicting each cluster's most common class is right for {pure:.0%}, a single class for {constant:.0%}"
+    return (
+        f"{title}.\nPredicting each cluster's most common class is right for {pure:.0%}, "
+        f"a single class for {constant:.0%}"
+    )
 
 # %% ../../nbs/selection/00_clusters.ipynb #832ebe6e
 def plot_map(
