@@ -64,13 +64,13 @@ def confidence(self: Dynamics) -> np.ndarray:  # (N,)
 
 @patch(as_prop=True)
 def variability(self: Dynamics) -> np.ndarray:  # (N,)
-    "Standard deviation of the probability of the gold label over the checkpoints."
+    "Spread of the probability of the gold label over the checkpoints, as a standard deviation."
     return self.gold.std(1).mean(0)
 
 # %% ../../nbs/selection/01_dynamics.ipynb #e80cb359
 @patch(as_prop=True)
 def forgotten(self: Dynamics) -> np.ndarray:  # (N,); infinite for an example that is never right, as in Toneva et al.
-    "Number of times an example is right at a checkpoint and wrong at the next."
+    "Forgetting events: right at a checkpoint and wrong at the next."
     correct = self.probabilities.argmax(3) == self.labels  # (R, E, N)
     events = (correct[:, :-1] & ~correct[:, 1:]).sum(1).mean(0)
     return np.where(correct.any((0, 1)), events, np.inf)
@@ -155,7 +155,7 @@ def training_dynamics(
     for folder, own in checkpoints.items():
         if list(own) != list(epochs):
             raise DataError(
-                f"{folder} kept epochs {list(own)}, but {first} kept {list(epochs)}: expected the same epochs in each run"
+                f"{folder} kept epochs {list(own)}, but {first} kept {list(epochs)}: expected the same in each run"
             )
     start = time.perf_counter()
     runs = []

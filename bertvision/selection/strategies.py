@@ -46,8 +46,8 @@ class Pool:
         if self.dynamics and list(self.dynamics.example_ids) != list(self.ids):
             i = next(i for i, (a, b) in enumerate(zip(self.dynamics.example_ids, self.ids)) if a != b)
             raise DataError(
-                f"row {i}: the dynamics have example {self.dynamics.example_ids[i]!r}, but the pool has {self.ids[i]!r}: "
-                "expected the same order in both"
+                f"row {i}: the dynamics have example {self.dynamics.example_ids[i]!r}, "
+                f"but the pool has {self.ids[i]!r}: expected the same order in both"
             )
 
     def __len__(self):
