@@ -271,7 +271,7 @@ def examples_pool(
     splits: Splits,  # of a task with classes
     **parts,  # vectors, clusters, dynamics: see `Pool`
 ) -> Pool:
-    "Convert the training part to a pool, identified by ids, texts and labels. Raises ParameterError if it has no classes."
+    "Convert the training part to a pool, identified by ids, texts and labels. Raises ParameterError without classes."
     task = splits.task
     if task.kind != "classification":
         raise ParameterError(
