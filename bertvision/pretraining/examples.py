@@ -86,7 +86,7 @@ def segment_pairs(
     seed: int = 0,
     epoch: int = 0,
 ) -> SegmentPairs:
-    "Divide a corpus into the examples of an epoch. Raises ParameterError if pairs are requested from a single document."
+    "Divide a corpus into the examples of an epoch. Raises ParameterError for pairs from a single document."
     if max_length < 8:
         raise ParameterError(f"max_length = {max_length}: expected at least 8")
     if not 0 <= short <= 1:

@@ -130,7 +130,8 @@ class PretrainingLoop:
             )
         if self.net.second and self.net.second.name == "nsp" and not self.reading.pairs:
             raise ParameterError(
-                "the encoder predicts next sentences, but the batches have no pairs: set pairs to the same value in both"
+                "the encoder predicts next sentences, but the batches have no pairs: "
+                "set pairs to the same value in both"
             )
 
 # %% ../../nbs/pretraining/04_loop.ipynb #3129a609

@@ -66,7 +66,8 @@ class Pretraining(nn.Module):
             raise EncoderError(f"a {family} encoder cannot be pre-trained: expected one of {', '.join(_WORDS)}")
         if pairs and family not in _NEXT:
             raise EncoderError(
-                f"a {family} encoder has no head for next sentences: expected one of {', '.join(_NEXT)}, or pairs = False"
+                f"a {family} encoder has no head for next sentences: "
+                f"expected one of {', '.join(_NEXT)}, or pairs = False"
             )
         self.notes = []
         self.model = model
