@@ -41,7 +41,8 @@ def _read_answered(path, predictions, null_odds) -> tuple:  # (Questions, id -> 
     gold = read_squad(path)
     if gold.unlabelled:
         raise DataError(
-            f"{path}: question {gold.unlabelled[0]!r} has no list of answers. Scoring needs gold answers for every question."
+            f"{path}: question {gold.unlabelled[0]!r} has no list of answers. "
+            "Scoring needs gold answers for every question."
         )
     texts = _by_question(predictions, (str,), "answer", "string")
     odds = _by_question(null_odds, (int, float), "null odds", "number") if null_odds else None
@@ -54,7 +55,7 @@ def score_file(
     null_odds=None,  # null_odds.json
     threshold: float | None = None,  # an answer is emptied when its null odds exceed this
 ) -> Scored:
-    "Score predictions question by question. Raises DataError if a file is malformed or a question has no list of answers."
+    "Score predictions question by question. Raises DataError if a file is malformed or lacks gold answers."
     gold, texts, odds = _read_answered(path, predictions, null_odds)
     return score_answers(gold.ids, [a["text"] for a in gold.answers], texts, odds, threshold)
 

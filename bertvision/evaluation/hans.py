@@ -225,7 +225,7 @@ def _swapped(table: pd.DataFrame) -> str:  # "" = no sign of it
         "its labels seem to be in another order"
     )
 
-
+# %% ../../nbs/evaluation/04_hans.ipynb #c11a245d
 def self_test(
     encoder: Encoder,  # with an entailment head
 ) -> SelfTest:

@@ -91,7 +91,7 @@ def probe_summaries(
         summaries.append({"variant": name, **summary, "probe": probe})
     return summaries
 
-
+# %% ../../nbs/probing/04_probes.ipynb #205a299d
 def forced_f1(
     graded: dict,  # split -> Graded, of questions
 ) -> dict:  # split -> F1, for the splits that have answerable questions
@@ -341,7 +341,7 @@ def evaluate_probes(
                 problems.append(str(e))
     return pd.DataFrame(table), problems
 
-
+# %% ../../nbs/probing/04_probes.ipynb #5662a583
 def _scores(task: Task, rows, path: Path) -> dict:
     if not path.is_file():
         raise DataError(f"{path} is missing: run `bertvision probes predict` first")

@@ -380,7 +380,7 @@ def describe_selection(
         distance = float(_nearest(as_points(pool.vectors, metric), rows).mean())
     return {"labels": dict(zip(names, shares.tolist())), "clusters": clusters, "distance": distance}
 
-
+# %% ../../nbs/selection/02_strategies.ipynb #ab33bde5
 def overlap(
     a,  # ids or rows
     b,  # ids or rows
