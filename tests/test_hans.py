@@ -414,7 +414,7 @@ def test_the_dozen_pairs_notice_exchanged_labels():
     two = ("entailment", "not_entailment")
     assert self_test(oracle(dict(zip(NLI, (two[0], two[1], two[1]))), two)).remark == ""
     assert (
-        "calls those that repeat the premise not_entailment"
+        "labels those that repeat the premise not_entailment"
         in self_test(oracle(dict(zip(NLI, (two[1], two[0], two[0]))), two)).remark
     )
 
