@@ -94,12 +94,13 @@ def test_the_command(tmp_path, capsys):
         and "not written: WNLI.tsv: WNLI is not a task of this package" in said.err
         and "--fill" in said.err
     )
-    assert "CoLA.tsv has 16 rows, but the official test file has 1,063" in said.err and [p.name for p in out.iterdir()] == [
-        "CoLA.tsv"
-    ]
+    assert "CoLA.tsv has 16 rows, but the official test file has 1,063" in said.err and [
+        p.name for p in out.iterdir()
+    ] == ["CoLA.tsv"]
     assert main(["submit", str(tmp_path / "runs"), "--out", str(out), "--data", data, "--fill"]) == 0
     assert (
-        "RTE.tsv: the constant answer entailment, not a model's predictions, 3,000 rows" in (text := capsys.readouterr().out)
+        "RTE.tsv: the constant answer entailment, not a model's predictions, 3,000 rows"
+        in (text := capsys.readouterr().out)
         and "submission.zip" in text
     )
     assert main(["submit", str(out), "--out", str(out), "--data", data]) == 2
