@@ -17,10 +17,10 @@ from bertvision.selection.clusters import (
     forecast_clustering,
     load_clusters,
     nearest_texts,
-    plane,
+    principal_plane,
     plot_map,
     repeated_vectors,
-    rows_of,
+    rows_fingerprint,
     save_clusters,
     silhouette,
 )
@@ -72,7 +72,7 @@ def test_the_vectors_given_are_not_changed(dtype):
     before = x.copy()
     for method, more in ASKED.items():
         cluster(x, method, **more)
-    plane(x)
+    principal_plane(x)
     assert (x == before).all() and x.dtype == dtype
 
 
@@ -144,7 +144,7 @@ def test_principal_components_leave_the_centres_where_the_vectors_are():
         assert found.centres.shape == (found.number, 30) and found.settings["reduce"] == 5
         for k in range(found.number):
             np.testing.assert_allclose(found.centres[k], x[found.labels == k].mean(0), atol=1e-4)
-    full = module.points_of(x, "euclidean", 30)
+    full = module.as_points(x, "euclidean", 30)
     np.testing.assert_allclose(
         np.linalg.norm(full[:20, None] - full[:20], axis=2), np.linalg.norm(x[:20, None] - x[:20], axis=2), atol=1e-3
     )
@@ -166,7 +166,7 @@ def test_principal_components_leave_the_centres_where_the_vectors_are():
         (
             {"method": "dbscan", "eps": 1e-5, "min_samples": 5},
             DataError,
-            "leaves all 300 examples as noise: a larger eps",
+            "leaves all 300 examples as noise: choose a larger eps",
         ),
         (
             {"method": "hdbscan", "min_cluster_size": 299, "min_samples": 299},
@@ -190,7 +190,7 @@ def test_broken_vectors_are_named_by_their_row(broken, message):
         with pytest.raises(DataError, match=message):
             cluster(x, method, **more)
     with pytest.raises(DataError, match=message):
-        plane(x)
+        principal_plane(x)
 
 
 def test_what_is_no_array_of_vectors():
@@ -332,7 +332,7 @@ def test_map_draws_every_point_and_names_the_largest():
     x, _ = made(n=600, groups=15, width=40)
     found = cluster(x, num_clusters=20)
     words = [[f"word{k}", "b", "c", "d"] for k in range(found.number)]
-    fig = plot_map(plane(x), found, found.labels % 3, ["e", "n", "c"], words)
+    fig = plot_map(principal_plane(x), found, found.labels % 3, ["e", "n", "c"], words)
     drawn = [sum(len(c.get_offsets()) for c in ax.collections) for ax in fig.axes]
     assert drawn == [600, 600] and [t.get_text() for t in fig.axes[1].get_legend().get_texts()] == ["e", "n", "c"]
     named = {t.get_text() for t in fig.axes[0].texts}
@@ -368,7 +368,7 @@ def test_vectors_lie_where_their_rows_are(encoder, tokens, tmp_path, kind, dtype
     for layer in (0, 1, 2, -1):
         np.testing.assert_allclose(vectors_of(stream, layer), one_by_one[:, layer], atol=1e-5)
     stored = extract(encoder, tokens, tmp_path / "v.h5", kind=kind, dtype=dtype, layers=[0, 2])
-    assert rows_of(stored) == rows_of(stream)
+    assert rows_fingerprint(stored) == rows_fingerprint(stream)
     np.testing.assert_allclose(vectors_of(stored, 2), one_by_one[:, 2], atol=0.1)
     check_alignment(stored, stream, layer=2)
     check_alignment(vectors_of(stored), stream, sample=150)
@@ -392,7 +392,7 @@ def test_moved_rows_are_noticed(encoder, rows, tokens, tmp_path):
     with pytest.raises(DataError, match="vectors have been moved"):
         check_alignment(open_states(stored.path, tokens=tokens), fresh)
     backwards = Stream(encoder, tokenise(rows.select(range(149, -1, -1)), encoder.tokenizer, cached=False), "mean")
-    assert rows_of(backwards) != rows_of(fresh)
+    assert rows_fingerprint(backwards) != rows_fingerprint(fresh)
     with pytest.raises(DataError, match="other rows, or in another order"):
         check_alignment(fresh, backwards)
     with pytest.raises(DataError, match="10 vectors for 150 rows"):
@@ -431,7 +431,7 @@ def test_repeated_batches_are_noticed(encoder, tokens):
     x = vectors_of(fresh)
     again = np.concatenate([x[:16]] * 10)[:150]
     for act in (lambda: check_alignment(again, fresh), lambda: cluster(again, num_clusters=5)):
-        with pytest.raises(DataError, match="repeated vectors: rows 16 to 31 hold those of rows 0 to 15 again"):
+        with pytest.raises(DataError, match="repeated vectors: rows 16 to 31 equal rows 0 to 15"):
             act()
 
 

@@ -414,7 +414,7 @@ def test_the_dozen_pairs_notice_exchanged_labels():
     two = ("entailment", "not_entailment")
     assert self_test(oracle(dict(zip(NLI, (two[0], two[1], two[1]))), two)).remark == ""
     assert (
-        "calls those that repeat the premise not_entailment"
+        "labels those that repeat the premise not_entailment"
         in self_test(oracle(dict(zip(NLI, (two[1], two[0], two[0]))), two)).remark
     )
 
@@ -422,7 +422,7 @@ def test_the_dozen_pairs_notice_exchanged_labels():
 def test_the_guard_passes_on_what_the_pairs_say(hans):
     names = dict(zip(NLI, NLI[::-1]))
     with pytest.raises(
-        DataError, match="below chance, .*; of twelve plain pairs it calls those that repeat the premise contradiction"
+        DataError, match="below chance, .*; of twelve easy pairs it labels those that repeat the premise contradiction"
     ):
         evaluate_hans(oracle(names), hans, (0.34, 0.354, 9815))
 

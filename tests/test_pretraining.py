@@ -15,9 +15,9 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from bertvision.pretraining.batches import Reading
+from bertvision.pretraining.batches import CorpusBatches
 from bertvision.pretraining.corpus import encode_corpus, SPECIAL
-from bertvision.pretraining.examples import Special
+from bertvision.pretraining.examples import SpecialTokens
 from bertvision.pretraining.loop import pretrain, PretrainingRecipe
 from bertvision.pretraining.objective import new_pretraining
 
@@ -25,9 +25,9 @@ rng, words = np.random.default_rng(0), ["the", "dog", "sleeps", "near", "old", "
 documents = [[" ".join(rng.choice(words, rng.integers(3, 12))) + "." for _ in range(200)] for _ in range(3)]
 pairs = sys.argv[2] == "pairs"
 net, tokenizer = new_pretraining([*SPECIAL, ".", *words], width=32, longest=48, dropout=0.0, pairs=pairs)
-corpus, special = encode_corpus(documents, tokenizer), Special.of(tokenizer)
-reading = Reading(corpus.part([0, 1]), special, max_length=48, tokens=512, pairs=pairs)
-held_out = Reading(corpus.part([2]), special, max_length=48, tokens=512, pairs=False)
+corpus, special = encode_corpus(documents, tokenizer), SpecialTokens.of(tokenizer)
+reading = CorpusBatches(corpus.part([0, 1]), special, max_length=48, tokens=512, pairs=pairs)
+held_out = CorpusBatches(corpus.part([2]), special, max_length=48, tokens=512, pairs=False)
 recipe = PretrainingRecipe(steps=50, lr=2e-3, warmup=0.1, precision="fp32", log_every=1, evaluate=2, accumulate=2)
 done = pretrain(net, tokenizer, reading, held_out, recipe, folder=sys.argv[1])
 done.save(Path(sys.argv[1]) / "model")

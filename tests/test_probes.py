@@ -21,7 +21,7 @@ from bertvision.heads.heads import head_parameters
 from bertvision.heads.specs import HeadRecipe
 from bertvision.models.encoders import untrained
 from bertvision.probing.coding import block_ends, online_code
-from bertvision.probing.controls import control_questions, control_states, frequencies, key_words
+from bertvision.probing.controls import control_questions, control_states, document_frequencies, key_words
 from bertvision.probing.probes import probe_names
 from bertvision.probing.profile import expected_layer, peak
 from bertvision.states.interface import Origin, States
@@ -159,7 +159,7 @@ def test_labels_of_a_control_task_are_fixed_by_type_and_seed():
     parts = split(data)
     states = stream_splits(encoder, parts, 64, kind="mean")
     one, same, other = (control_states(data.task, states, parts, encoder.tokenizer, seed=s) for s in (0, 0, 1))
-    counts, label_of = frequencies(states["train"].tokens), {}
+    counts, label_of = document_frequencies(states["train"].tokens), {}
     for name, s in one.items():
         assert (s.labels == same[name].labels).all()
         for word, label in zip(key_words(s.tokens, counts), s.labels):

@@ -98,8 +98,8 @@ def test_questions_that_are_not_scored_are_counted(tmp_path, capsys):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("[1]", "expected an object of question ids and texts"),
-        ('{"1": 3}', "the answer of '1': 3, expected a text"),
+        ("[1]", "expected a JSON object that maps each question id to a string"),
+        ('{"1": 3}', "question '1': answer = 3, expected a string"),
         ('{"1": ', "is not JSON"),
     ],
 )

@@ -91,19 +91,20 @@ def test_the_command(tmp_path, capsys):
     said = capsys.readouterr()
     assert (
         "CoLA.tsv: finetune.cola.s0" in said.out
-        and "not written: WNLI.tsv: WNLI is no task here" in said.err
+        and "not written: WNLI.tsv: WNLI is not a task of this package" in said.err
         and "--fill" in said.err
     )
-    assert "CoLA.tsv has 16 rows and the official test file 1,063" in said.err and [p.name for p in out.iterdir()] == [
-        "CoLA.tsv"
-    ]
+    assert "CoLA.tsv has 16 rows, but the official test file has 1,063" in said.err and [
+        p.name for p in out.iterdir()
+    ] == ["CoLA.tsv"]
     assert main(["submit", str(tmp_path / "runs"), "--out", str(out), "--data", data, "--fill"]) == 0
     assert (
-        "RTE.tsv: the constant answer entailment, no result of a model, 3,000 rows" in (text := capsys.readouterr().out)
+        "RTE.tsv: the constant answer entailment, not a model's predictions, 3,000 rows"
+        in (text := capsys.readouterr().out)
         and "submission.zip" in text
     )
     assert main(["submit", str(out), "--out", str(out), "--data", data]) == 2
-    assert "no finished finetune run on a task of GLUE that kept its model" in capsys.readouterr().err
+    assert "no finished finetune run on a GLUE task that kept its model" in capsys.readouterr().err
 
 
 def test_an_exact_fit_is_what_is_submitted(tmp_path):

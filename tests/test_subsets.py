@@ -180,7 +180,7 @@ def test_budget_of_all_is_everything():
 
 
 def test_facility_location_refuses_a_pool_that_does_not_fit(monkeypatch):
-    monkeypatch.setitem(STRATEGIES, "facility", replace(STRATEGIES["facility"], most=399))
+    monkeypatch.setitem(STRATEGIES, "facility", replace(STRATEGIES["facility"], max_pool=399))
     with pytest.raises(ParameterError, match="compares all pairs: 400 examples would need 0 GiB, expected at most 399"):
         choose_rows("facility", pool(), 3)
 
