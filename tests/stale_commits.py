@@ -424,21 +424,21 @@ EDITS = {  # title -> (file, old text, new text); an old text of "" stands for t
     "a plot that probe_layers draws of some runs": [
         ("probing/similarity.py", 'cmap="viridis", square=True', 'cmap="magma", square=True')
     ],
-    "a plot that finetune draws": [("training/loop.py", 'ylabel="training loss"', 'ylabel="loss in training"')],
+    "a plot that finetune draws": [("training/trainer.py", 'ylabel="training loss"', 'ylabel="loss in training"')],
     "a message, its function not executed by a good run": [
-        ("recipes.py", "; expected for instance adapter", "; try adapter")
+        ("heads/specs.py", "; examples of names: adapter", "; try adapter")
     ],
     "a message, in a function that runs execute": [
-        ("training/loop.py", " has no head: load it with", " lacks a head: load it with")
+        ("training/trainer.py", " has no head: load it with", " lacks a head: load it with")
     ],
     "a new head": [
-        ("models/poolers.py", "", POOLER),
-        ("models/heads.py", "LayerConv, Mean, MeanLayers", "LayerConv, MaxLayers, Mean, MeanLayers"),
-        ("models/heads.py", '"mean": MeanLayers,', '"mean": MeanLayers, "max": MaxLayers,'),
-        ("recipes.py", 'LAYER_POOLERS = ("last",', 'LAYER_POOLERS = ("last", "max",'),
+        ("heads/poolers.py", "", POOLER),
+        ("heads/heads.py", "    LayerConv,\n    Mean,\n", "    LayerConv,\n    MaxLayers,\n    Mean,\n"),
+        ("heads/heads.py", '"mean": MeanLayers,', '"mean": MeanLayers, "max": MaxLayers,'),
+        ("heads/specs.py", 'LAYER_POOLERS = ("last",', 'LAYER_POOLERS = ("last", "max",'),
     ],
     "a new task": [("data/tasks.py", "", TASK)],
-    "a new encoder": [("models/zoo.py", "", ENCODER)],
+    "a new encoder": [("models/registry.py", "", ENCODER)],
 }
 
 

@@ -253,6 +253,7 @@ class Flatten(nn.Module):
         longest = int(x.lengths.max())
         if longest > self.length:
             raise ParameterError(
-                f"a flatten head for {self.length} tokens got a sequence of {longest} tokens; build it with a larger length"
+                f"a flatten head for {self.length} tokens got a sequence of {longest} tokens; "
+                "build it with a larger length"
             )
         return x.padded(self.length).flatten(1)  # (B, T·F)
