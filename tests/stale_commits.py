@@ -418,7 +418,7 @@ register_task(Task(
 """
 ENCODER = """
 
-register_encoder(Zoo("distilroberta-base", "distilbert/distilroberta-base", layers=6, width=768, parameters=82_118_400))
+register_encoder(EncoderInfo("distilroberta-base", "distilbert/distilroberta-base", layers=6, width=768, parameters=82_118_400))
 """
 EDITS = {  # title -> (file, old text, new text); an old text of "" stands for the end of the file
     "a plot that probe_layers draws of some runs": [
