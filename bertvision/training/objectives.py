@@ -20,22 +20,22 @@ from .trainer import fit
 def head_recipe(
     proposal: dict,  # fields of HeadRecipe, and `width`, which replaces the size in the head's name
     head: str,  # name as in `parse_head`
-    **given,  # fields of HeadRecipe that the proposal lacks
+    **defaults,  # fields of HeadRecipe that the proposal lacks
 ) -> HeadRecipe:
     "Build a head's recipe from a proposal. Raises ParameterError for an unknown field or a wrong value."
     fields = dict(proposal)
     if "width" in fields:
         head = str(replace(parse_head(head), number=fields.pop("width")))
-    return HeadRecipe(head).but(**{**given, **fields})
+    return HeadRecipe(head).but(**{**defaults, **fields})
 
 # %% ../../nbs/training/03_objectives.ipynb #68d70d0b
 def bank_parameters(
     proposal: dict,  # as in `head_recipe`
     head: str,  # name as in `parse_head`
-    **given,  # fields of HeadRecipe that the proposal lacks
+    **defaults,  # fields of HeadRecipe that the proposal lacks
 ) -> dict:  # parameters of the experiment `train_heads`
     "Convert a proposal to the parameters of a study's step, without the seed, which the study sets."
-    recipe = head_recipe(proposal, head, **given)
+    recipe = head_recipe(proposal, head, **defaults)
     others = {k: v for k, v in proposal.items() if k not in ("head", "width", "lr", "seed")}
     return {"heads": [recipe.head], "lrs": [recipe.lr], "epochs": recipe.epochs} | others
 
@@ -47,10 +47,10 @@ def evaluate_heads(
     task: Task,
     batch_size: int = 16,
     seed: int = 0,  # initialisation of the heads and order of the batches
-    **given,  # fields of HeadRecipe that a proposal lacks
+    **defaults,  # fields of HeadRecipe that a proposal lacks
 ) -> list:  # of {loss, parameters, best_step}; loss = 1 - first metric on the selection part
     "Train all proposals in one bank. Raises ParameterError for a wrong proposal, TrainingError for unfit states."
-    fitted = fit_heads([head_recipe(p, head, seed=seed, **given) for p in proposals], states, task, batch_size, seed)
+    fitted = fit_heads([head_recipe(p, head, seed=seed, **defaults) for p in proposals], states, task, batch_size, seed)
     scores = [m["selection"][task.metrics[0]] for m in fitted.metrics]
     return [
         {"loss": 1 - score, "parameters": parameters, "best_step": best_step}
@@ -63,12 +63,12 @@ def evaluate_encoders(
     encoder: str,  # as `load_encoder` takes it
     task: Task,
     splits: Splits,
-    **given,  # fields of Recipe that a proposal lacks
+    **defaults,  # fields of Recipe that a proposal lacks
 ) -> list:  # of {loss, best_step}; loss = 1 - first metric on the selection part
     "Fine-tune an encoder for each proposal. Raises ParameterError for a wrong proposal, or TrainingError."
     outcomes = []
     for proposal in proposals:
-        recipe = Recipe(**{**given, **proposal})
+        recipe = Recipe(**{**defaults, **proposal})
         result = fit(load_encoder(encoder, task, seed=recipe.seed), replace(splits, report={}), recipe)
         score = result.metrics["selection"][task.metrics[0]]
         outcomes.append({"loss": 1 - score, "best_step": result.best_step})
