@@ -67,7 +67,7 @@ class StackedHeads:
         self.active = [True] * self.K
         self.t = 0  # optimizer steps done
 
-
+# %% ../../nbs/heads/03_bank.ipynb #246cab3a
 def _different_layers(heads: list) -> list:
     "Return the layer of each head if every head reads a single layer and they differ, otherwise []."
     layers = [head.pooler.layer for head in heads if isinstance(head.pooler, OneLayer)]

@@ -78,7 +78,7 @@ def _pooler(spec: HeadSpec, layers: int, width: int) -> nn.Module:
         init="tensorflow" if "tensorflow" in spec.options else "torch",
     )
 
-
+# %% ../../nbs/heads/02_heads.ipynb #b915b6a5
 def build_head(
     name: str,  # see `heads.specs.parse_head`
     layers: int,  # S, states of the encoder

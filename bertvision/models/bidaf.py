@@ -38,14 +38,7 @@ def word_tokenizer(
     lower: bool = True,  # lowercase the texts
 ) -> PreTrainedTokenizerFast:
     "Train a tokenizer for the most frequent words and punctuation marks. Other words become [UNK]."
-    from tokenizers import (
-        Tokenizer,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     raw = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     if lower:
@@ -215,7 +208,7 @@ def _part(
     mask = F.pad(torch.arange(n, device=ids.device) < selected.sum(1, keepdim=True), (1, 0), value=True)
     return F.pad(ids.gather(1, order), (1, 0), value=SPECIAL.index("[UNK]")) * mask, mask, order
 
-
+# %% ../../nbs/models/07_bidaf.ipynb #8a1cb5f9
 def _forward(
     self: BiDAF,
     input_ids: torch.Tensor,  # (B, T): [CLS] question [SEP] context [SEP]

@@ -63,7 +63,7 @@ def _stream(encoder, texts: list, pairs: list | None, how: Embedding) -> Stream:
 def _vectors(stream: Stream, how: Embedding) -> np.ndarray:  # (n, D) float32
     return vectors_of(stream, None if how.pool == "mix" else how.layer, how.batch_size * how.max_length)
 
-
+# %% ../../nbs/states/07_embed.ipynb #6e467a4c
 def embed_texts(
     texts: list,  # (N,) non-empty texts
     encoder,  # Encoder, or a name for `load_encoder`

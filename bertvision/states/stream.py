@@ -16,39 +16,14 @@ import torch
 from fastcore.basics import patch
 
 from ..core.distributed import is_main, join, receive, send_to_main, wait
-from bertvision.core.errors import (
-    DataError,
-    EncoderError,
-    ParameterError,
-    TrainingError,
-)
+from ..core.errors import DataError, EncoderError, ParameterError, TrainingError
 from ..core.machine import choose_precision, device, progress
-from bertvision.data.batches import (
-    Batches,
-    Tokens,
-    collate,
-    longest_first,
-    tokenizer_fingerprint,
-)
+from ..data.batches import Batches, Tokens, collate, longest_first, tokenizer_fingerprint
 from ..data.ragged import Ragged
 from ..models.precision import HALF, autocast
 from ..qa.windows import tokenise_for
-from bertvision.states.interface import (
-    DTYPES,
-    LIMITS,
-    Origin,
-    States,
-    check_values,
-    weights_fingerprint,
-)
-from bertvision.states.store import (
-    Stored,
-    Writer,
-    check_stored,
-    encode,
-    load_header,
-    open_states,
-)
+from .interface import DTYPES, LIMITS, Origin, States, check_values, weights_fingerprint
+from .store import Stored, Writer, check_stored, encode, load_header, open_states
 
 # %% ../../nbs/states/02_stream.ipynb #d541a266
 class Stream(States):

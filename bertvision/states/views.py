@@ -32,7 +32,7 @@ class Part(States):
         "Return the states of some of the selected rows."
         return self.base.batch(self.rows[rows])
 
-
+# %% ../../nbs/states/06_views.ipynb #f7fbc491
 class Relabelled(States):
     "The same states with other labels. Raises DataError if the tokens are of other texts."
 

@@ -19,14 +19,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from bertvision.core.errors import (
-    BertvisionError,
-    DataError,
-    OutputError,
-    ParameterError,
-    TrainingError,
-    suggest,
-)
+from ..core.errors import BertvisionError, DataError, OutputError, ParameterError, TrainingError, suggest
 from ..core.io import read_json, write_json, write_text
 from ..core.machine import progress
 from ..data.files import format_yaml

@@ -25,26 +25,12 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 
-from bertvision.core.distributed import (
-    add_up,
-    is_main,
-    join,
-    process_count,
-    seed_step,
-    share,
-    wait,
-)
+from ..core.distributed import add_up, is_main, join, process_count, seed_step, share, wait
 from ..core.errors import DataError, TrainingError
 from ..core.executed import tell_own
 from ..core.hashing import fingerprint
 from ..core.io import read_json, replacing, write_json
-from bertvision.core.machine import (
-    Phases,
-    choose_precision,
-    device,
-    progress,
-    seed_everything,
-)
+from ..core.machine import Phases, choose_precision, device, progress, seed_everything
 from ..data.batches import Batches, Tokens, collate, longest_first
 from ..data.splits import Splits, split
 from ..heads.heads import span_losses
