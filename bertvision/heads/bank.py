@@ -105,7 +105,7 @@ def _layers_of(self: StackedHeads, values: torch.Tensor) -> torch.Tensor:  # (N,
         return values[:, first : last + 1]
     return values[:, self.layers]
 
-
+# %% ../../nbs/heads/03_bank.ipynb #e34c1ba2
 @patch
 def rates(self: StackedHeads) -> torch.Tensor:  # (K,)
     "Compute each head's learning rate for the next step, 0 for heads that have stopped."
@@ -145,7 +145,7 @@ def train_step(
             self._adamw(n, g * _column(scale, g), _column(rates, g))
     return losses.detach()
 
-
+# %% ../../nbs/heads/03_bank.ipynb #11f57672
 @patch
 def _losses(
     self: StackedHeads,

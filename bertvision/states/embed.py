@@ -219,7 +219,7 @@ def _read_parquet(path: Path) -> tuple:
     vectors = np.asarray(table["vector"].combine_chunks().flatten()).reshape(len(table), -1)
     return _check_vectors(vectors), dict(parse_json(about.decode()))
 
-
+# %% ../../nbs/states/07_embed.ipynb #f4d35c5a
 def read_vectors(
     path,  # file written by `embed_file`
 ) -> tuple:  # (N, D) float32 vectors, metadata as a dict

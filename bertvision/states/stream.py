@@ -135,7 +135,7 @@ def batch(
     "Compute the states of some examples. Raises TrainingError for NaN and infinity."
     return self._collect(np.asarray(rows, dtype=np.int64), "fp32")
 
-
+# %% ../../nbs/states/02_stream.ipynb #2f8d6fe4
 @patch
 def _collect(self: Stream, rows: np.ndarray, dtype: str) -> Ragged:
     "Compute the states of some examples as fp32 or fp16, and check them."

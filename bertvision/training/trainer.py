@@ -48,7 +48,7 @@ def _outputs(model, batch: dict) -> torch.Tensor:  # (B, C) logits; for spans (B
         return out.logits
     return torch.stack([out.start_logits, out.end_logits], -1)
 
-
+# %% ../../nbs/training/01_trainer.ipynb #96a0d0f5
 @torch.no_grad()
 def predict(
     model,  # a model with a head, already on its device
@@ -363,7 +363,7 @@ def _count(self: Trainer, group: list, examples: int):
         state.epoch += 1
         state.batch = 0
 
-
+# %% ../../nbs/training/01_trainer.ipynb #409ecbb0
 @patch
 def _log(self: Trainer, loss, now: bool):
     "Add to the running loss. Every `log_every` steps, or now, write its mean as a row of the history."
