@@ -418,7 +418,7 @@ register_task(Task(
 """
 ENCODER = """
 
-register_encoder(Zoo("distilroberta-base", "distilbert/distilroberta-base", layers=6, width=768, parameters=82_118_400))
+register_encoder(EncoderInfo("distilroberta-base", "distilbert/distilroberta-base", layers=6, width=768, parameters=82_118_400))
 """
 EDITS = {  # title -> (file, old text, new text); an old text of "" stands for the end of the file
     "a plot that probe_layers draws of some runs": [
@@ -426,19 +426,19 @@ EDITS = {  # title -> (file, old text, new text); an old text of "" stands for t
     ],
     "a plot that finetune draws": [("training/trainer.py", 'ylabel="training loss"', 'ylabel="loss in training"')],
     "a message, its function not executed by a good run": [
-        ("recipes.py", "; expected for instance adapter", "; try adapter")
+        ("heads/specs.py", "; examples of names: adapter", "; try adapter")
     ],
     "a message, in a function that runs execute": [
         ("training/trainer.py", " has no head: load it with", " lacks a head: load it with")
     ],
     "a new head": [
-        ("models/poolers.py", "", POOLER),
-        ("models/heads.py", "LayerConv, Mean, MeanLayers", "LayerConv, MaxLayers, Mean, MeanLayers"),
-        ("models/heads.py", '"mean": MeanLayers,', '"mean": MeanLayers, "max": MaxLayers,'),
-        ("recipes.py", 'LAYER_POOLERS = ("last",', 'LAYER_POOLERS = ("last", "max",'),
+        ("heads/poolers.py", "", POOLER),
+        ("heads/heads.py", "    LayerConv,\n    Mean,\n", "    LayerConv,\n    MaxLayers,\n    Mean,\n"),
+        ("heads/heads.py", '"mean": MeanLayers,', '"mean": MeanLayers, "max": MaxLayers,'),
+        ("heads/specs.py", 'LAYER_POOLERS = ("last",', 'LAYER_POOLERS = ("last", "max",'),
     ],
     "a new task": [("data/tasks.py", "", TASK)],
-    "a new encoder": [("models/zoo.py", "", ENCODER)],
+    "a new encoder": [("models/registry.py", "", ENCODER)],
 }
 
 

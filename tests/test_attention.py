@@ -38,7 +38,7 @@ def test_the_record_says_what_ran(done):
     assert dict(rows["mode"]) == {"full": "full", "performer": "performer"} and rows.loc["performer", "compared"] == 32
     assert set(recall_rows(study)["length"]) == {32, 128} and recall_rows(study)["examples"].sum() == 2 * 60
     record = (done / "runs" / "wrong.toy-recall.tiny-random.s0" / "record.json").read_text()
-    assert "features: window has no such setting, expected window, global_tokens" in record
+    assert "features: window has no such setting; the settings are window, global_tokens" in record
 
 
 def test_a_kept_model_has_its_attention(done):

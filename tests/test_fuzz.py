@@ -941,7 +941,7 @@ def test_checkpoints_of_a_fit(place):
 
     from bertvision.runs.recipes import Recipe
     from bertvision.training.optimizers import make_optimizer, make_schedule
-    from bertvision.training.trainer import Standing, load_checkpoint, save_checkpoint
+    from bertvision.training.trainer import TrainerState, load_checkpoint, save_checkpoint
 
     def made():
         torch.manual_seed(0)
@@ -952,7 +952,7 @@ def test_checkpoints_of_a_fit(place):
     folder, (model, optimizer, schedule) = place / "checkpoints", made()
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    save_checkpoint(folder, model, optimizer, schedule, Standing(step=1, history=[{"step": 1}]), "me")
+    save_checkpoint(folder, model, optimizer, schedule, TrainerState(step=1, history=[{"step": 1}]), "me")
     (step,) = folder.iterdir()
     sound = folder_of(step, [p.name for p in step.iterdir()])
     state = torch.random.get_rng_state()

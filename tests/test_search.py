@@ -173,7 +173,7 @@ def damage(raw, key, value):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda raw: raw.pop("content"), "no file of a search"),
+        (lambda raw: raw.pop("content"), "is not a search file"),
         (lambda raw: raw.update(version=2), "version = 1"),
         (lambda raw: raw.pop("seed"), "damaged"),
         (lambda raw: raw.update(seed="1"), "damaged"),

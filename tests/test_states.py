@@ -430,7 +430,7 @@ def test_original_layout_refuses_what_does_not_fit(stored, tmp_path):
         f["embeds"].attrs["last_index"] = 150
     with h5py.File(tmp_path / "train_idx.h5", "r+") as f:
         f["idx"][1] = 0
-    refused("example 0 stands there 2 times")
+    refused("holds example 0 2 times")
     for key in PARTS:
         (tmp_path / f"train{PARTS[key]}").rename(tmp_path / "away")
         refused(f"train_{key}.h5 does not exist")

