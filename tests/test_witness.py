@@ -385,7 +385,9 @@ def test_a_checkpoint_tells_what_made_it(tmp_path, monkeypatch):
     import bertvision.training.trainer as loop
 
     calls = []
-    monkeypatch.setattr(loop, "write_own_executed", lambda: calls.append(sorted(p.name for p in tmp_path.glob("checkpoint/*"))))
+    monkeypatch.setattr(
+        loop, "write_own_executed", lambda: calls.append(sorted(p.name for p in tmp_path.glob("checkpoint/*")))
+    )
     from bertvision import fit, load_encoder, load_task
     from bertvision.data.splits import subset
 
