@@ -21,7 +21,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core.errors import DataError, StudyError, suggest
-from ..core.io import listed, parse_json, unusable
+from ..core.io import expand_path, listed, parse_json, unusable
 
 # %% ../../nbs/data/00_files.ipynb #6b3e2135
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -16,6 +16,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core.errors import DataError, ParameterError, suggest
+from ..core.io import expand_path
 from .files import decode, parse_yaml, read_bytes
 
 # %% ../../nbs/data/01_tasks.ipynb #e3348a61

@@ -36,7 +36,7 @@ from ..data.splits import Splits, split
 from ..heads.heads import span_losses
 from ..models.encoders import Encoder, freeze
 from ..models.precision import autocast
-from ..qa.grading import collapse_reason, grade
+from ..qa.grading import collapse_reason, grade, trivial_scores
 from ..qa.windows import tokenise_for
 from ..runs.recipes import Recipe
 from .optimizers import Average, make_optimizer, make_schedule
