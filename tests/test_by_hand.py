@@ -229,7 +229,7 @@ def test_where_runs_by_hand_go(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_experiment_checks_its_parameters_first_and_records_them(path):
-    code = [c for c in notebook_cells(path) if c["type"] == "code"]
+    code = [c for c in notebook_cells(path) if c["type"] == "code" and "declaration" not in c["tags"]]
     at = next(i for i, c in enumerate(code) if "parameters" in c["tags"])
     assert f'parameters = checked_parameters("{path.stem}", globals())' in code[at + 1]["source"]
     assert not any(re.search(r"^(?:import|from) (?!sys\b)", c["source"], re.M) for c in code[: at + 1])

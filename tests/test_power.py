@@ -135,7 +135,11 @@ def test_plan_prints_what_glue_small_could_find(capsys):
 
 
 def test_each_task_may_have_its_own_number_of_seeds(some_runs, tmp_path):
-    study = (ROOT / "nbs/studies/glue-small.yaml").read_text().replace("seeds: [0, 1, 2]", "seeds: {cola: [0, 1, 2], mrpc: [0, 1, 2, 3, 4], rte: [0], sts-b: [0, 1]}")
+    study = (
+        (ROOT / "nbs/studies/glue-small.yaml")
+        .read_text()
+        .replace("seeds: [0, 1, 2]", "seeds: {cola: [0, 1, 2], mrpc: [0, 1, 2, 3, 4], rte: [0], sts-b: [0, 1]}")
+    )
     (tmp_path / "glue-each.yaml").write_text(study)
     text = power_text(small(some_runs, tmp_path / "glue-each.yaml"))
     assert "found with its seeds" in text and "One seed on rte: no difference can be claimed" in text

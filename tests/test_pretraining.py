@@ -105,7 +105,7 @@ def test_fine_tuning_from_a_pretraining_is_a_plan(tmp_path, monkeypatch):
         and near.job("pretrain.s0").fingerprint == again.job("pretrain.s0").fingerprint
     )
     text.unlink()
-    with pytest.raises(DataError, match="book.txt: expected a text file"):
+    with pytest.raises(DataError, match="book.txt: no such file or folder"):
         planned()
     told = plan(
         load_study("pretrain-small", {"pretrain.corpus": str(text)}, tasks=["toy-sentiment"], seeds=[0, 1]),

@@ -209,7 +209,7 @@ def test_an_answer_that_is_not_where_it_should_be_is_counted_and_one_that_is_now
 def test_windows_longer_than_the_encoder_are_refused_before_it_trains():
     task = load_task("toy-qa")
     long = task["train"].map(lambda r: {"context": r["context"] + " and so on" * 400})
-    with pytest.raises(ParameterError, match="'tiny-random' reads at most 512: choose a smaller max_length"):
+    with pytest.raises(ParameterError, match="'tiny-random' reads at most 512; choose a smaller max_length"):
         fit(
             load_encoder("tiny-random", task.task),
             replace(task, splits=task.splits | {"train": long}),

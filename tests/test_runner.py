@@ -73,8 +73,10 @@ def test_a_changed_module_counts_when_the_notebook_imports_it(finished, tmp_path
     assert states(finished)[A] == "done"
     with open(copy / "core/machine.py", "a") as f:
         f.write("\n# a comment\n")
-    (copy / "core/machine.py").write_text((copy / "core/machine.py").read_text().replace('"Seconds ', '"SECONDS '))
-    assert (copy / "core/machine.py").read_text().count('"SECONDS ')
+    (copy / "core/machine.py").write_text(
+        (copy / "core/machine.py").read_text().replace('"Seed Python', '"SEED Python')
+    )
+    assert (copy / "core/machine.py").read_text().count('"SEED Python')
     with open(copy / "__init__.py", "a") as f:
         f.write("\nx = 1\n")
     assert states(finished)[A] == "done"

@@ -255,7 +255,7 @@ def test_a_changed_test_set_touches_the_runs_that_read_it(root, tmp_path):
         f"translated.xnli-de.tiny-random.s{s}" for s in (0, 1)
     ]
     assert forecast(last)["zero-shot.mnli.tiny-random.s0"].examples == 2 * 24
-    with pytest.raises(ParameterError, match="unknown language 'cn'"):
+    with pytest.raises(ParameterError, match="languages: unknown 'cn'"):
         planned(tmp_path, data, STUDY.replace("[th, en]", "[cn]"))
 
 
