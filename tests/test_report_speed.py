@@ -234,3 +234,19 @@ def test_a_plan_without_code_asks_no_file_and_has_no_fingerprint(lab, monkeypatc
 def test_a_shorter_way_through_a_source_finds_all_its_imports(source, tmp_path):
     path = Lab(tmp_path).notebook("any", "a = 1", source)
     assert "runs/recipes.py" in code_closure(notebook_code(path))
+
+
+def test_a_legend_wider_than_its_figure_is_saved_whole(tmp_path):
+    from matplotlib import pyplot as plt
+    from PIL import Image
+
+    widths = []
+    for entries in (1, 12):
+        fig, ax = plt.subplots(figsize=(3, 2), layout="constrained")
+        for i in range(entries):
+            ax.plot([0, 1], label=f"a method with a long name, {i}")
+        fig.legend(loc="outside lower center", ncols=entries)
+        page._save_figure(fig, tmp_path / "figure.png", "")
+        plt.close(fig)
+        widths.append(Image.open(tmp_path / "figure.png").width)
+    assert widths[1] > 5 * widths[0]

@@ -235,10 +235,19 @@ def _fork(asked: dict, mail: Mail) -> int:  # process number
     pid = os.fork()
     if pid:
         return pid
-    code = 1
-    try:
+
+    def call():
         mail.close()
         _call(asked)
+
+    _end_with(call)
+
+
+def _end_with(call):  # does not return
+    "End a forked process as Python would: with the exit code of what it called, and its traceback."
+    code = 1
+    try:
+        call()
         code = 0
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else int(e.code is not None)
@@ -363,32 +372,21 @@ class Standby:
         read, self.line = os.pipe()
         pid = os.fork()
         if not pid:
-            self._wait_for_call(read)
+            _end_with(lambda: self._wait_for_call(read))
         os.close(read)
         self.process, self.runner = Forked(pid), os.getpid()
 
-    def _wait_for_call(self, read: int):  # in the fork; does not return
-        code = 1
-        try:
-            os.close(self.line)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
-            if sys.path[0] == "":
-                del sys.path[0]
-            prepare_kernel(REPORT_IMPORTS)
-            load_papermill()
-            with os.fdopen(read) as pipe:
-                line = pipe.readline()
-            if line:
-                _call(json.loads(line))
-            code = 0
-        except SystemExit as e:
-            code = e.code if isinstance(e.code, int) else int(e.code is not None)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    def _wait_for_call(self, read: int):  # in the fork
+        os.close(self.line)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
+        if sys.path[0] == "":
+            del sys.path[0]
+        prepare_kernel(REPORT_IMPORTS)
+        load_papermill()
+        with os.fdopen(read) as pipe:
+            line = pipe.readline()
+        if line:
+            _call(json.loads(line))
 
     def start(self, entry: tuple, words: list, folder: Path, env: dict, log: Path) -> Forked:
         "Let the fork call entry = (module, function) with these words as arguments; what it prints goes to the log."

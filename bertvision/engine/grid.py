@@ -357,7 +357,7 @@ def load_study(
     call = _call(str(name), tasks, encoders, seeds, overrides)
     tasks = [get_task(t).name for t in _list(tasks or raw.get("tasks"), str, f"{where}: tasks")]
     encoders = [_encoder_name(e) for e in _list(encoders or raw.get("encoders"), str, f"{where}: encoders")]
-    if strange := set(task_seeds) - {get_task(t).name for t in raw.get("tasks") or ()}:
+    if strange := set(task_seeds) - {get_task(t).name for t in _list(raw.get("tasks"), str, f"{where}: tasks")}:
         raise StudyError(f"{where}: seeds: {sorted(strange)[0]} is no task of this study")
     if unseeded := [] if seeds or not task_seeds else [t for t in tasks if t not in task_seeds]:
         raise StudyError(

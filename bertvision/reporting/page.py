@@ -483,7 +483,7 @@ def _settled(fig: plt.Figure, remark: str):
         legend.set_bbox_to_anchor((0, 0, 1, 1), fig.transFigure)
     lines = wrap(remark, max(40, int(16 * fig.get_size_inches()[0])))
     texts = [fig.text(0.01, -0.01, "\n".join(lines), va="top", fontsize=8, color="0.35")] if lines else []
-    yield texts if engine else fig.get_children()  # what may stand out of the figure: with an engine all else is inside
+    yield [*fig.texts, *fig.legends] if engine else fig.get_children()  # an engine fits the axes in, not these
     for text in texts:
         text.remove()
     for legend in fig.legends:
