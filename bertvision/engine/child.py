@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..core.distributed import process_index
-from ..core.errors import DataError
+from ..core.errors import BertvisionError, DataError
 from ..core.executed import changed_modules
 from ..core.io import read_json, write_json
+from ..core.pages import write_pages
 from .fingerprint import notebook_fingerprint
 from .forkserver import kernel_waits, prepare_kernel, warm_provisioner
 from .kernel import KERNEL, PORT_TAKEN, ROOMS, kernel_manager, kernel_room, leave_rooms, load_papermill
@@ -374,6 +375,8 @@ def _carry_out(folder: Path) -> int:
         failure = _execute(
             (folder / job["notebook"]).resolve(), folder / "notebook.ipynb", job["parameters"], engine=engine
         )
+    if failure is None and not job["record"]:
+        failure = _write_pages(folder)
     if failure is None and job["record"] and not (_same_job(folder, job) and read_record(folder)["status"] == "done"):
         failure = {"reason": "the notebook ended without run.finish: its record does not say done", "exit_code": 0}
     if failure is None and job["record"]:
@@ -383,6 +386,15 @@ def _carry_out(folder: Path) -> int:
     return 1 if failure else 0
 
 # %% ../../nbs/engine/10_child.ipynb #a8fd005e
+def _write_pages(folder: Path) -> dict | None:  # a failure
+    "Make the pages of an executed report."
+    try:
+        write_pages(folder)
+    except BertvisionError as e:
+        return {"reason": str(e), "exit_code": 0}
+    return None
+
+
 def _notebook_fault(folder: Path, job: dict) -> dict | None:
     "Return why the cells that were executed are not those that were planned; None when they are."
     planned = (job.get("parts") or {}).get("notebook")

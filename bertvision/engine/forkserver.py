@@ -21,6 +21,7 @@ import threading
 import time
 from pathlib import Path
 
+from ..core.pages import page_exporter
 from .kernel import be_kernel, load_papermill
 
 # %% ../../nbs/engine/02_forkserver.ipynb #a1620131
@@ -206,7 +207,6 @@ REPORT_IMPORTS = (
     "matplotlib.pyplot",
     "matplotlib.backends.backend_agg",
     "matplotlib_inline.backend_inline",
-    "PIL.PngImagePlugin",
     "ipykernel.kernelapp",
     "scipy.special",
 )
@@ -383,6 +383,7 @@ class Standby:
             del sys.path[0]
         prepare_kernel(REPORT_IMPORTS)
         load_papermill()
+        page_exporter()
         with os.fdopen(read) as pipe:
             line = pipe.readline()
         if line:
