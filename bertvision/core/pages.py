@@ -7,7 +7,6 @@ __all__ = ['NOTEBOOK_ONLY', 'FILE', 'page_cells', 'page_markdown', 'page_exporte
 
 # %% ../../nbs/core/08_pages.ipynb #1d25f367
 from base64 import b64decode
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -111,6 +110,9 @@ _TEMPLATE = """
 {%- block footer -%}
 </main></body></html>
 {%- endblock -%}
+{%- block execute_result %}
+{{ self.data_priority() }}
+{%- endblock -%}
 {%- block markdowncell %}
 {{ cell.source | markdown2html }}
 {%- endblock -%}
@@ -149,13 +151,9 @@ def page_html(
     title: str,  # of the browser's tab
 ) -> str:  # a page that stands alone
     "Return the page as HTML: prose, and each output in its richest form."
-    from nbformat.v4 import new_notebook, new_output
+    from nbformat.v4 import new_notebook
 
-    cells = deepcopy(page_cells(notebook))
-    for cell in [cell for cell in cells if cell.cell_type == "code"]:  # the base template shows only what was displayed
-        results = [output for output in cell.outputs if "data" in output]
-        cell.outputs = [new_output("display_data", output.data, metadata=output.metadata) for output in results]
-    page = new_notebook(cells=cells, metadata=notebook.metadata)
+    page = new_notebook(cells=page_cells(notebook), metadata=notebook.metadata)
     text, _ = page_exporter().from_notebook_node(page, resources={"title": title, "style": _STYLE})
     return text
 
