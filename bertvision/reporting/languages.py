@@ -113,7 +113,7 @@ def _score_cell(r: dict) -> str:
     collapsed = f" ({r['collapsed_runs']} of {r['runs']} collapsed)" if r["collapsed_runs"] else ""
     return mean_sd(r["mean"], r["sd"]) + mark + collapsed
 
-
+# %% ../../nbs/reporting/15_languages.ipynb #1ea8089d
 def _method_rows(rows: pd.DataFrame, means: pd.DataFrame):
     "Yield the cells of each method."
     tuned = rows.drop_duplicates("run").astype({"trained": float}).groupby(METHOD)["trained"].agg(["mean", "std"])
@@ -137,7 +137,7 @@ def _planned_rows(study: Results, means: pd.DataFrame):
         named.add(key)
         yield {"Method": key[0], "Encoder": key[1], "Seeds": states.get(job["run"], "not started")}
 
-
+# %% ../../nbs/reporting/15_languages.ipynb #67449cf5
 def _reading_rows(means: pd.DataFrame):
     "Yield the cells of what each encoder's vocabulary could read."
     for encoder, part in means.dropna(subset="unknown").groupby("encoder", sort=False):

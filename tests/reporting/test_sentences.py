@@ -20,8 +20,8 @@ from scipy import stats
 
 from bertvision.core.io import write_json
 from bertvision.reporting import glue as report
-from bertvision.reporting import layers
 from bertvision.reporting import layer_scores as probes
+from bertvision.reporting import layers
 from bertvision.reporting import subset_scores as subsets
 from bertvision.reporting import subsets as budgets
 from bertvision.reporting.page import markdown_sections
