@@ -14,12 +14,14 @@ import pandas as pd
 
 from ..core.errors import ParameterError
 from ..core.io import expand_path, replacing, write_text
+from ..engine.facts import task_title
 from ..metrics.comparisons import rule
 from ..metrics.statistics import summarise
 from .claims import CLAIM_COLUMNS, claim, claim_words, decide_claims
 from .methods import headline_rows, runs_by_method, seeds_of
-from .page import between, markdown_table, mean_sd, metric_title, number, p_value, task_title
+from .page import between, mean_sd, metric_title, number, p_value
 from .results import KEYS, Results, method_title, scores
+from .show import markdown_table
 
 # %% ../../nbs/reporting/17_compare.ipynb #df643fec
 _AGREE = (
@@ -30,59 +32,52 @@ _AGREE = (
 )
 
 
+def _by_key(rows: list, keys: list) -> dict:  # values of the keys -> rows
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
 def pair_methods(
     a: list,  # rows of A's headline scores, as dicts
     b: list,  # of B's
 ) -> tuple:  # ([(row of A, row of B)], rows of A left over, rows of B left over)
-    "Pair rows that agree, in all keys first; then in fewer, where there is but one on either side."
+    "Pair the rows that agree in all keys, then in fewer, where either side has only one such row."
     pairs, a, b = [], list(a), list(b)
     for keys in _AGREE:
-        of = lambda rows: {
-            k: [r for r in rows if tuple(r[x] for x in keys) == k]
-            for k in dict.fromkeys(tuple(r[x] for x in keys) for r in rows)
-        }
-        mine, theirs = of(a), of(b)
-        found = [(mine[k][0], theirs[k][0]) for k in mine if len(mine[k]) == len(theirs.get(k, ())) == 1]
-        pairs += found
-        a, b = ([r for r in rows if not any(r is pair[i] for pair in found)] for i, rows in enumerate((a, b)))
+        of_a, of_b = _by_key(a, keys), _by_key(b, keys)
+        single = {key for key in of_a if len(of_a[key]) == len(of_b.get(key, ())) == 1}
+        pairs += [(of_a[key][0], of_b[key][0]) for key in of_a if key in single]
+        a, b = ([row for row in rows if tuple(row[key] for key in keys) not in single] for rows in (a, b))
     return pairs, a, b
 
 # %% ../../nbs/reporting/17_compare.ipynb #8d4d26f4
-def _mean(tidy: pd.DataFrame, row: dict, runs: list) -> tuple:  # mean and sd of the scores of some runs
-    found = tidy[tidy["run"].isin(runs) & (tidy["split"] == row["split"]) & (tidy["metric"] == row["metric"])]["value"]
-    told = summarise(found) if len(found) else None
-    return (told.mean, told.sd) if told else (np.nan, np.nan)
+def _mean(tidy: pd.DataFrame, row: dict, runs: list) -> tuple:  # mean and sd, nan without a score
+    "Average the scores of some runs."
+    mine = tidy["run"].isin(runs) & (tidy["split"] == row["split"]) & (tidy["metric"] == row["metric"])
+    if not mine.any():
+        return np.nan, np.nan
+    summary = summarise(tidy.loc[mine, "value"])
+    return summary.mean, summary.sd
 
 
-def _pair(sides: tuple, rows: tuple) -> dict:  # sides: (study, tidy, `runs_by_method`) of A and B
+def _pair(sides: list, rows: tuple) -> dict:  # sides: (study, tidy, `runs_by_method`) of A and B
     "Compare a method of A with one of B."
+    split, metric = rows[0]["split"], rows[0]["metric"]
     runs = [seeds_of(by_method, row) for (_, _, by_method), row in zip(sides, rows)]
-    both = sorted(set(runs[0]) & set(runs[1]))
-    found = {k: rows[0][k] for k in ("task", "split", "metric")} | {"common": " ".join(map(str, both))}
+    common = sorted(set(runs[0]) & set(runs[1]))
+    pair = {"task": rows[0]["task"], "split": split, "metric": metric, "common": " ".join(map(str, common))}
     for name, row, (study, tidy, _), own in zip("ab", rows, sides, runs):
-        found[f"method_{name}"], found[f"encoder_{name}"] = (
-            method_title(study, row["step"], row["variant"], row["settings"]),
-            row["encoder"],
-        )
-        found[f"mean_{name}"], found[f"sd_{name}"] = _mean(tidy, row, [own[s] for s in both] or list(own.values()))
-    return found | claim(sides[0][0], *runs, rows[0]["split"], rows[0]["metric"], other=sides[1][0])
+        pair[f"method_{name}"] = method_title(study, row["step"], row["variant"], row["settings"])
+        pair[f"encoder_{name}"] = row["encoder"]
+        averaged = [own[seed] for seed in common] or list(own.values())
+        pair[f"mean_{name}"], pair[f"sd_{name}"] = _mean(tidy, row, averaged)
+    return pair | claim(sides[0][0], *runs, split, metric, other=sides[1][0])
 
 # %% ../../nbs/reporting/17_compare.ipynb #82c80ad4
-_COLUMNS = [
-    "task",
-    "split",
-    "metric",
-    "method_a",
-    "encoder_a",
-    "method_b",
-    "encoder_b",
-    "common",
-    "mean_a",
-    "sd_a",
-    "mean_b",
-    "sd_b",
-    *CLAIM_COLUMNS,
-]
+_SIDES = ["method_a", "encoder_a", "method_b", "encoder_b", "common", "mean_a", "sd_a", "mean_b", "sd_b"]
+_COLUMNS = ["task", "split", "metric", *_SIDES, *CLAIM_COLUMNS]
 
 
 @dataclass
@@ -91,40 +86,28 @@ class Comparison:
 
     a: str  # name of A
     b: str  # name of B
-    table: pd.DataFrame  # a row a pair of methods; scores and differences (A − B) are fractions
+    table: pd.DataFrame  # a row for each pair of methods; scores and differences (A − B) are fractions
     notes: list  # what could not be paired, and why
 
     def __repr__(self):
         return f"Comparison({self.a}, {self.b}: {len(self.table)} pairs, {len(self.notes)} notes)"
 
 # %% ../../nbs/reporting/17_compare.ipynb #f86688a8
-def _left(rows: list, study: Results, name: str, other: str, others: list) -> list:  # notes
+def _unpaired(rows: list, study: Results, name: str, other: str, theirs: list) -> list:  # notes
+    "Say why rows of one study have no partner among the other's."
     notes = []
     for r in rows:
-        many = [o for o in others if o["task"] == r["task"]]
-        why = (
-            f"{other} has no finished run of that task"
-            if not many
-            else f"{other} has {len(many)} method{'s' * (len(many) > 1)} of that task, and none alone that agrees with it"
-        )
-        notes.append(
-            f"only in {name}: {task_title(r['task'])}, {method_title(study, r['step'], r['variant'], r['settings'])}, {r['encoder']}: {why}"
-        )
+        task, count = task_title(r["task"]), sum(row["task"] == r["task"] for row in theirs)
+        why = f"{other} has {count} method{'s' * (count > 1)} of that task, and none alone that agrees with it"
+        if not count:
+            why = f"{other} has no finished run of that task"
+        method = method_title(study, r["step"], r["variant"], r["settings"])
+        notes.append(f"only in {name}: {task}, {method}, {r['encoder']}: {why}")
     return notes
 
-# %% ../../nbs/reporting/17_compare.ipynb #959f2d64
-def compare_studies(
-    a: Results,  # from `read_study` or `open_shared`
-    b: Results,
-) -> Comparison:
-    "Pair the methods of two studies and test each pair, on the headline score of each task."
-    sides = [(s, tidy, runs_by_method(tidy)) for s in (a, b) for tidy in [scores(s)]]
-    tables = [
-        headline_rows(tidy[[*KEYS, "split", "metric"]].drop_duplicates().assign(status="done")).to_dict("records")
-        for _, tidy, _ in sides
-    ]
-    pairs, *left = pair_methods(*tables)
-    table = decide_claims(pd.DataFrame([_pair(sides, pair) for pair in pairs], columns=_COLUMNS))
+
+def _remarks(table: pd.DataFrame) -> list:
+    "Say which pairs allow no claim, and which seeds are left out of the others."
     notes = []
     for r in table.to_dict("records"):
         name = f"{task_title(r['task'])}, {r['method_a']}"
@@ -132,57 +115,73 @@ def compare_studies(
             notes.append(f"no claim: {name} and {r['method_b']}: {r['note'] or r['reason']}")
         elif r["note"]:
             notes.append(f"{name}: {r['note']}")
-    notes += _left(left[0], a, "A", "B", tables[1]) + _left(left[1], b, "B", "A", tables[0])
-    notes += [f"{name}: {f['run']} is {f['state']}: {f['why']}" for name, s in zip("AB", (a, b)) for f in s.faults]
+    return notes
+
+# %% ../../nbs/reporting/17_compare.ipynb #959f2d64
+def compare_studies(
+    a: Results,  # from `read_study` or `open_shared`
+    b: Results,
+) -> Comparison:
+    "Pair the methods of two studies, and test each pair on the headline score of each task."
+    sides, tables = [], []
+    for study in (a, b):
+        tidy = scores(study)
+        sides.append((study, tidy, runs_by_method(tidy)))
+        rows = tidy[[*KEYS, "split", "metric"]].drop_duplicates().assign(status="done")
+        tables.append(headline_rows(rows).to_dict("records"))
+    pairs, left_a, left_b = pair_methods(*tables)
+    table = decide_claims(pd.DataFrame([_pair(sides, pair) for pair in pairs], columns=_COLUMNS))
+    notes = _remarks(table) + _unpaired(left_a, a, "A", "B", tables[1]) + _unpaired(left_b, b, "B", "A", tables[0])
+    for name, study in (("A", a), ("B", b)):
+        notes += [f"{name}: {fault['run']} is {fault['state']}: {fault['why']}" for fault in study.faults]
     return Comparison(a.name, b.name, table, notes)
 
 # %% ../../nbs/reporting/17_compare.ipynb #a63d941d
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
+def _shown(table: pd.DataFrame) -> pd.DataFrame:  # text cells
+    "Return the pairs as people read them. One column names the method if both sides call it the same."
     same = (table["method_a"] == table["method_b"]).all() and (table["encoder_a"] == table["encoder_b"]).all()
-    who = lambda r, x: f"{r[f'method_{x}']}, {r[f'encoder_{x}']}"
-    rows = [
-        {
-            "Task": f"{task_title(r['task'])} {metric_title(r['metric'])}",
-            **({"Method": who(r, "a")} if same else {"Method of A": who(r, "a"), "Method of B": who(r, "b")}),
-            "Seeds": r["common"] or "none",
-            "A": mean_sd(r["mean_a"], r["sd_a"]),
-            "B": mean_sd(r["mean_b"], r["sd_b"]),
-            "A − B": number(r["difference"], sign=True),
-            "95 %": between(r["low"], r["high"]),
-            "p": p_value(r["p"]),
-            "p, Holm": p_value(r["p_holm"]),
-            "A is": claim_words(r),
-        }
-        for r in table.to_dict("records")
-    ]
-    return pd.DataFrame(rows)
+    titles = {"Method": "a"} if same else {"Method of A": "a", "Method of B": "b"}
+    cells = []
+    for r in table.to_dict("records"):
+        names = {title: f"{r[f'method_{x}']}, {r[f'encoder_{x}']}" for title, x in titles.items()}
+        cells.append(
+            {"Task": f"{task_title(r['task'])} {metric_title(r['metric'])}"}
+            | names
+            | {
+                "Seeds": r["common"] or "none",
+                "A": mean_sd(r["mean_a"], r["sd_a"]),
+                "B": mean_sd(r["mean_b"], r["sd_b"]),
+                "A − B": number(r["difference"], sign=True),
+                "95 %": between(r["low"], r["high"]),
+                "p": p_value(r["p"]),
+                "p, Holm": p_value(r["p_holm"]),
+                "A is": claim_words(r),
+            }
+        )
+    return pd.DataFrame(cells)
 
 
 def comparison_text(
-    found: Comparison,
+    comparison: Comparison,
 ) -> str:  # Markdown
-    "The table, what was done, and what could not be paired."
-    lines = [
-        f"# A: {found.a}, B: {found.b}",
-        "",
-        markdown_table(_shown(found.table)) if len(found.table) else "No method of A could be paired with one of B.",
-        "",
-        f"Headline scores × 100, mean ± standard deviation over the common seeds. {rule(found.table)}",
-        "",
-    ]
-    return "\n".join(lines + [f"- {note}" for note in found.notes]).rstrip() + "\n"
+    "Return the table, its rule, and what could not be paired."
+    table = comparison.table
+    shown = markdown_table(_shown(table)) if len(table) else "No method of A could be paired with one of B."
+    caption = f"Headline scores × 100, mean ± standard deviation over the common seeds. {rule(table)}"
+    notes = "\n".join(f"- {note}" for note in comparison.notes)
+    return "\n\n".join([f"# A: {comparison.a}, B: {comparison.b}", shown, caption, notes]).rstrip() + "\n"
 
 # %% ../../nbs/reporting/17_compare.ipynb #c5cfdc7f
 def write_comparison(
-    found: Comparison,
+    comparison: Comparison,
     path,  # .md or .csv
 ) -> Path:  # the file
-    "Write the text, or the table with all its columns; raises ParameterError for another ending, OutputError."
+    "Write the text, or the table with all its columns. Raises ParameterError for another ending, or OutputError."
     path = expand_path(path)
     if path.suffix == ".md":
-        return write_text(path, comparison_text(found))
+        return write_text(path, comparison_text(comparison))
     if path.suffix != ".csv":
         raise ParameterError(f"out = {str(path)!r}: expected a name that ends in .md or .csv")
     with replacing(path) as tmp:
-        found.table.to_csv(tmp, index=False)
+        comparison.table.to_csv(tmp, index=False)
     return path

@@ -30,32 +30,26 @@ from .results import Results, read_study
 from ..runs.records import read_record
 
 # %% ../../nbs/reporting/18_share.ipynb #4b728bad
-_ROOTS = "home|Users|root|tmp|var|opt|usr|mnt|media|data|content|work|workspace|srv|scratch|private|Volumes|lustre|gpfs|kaggle|nfs|run/user|etc"
+_ROOTS = (
+    "home|Users|root|tmp|var|opt|usr|mnt|media|data|content|work|workspace|srv|scratch|private|Volumes|lustre|gpfs|"
+    "kaggle|nfs|run/user|etc"
+)
+_WORDS = "password|passwd|secret|api_?key|access_?key|auth_?token|hf_token"
+_VALUE = r"(?!<)[^\s\"'<>]{6,}"
 _FORMS = (  # (kind, pattern, what stands in its place)
     ("token", r"\bhf_[A-Za-z0-9]{16,}", "<token>"),
     ("token", r"\bgh[pousr]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{20,}", "<token>"),
     ("key", r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", "<key>"),
     ("key", r"(?i)(?<=aws_secret_access_key)(\W{1,5})[A-Za-z0-9/+]{40}", r"\1<key>"),
     ("key", r"\bAIza[\w-]{35}", "<key>"),
-    (
-        "token",
-        r"\bsk-[\w-]{20,}|\bxox[abprs]-[\w-]{10,}|\bglpat-[\w-]{16,}|\bnpm_[A-Za-z0-9]{30,}|\bpypi-[\w-]{30,}",
-        "<token>",
-    ),
+    ("token", r"\bsk-[\w-]{20,}|\bxox[abprs]-[\w-]{10,}|\bglpat-[\w-]{16,}", "<token>"),
+    ("token", r"\bnpm_[A-Za-z0-9]{30,}|\bpypi-[\w-]{30,}", "<token>"),
     ("token", r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}", "<token>"),
     ("token", r"(?i)(?<=\bbearer )[\w.~+/-]{16,}", "<token>"),
     ("key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", "<key>"),
     ("password", r"(?<=://)[^\s/:@<>]+:[^\s/@<>]+(?=@)", "<password>"),
-    (
-        "password",
-        r"\b((?:[A-Z0-9]+_)*(?:TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)=)(?!<)[^\s\"'<>]{6,}",
-        r"\1<password>",
-    ),
-    (
-        "password",
-        r"(?i)\b(\w*(?:password|passwd|secret|api_?key|access_?key|auth_?token|hf_token)\w*[\"']?\s*[:=]\s*[\"'])(?!<)[^\s\"'<>]{6,}",
-        r"\1<password>",
-    ),
+    ("password", rf"\b((?:[A-Z0-9]+_)*(?:TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)=){_VALUE}", r"\1<password>"),
+    ("password", rf"(?i)\b(\w*(?:{_WORDS})\w*[\"']?\s*[:=]\s*[\"']){_VALUE}", r"\1<password>"),
     ("path", rf"(?<![\w.<>/:])/(?!content/drive(?![\w/]))(?:{_ROOTS})/[^\s\"'`<>|,;:()\[\]{{}}\\]+", "<path>"),
     ("path", r"\b[A-Za-z]:\\{1,2}(?:Users|home|Windows|Program Files|data)\\[^\s\"'<>|]+", "<path>"),
 )
@@ -63,47 +57,27 @@ _FORMS = (  # (kind, pattern, what stands in its place)
 # %% ../../nbs/reporting/18_share.ipynb #9dc1025f
 @dataclass(frozen=True)
 class Secrets:
-    "What is looked for: patterns with their kinds and placeholders, in this order."
+    "Patterns of what others must not see, with their kinds and placeholders, in the order of their use."
 
     rules: tuple  # of (kind, compiled pattern, placeholder)
 
-    def scrub(
-        self,
-        text: str,
-    ) -> str:
-        "The text with placeholders, without terminal colours."
+    def scrub(self, text: str) -> str:
+        "Return the text with placeholders, without terminal colours."
         text = re.sub(r"\x1b\[[\d;]*m", "", text)
         for _, pattern, placeholder in self.rules:
             text = pattern.sub(placeholder, text)
         return text
 
-    def kinds(
-        self,
-        text: str,
-    ) -> list:  # of text, without repetition
-        "The kinds of what is in a text that should not be."
+    def kinds(self, text: str) -> list:
+        "Return the kinds of secrets in a text, each once."
         return list(dict.fromkeys(kind for kind, pattern, _ in self.rules if pattern.search(text)))
 
 # %% ../../nbs/reporting/18_share.ipynb #1b927f72
-_NOBODY = {
-    "root",
-    "user",
-    "admin",
-    "ubuntu",
-    "runner",
-    "jovyan",
-    "nobody",
-    "localhost",
-    "docker",
-    "bert",
-    "data",
-    "test",
-    "model",
-    "train",
-}
+_NOBODY = "root user admin ubuntu runner jovyan nobody localhost docker bert data test model train".split()
 
 
 def _known_places(study: Path, data) -> list:  # (path, placeholder), longer ones first
+    "Return the folders of this machine that files may name."
     places = [
         (study.parent, "<outputs>"),
         (Path(bertvision.__file__).resolve().parents[1], "<clone>"),
@@ -114,13 +88,15 @@ def _known_places(study: Path, data) -> list:  # (path, placeholder), longer one
         (Path(tempfile.gettempdir()), "<temp>"),
         (Path.cwd(), "<here>"),
     ]
-    places += [(Path(p), "<data>") for p in (data, os.environ.get("BERTVISION_DATA")) if p]
-    found = {}
+    places += [(Path(folder), "<data>") for folder in (data, os.environ.get("BERTVISION_DATA")) if folder]
+    marks = {}
     for path, mark in places:
+        if path.is_absolute() and len(path.parts) < 2:
+            continue
         for text in (str(path), str(path.expanduser().resolve())):
-            if len(path.parts) > 1 or not path.is_absolute():
-                found.setdefault(text, mark)
-    return sorted(((t, m) for t, m in found.items() if "/" in t or "\\" in t), key=lambda x: -len(x[0]))
+            if "/" in text or "\\" in text:
+                marks.setdefault(text, mark)
+    return sorted(marks.items(), key=lambda item: -len(item[0]))
 
 # %% ../../nbs/reporting/18_share.ipynb #ef6b7b27
 def _user() -> str:
@@ -135,54 +111,45 @@ def find_secrets(
     data=None,  # folder with data; None = BERTVISION_DATA
     given: tuple = (),  # further paths as they stand in records, such as a relative one to the data
 ) -> Secrets:
-    "What an archive of this study must not hold: known places, host, user and variables of this process, and what has the form of a path or token."
-    rules = [
-        ("token", re.escape(v), "<secret>")
-        for k, v in sorted(os.environ.items())
-        if len(v) >= 6 and any(w in k.upper() for w in ("TOKEN", "KEY", "SECRET", "PASSWORD"))
-    ]
-    rules += [
-        ("path", re.escape(text) + r"(?![\w-])", mark) for text, mark in _known_places(Path(study).resolve(), data)
-    ]
+    """Collect what an archive of this study must not hold.
+
+    These are known places, the host, the user and variables of this process, and what has the form of a path or token.
+    """
+    words = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+    values = [value for name, value in sorted(os.environ.items()) if any(word in name.upper() for word in words)]
+    host = platform.node()
+    rules = [("token", re.escape(value), "<secret>") for value in values if len(value) >= 6]
+    for text, mark in _known_places(Path(study).resolve(), data):
+        rules.append(("path", re.escape(text) + r"(?![\w-])", mark))
     rules += [("path", re.escape(text), "<data>") for text in sorted(given, key=len, reverse=True)]
-    names = [
-        ("host", platform.node(), "<host>"),
-        ("host", platform.node().split(".")[0], "<host>"),
-        ("user", _user(), "<user>"),
-    ]
-    rules += [
-        *_FORMS,
-        *(
-            (kind, rf"(?<![\w]){re.escape(name)}(?![\w])", mark)
-            for kind, name, mark in names
-            if len(name) > 2 and name.lower() not in _NOBODY
-        ),
-    ]
+    rules += _FORMS
+    for kind, name in (("host", host), ("host", host.split(".")[0]), ("user", _user())):
+        if len(name) > 2 and name.lower() not in _NOBODY:
+            rules.append((kind, rf"(?<![\w]){re.escape(name)}(?![\w])", f"<{kind}>"))
     return Secrets(tuple((kind, re.compile(pattern), mark) for kind, pattern, mark in rules))
 
 # %% ../../nbs/reporting/18_share.ipynb #2754d4f5
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"bKGD", b"sBIT")
+_EMBEDDED = re.compile(r"(data:image/png;base64,)([A-Za-z0-9+/=\s]+)")
 
 
-def _chunks(raw: bytes):  # yields (kind, whole chunk)
-    at = len(_PNG)
-    while at + 12 <= len(raw):
-        end = at + 12 + int.from_bytes(raw[at : at + 4], "big")
-        yield raw[at + 4 : at + 8], raw[at:end]
-        at = end
+def _chunks(raw: bytes):
+    "Yield (kind, chunk) of a PNG."
+    start = len(_PNG)
+    while start + 12 <= len(raw):
+        end = start + 12 + int.from_bytes(raw[start : start + 4], "big")
+        yield raw[start + 4 : start + 8], raw[start:end]
+        start = end
 
 
 def bare_png(
     raw: bytes,  # a PNG
 ) -> bytes:
-    "The same picture without text, dates and other remarks; raises DataError for what is no PNG."
+    "Return the same picture without text, dates and other remarks. Raises DataError if it is no PNG."
     if not raw.startswith(_PNG):
         raise DataError("a picture that is no PNG")
     return _PNG + b"".join(chunk for kind, chunk in _chunks(raw) if kind in _PIXELS)
-
-
-_EMBEDDED = re.compile(r"(data:image/png;base64,)([A-Za-z0-9+/=\s]+)")
 
 
 def _bare_base64(text: str) -> str:
@@ -193,46 +160,48 @@ def _bare_base64(text: str) -> str:
 
 # %% ../../nbs/reporting/18_share.ipynb #23860457
 def _joined(value):
-    "A notebook's lines of text as one: sources, outputs."
-    return (
-        "".join(value)
-        if isinstance(value, list)
-        and value
-        and all(isinstance(x, str) for x in value)
-        and any(x.endswith("\n") for x in value)
-        else value
-    )
+    "Join the lines of a notebook's source or output. Return other values as they are."
+    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+        return value
+    return "".join(value) if any(line.endswith("\n") for line in value) else value
+
+
+def _scrub_text(text: str, secrets: Secrets) -> str:
+    "Scrub a text and the pictures in it."
+    parts = _EMBEDDED.split(text)  # text, "data:image…", base64, text, …
+    parts[::3] = [secrets.scrub(part) for part in parts[::3]]
+    parts[2::3] = [_bare_base64(part) for part in parts[2::3]]
+    return "".join(parts)
 
 
 def _scrub_tree(value, secrets: Secrets, key: str = ""):
+    "Scrub the names and values of a JSON tree."
     value = _joined(value)
     if isinstance(value, dict):
         return {secrets.scrub(k): _scrub_tree(v, secrets, k) for k, v in value.items()}
     if isinstance(value, list):
         return [_scrub_tree(v, secrets, key) for v in value]
-    if key == "image/png" and isinstance(value, str):
-        return _bare_base64(value)
-    return _scrub_text(value, secrets) if isinstance(value, str) else value
-
-
-def _scrub_text(text: str, secrets: Secrets) -> str:
-    parts = _EMBEDDED.split(text)  # prose, "data:image…", base64, prose, …
-    return "".join(
-        secrets.scrub(p) if i % 3 == 0 else p if i % 3 == 1 else _bare_base64(p) for i, p in enumerate(parts)
-    )
+    if not isinstance(value, str):
+        return value
+    return _bare_base64(value) if key == "image/png" else _scrub_text(value, secrets)
 
 # %% ../../nbs/reporting/18_share.ipynb #4b68fd94
 def _scrub_rows(raw: bytes, secrets: Secrets) -> bytes:
+    "Scrub a table of predictions. One without secrets stays as it is."
     import pandas as pd
 
-    rows = pd.read_parquet(io.BytesIO(raw))
     if not _row_kinds(raw, secrets):
         return raw
+    rows = pd.read_parquet(io.BytesIO(raw))
     for name in rows.columns:
         rows[name] = [secrets.scrub(x) if isinstance(x, str) else x for x in rows[name]]
     out = io.BytesIO()
     rows.rename(columns=secrets.scrub).to_parquet(out, index=False)
     return out.getvalue()
+
+
+def _json_bytes(value) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 # %% ../../nbs/reporting/18_share.ipynb #f962e323
 def scrubbed(
@@ -240,7 +209,7 @@ def scrubbed(
     raw: bytes,  # its content
     secrets: Secrets,
 ) -> bytes:
-    "A file as it may be seen by others; raises DataError for one that cannot be read."
+    "Return a file as others may see it. Raises DataError if it cannot be read."
     kind = Path(name).suffix
     if kind == ".png":
         return bare_png(raw)
@@ -248,70 +217,67 @@ def scrubbed(
         return _scrub_rows(raw, secrets)
     try:
         text = raw.decode("utf-8")
+        if kind in (".json", ".ipynb"):
+            return _json_bytes(_scrub_tree(parse_json(text), secrets))
     except UnicodeDecodeError as e:
         raise DataError(f"{name} is not UTF-8 (byte {e.start})") from e
-    if kind not in (".json", ".ipynb"):
-        return _scrub_text(text, secrets).encode()
-    try:
-        return (json.dumps(_scrub_tree(parse_json(text), secrets), indent=1, ensure_ascii=False) + "\n").encode()
     except json.JSONDecodeError as e:
         raise DataError(f"{name} is not JSON (line {e.lineno}: {e.msg})") from e
+    return _scrub_text(text, secrets).encode()
 
 # %% ../../nbs/reporting/18_share.ipynb #6369de24
-def _values(value):  # yields all texts of a tree
-    value = _joined(value)
-    if isinstance(value, dict):
-        for k, v in value.items():
-            yield from (k, *(_values(v) if k != "image/png" else [_png_kinds_text(v)]))
-    elif isinstance(value, list):
-        for v in value:
-            yield from _values(v)
-    elif isinstance(value, str):
-        yield value
-
-
-def _png_kinds_text(text) -> str:  # the remarks of a picture in base64
+def _png_remarks(text: str) -> str:  # text: a picture in base64
+    "Return all of a picture but its pixels."
     try:
         raw = base64.b64decode(text)
-    except (ValueError, TypeError):
+    except ValueError:
         return ""
     return " ".join(chunk.decode("latin-1") for kind, chunk in _chunks(raw) if kind not in _PIXELS)
 
 
+def _texts(value, key: str = ""):
+    "Yield the names and texts of a JSON tree, and the remarks of its pictures."
+    value = _joined(value)
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield name
+            yield from _texts(item, name)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, key)
+    elif isinstance(value, str):
+        yield _png_remarks(value) if key == "image/png" else value
+
+
 def _row_kinds(raw: bytes, secrets: Secrets) -> list:
+    "Return the kinds of secrets in a table of predictions."
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pq.read_table(io.BytesIO(raw))
-    texts = [
-        name
-        for name, column in zip(table.column_names, table.columns)
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    ]
-    told = "\n".join(
-        [
-            *table.column_names,
-            *((k + b"\n" + v).decode(errors="replace") for k, v in (table.schema.metadata or {}).items()),
-        ]
-    )
-    return secrets.kinds("\n".join([told, *(x for name in texts for x in table[name].unique().to_pylist() if x)]))
+    texts = list(table.column_names)
+    texts += [text.decode(errors="replace") for item in (table.schema.metadata or {}).items() for text in item]
+    for column in table.columns:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            texts += filter(None, column.unique().to_pylist())
+    return secrets.kinds("\n".join(texts))
 
 # %% ../../nbs/reporting/18_share.ipynb #14ce055b
 def left_in(
     name: str,  # of the file
     raw: bytes,  # its content, as it was written
     secrets: Secrets,
-) -> list:  # kinds of what is still there
-    "What should not be in a file."
+) -> list:
+    "Return the kinds of secrets that are still in a file."
     kind = Path(name).suffix
     if kind == ".parquet":
         return _row_kinds(raw, secrets)
     if kind == ".png":
-        return ["remarks of a picture"] * any(k not in _PIXELS for k, _ in _chunks(raw))
+        return ["remarks of a picture"] * any(kind not in _PIXELS for kind, _ in _chunks(raw))
     text = raw.decode("utf-8")
     if kind in (".json", ".ipynb"):
-        text = "\n".join(_values(json.loads(text)))
-    remarks = [_png_kinds_text(m[2]) for m in _EMBEDDED.finditer(text)]
+        text = "\n".join(_texts(json.loads(text)))
+    remarks = [_png_remarks(match[2]) for match in _EMBEDDED.finditer(text)]
     return secrets.kinds("\n".join([name, _EMBEDDED.sub("", text), *remarks])) + ["remarks of a picture"] * any(remarks)
 
 # %% ../../nbs/reporting/18_share.ipynb #036ce5fb
@@ -325,16 +291,16 @@ def _kept_code(home: Path) -> list:  # of files
 def _content_fault(
     name: str,  # of a file in the archive
     raw: bytes,  # its content
-) -> str:  # '' for one that is what its name says, and for any that is not named by its content
+) -> str:  # "" if the content is right, and for any file that is not named by its content
     "Compare a file that is named by its content with its name."
-    named = _BY_CONTENT.fullmatch(name)
-    if not named:
+    match = _BY_CONTENT.fullmatch(name)
+    if not match:
         return ""
     try:
-        digest = fingerprint(parse_json(raw.decode())) if named[1] else fingerprint(raw)
+        digest = fingerprint(parse_json(raw.decode())) if match[1] else fingerprint(raw)
     except ValueError as e:
         return f"it cannot be read ({e})"
-    return "" if digest in named.groups() else f"its content is that of {digest}"
+    return "" if digest in match.groups() else f"its content is that of {digest}"
 
 # %% ../../nbs/reporting/18_share.ipynb #960bbabe
 _OF_STUDY = ("plan.json", "timing.json", "failures.md")
@@ -343,132 +309,147 @@ _OF_REPORT = (".md", ".csv", ".png", ".html", ".ipynb")
 
 
 def _chosen(study: Path, predictions: bool, logs: bool, without: set) -> dict:  # name in the archive -> file
+    "Choose the files of a study; `without` are names of runs."
+    of_run = [*_OF_RUN, *["predictions.parquet"] * predictions, *["log.txt"] * logs]
     files = [study / name for name in _OF_STUDY]
-    for run in sorted(p for p in (study / "runs").glob("*") if p.is_dir() and p.name not in without):
-        files += [
-            run / name for name in (*_OF_RUN, *["predictions.parquet"] * predictions, *["log.txt"] * logs)
-        ] + _kept_code(run)
+    for run in sorted(path for path in (study / "runs").glob("*") if path.is_dir() and path.name not in without):
+        files += [run / name for name in of_run] + _kept_code(run)
     files += _kept_code(study)
-    files += sorted(p for p in (study / "report").rglob("*") if p.suffix in _OF_REPORT and not p.name.startswith("."))
+    report = [path for path in (study / "report").rglob("*") if path.suffix in _OF_REPORT]
+    files += sorted(path for path in report if not path.name.startswith("."))
     files += [study / "report" / "log.txt"] * logs
-    return {f.relative_to(study).as_posix(): f for f in files if f.is_file() and not f.is_symlink()}
+    return {path.relative_to(study).as_posix(): path for path in files if path.is_file() and not path.is_symlink()}
 
 
 def _study_file(name: str, given: str) -> Path | None:
-    "The YAML of a study: the one that was named, or the package's own."
+    "Return the YAML of a study: the one that was named, or the package's own."
     places = [expand_path(given)] * given.endswith((".yaml", ".yml")) + [resources() / "studies" / f"{name}.yaml"]
-    return next((p for p in places if p.is_file()), None)
+    return next((path for path in places if path.is_file()), None)
 
 
-def _missing(study: Results) -> list:  # {"run", "why"} of what is planned and not finished
-    told = {f["run"]: f"{f['state']}: {f['why']}" for f in study.faults if f["run"] not in study.finished()}
-    planned = {j["run"] for j in study.jobs} - study.finished()
-    return [{"run": run, "why": told.get(run, "not started")} for run in sorted(planned | set(told))]
+def _missing(study: Results) -> list:  # of {"run", "why"}
+    "Return the runs that are planned and not finished."
+    finished = study.finished()
+    faults = {f["run"]: f"{f['state']}: {f['why']}" for f in study.faults if f["run"] not in finished}
+    planned = {job["run"] for job in study.jobs} - finished
+    return [{"run": run, "why": faults.get(run, "not started")} for run in sorted(planned | set(faults))]
 
 
-def _once(values) -> list:  # each different one once, in order
-    return [json.loads(v) for v in dict.fromkeys(json.dumps(v, sort_keys=True) for v in values if v)]
+def _distinct(values) -> list:  # in order
+    texts = dict.fromkeys(json.dumps(value, sort_keys=True) for value in values if value)
+    return [json.loads(text) for text in texts]
 
 # %% ../../nbs/reporting/18_share.ipynb #6bec3a0f
 def _manifest(study: Results, contents: dict, left_out: list) -> dict:
     records = [r for r in study.runs.values() if not r.get("of")] or list(study.runs.values())
+    finished, planned = len(study.finished()), len({job["run"] for job in study.jobs})
+    about = lambda raw: {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     return {
         "schema": 1,
         "study": study.name,
         "title": study.title,
         "command": study.command,
         "exported_by": versions()["bertvision"],
-        "runs": {
-            "finished": len(study.finished()),
-            "planned": len({j["run"] for j in study.jobs}) or len(study.finished()),
-        },
+        "runs": {"finished": finished, "planned": planned or finished},
         "missing": _missing(study),
         "left_out": left_out,
-        "code_versions": _once(r.get("code_version") for r in records),
-        "versions": _once(r.get("versions") for r in records),
-        "devices": _once(r.get("device") for r in records),
-        "files": {
-            name: {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
-            for name, raw in sorted(contents.items())
-        },
+        "code_versions": _distinct(r.get("code_version") for r in records),
+        "versions": _distinct(r.get("versions") for r in records),
+        "devices": _distinct(r.get("device") for r in records),
+        "files": {name: about(raw) for name, raw in sorted(contents.items())},
     }
 
-
+# %% ../../nbs/reporting/18_share.ipynb #fd6373d4
 def _write_zip(path: Path, folder: str, contents: dict):
+    "Write an archive with one date for all entries."
     with zipfile.ZipFile(path, "w") as archive:
         for name, raw in sorted(contents.items()):
             entry = zipfile.ZipInfo(f"{folder}/{name}", (1980, 1, 1, 0, 0, 0))
             entry.compress_type, entry.external_attr, entry.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
             archive.writestr(entry, raw, compresslevel=6)
 
-# %% ../../nbs/reporting/18_share.ipynb #fbfb2a5b
+
 def _check_archive(path: Path, secrets: Secrets):
-    "Open a written archive and search it; raises OutputError that names file and kind, and never what was found."
+    "Search a written archive. Raises OutputError that names file and kind, and never the secret."
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
-            if kinds := left_in(name, archive.read(name), secrets) + secrets.kinds(name):
+            kinds = dict.fromkeys(left_in(name, archive.read(name), secrets) + secrets.kinds(name))
+            if kinds:
                 raise OutputError(
-                    f"nothing was exported: {secrets.scrub(name)} still holds what has the form of a {', a '.join(dict.fromkeys(kinds))}; remove it there, or leave that file out"
+                    f"nothing was exported: {secrets.scrub(name)} still holds what has the form of a "
+                    f"{', a '.join(kinds)}; remove it there, or leave that file out"
                 )
 
 # %% ../../nbs/reporting/18_share.ipynb #88380aeb
-def _given_places(study: Path) -> tuple:  # the data folder as runs were told it, which may be relative
-    found = set()
-    for place in (study / "runs").glob("*/record.json"):
+def _given_places(study: Path) -> tuple:  # of texts
+    "Return the folders of data as runs were given them. They may be relative."
+    places = set()
+    for path in (study / "runs").glob("*/record.json"):
         try:
-            told = read_record(place.parent)["parameters"]
+            parameters = read_record(path.parent)["parameters"]
         except DataError:
             continue
-        found |= {told[k] for k in ("data", "corpus") if isinstance(told.get(k), str) and "/" in told[k]}
-    return tuple(found)
+        values = [parameters.get(name) for name in ("data", "corpus")]
+        places |= {value for value in values if isinstance(value, str) and "/" in value}
+    return tuple(places)
 
-# %% ../../nbs/reporting/18_share.ipynb #2b40df76
-def _as_is(entry: str, raw: bytes, secrets: Secrets) -> bytes:
-    "A file that must not be changed. Raises DataError when it is not what its name says, OutputError for secrets in it."
-    if why := _content_fault(entry, raw):
-        raise DataError(f"{entry}: {why}")
-    kinds = ", a ".join(dict.fromkeys(left_in(entry, raw, secrets)))
+
+def _unchanged(entry: str, raw: bytes, secrets: Secrets) -> bytes:
+    """Return a file that must not be changed.
+
+    Raises DataError if its content is not what its name says, and OutputError if it holds a secret.
+    """
+    fault = _content_fault(entry, raw)
+    if fault:
+        raise DataError(f"{entry}: {fault}")
+    kinds = dict.fromkeys(left_in(entry, raw, secrets))
     if kinds:
-        raise OutputError(f"holds what has the form of a {kinds}, and is named by its content")
+        raise OutputError(f"holds what has the form of a {', a '.join(kinds)}, and is named by its content")
     return raw
+
+# %% ../../nbs/reporting/18_share.ipynb #6e75276c
+def _contents(files: dict, secrets: Secrets) -> tuple:  # ({name in the archive: bytes}, what is left out, and why)
+    contents, left_out = {}, []
+    for entry, path in files.items():
+        clean = _unchanged if _BY_CONTENT.fullmatch(entry) else scrubbed
+        try:
+            contents[entry] = clean(entry, path.read_bytes(), secrets)
+        except OSError:
+            left_out.append(f"{entry}: cannot be read")
+        except OutputError as e:
+            left_out.append(f"{entry}: {e}")
+        except (DataError, ValueError):
+            left_out.append(f"{entry}: is damaged")
+    return contents, left_out
 
 # %% ../../nbs/reporting/18_share.ipynb #3ca93d4f
 def export_study(
     folder,  # of a study, outputs/<study>
     out=None,  # the archive; None = <study>.zip here
-    given: str = "",  # name or .yaml file by which the study was asked for
+    given: str = "",  # name or .yaml file by which the user named the study
     data=None,  # folder with data, whose place is not to be seen; None = BERTVISION_DATA
     predictions: bool = True,  # pack the predictions, without which nothing can be tested
     logs: bool = False,  # pack the logs, scrubbed as well
 ) -> dict:  # the manifest
-    "Pack a study, finished or not. Raises DataError for a folder that is none or holds a damaged file, OutputError when the archive cannot be written or something is left in it."
+    """Pack a study, finished or not. A damaged file is left out, and the manifest names it.
+
+    Raises DataError if the folder is no study, and OutputError if the archive cannot be written or still holds a secret.
+    """
     folder = expand_path(folder).resolve()
     study, secrets = read_study(folder), find_secrets(folder, data, _given_places(folder))
-    name = secrets.scrub(study.name)
-    files = _chosen(folder, predictions, logs, {f["run"] for f in study.faults if f["state"] == "misplaced"})
+    misplaced = {fault["run"] for fault in study.faults if fault["state"] == "misplaced"}
+    files = _chosen(folder, predictions, logs, misplaced)
     left_out = ["models, checkpoints and states"] + ["predictions"] * (not predictions) + ["logs"] * (not logs)
-    if yaml := _study_file(study.name, given):
+    yaml = _study_file(study.name, given)
+    if yaml:
         files["study.yaml"] = yaml
     else:
         left_out.append("the study's YAML, which was not found")
-    contents, broken = {}, []
-    for entry, file in files.items():
-        try:
-            raw = file.read_bytes()
-        except OSError:
-            broken.append(f"{entry}: cannot be read")
-            continue
-        clean = _as_is if _BY_CONTENT.fullmatch(entry) else scrubbed
-        try:
-            contents[entry] = clean(entry, raw, secrets)
-        except OutputError as e:
-            broken.append(f"{entry}: {e}")
-        except (DataError, ValueError):
-            broken.append(f"{entry}: is damaged")
+    contents, broken = _contents(files, secrets)
     manifest = _scrub_tree(_manifest(study, contents, left_out + broken), secrets)
-    contents["manifest.json"] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+    contents["manifest.json"] = _json_bytes(manifest)
     with replacing(expand_path(out or f"{study.name}.zip")) as tmp:
-        _write_zip(tmp, name, contents)
+        _write_zip(tmp, secrets.scrub(study.name), contents)
         _check_archive(tmp, secrets)
     return manifest
 
@@ -476,25 +457,29 @@ def export_study(
 _LARGEST = 4 * 2**30  # bytes, unpacked
 
 
-def _checked(path: Path, archive: zipfile.ZipFile) -> tuple:  # (names, manifest's files), of a sound archive
-    names = [i.filename for i in archive.infolist() if not i.is_dir()]
-    roots = {PurePosixPath(n).parts[0] for n in names if n}
-    unsafe = [
-        n for n in names if n.startswith("/") or ".." in PurePosixPath(n).parts or "\\" in n or ":" in n or "\0" in n
-    ]
+def _is_unsafe(name: str) -> bool:
+    "Whether a name could lead out of the folder."
+    return name.startswith("/") or ".." in PurePosixPath(name).parts or any(char in name for char in "\\:\0")
+
+
+def _checked(path: Path, archive: zipfile.ZipFile) -> tuple:  # (name of the study, manifest's files)
+    "Check the names in an archive, its size and its manifest."
+    names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    roots = {PurePosixPath(name).parts[0] for name in names if name}
+    unsafe = [name for name in names if _is_unsafe(name)]
     if unsafe or len(roots) != 1 or len(set(names)) < len(names):
-        raise DataError(
-            f"{path}: expected one folder of plain files, found {(unsafe or sorted(roots) or ['nothing'])[0]!r:.60}"
-        )
-    if (size := sum(i.file_size for i in archive.infolist())) > _LARGEST:
+        first = (unsafe or sorted(roots) or ["nothing"])[0]
+        raise DataError(f"{path}: expected one folder of plain files, found {first!r:.60}")
+    size = sum(entry.file_size for entry in archive.infolist())
+    if size > _LARGEST:
         raise DataError(f"{path} holds {size / 1e9:.1f} GB, expected a study of at most {_LARGEST / 1e9:.1f} GB")
     root = roots.pop()
     if f"{root}/manifest.json" not in names:
         raise DataError(f"{path} has no manifest.json: expected an archive that `bertvision export` has written")
-    told = parse_json(archive.read(f"{root}/manifest.json").decode())
-    files = told.get("files") if isinstance(told, dict) else None
-    if not isinstance(files, dict) or {f"{root}/{n}" for n in files} != set(names) - {f"{root}/manifest.json"}:
-        raise DataError(f"{path}: manifest.json speaks of other files than there are")
+    manifest = parse_json(archive.read(f"{root}/manifest.json").decode())
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or {f"{root}/{name}" for name in files} != set(names) - {f"{root}/manifest.json"}:
+        raise DataError(f"{path}: manifest.json lists other files than the archive holds")
     return root, files
 
 # %% ../../nbs/reporting/18_share.ipynb #f9e7e2b5
@@ -502,7 +487,7 @@ def unpack(
     path,  # archive of `export_study`
     folder,  # where the study is put
 ) -> Path:  # the study's folder
-    "Raises DataError for an archive that is none, is damaged or has been changed."
+    "Unpack an archive. Raises DataError if it is none, is damaged or has been changed."
     path, folder = Path(path), Path(folder)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -510,11 +495,13 @@ def unpack(
             for name, about in files.items():
                 raw = archive.read(f"{root}/{name}")
                 if not isinstance(about, dict) or hashlib.sha256(raw).hexdigest() != about.get("sha256"):
-                    raise DataError(f"{path}: {name} is not the file that its manifest speaks of")
-                if why := _content_fault(name, raw):
-                    raise DataError(f"{path}: {name} is not what its name says: {why}")
-                (folder / root / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / root / name).write_bytes(raw)
+                    raise DataError(f"{path}: {name} is not the file that manifest.json lists")
+                fault = _content_fault(name, raw)
+                if fault:
+                    raise DataError(f"{path}: {name} is not what its name says: {fault}")
+                target = folder / root / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(raw)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error) as e:
         raise DataError(f"{path} is no archive that can be read ({str(e) or type(e).__name__})") from e
     return folder / root
@@ -523,7 +510,7 @@ def unpack(
 def open_shared(
     place,  # folder of a study, or an archive of one
 ) -> Results:
-    "A study, wherever it lies; raises DataError."
+    "Read a study from its folder or its archive. Raises DataError if there is none."
     place = expand_path(place)
     if place.is_dir():
         return read_study(place)

@@ -35,7 +35,7 @@ def name_of(row):
     """What a row of a table compares, and which runs these are: (about, ours, theirs or None)."""
     task = row.get("Task", "MNLI")
     if "Language" in row:
-        ours = {"method": row["Method"], "encoder": row["Encoder"]}
+        ours = {"method": row["Method"]} | ({"encoder": row["Encoder"]} if "Encoder" in row else {})
         return {"language": row["Language"], **ours, "base": TRIVIAL}, ours, None
     if "Layer" in row:
         side, _, other = row["Side"].partition(" − ")
@@ -120,6 +120,7 @@ class Reader:
         if "Language" in row:
             split = f"test/{CODES[row['Language']]}"
             models = self.study.runs(**ours).values()
+            (about["encoder"],) = {self.study._encoder(m) for m in models}  # has no column where there is one
             split = split if any(split in m.metrics for m in models) else "test"  # tuned on that language alone
         if row.get("Metric") == "HANS accuracy":
             split = "hans"
