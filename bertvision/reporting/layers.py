@@ -7,15 +7,26 @@ __all__ = ['CAPTION', 'published_curves', 'published_table', 'plot_profiles', 'p
            'similarity', 'plot_similarity', 'task_sentences', 'answer', 'gained', 'paragraph', 'missing_rows',
            'probe_notes']
 
-# %% ../../nbs/reporting/11_layers.ipynb #405df66c
+# %% ../../nbs/reporting/11_layers.ipynb #56663e34
 from dataclasses import replace
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from ..core.figures import COLORS, MARKERS, draw_heatmap, draw_level, draw_lines, label_outer, looks, panels
+from bertvision.core.figures import (
+    COLORS,
+    MARKERS,
+    draw_heatmap,
+    draw_level,
+    draw_lines,
+    label_outer,
+    looks,
+    panel_row,
+    panels,
+)
 from ..data.published import published_probes
 from ..engine.facts import known_task, task_title
 from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE
@@ -71,7 +82,7 @@ def _model_looks(rows: pd.DataFrame) -> dict:  # model -> look
         looks[model] = _LOOKS.get(side, _LOOKS["unknown"]) | line
     return looks
 
-
+# %% ../../nbs/reporting/11_layers.ipynb #510ffe06
 def _several(rows: pd.DataFrame) -> bool:
     return rows["encoder"].nunique() > 1
 
@@ -94,6 +105,8 @@ def _layer_figure(rows: pd.DataFrame, draw, title: str, label: str = "score × 1
 
 def _title(question: str, answers: list) -> str:
     "Join a figure's title; a long one goes over several lines."
+    if not answers:
+        return ""
     text = f"{question} {'; '.join(answers)}"
     return text if len(text) <= 80 else "\n".join([question, ";\n".join(answers)])
 
@@ -150,8 +163,7 @@ def plot_profiles(
         if through == "layer":
             _draw_published(ax, part)
 
-    best = _best_layers(rows)
-    return _layer_figure(means, draw, _title("Where each encoder is read best.", best) if best else "")
+    return _layer_figure(means, draw, _title("Where each encoder is read best.", _best_layers(rows)))
 
 # %% ../../nbs/reporting/11_layers.ipynb #a65d27c8
 def _heat_metrics(task) -> list:
@@ -164,7 +176,7 @@ def _heat_metrics(task) -> list:
 def plot_heat(
     rows: pd.DataFrame,  # from `probe_rows`
 ) -> plt.Figure | None:  # None without any
-    "Draw mean scores × 100, model by layer, for each task; of questions exact match, F1, and F1 of the answerable ones."
+    "Draw mean scores × 100, model by layer, for each task; of questions also exact match, and F1 of answerable ones."
     rows = headline(rows[rows["through"] == "layer"], _heat_metrics)
     if not len(rows):
         return None
@@ -193,15 +205,15 @@ _VERDICTS = {
 
 def _draw_differences(ax: plt.Axes, rows: pd.DataFrame):
     "Draw differences: filled if better or worse, open if undecided, a cross if nothing is claimed."
-    models = rows["model"].unique()
-    for i, (model, color) in enumerate(zip(models, [COLORS[3], COLORS[4], COLORS[2]] * len(models))):
-        part = rows[rows["model"] == model].assign(x=lambda r: r["layer"] + 0.15 * i)
+    colors, several = cycle((COLORS[3], COLORS[4], COLORS[2])), rows["model"].nunique() > 1
+    for i, ((model, part), color) in enumerate(zip(rows.groupby("model", sort=False), colors)):
+        part = part.assign(x=part["layer"] + 0.15 * i)
         ax.vlines(part["x"], part["low"], part["high"], color=color, lw=1.5, label="95 % interval")
         for verdicts, look in _VERDICTS.items():
-            points = part[part["verdict"].isin(verdicts)]
-            name = " or ".join(verdicts) + (f" ({model})" if len(models) > 1 else "")
-            if len(points):
-                ax.plot(points["x"], points["difference"], ls="", color=color, label=name, **look)
+            marked = part[part["verdict"].isin(verdicts)]
+            name = " or ".join(verdicts) + (f" ({model})" if several else "")
+            if len(marked):
+                ax.plot(marked["x"], marked["difference"], ls="", color=color, label=name, **look)
     ax.axhline(0, color="0.2", lw=1)
 
 
@@ -272,9 +284,10 @@ def plot_similarity(
         names += ", " + rows["encoder"]
     if rows.groupby(["task", "encoder"])["method"].nunique().max() > 1:
         names += ", " + rows["method"]
-    fig, ((ax, part),) = panels(rows.assign(name=names, panel=""), "panel")
-    draw_lines(ax, part, "layer", "cka", "name", looks(names))
+    fig, (ax,) = panel_row(1, 1)
+    draw_lines(ax, rows.assign(name=names), "layer", "cka", "name", looks(names))
     ax.set_ylim(min(0, ax.get_ylim()[0]), 1.02)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     title = "How much of each state\nfine-tuning has left as it was"
     return label_outer(fig, [ax], _LAYERS, "CKA with the pretrained state", title)
 
@@ -306,7 +319,7 @@ def _most(part: pd.DataFrame) -> str:
         return f" (most at {layer}: {number(most['difference'], sign=True)} points)"
     return f" by {points(most)}" if len(part) == 1 else f", by up to {points(most, layer)}"
 
-
+# %% ../../nbs/reporting/11_layers.ipynb #f078a352
 def _claims_text(part: pd.DataFrame, other: str) -> str:
     "Say at which layers a model is better than another, worse, undecided or not to be compared."
     part, verdicts = part.sort_values("layer", ignore_index=True), []
@@ -375,7 +388,7 @@ def _changed_text(cka: pd.DataFrame) -> str:  # from `similarity`
         )
     return ", and ".join(parts)
 
-
+# %% ../../nbs/reporting/11_layers.ipynb #95d759e7
 def task_sentences(
     rows: pd.DataFrame,  # from `probe_rows`
     differences: pd.DataFrame,  # from `layer_differences`
@@ -423,7 +436,7 @@ def answer(
     rest = f"; undecided, most in {_lead_text(undecided, several)}" if undecided else ""
     return f"No layer is better than the trivial predictor in any of {tasks}{rest}."
 
-
+# %% ../../nbs/reporting/11_layers.ipynb #0f4bca1f
 def gained(
     differences: pd.DataFrame,  # from `layer_differences`
 ) -> str:  # a sentence; "" for a study that lacks a side
@@ -448,9 +461,11 @@ def paragraph(
 
 # %% ../../nbs/reporting/11_layers.ipynb #678d8860
 CAPTION = (
-    "Scores × 100 of a probe on each state (0 = embeddings), mean ± standard deviation over seeds. Best layer: of the mean, in brackets of the single seeds. "
+    "Scores × 100 of a probe on each state (0 = embeddings), mean ± standard deviation over seeds. "
+    "Best layer: of the mean, in brackets of the single seeds. "
     "Expected layer: where a mix of the states up to a layer gains its score (Tenney et al. 2019), mean over seeds; "
-    "unclear: the gain is within its spread over seeds; no gain: the whole mix scores no higher than the embeddings. Trivial: always the commonest class, the mean, or no answer."
+    "unclear: the gain is within its spread over seeds; no gain: the whole mix scores no higher than the embeddings. "
+    "Trivial: always the commonest class, the mean, or no answer."
 )
 
 
@@ -462,29 +477,27 @@ def missing_rows(
     planned = {}
     for job in study.jobs:
         about = job.get("parameters", {}) | job
-        key = about.get("task"), encoder_title(about.get("encoder")), study.titles.get(job.get("step"), job.get("step"))
+        key = about.get("task"), encoder_title(about.get("encoder")), job.get("step")
         planned.setdefault(key, []).append(job["run"])
     rows = []
-    for (task, encoder, side), runs in planned.items():
+    for (task, encoder, step), runs in planned.items():
         if not done & set(runs):
-            reason = state.get(runs[0], "not started")
-            rows.append({"Task": task_title(task), "Encoder": encoder, "Side": str(side), "Best layer": reason})
+            names = {"Task": task_title(task), "Encoder": encoder, "Side": study.titles.get(step, str(step))}
+            rows.append(names | {"Best layer": state.get(runs[0], "not started")})
     return rows
 
-
+# %% ../../nbs/reporting/11_layers.ipynb #9e157a68
 def probe_notes(
     study: Results,
     rows: pd.DataFrame,  # from `probe_rows`
 ) -> list[str]:
     "Return how to read the report, and what the records want their readers to know."
-    notes = [
-        "Scores are multiplied by 100; `table.csv` holds fractions, one row a layer. Collapsed probes are counted in."
-    ]
+    units = "Scores are multiplied by 100; `table.csv` holds fractions, one row a layer."
+    notes = [f"{units} Collapsed probes are counted in."]
     notes += [text for name, text in PROTOCOL_NOTES.items() if name in set(rows["protocol"])]
     epochs = sorted(rows[rows["side"] == "fine-tuned"]["epoch"].dropna().unique())
     if epochs:
         counts = f"{joined([f'{n:g}' for n in epochs])} epoch{'s' * (epochs != [1])}"
-        notes.append(
-            f"Fine-tuned for {counts}; tables and figures show the model that was kept as its run's best, where there is one."
-        )
+        kept = "tables and figures show the model that was kept as its run's best, where there is one"
+        notes.append(f"Fine-tuned for {counts}; {kept}.")
     return notes + remarks(study)

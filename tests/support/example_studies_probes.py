@@ -92,7 +92,10 @@ def write_run(folder, task, side, epoch, seed):
     record |= {"side": side, "epoch": epoch, "layers": STATES, "cka": example_cka(side)}
     record |= {"variants": [variant for variant, _ in made], "collapsed": None, "history": None}
     record |= {"baselines": {"validation": {"matthews": 0.0} if task == "cola" else questions}}
-    record |= {"examples": {"train": 900, "selection": 100, "validation": ROWS}, "seconds": {"train": 3.0, "total": 4.5}}
+    record |= {
+        "examples": {"train": 900, "selection": 100, "validation": ROWS},
+        "seconds": {"train": 3.0, "total": 4.5},
+    }
     record |= {"device": {"device": "none", "name": "generated"}, "versions": {}, "code_version": "generated"}
     write_json(folder / "record.json", record | TIMES)
 
