@@ -154,7 +154,7 @@ def _spread(points, y: str, spread) -> tuple:  # points: groups of rows with the
         return points[y].min(), points[y].max()
     return points[spread[0]].mean(), points[spread[1]].mean()
 
-
+# %% ../../nbs/core/07_figures.ipynb #b7731cfb
 def draw_lines(
     ax: plt.Axes,
     rows: pd.DataFrame,  # tidy; rows with the same x and name are averaged
@@ -179,7 +179,7 @@ def draw_lines(
         else:
             ax.fill_between(mean.index, low, high, color=look["color"], alpha=0.15, lw=0)
 
-
+# %% ../../nbs/core/07_figures.ipynb #b8804958
 def draw_level(
     ax: plt.Axes,
     value: float,
@@ -200,7 +200,7 @@ def name_axis(
     ax.set_xticks(range(len(places)), places, **kwargs)
     return places
 
-
+# %% ../../nbs/core/07_figures.ipynb #b07a805a
 def log_axis(
     ax: plt.Axes,
     values=None,  # ticks, as far as there is room; None = 1, 2 and 5 of each decade

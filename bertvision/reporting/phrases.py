@@ -112,7 +112,7 @@ def claim_table(
             "Verdict": claim_words(r),
             "Seeds ahead": f"{r['ahead']} of {r['seeds']}" if r["seeds"] else "",
             "Examples": f"{r['examples']:,}" if r["examples"] else "",
-            "Left out": r["note"],
+            "Left out": "" if r["verdict"] == NO_CLAIM else r["note"],
         }
         for r in rows.to_dict("records")
     ]

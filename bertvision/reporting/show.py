@@ -106,7 +106,7 @@ def _cell(column: str, text: str, numeric: bool) -> str:
         style.append("bad")
     return f'<td class="{" ".join(style)}">{html.escape(text)}</td>' if style else f"<td>{html.escape(text)}</td>"
 
-
+# %% ../../nbs/reporting/04_show.ipynb #e69e9a62
 def show_table(
     frame: pd.DataFrame,  # text cells
     caption: str = "",
@@ -220,7 +220,7 @@ class Figure:
         data = {"image/png": b64encode(self.png).decode(), "text/plain": self.title}
         return data, {FILE: f"{self.name}.png", "title": self.title}
 
-
+# %% ../../nbs/reporting/04_show.ipynb #73dbbc78
 class Figures:
     "The figures of a report, drawn by forks from the moment on in which they are named."
 
@@ -266,7 +266,7 @@ def opening(
     )
     return Shown(f"# {study.title}\n\n{lead}", page)
 
-
+# %% ../../nbs/reporting/04_show.ipynb #2678f06c
 EARLIER = (
     "The code has changed since these runs, and they were not run again. "
     "*Replayed*: small runs of the same settings by the old code and by the new one gave the same numbers. "

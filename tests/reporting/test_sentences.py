@@ -15,13 +15,12 @@ from claims_in_pages import NUMBER, READERS, clean, read_markdown
 from claims_reader import Reader, claims_of
 from example_studies_languages import example_languages
 from example_studies_pretraining import example_pretraining
+from example_studies_probes import example_probes
 from reports import make_report
 from scipy import stats
 
 from bertvision.core.io import write_json
 from bertvision.reporting import glue as report
-from bertvision.reporting import layer_scores as probes
-from bertvision.reporting import layers
 from bertvision.reporting import subset_scores as subsets
 from bertvision.reporting import subsets as budgets
 from bertvision.reporting.page import markdown_sections
@@ -164,11 +163,8 @@ def with_tables(lead, sections):
 def invented(name):
     """Folder and Markdown of an invented study."""
     if name == "probes":
-        folder = probes.example_probes()
-        study = read_study(folder)
-        rows = probes.probe_rows(study)
-        found = layers.layer_differences(study, rows), layers.against_trivial(study, rows)
-        return folder, with_tables(layers.paragraph(study, rows, *found), layers.report_tables(study, rows, *found))
+        folder = example_probes()
+        return folder, (make_report(name, folder) / "table.md").read_text(encoding="utf-8")
     if name == "subsets":
         folder = subsets.example_subsets()
         study = read_study(folder)

@@ -39,21 +39,9 @@ def name_of(row):
         return {"language": row["Language"], **ours, "base": TRIVIAL}, ours, None
     if "Layer" in row:
         side, _, other = row["Side"].partition(" − ")
-        ours = {
-            "task": task,
-            "encoder": row["Encoder"],
-            "side": side,
-            "layer": int(row["Layer"]),
-            "through": "layer",
-            "epoch": None,
-        }
-        about = {
-            "task": task,
-            "encoder": row["Encoder"],
-            "metric": row["Metric"],
-            "side": side,
-            "layer": int(row["Layer"]),
-        }
+        encoder = {"encoder": row["Encoder"]} if "Encoder" in row else {}
+        probe = {"task": task, **encoder, "side": side, "layer": int(row["Layer"])}
+        ours, about = probe | {"through": "layer", "epoch": None}, probe | {"metric": row["Metric"]}
         return about | {"base": other or TRIVIAL}, ours, ours | {"side": other} if other else None
     if "Strategy" in row:
         ours = {
@@ -124,6 +112,9 @@ class Reader:
             split = split if any(split in m.metrics for m in models) else "test"  # tuned on that language alone
         if row.get("Metric") == "HANS accuracy":
             split = "hans"
+        if "Layer" in row:
+            models = self.study.runs(**ours).values()
+            (about["encoder"],) = {self.study._encoder(m) for m in models}  # has no column where there is one
         metric = METRICS.get(row["Metric"]) if "Metric" in row else metric
         ours = self.seeds(split, **ours)
         theirs = self.seeds(split, **theirs) if theirs else None
@@ -197,7 +188,7 @@ class Reader:
             "Seeds ahead": ahead,
             "Ahead": ahead and f"{ahead} seeds",
             "Seeds": str(claim.seeds),
-            "Examples": f"{claim.examples:,}",
+            "Examples": f"{claim.examples:,}" if claim.examples else "",
             "Scored examples": f"{claim.examples:,}" if claim.examples else "",
         }
         for column, own in told.items():
