@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from ..core.errors import DataError
+from ..core.io import file_stamp
 from ..data.files import read_lines
 from ..data.tasks import File, choose_layout, find_file, get_task, task_folder
 from .declaration import read_declaration, tasks_read
@@ -191,8 +192,7 @@ def finished_runs(
     found, broken, seen = [], {}, set()
     for path in sorted(out.glob("*/runs/*/record.json")):
         try:
-            stat = path.stat()
-            record = _record_of(path.parent, (stat.st_mtime_ns, stat.st_size))
+            record = _record_of(path.parent, file_stamp(path))
         except (DataError, OSError) as e:
             broken[path.parent] = str(e)
             continue

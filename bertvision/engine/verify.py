@@ -200,11 +200,12 @@ class Group:
 
 def _setting(job: Job, record: dict, upstream: list) -> str:
     "Fingerprint of all that makes a run, without seed and folders."
-    places = ("seed", "data", "out_dir", "corpus")
+    texts = read_declaration(job.experiment).of_kind("text")
+    places = ("seed", "data", "out_dir", *texts)
     own = {k: v for k, v in record["parameters"].items() if k not in places and not k.endswith("_dir")}
-    corpus = Path(str(record["parameters"].get("corpus", ""))).name
+    names = [Path(str(record["parameters"].get(name, ""))).name for name in texts]
     about = [job.step, record["experiment"], record.get("task"), record.get("encoder"), record.get("code_version")]
-    return fingerprint([about, own, corpus, sorted(set(upstream))])
+    return fingerprint([about, own, names, sorted(set(upstream))])
 
 # %% ../../nbs/engine/13_verify.ipynb #1b118339
 def find_groups(
