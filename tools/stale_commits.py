@@ -406,6 +406,7 @@ def replay(args):
 
 POOLER = """
 
+@layer_pooler("max")
 class MaxLayers(MeanLayers):
     "The largest of all states."
     def forward(self, x: Ragged) -> Ragged: return x.like(x.values.amax(1))
@@ -431,12 +432,7 @@ EDITS = {  # title -> (file, old text, new text); an old text of "" stands for t
     "a message, in a function that runs execute": [
         ("training/trainer.py", " has no head: load it with", " lacks a head: load it with")
     ],
-    "a new head": [
-        ("heads/poolers.py", "", POOLER),
-        ("heads/heads.py", "    LayerConv,\n    Mean,\n", "    LayerConv,\n    MaxLayers,\n    Mean,\n"),
-        ("heads/heads.py", '"mean": MeanLayers,', '"mean": MeanLayers, "max": MaxLayers,'),
-        ("heads/specs.py", 'LAYER_POOLERS = ("last",', 'LAYER_POOLERS = ("last", "max",'),
-    ],
+    "a new head": [("heads/poolers.py", "", POOLER)],
     "a new task": [("data/tasks.py", "", TASK)],
     "a new encoder": [("models/registry.py", "", ENCODER)],
 }
