@@ -67,7 +67,7 @@ def layer_pooler(
 
     return register
 
-
+# %% ../../nbs/heads/00_poolers.ipynb #0af716c4
 def token_pooler(
     name: str,  # second part of a head's name
 ):
@@ -109,7 +109,7 @@ class OneLayer(nn.Module):
             state = F.layer_norm(state, state.shape[-1:])
         return x.like(state)
 
-
+# %% ../../nbs/heads/00_poolers.ipynb #c5e65d8a
 @layer_pooler("mean")
 class MeanLayers(nn.Module):
     "The mean of all states."
@@ -173,7 +173,7 @@ class ScalarMix(nn.Module):
             values = F.layer_norm(values, values.shape[-1:])
         return x.like(self.gamma * torch.einsum("nsd,s->nd", values, self.shares()))  # (N, D)
 
-# %% ../../nbs/heads/00_poolers.ipynb #f894e343
+# %% ../../nbs/heads/00_poolers.ipynb #d1c3e5ac
 _ADAPTED = {
     "skip": {"skip": True},
     "unshared": {"shared": False},
@@ -182,7 +182,7 @@ _ADAPTED = {
     "mixscalar": {"mix": "scalar"},
 }
 
-
+# %% ../../nbs/heads/00_poolers.ipynb #f894e343
 @layer_pooler("adapter", number="size", meaning="the adapter's size", limits=(1, 65536), options=_ADAPTED)
 class AdapterPooler(nn.Module):
     "A dense layer over every state of every token, with GELU (BERTVision, arXiv 2202.12210)."

@@ -52,7 +52,7 @@ def parse_head(
     _check_options(name, layers, options)
     return HeadSpec(layers, tokens, number, tuple(options), _hidden(name, hidden))
 
-
+# %% ../../nbs/heads/01_specs.ipynb #99460fe9
 def _number(name, layers, words: list) -> int:
     "Take the number from the words behind a pooler's name; 0 if it has none."
     entry = LAYER_POOLERS[layers]

@@ -15,7 +15,6 @@ from bertvision.core.errors import (
     ParameterError,
     StudyError,
 )
-from bertvision.core.io import read_json, write_json
 from bertvision.engine import local as runner
 from bertvision.engine.declaration import read_declaration
 from bertvision.engine.grid import load_study
@@ -231,14 +230,6 @@ def test_status_and_dry_run_hint_at_a_forgotten_data_folder(with_data, capsys):
 DECLARED = PARAMETERS + '\ncorpus = ""\nfinetune_dir = ""\nnotes = []'
 
 
-def declare(lab, **declaration):
-    """Let the lab's experiment declare something."""
-    path = lab.experiment(f"declaration = {declaration!r}", START, FINISH, parameters=DECLARED)
-    notebook = read_json(path)
-    notebook["cells"][1]["metadata"]["tags"] = ["declaration"]
-    write_json(path, notebook)
-
-
 @pytest.mark.parametrize(
     "name, value",
     [("corpus", "text/a.txt"), ("finetune_dir", "text"), ("notes", ["ab", "text/a.txt"])],
@@ -272,7 +263,7 @@ def test_a_declared_path_counts_in_the_fingerprint(lab, monkeypatch, tmp_path, k
     text.parent.mkdir()
     text.write_text("One sentence.")
     monkeypatch.chdir(tmp_path)
-    declare(lab, reads={"corpus": kind, "finetune_dir": "model"})
+    lab.experiment(parameters=DECLARED, reads={"corpus": kind, "finetune_dir": "model"})
     before = lab.plan("corpus=text").jobs[0]
     assert before.parameters["corpus"] == str(text.parent), "absolute, since a run works in its own folder"
     assert before.files and before.files[-1][0] == str(text)
@@ -282,14 +273,13 @@ def test_a_declared_path_counts_in_the_fingerprint(lab, monkeypatch, tmp_path, k
 
 
 def test_a_path_that_is_declared_as_no_input_is_left_alone(lab, tmp_path):
-    declare(lab, reads={"notes": "nothing"})
+    lab.experiment(parameters=DECLARED, reads={"notes": "nothing"})
     job = lab.plan(f"notes=[{tmp_path}]").jobs[0]
     assert job.parameters["notes"] == [str(tmp_path)] and not job.files
 
 
 def test_a_declaration_that_was_replaced_by_one_of_the_same_size_is_read_again(lab, tmp_path):
-    declare(lab, reads={"corpus": "text"})
-    path = lab.root / "experiments/learn.ipynb"
+    path = lab.experiment(parameters=DECLARED, reads={"corpus": "text"})
     assert read_declaration(path).reads == {"corpus": "text"}
     stat = path.stat()
     other = tmp_path / "other.ipynb"
