@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from ..core.errors import ParameterError, suggest
 from .poolers import LAYER_POOLERS, TOKEN_POOLERS
-from ..runs.recipes import Recipe, check_value
+from ..runs.recipes import Hyperparameters, check_value
 
 # %% ../../nbs/heads/01_specs.ipynb #4e79c539
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _check_options(name, layers, options):
 
 # %% ../../nbs/heads/01_specs.ipynb #3838698a
 @dataclass(frozen=True)
-class HeadRecipe:
+class HeadRecipe(Hyperparameters):
     "A head and its training hyper-parameters. Raises ParameterError for a value out of range."
 
     head: str = "adapter-64:mean"  # see `parse_head`
@@ -111,5 +111,3 @@ class HeadRecipe:
                 object.__setattr__(self, name, str(parse_head(value)))
             else:
                 object.__setattr__(self, name, check_value(name, value))
-
-    but = Recipe.but
