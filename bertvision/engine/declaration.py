@@ -35,8 +35,16 @@ class Declaration:
     reads: dict = field(default_factory=dict)  # parameter -> kind of READ | "model PARAMETER" | "task NAME"
     states: dict = field(default_factory=dict)  # {parameter: value} with which the states of every token are stored
     states_if: str = ""  # parameter that turns storing on; "" = states are stored whenever `states` is given
+    states_dtype: str = ""  # parameter with their type, fp16 | fp32 | int8; "" = fp16
+    stored: str = ""  # parameter that names a run with stored states; with it no part of the examples is drawn
+    drawn: str = ""  # parameter with the number of training examples that heads or probes learn from; 0 = all
+    budget: dict = field(default_factory=dict)  # parameter -> "share" | "number" of the training examples that are used
+    leaves: dict = field(default_factory=dict)  # parameter that keeps models -> "model" | parameter with their number
     shared: bool = False  # several processes may carry out one run
     timed: bool = False  # results are times, which no replay gives again
+    small: dict = field(default_factory=dict)  # parameter -> its most in the small run that a replay makes
+    few: list = field(default_factory=list)  # parameters of which that small run takes the first two values
+    steps: list = field(default_factory=list)  # parameters with steps of the training, scaled to that small run
 
     def of_kind(self, kind: str) -> list[str]:
         "List the parameters that name inputs of a kind."
@@ -75,9 +83,14 @@ def _check_kinds(where: str, values: dict):
             raise ParameterError(f"{where}: {name} = {value!r:.60}: expected {kind.__name__}")
 
 # %% ../../nbs/engine/05_declaration.ipynb #9eba9f54
+_NAMED = ("reads", "states", "budget", "leaves", "small", "few", "steps")  # keys that list parameters
+
+
 def _check_names(where: str, values: dict, known: dict):
     "Raises ParameterError for a name that is no parameter of the experiment, or for an unknown kind of input."
-    named = [*values.get("reads", {}), *values.get("states", {}), *filter(None, [values.get("states_if")])]
+    named = [name for key in _NAMED for name in values.get(key, ())]
+    named += [values[key] for key in ("states_if", "states_dtype", "stored", "drawn") if values.get(key)]
+    named += [name for name in values.get("leaves", {}).values() if name != "model"]
     for name in named:
         if name not in known:
             raise ParameterError(f"{where}: {name!r} is no parameter of this experiment{suggest(str(name), known)}")
@@ -88,6 +101,9 @@ def _check_names(where: str, values: dict, known: dict):
             raise ParameterError(f"{where}: {name} reads {kind!r}: expected one of {kinds}")
         if rest and word == "model" and rest not in known:
             raise ParameterError(f"{where}: {rest!r} is no parameter of this experiment{suggest(rest, known)}")
+    for name, kind in values.get("budget", {}).items():
+        if kind not in ("share", "number"):
+            raise ParameterError(f"{where}: budget: {name} = {kind!r}: expected share or number")
 
 
 @lru_cache(128)
