@@ -99,6 +99,22 @@ def test_the_engine_names_no_experiment():
     assert not [(m.name, text) for m in modules for text in texts_of(m) if names.search(text)]
 
 
+KNOWN_TO_ALL = ("attention", "steps", "train_examples", "report_examples")  # parameters that mean the same everywhere
+KEYS = ("head", "metric", "examples")  # of records and tables, and parameters of some experiment, too
+
+
+def test_the_engine_names_no_parameter_of_a_single_experiment():
+    from bertvision.engine.declaration import GENERAL
+    from bertvision.runs.parameters import read_parameters
+    from bertvision.runs.recipes import RULES
+
+    own = {name for path in EXPERIMENTS for name in read_parameters(path)}
+    own -= {*GENERAL, *RULES, *KNOWN_TO_ALL, *KEYS}
+    assert {"corpus", "checkpoint", "finetune_dir", "keep_model", "probe_examples"} <= own, "the test sees no names"
+    modules = sorted((ROOT / "bertvision" / "engine").glob("*.py"))
+    assert not [(m.name, text) for m in modules for text in texts_of(m) if text in own]
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_an_experiment_declares_what_it_reads(path):
     from bertvision.engine.declaration import read_declaration

@@ -36,7 +36,7 @@ class Declaration:
     states: dict = field(default_factory=dict)  # {parameter: value} with which the states of every token are stored
     states_if: str = ""  # parameter that turns storing on; "" = states are stored whenever `states` is given
     states_dtype: str = ""  # parameter with their type, fp16 | fp32 | int8; "" = fp16
-    stored: str = ""  # parameter that names a run with stored states; with it no part of the examples is drawn
+    states_from: str = ""  # parameter that names a run with stored states; with it no part of the examples is drawn
     drawn: str = ""  # parameter with the number of training examples that heads or probes learn from; 0 = all
     budget: dict = field(default_factory=dict)  # parameter -> "share" | "number" of the training examples that are used
     leaves: dict = field(default_factory=dict)  # parameter that keeps models -> "model" | parameter with their number
@@ -89,7 +89,7 @@ _NAMED = ("reads", "states", "budget", "leaves", "small", "few", "steps")  # key
 def _check_names(where: str, values: dict, known: dict):
     "Raises ParameterError for a name that is no parameter of the experiment, or for an unknown kind of input."
     named = [name for key in _NAMED for name in values.get(key, ())]
-    named += [values[key] for key in ("states_if", "states_dtype", "stored", "drawn") if values.get(key)]
+    named += [values[key] for key in ("states_if", "states_dtype", "states_from", "drawn") if values.get(key)]
     named += [name for name in values.get("leaves", {}).values() if name != "model"]
     for name in named:
         if name not in known:

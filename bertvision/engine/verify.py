@@ -66,7 +66,7 @@ def _limits(parameters: dict, declared: Declaration) -> dict:
     limits["epochs"] = max(
         limits["epochs"], float(parameters.get("patience", 0) + 2)
     )  # patience must be able to run out
-    if parameters.get(declared.stored):  # stored states are as many as their own run has drawn
+    if parameters.get(declared.states_from):  # stored states are as many as their own run has drawn
         limits = {name: limit for name, limit in limits.items() if not name.endswith("_examples")}
     return {name: limit for name, limit in limits.items() if name in parameters}
 
