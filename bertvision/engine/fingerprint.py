@@ -18,6 +18,7 @@ from pathlib import Path
 import bertvision
 from ..core.errors import StudyError
 from ..core.hashing import file_fingerprint, fingerprint
+from ..core.io import file_stamp
 from ..data.tasks import get_task, input_files
 from ..models.encoders import encoder_fingerprint
 from ..runs.parameters import notebook_cells, read_parameters
@@ -237,8 +238,8 @@ def code_closure(
         path = _package_file(waiting.pop())
         if path is None or (key := path.relative_to(package).as_posix()) in closure:
             continue
-        stat, parent = path.stat(), ".".join(["bertvision", *key.split("/")[:-1]])
-        closure[key], more = _module(path, parent, (stat.st_mtime_ns, stat.st_size))
+        parent = ".".join(["bertvision", *key.split("/")[:-1]])
+        closure[key], more = _module(path, parent, file_stamp(path))
         waiting |= more
     return closure
 
@@ -266,11 +267,11 @@ def _template(path: Path, code: bool = True) -> _Template:
     return _Template(tuple(read_parameters(path)), notebook_fingerprint(path), fingerprint(code_closure(cells)))
 
 
-def _inputs(task: str | None, encoder: str | None, data: str, model: Path | None = None) -> dict:
-    "Content of the files that a run will read; a data set or encoder of the hub by its id and pinned commit; a model that no run of the study makes."
+def _inputs(task: str | None, encoder: str | None, data: str, models=()) -> dict:
+    "Content of the files that a run will read; a data set or encoder of the hub by its id and pinned commit; models that no run of the study makes."
     found = {"encoder": encoder_fingerprint(encoder)} if encoder else {}
-    if model:
-        found["model"] = [file_fingerprint(p) for p in sorted(model.glob("*.safetensors"))]
+    if models:
+        found["model"] = [file_fingerprint(p) for model in models for p in sorted(model.glob("*.safetensors"))]
     if task is None:
         return found
     row = get_task(task)

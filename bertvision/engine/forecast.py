@@ -17,9 +17,10 @@ from pathlib import Path
 from statistics import median
 
 from ..core.errors import DataError
+from ..core.io import file_stamp
 from ..data.files import read_lines
 from ..data.tasks import File, choose_layout, find_file, get_task, task_folder
-from .declaration import read_declaration, tasks_read
+from .declaration import Declaration, read_declaration, tasks_read
 from .facts import known_task
 from .grid import GRID
 from .plan import Job, Plan, _zoo
@@ -119,17 +120,17 @@ def _processed(job: Job) -> int | None:
         return None
     if p.get("protocol") == "carved":
         rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
-    if drawn := p.get("head_examples") or p.get("probe_examples"):
+    if drawn := p.get(declared.drawn):
         rows = min(rows, drawn)
-    return _trained(p, _subset(p, rows))
+    return _trained(p, _subset(p, declared.budget, rows))
 
 
-def _subset(parameters: dict, rows: int) -> int:
+def _subset(parameters: dict, budget: dict, rows: int) -> int:
     "The budget of a run that trains on one; a run that chooses for several looks at all rows."
-    share, count = (parameters.get(name) for name in ("data_pct", "data_count"))
-    if isinstance(count, int) and count:
-        return min(rows, count)
-    return round(rows * share) if isinstance(share, float) and share else rows
+    given = {kind: parameters[name] for name, kind in budget.items()}
+    if number := given.get("number"):
+        return min(rows, number)
+    return round(rows * given["share"]) if given.get("share") else rows
 
 
 def _trained(parameters: dict, examples: int) -> int:
@@ -158,7 +159,16 @@ def _states_bytes(job: Job, row, tokens: float, count: int) -> float:
     count /= p.get("epochs", 1)
     every = get_task(job.grid["task"]).kind == "span" or all(p.get(k) == v for k, v in declared.states.items())
     vectors = count * (tokens if every else 1) * (row.layers + 1)
-    return vectors * row.width * {"fp16": 2, "fp32": 4, "int8": 1}.get(p.get("dtype"), 2)
+    return vectors * row.width * {"fp16": 2, "fp32": 4, "int8": 1}.get(p.get(declared.states_dtype), 2)
+
+
+def _models_left(declared: Declaration, parameters: dict) -> float:
+    "Count the models that a run leaves behind. Where their number is given as 0 there is one an epoch."
+    left = 0
+    for name, what in declared.leaves.items():
+        if parameters[name]:
+            left += 1 if what == "model" else parameters[what] or parameters.get("epochs", 0)
+    return left
 
 
 def _estimate(job: Job) -> Forecast:
@@ -169,10 +179,10 @@ def _estimate(job: Job) -> Forecast:
         return Forecast(count)
     p, weights = job.parameters, _weights(row)
     tokens = p.get("max_length", 128) / 2
-    work = read_declaration(job.experiment).work * 12 * row.layers * row.width**2 * tokens * count * 1.1
+    declared = read_declaration(job.experiment)
+    work = declared.work * 12 * row.layers * row.width**2 * tokens * count * 1.1
     activations = p.get("batch_size", 16) * tokens * row.layers * row.width * 60
-    kept = bool(p.get("keep_model")) + (p.get("evaluations") or p.get("epochs", 0)) * bool(p.get("keep_epochs"))
-    disk = 1e6 + 4 * weights * kept + _states_bytes(job, row, tokens, count)
+    disk = 1e6 + 4 * weights * _models_left(declared, p) + _states_bytes(job, row, tokens, count)
     return Forecast(
         count, 8 + work / _speed(this_machine()), 1e9 + 16 * weights + activations, disk, _transient(job), "estimate"
     )
@@ -191,8 +201,7 @@ def finished_runs(
     found, broken, seen = [], {}, set()
     for path in sorted(out.glob("*/runs/*/record.json")):
         try:
-            stat = path.stat()
-            record = _record_of(path.parent, (stat.st_mtime_ns, stat.st_size))
+            record = _record_of(path.parent, file_stamp(path))
         except (DataError, OSError) as e:
             broken[path.parent] = str(e)
             continue
