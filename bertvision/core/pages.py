@@ -24,13 +24,21 @@ def _shows(cell) -> bool:
     return any(form in output.get("data", ()) for output in cell.get("outputs", ()) for form in _FORMS)
 
 
+def _heads(cell) -> bool:
+    "Whether a section begins with a cell: with a heading in its text or at the beginning of its output."
+    if cell.cell_type == "markdown":
+        return cell.source.startswith("#")
+    outputs = [output.data.get("text/markdown", "") for output in cell.get("outputs", ()) if "data" in output]
+    return bool(outputs) and outputs[0].startswith("#")
+
+
 def page_cells(
     notebook,  # executed; NotebookNode
 ) -> list:  # the cells of the page, in order
     "Select the cells of a page. A section whose code cells show nothing is left out."
     cells, section = [], []
     for cell in [c for c in notebook.cells if NOTEBOOK_ONLY not in c.metadata.get("tags", ())]:
-        if cell.cell_type == "markdown" and cell.source.startswith("#"):
+        if _heads(cell):
             cells += _with_content(section)
             section = []
         section.append(cell)

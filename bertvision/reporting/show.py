@@ -88,10 +88,11 @@ def _number_columns(
 # %% ../../nbs/reporting/04_show.ipynb #5af96771
 def markdown_table(
     frame: pd.DataFrame,  # text cells
+    style: str = "",  # text = cells of many words, none of them a number
 ) -> str:
     "Return a pipe table, with numbers to the right."
     line = lambda cells: "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-    numbers = _number_columns(frame)
+    numbers = set() if style == "text" else _number_columns(frame)
     rule = "".join("---:|" if c in numbers else "---|" for c in frame.columns)
     return "\n".join([line(frame.columns), f"|{rule}", *(line(row) for row in frame.itertuples(index=False))])
 
@@ -124,7 +125,7 @@ def show_table(
         body += f"<tr{' class=off' if i in off else ''}>{cells}</tr>"
     below = f"<caption>{_inline(caption)}</caption>" if caption else ""
     page = f'<div class="wrap"><table class="{style}">{below}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    return Shown("\n\n".join(filter(None, [markdown_table(frame), caption])), page)
+    return Shown("\n\n".join(filter(None, [markdown_table(frame, style), caption])), page)
 
 # %% ../../nbs/reporting/04_show.ipynb #205a12e0
 @dataclass(frozen=True)

@@ -7,14 +7,8 @@ import pytest
 from study_lab import FINISH, PARAMETERS, START, STUDY, Lab, cola_folder, pretend_done
 
 from bertvision.cli import main
-from bertvision.core.errors import (
-    BertvisionError,
-    DataError,
-    EncoderError,
-    OutputError,
-    ParameterError,
-    StudyError,
-)
+from bertvision.core.errors import BertvisionError, DataError, EncoderError, OutputError, ParameterError, StudyError
+from bertvision.core.io import resources
 from bertvision.engine import local as runner
 from bertvision.engine.declaration import read_declaration
 from bertvision.engine.grid import load_study
@@ -287,3 +281,8 @@ def test_a_declaration_that_was_replaced_by_one_of_the_same_size_is_read_again(l
     os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     os.replace(other, path)
     assert read_declaration(path).reads == {"corpus": "file"}
+
+
+@pytest.mark.parametrize("path", sorted((resources() / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_study_of_the_package_can_be_read(path):
+    assert load_study(str(path)).steps
