@@ -7,7 +7,7 @@ __all__ = ['published_budgets', 'published_text', 'published_hans', 'plot_budget
            'freezing', 'plot_freezing', 'plot_seconds', 'plot_map', 'plot_overlap', 'subcase_table', 'cluster_table',
            'answer', 'paragraph', 'subset_notes']
 
-# %% ../../nbs/reporting/13_subsets.ipynb #38f34a2f
+# %% ../../nbs/reporting/13_subsets.ipynb #2ae0246a
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -44,7 +44,7 @@ from bertvision.reporting.subset_scores import (
     reported,
 )
 
-# %% ../../nbs/reporting/13_subsets.ipynb #4eae5717
+# %% ../../nbs/reporting/13_subsets.ipynb #4f205223
 _SOUND = ("ok", "one_seed", "heading")  # flags that say nothing against a number
 
 
@@ -99,7 +99,7 @@ def published_hans(
         lines[label, heuristic][f"{percent} %"] = f"{number(value)} → {number(reading)}"
     return pd.DataFrame(lines.values())
 
-# %% ../../nbs/reporting/13_subsets.ipynb #60bd667f
+# %% ../../nbs/reporting/13_subsets.ipynb #e41bcba8
 _COLORS = ("0.25", *(COLORS[i] for i in (1, 4, 0, 2, 3, 5, 8, 9, 6, 7)))  # of the strategies, in their order
 _MARKERS = "os^DvP*Xh<>"
 _HOLLOW = {"albert-base-v1": "v", "albert-base-v2": "s", "bert-base-uncased": "o"}  # markers of what was published
@@ -136,15 +136,15 @@ def _scaled(means: pd.DataFrame) -> pd.DataFrame:
     return means.assign(percent=100 * means["fraction"], score=score, low=score - sd, high=score + sd)
 
 
-def _to_the_end(rows: pd.DataFrame) -> pd.DataFrame:  # of one panel, from `_named`
+def _to_the_end(rows: pd.DataFrame) -> pd.DataFrame:  # from `_named`
     "Let each line end in random's point of the whole pool, where all strategies are the same."
     whole, ends = rows[(rows["strategy"] == "random") & (rows["fraction"] >= 1)], []
-    for (name, encoder), group in rows.groupby(["name", "encoder"], sort=False):
+    for (name, task, encoder), group in rows.groupby(["name", "task", "encoder"], sort=False):
         if group["fraction"].max() < 1:
-            ends.append(whole[whole["encoder"] == encoder].assign(name=name))
+            ends.append(whole[(whole["task"] == task) & (whole["encoder"] == encoder)].assign(name=name))
     return pd.concat([rows, *ends])
 
-# %% ../../nbs/reporting/13_subsets.ipynb #8f12bf23
+# %% ../../nbs/reporting/13_subsets.ipynb #d224ca69
 def _draw_published(ax: plt.Axes, rows: pd.DataFrame):
     "Draw hollow markers; what was no clustering says so."
     for (encoder, strategy, flag), group in published_budgets(rows).groupby(
@@ -202,7 +202,7 @@ def plot_budgets(
     x = "training examples, per cent of the pool"
     return label_outer(fig, [ax for ax, _ in parts], x, "accuracy × 100", _verdict_title(differences))
 
-# %% ../../nbs/reporting/13_subsets.ipynb #d7ee53ae
+# %% ../../nbs/reporting/13_subsets.ipynb #897509ef
 def _hans_range(rows: pd.DataFrame, digits: int) -> tuple:  # from `hans_rows` -> text; means over heuristics
     "Tell the lowest and the highest mean of each right answer."
     means = rows.groupby(["strategy", "settings", "budget", "label"])["accuracy"].mean().unstack("label")
@@ -214,10 +214,8 @@ def _hans_range(rows: pd.DataFrame, digits: int) -> tuple:  # from `hans_rows` -
     return ", ".join(ends), means
 
 
-def _draw_reading(ax: plt.Axes, heuristic: str, label: str):
+def _draw_reading(ax: plt.Axes, cells: pd.DataFrame):  # of `published_subsets`
     "Draw the published cells of ALBERT's five seeds, turned round."
-    table = published_subsets("hans", "albert-base-v1", "random")
-    cells = table[(table["heuristic"] == heuristic) & (table["label"] == label) & (table["flag"] == "flipped")]
     name = "published ALBERT, as it reads with its answers exchanged (no measurement)"
     ax.plot(cells["percent"].astype(float), 100 * cells["reading"], ".", color="0.65", ms=4, zorder=1, label=name)
 
@@ -234,13 +232,16 @@ def plot_hans(
     order = [*HANS_LABELS, *HEURISTICS]
     rows = rows.sort_values(["label", "heuristic"], key=lambda column: column.map(order.index), kind="stable")
     rows = _named(rows.assign(percent=100 * rows["fraction"], score=100 * rows["accuracy"]))
-    titles = rows["heuristic"].str.replace("_", " ") + ", " + rows["label"]
-    styles = _looks(rows)
-    fig, parts = panels(rows.assign(panel=titles), "panel", 3, 3.7, 2.7, sharex=True, sharey=True)
+    title_of = lambda table: table["heuristic"].str.replace("_", " ") + ", " + table["label"]
+    styles, lines = _looks(rows), _to_the_end(rows)
+    fig, parts = panels(lines.assign(panel=title_of(lines)), "panel", 3, 3.7, 2.7, sharex=True, sharey=True)
+    printed = published_subsets("hans", "albert-base-v1", "random")
+    printed = printed[(printed["flag"] == "flipped") & (rows["task"] == "mnli").any()]
     for ax, part in parts:
-        draw_lines(ax, _to_the_end(part), "percent", "score", "name", styles, "sd")
-        if (part["task"] == "mnli").any():
-            _draw_reading(ax, part["heuristic"].iloc[0], part["label"].iloc[0])
+        draw_lines(ax, part, "percent", "score", "name", styles, "sd")
+        cells = printed[title_of(printed) == ax.get_title()]
+        if len(cells):
+            _draw_reading(ax, cells)
         draw_level(ax, 50, "a coin")
     first = parts[0][0]
     first.set_ylim(-4, 104)  # the others share it, and the next axis
@@ -443,7 +444,7 @@ def plot_map(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/reporting/13_subsets.ipynb #e361ea00
+# %% ../../nbs/reporting/13_subsets.ipynb #7e1cc5c9
 def plot_overlap(
     study: Results,
     fraction: float = 0,  # of the pool; 0 = the budget in the middle
@@ -544,7 +545,7 @@ def answer(
     largest = f"{row['strategy']} with {row['budget']}, {points(row | {'verdict': side})} {way}"
     return f"No strategy is better or worse than a random choice. {counts}; the largest is {largest}."
 
-# %% ../../nbs/reporting/13_subsets.ipynb #739727a0
+# %% ../../nbs/reporting/13_subsets.ipynb #dbdd2c4b
 def _reached_text(means: pd.DataFrame, above: pd.DataFrame) -> str:
     "Tell what random reaches at each budget, and which models are not better than the trivial predictor."
     random = means[means["strategy"] == "random"]
