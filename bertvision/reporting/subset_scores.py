@@ -293,7 +293,7 @@ def missing_subsets(
         missing.append(about | {"settings": "", "state": states.get(job["run"], "not started")})
     return missing[::-1]
 
-# %% ../../nbs/reporting/12_subset_scores.ipynb #a87157a5
+# %% ../../nbs/reporting/12_subset_scores.ipynb #8a72e568
 def subset_table(
     study: Results,
     rows: pd.DataFrame,  # from `subset_rows`
@@ -323,7 +323,7 @@ def subset_table(
         budgets[budget] = None
     frame = pd.DataFrame([line | {"Seeds": _seeds_text(line["Seeds"])} for line in table.values()])
     columns = ["Task", "Encoder", "Training", "Frozen", "Strategy", *budgets, "Trivial", "Seeds"]
-    return without_idle_columns(frame.reindex(columns=columns).fillna(""))
+    return without_idle_columns(frame.reindex(columns=columns, fill_value="").fillna(""))
 
 # %% ../../nbs/reporting/12_subset_scores.ipynb #86a95345
 def comparison_names(

@@ -13,6 +13,8 @@ import pytest
 from claims_by_hand import Study, contributions, minus
 from claims_in_pages import NUMBER, READERS, clean, read_markdown
 from claims_reader import Reader, claims_of
+from example_studies_subsets import example_subsets
+from reports import make_report
 from scipy import stats
 
 from bertvision.core.io import write_json
@@ -20,8 +22,6 @@ from bertvision.metrics.comparisons import rule
 from bertvision.reporting import glue as report
 from bertvision.reporting import languages, layers, pretraining
 from bertvision.reporting import layer_scores as probes
-from bertvision.reporting import subset_scores as subsets
-from bertvision.reporting import subsets as budgets
 from bertvision.reporting.page import markdown_sections
 from bertvision.reporting.results import glue_table, read_study
 
@@ -174,12 +174,9 @@ def invented(name):
         table = ("Against the trivial predictor", languages.detail_table(means), languages.comparison_rule(means))
         return folder, with_tables(languages.paragraph(study, means), [table])
     if name == "subsets":
-        folder = subsets.example_subsets()
-        study = read_study(folder)
-        rows = subsets.subset_rows(study)
-        found = subsets.against_random(study, rows), subsets.hans_rows(study), subsets.above_trivial(study, rows)
-        lead, sections = budgets.paragraph(study, rows, *found), budgets.report_sections(study, rows, *found)
-        return folder, with_tables(lead, sections)
+        folder = example_subsets()
+        page = (make_report("subsets", folder) / "table.md").read_text(encoding="utf-8")
+        return folder, page.partition("\n## Notes")[0]
     folder = pretraining.example_pretraining()
     study = read_study(folder)
     rows, table = pretraining.transfer_rows(study), glue_table(study)
