@@ -95,7 +95,7 @@ def without_idle_columns(
     idle = [c for c in frame if (frame[c] == "").all() or (c in columns and frame[c].nunique() < 2)]
     return frame.drop(columns=idle)
 
-
+# %% ../../nbs/reporting/06_phrases.ipynb #91eeee3c
 def claim_table(
     rows: pd.DataFrame,  # of `decide_claims`
     names,  # function: row -> the cells that name a comparison

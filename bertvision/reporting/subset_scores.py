@@ -248,7 +248,7 @@ def above_trivial(
     ]
     return decide_claims(pd.DataFrame(compared, columns=[*about, *CLAIM_COLUMNS]))
 
-# %% ../../nbs/reporting/12_subset_scores.ipynb #522b9d78
+# %% ../../nbs/reporting/12_subset_scores.ipynb #22c75081
 def _names(r: dict) -> dict:
     "Return the cells that name a strategy and its training."
     return {
@@ -267,7 +267,7 @@ def _seeds_text(seeds) -> str:
 def _without_seed(run: str) -> str:
     return re.sub(r"\.s\d+$", "", run)
 
-
+# %% ../../nbs/reporting/12_subset_scores.ipynb #37a80246
 def missing_subsets(
     study: Results,
     rows: pd.DataFrame,  # from `subset_rows`

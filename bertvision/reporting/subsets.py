@@ -7,7 +7,7 @@ __all__ = ['published_budgets', 'published_text', 'published_hans', 'plot_budget
            'freezing', 'plot_freezing', 'plot_seconds', 'plot_map', 'plot_overlap', 'subcase_table', 'cluster_table',
            'answer', 'paragraph', 'subset_notes']
 
-# %% ../../nbs/reporting/13_subsets.ipynb #2ae0246a
+# %% ../../nbs/reporting/13_subsets.ipynb #d478c702
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -44,7 +44,7 @@ from bertvision.reporting.subset_scores import (
     reported,
 )
 
-# %% ../../nbs/reporting/13_subsets.ipynb #4f205223
+# %% ../../nbs/reporting/13_subsets.ipynb #0f099956
 _SOUND = ("ok", "one_seed", "heading")  # flags that say nothing against a number
 
 
@@ -64,7 +64,7 @@ def published_budgets(
     groups = table.assign(accuracy=accuracy, flag=flag).groupby(["encoder", "strategy", "flag", "percent"])
     return groups["accuracy"].agg(seeds="count", accuracy="mean").reset_index()
 
-
+# %% ../../nbs/reporting/13_subsets.ipynb #da5990d2
 def published_text(
     rows: pd.DataFrame,  # of a study
 ) -> pd.DataFrame:  # text cells; empty if the study has no MNLI
@@ -80,7 +80,7 @@ def published_text(
     columns = [f"{percent} %" for percent in sorted(table["percent"].unique())]
     return pd.DataFrame(lines, columns=["Encoder", "Strategy", "Seeds", *columns, "Remark"]).fillna("")
 
-
+# %% ../../nbs/reporting/13_subsets.ipynb #7eaa921f
 def published_hans(
     rows: pd.DataFrame,  # of a study
 ) -> pd.DataFrame:  # text cells; empty if the study has no MNLI
@@ -99,7 +99,7 @@ def published_hans(
         lines[label, heuristic][f"{percent} %"] = f"{number(value)} → {number(reading)}"
     return pd.DataFrame(lines.values())
 
-# %% ../../nbs/reporting/13_subsets.ipynb #e41bcba8
+# %% ../../nbs/reporting/13_subsets.ipynb #ae7157a9
 _COLORS = ("0.25", *(COLORS[i] for i in (1, 4, 0, 2, 3, 5, 8, 9, 6, 7)))  # of the strategies, in their order
 _MARKERS = "os^DvP*Xh<>"
 _HOLLOW = {"albert-base-v1": "v", "albert-base-v2": "s", "bert-base-uncased": "o"}  # markers of what was published
@@ -124,7 +124,7 @@ def _looks(rows: pd.DataFrame) -> dict:  # from `_named` -> name -> keywords of 
             styles[name] = look | {"ls": dash}
     return styles
 
-
+# %% ../../nbs/reporting/13_subsets.ipynb #da44d16c
 def _plain(rows: pd.DataFrame) -> pd.DataFrame:
     "Return what was trained whole and for a fixed number of epochs."
     return rows[(rows["arm"] == "epochs") & (rows["freeze"] == 0)]
@@ -144,7 +144,7 @@ def _to_the_end(rows: pd.DataFrame) -> pd.DataFrame:  # from `_named`
             ends.append(whole[(whole["task"] == task) & (whole["encoder"] == encoder)].assign(name=name))
     return pd.concat([rows, *ends])
 
-# %% ../../nbs/reporting/13_subsets.ipynb #d224ca69
+# %% ../../nbs/reporting/13_subsets.ipynb #a3b19af4
 def _draw_published(ax: plt.Axes, rows: pd.DataFrame):
     "Draw hollow markers; what was no clustering says so."
     for (encoder, strategy, flag), group in published_budgets(rows).groupby(
@@ -202,7 +202,7 @@ def plot_budgets(
     x = "training examples, per cent of the pool"
     return label_outer(fig, [ax for ax, _ in parts], x, "accuracy × 100", _verdict_title(differences))
 
-# %% ../../nbs/reporting/13_subsets.ipynb #897509ef
+# %% ../../nbs/reporting/13_subsets.ipynb #cb381225
 def _hans_range(rows: pd.DataFrame, digits: int) -> tuple:  # from `hans_rows` -> text; means over heuristics
     "Tell the lowest and the highest mean of each right answer."
     means = rows.groupby(["strategy", "settings", "budget", "label"])["accuracy"].mean().unstack("label")
@@ -219,7 +219,7 @@ def _draw_reading(ax: plt.Axes, cells: pd.DataFrame):  # of `published_subsets`
     name = "published ALBERT, as it reads with its answers exchanged (no measurement)"
     ax.plot(cells["percent"].astype(float), 100 * cells["reading"], ".", color="0.65", ms=4, zorder=1, label=name)
 
-
+# %% ../../nbs/reporting/13_subsets.ipynb #45157e72
 def plot_hans(
     rows: pd.DataFrame,  # from `hans_rows`
 ) -> plt.Figure | None:  # None if no run was scored on HANS
@@ -251,7 +251,7 @@ def plot_hans(
         title += f" ({refused} refused run{'s' * (refused > 1)} left out)"
     return label_outer(fig, [ax for ax, _ in parts], "per cent of the pool", "accuracy × 100", title)
 
-# %% ../../nbs/reporting/13_subsets.ipynb #42d90513
+# %% ../../nbs/reporting/13_subsets.ipynb #7f2bf908
 def epoch_rows(
     study: Results,
     rows: pd.DataFrame,  # from `subset_rows`
@@ -266,7 +266,7 @@ def epoch_rows(
     ]
     return pd.DataFrame(seen, columns=[*columns, "epoch", "accuracy"])
 
-
+# %% ../../nbs/reporting/13_subsets.ipynb #eda24e78
 def _epochs_title(rows: pd.DataFrame) -> str:  # of one panel, from `_named`
     "Tell where the strategies end."
     last = rows[rows["epoch"] == rows.groupby(["name", "seed"])["epoch"].transform("max")]
@@ -286,7 +286,7 @@ def _draw_published_epochs(ax: plt.Axes):
     draw_level(ax, 100 / 3, "three equal classes")
     ax.set_title("published: ALBERT, 512 of 392,702 examples", fontsize=10)
 
-
+# %% ../../nbs/reporting/13_subsets.ipynb #c7b9f2b5
 def plot_epochs(
     study: Results,
     rows: pd.DataFrame,  # from `subset_rows`
@@ -383,7 +383,7 @@ def plot_seconds(
     x = "seconds of selection and training"
     return label_outer(fig, [ax for ax, _ in parts], x, "accuracy × 100", _seconds_title(means))
 
-# %% ../../nbs/reporting/13_subsets.ipynb #4acc5dfa
+# %% ../../nbs/reporting/13_subsets.ipynb #2614e402
 def _maps(study: Results) -> list:  # (record, points) of the first run of each task that has left a map
     maps = {}
     for run, r in study.runs.items():
@@ -409,7 +409,7 @@ def _map_title(r: dict) -> str:
     encoder, side, layer, kind = (vectors.get(name, "?") for name in ("encoder", "side", "layer", "kind"))
     return f"{text}\nvectors: {encoder}, {side}, layer {layer}, {kind}"
 
-
+# %% ../../nbs/reporting/13_subsets.ipynb #a20fe5f3
 def _draw_map(ax: plt.Axes, r: dict, points: pd.DataFrame) -> int:  # number of clusters in colour
     "Draw the pool, its ten largest clusters in colour with their words."
     largest = points.loc[points["cluster"] >= 0, "cluster"].value_counts().index[:10]
@@ -444,7 +444,7 @@ def plot_map(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/reporting/13_subsets.ipynb #7e1cc5c9
+# %% ../../nbs/reporting/13_subsets.ipynb #4acbbc4b
 def plot_overlap(
     study: Results,
     fraction: float = 0,  # of the pool; 0 = the budget in the middle
@@ -479,7 +479,7 @@ def plot_overlap(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/reporting/13_subsets.ipynb #5167b197
+# %% ../../nbs/reporting/13_subsets.ipynb #acb5b60f
 def subcase_table(
     study: Results,
     rows: pd.DataFrame,  # from `subset_rows`
@@ -503,7 +503,7 @@ def subcase_table(
         columns[name] = pd.DataFrame([study.runs[run]["hans"]["subcases"] for run in group["run"]]).mean()
     return pd.DataFrame(columns).map(number).rename_axis("Subcase").reset_index()
 
-
+# %% ../../nbs/reporting/13_subsets.ipynb #634cb6f0
 def cluster_table(
     study: Results,
 ) -> pd.DataFrame:  # text cells; empty if no run has clusters
@@ -545,7 +545,7 @@ def answer(
     largest = f"{row['strategy']} with {row['budget']}, {points(row | {'verdict': side})} {way}"
     return f"No strategy is better or worse than a random choice. {counts}; the largest is {largest}."
 
-# %% ../../nbs/reporting/13_subsets.ipynb #dbdd2c4b
+# %% ../../nbs/reporting/13_subsets.ipynb #8300f0ca
 def _reached_text(means: pd.DataFrame, above: pd.DataFrame) -> str:
     "Tell what random reaches at each budget, and which models are not better than the trivial predictor."
     random = means[means["strategy"] == "random"]
@@ -584,7 +584,7 @@ def _against_text(differences: pd.DataFrame) -> str:
         clauses.append(f"{strategy} is {', '.join(parts)}")
     return "; ".join(clauses)
 
-# %% ../../nbs/reporting/13_subsets.ipynb #521c4cf9
+# %% ../../nbs/reporting/13_subsets.ipynb #99c4d920
 def _hans_text(rows: pd.DataFrame) -> str:
     "Tell the ranges over strategies and budgets of the mean over heuristics, with the direction in words."
     refused, rows = int((rows["refused"] != "").sum()), rows[rows["refused"] == ""]
@@ -601,7 +601,7 @@ def _hans_text(rows: pd.DataFrame) -> str:
         parts.append(f"{refused} run{'s were' if refused > 1 else ' was'} refused and left out")
     return f"HANS: {'; '.join(parts)}" if parts else ""
 
-
+# %% ../../nbs/reporting/13_subsets.ipynb #4f22c154
 def _steps_text(means: pd.DataFrame) -> str:
     "Tell how much of the gain from more data remains when the training is equally long."
     random = means[(means["strategy"] == "random") & (means["freeze"] == 0)]
@@ -658,7 +658,7 @@ def paragraph(
         sentences.append(f"{task_title(task)} ({encoder}): {'; '.join(filter(None, clauses))}.")
     return " ".join(filter(None, sentences))
 
-# %% ../../nbs/reporting/13_subsets.ipynb #19d067ae
+# %% ../../nbs/reporting/13_subsets.ipynb #611b6e54
 def _vector_notes(study: Results) -> list[str]:
     "Tell how the vectors were made that clusters are of; of several seeds, of the first."
     notes = {}
@@ -684,7 +684,7 @@ def _hans_notes(hans: pd.DataFrame) -> list[str]:
     notes = [f"HANS: {sizes} of its 30,000 examples were scored."] if sizes else []
     return notes + [f"HANS refused {r.run}: {r.refused}." for r in hans[refused].itertuples()]
 
-
+# %% ../../nbs/reporting/13_subsets.ipynb #097f4c88
 def subset_notes(
     study: Results,
     rows: pd.DataFrame,  # from `subset_rows`
