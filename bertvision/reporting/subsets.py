@@ -7,7 +7,7 @@ __all__ = ['published_budgets', 'published_text', 'published_hans', 'plot_budget
            'freezing', 'plot_freezing', 'plot_seconds', 'plot_map', 'plot_overlap', 'subcase_table', 'cluster_table',
            'answer', 'paragraph', 'subset_notes']
 
-# %% ../../nbs/reporting/13_subsets.ipynb #d478c702
+# %% ../../nbs/reporting/13_subsets.ipynb #b22c1223
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -80,7 +80,7 @@ def published_text(
     columns = [f"{percent} %" for percent in sorted(table["percent"].unique())]
     return pd.DataFrame(lines, columns=["Encoder", "Strategy", "Seeds", *columns, "Remark"]).fillna("")
 
-# %% ../../nbs/reporting/13_subsets.ipynb #7eaa921f
+# %% ../../nbs/reporting/13_subsets.ipynb #df2b121a
 def published_hans(
     rows: pd.DataFrame,  # of a study
 ) -> pd.DataFrame:  # text cells; empty if the study has no MNLI
@@ -144,7 +144,7 @@ def _to_the_end(rows: pd.DataFrame) -> pd.DataFrame:  # from `_named`
             ends.append(whole[(whole["task"] == task) & (whole["encoder"] == encoder)].assign(name=name))
     return pd.concat([rows, *ends])
 
-# %% ../../nbs/reporting/13_subsets.ipynb #a3b19af4
+# %% ../../nbs/reporting/13_subsets.ipynb #c7eb10eb
 def _draw_published(ax: plt.Axes, rows: pd.DataFrame):
     "Draw hollow markers; what was no clustering says so."
     for (encoder, strategy, flag), group in published_budgets(rows).groupby(
@@ -286,7 +286,7 @@ def _draw_published_epochs(ax: plt.Axes):
     draw_level(ax, 100 / 3, "three equal classes")
     ax.set_title("published: ALBERT, 512 of 392,702 examples", fontsize=10)
 
-# %% ../../nbs/reporting/13_subsets.ipynb #c7b9f2b5
+# %% ../../nbs/reporting/13_subsets.ipynb #bfe12d3d
 def plot_epochs(
     study: Results,
     rows: pd.DataFrame,  # from `subset_rows`
@@ -304,6 +304,7 @@ def plot_epochs(
     fig, axes = panel_row(len(groups) + printed, 3, 4.3, 3.2)
     for ax, (title, part) in zip(axes, groups):
         draw_lines(ax, part, "epoch", "score", "name", styles, "sd")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_title(title, fontsize=10)
     if printed:
         _draw_published_epochs(axes[-1])
@@ -444,7 +445,7 @@ def plot_map(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/reporting/13_subsets.ipynb #4acbbc4b
+# %% ../../nbs/reporting/13_subsets.ipynb #f0df0b1c
 def plot_overlap(
     study: Results,
     fraction: float = 0,  # of the pool; 0 = the budget in the middle
@@ -545,7 +546,7 @@ def answer(
     largest = f"{row['strategy']} with {row['budget']}, {points(row | {'verdict': side})} {way}"
     return f"No strategy is better or worse than a random choice. {counts}; the largest is {largest}."
 
-# %% ../../nbs/reporting/13_subsets.ipynb #8300f0ca
+# %% ../../nbs/reporting/13_subsets.ipynb #ac79fed3
 def _reached_text(means: pd.DataFrame, above: pd.DataFrame) -> str:
     "Tell what random reaches at each budget, and which models are not better than the trivial predictor."
     random = means[means["strategy"] == "random"]
