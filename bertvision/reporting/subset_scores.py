@@ -49,7 +49,7 @@ def budget_title(
     "Return what tables and figures call a budget."
     return f"{count:,} examples" if count else f"{100 * fraction:.3g} %"
 
-# %% ../../nbs/reporting/12_subset_scores.ipynb #a77c3b8e
+# %% ../../nbs/reporting/12_subset_scores.ipynb #0c6b077e
 def _about(r: dict) -> dict:
     "Return what a record says of the choice, the training and their costs."
     subset, asked = r["subset"], r["parameters"]
@@ -70,11 +70,14 @@ def _about(r: dict) -> dict:
         "seconds": seconds_of(r),
     }
 
-
+# %% ../../nbs/reporting/12_subset_scores.ipynb #111be505
 _OWN = ("strategy", "data_pct", "data_count", "steps", "freeze")  # parameters that have a column of their own
 
 
-def _settings(runs: dict, about: dict) -> dict:  # run -> record, run -> `_about`; -> run -> text
+def _settings(
+    runs: dict,  # run -> record
+    about: dict,  # run -> `_about`
+) -> dict:  # run -> text
     """Return the settings in which runs differ that would otherwise be averaged or joined to a curve.
 
     What is kept and how HANS was scored are none. Another strategy may ask for another run upstream.

@@ -7,7 +7,7 @@ __all__ = ['published_budgets', 'published_text', 'published_hans', 'plot_budget
            'freezing', 'plot_freezing', 'plot_seconds', 'plot_map', 'plot_overlap', 'subcase_table', 'cluster_table',
            'answer', 'paragraph', 'subset_notes']
 
-# %% ../../nbs/reporting/13_subsets.ipynb #b22c1223
+# %% ../../nbs/reporting/13_subsets.ipynb #2e3ece93
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -80,7 +80,7 @@ def published_text(
     columns = [f"{percent} %" for percent in sorted(table["percent"].unique())]
     return pd.DataFrame(lines, columns=["Encoder", "Strategy", "Seeds", *columns, "Remark"]).fillna("")
 
-# %% ../../nbs/reporting/13_subsets.ipynb #df2b121a
+# %% ../../nbs/reporting/13_subsets.ipynb #ece06cf2
 def published_hans(
     rows: pd.DataFrame,  # of a study
 ) -> pd.DataFrame:  # text cells; empty if the study has no MNLI
@@ -99,9 +99,9 @@ def published_hans(
         lines[label, heuristic][f"{percent} %"] = f"{number(value)} → {number(reading)}"
     return pd.DataFrame(lines.values())
 
-# %% ../../nbs/reporting/13_subsets.ipynb #ae7157a9
+# %% ../../nbs/reporting/13_subsets.ipynb #41c51b7b
 _COLORS = ("0.25", *(COLORS[i] for i in (1, 4, 0, 2, 3, 5, 8, 9, 6, 7)))  # of the strategies, in their order
-_MARKERS = "os^DvP*Xh<>"
+_MARKERS = "os^DvP*Xh<>p8d"
 _HOLLOW = {"albert-base-v1": "v", "albert-base-v2": "s", "bert-base-uncased": "o"}  # markers of what was published
 
 
@@ -113,10 +113,13 @@ def _named(rows: pd.DataFrame, *more: str) -> pd.DataFrame:  # more: columns
     return rows.assign(name=name)
 
 
-def _looks(rows: pd.DataFrame) -> dict:  # from `_named` -> name -> keywords of Axes.plot
+def _looks(
+    rows: pd.DataFrame,  # of a figure, from `_named`
+    known: pd.DataFrame,  # all rows of the study: a strategy looks the same in figures that show fewer
+) -> dict:  # name -> keywords of Axes.plot
     "Give each strategy a colour and a marker, and each of its names another dash."
     styles = {}
-    strategies = list(dict.fromkeys([*STRATEGIES, *rows["strategy"]]))
+    strategies = list(dict.fromkeys([*STRATEGIES, *known["strategy"]]))
     for strategy, group in rows.groupby("strategy", sort=False):
         place = strategies.index(strategy)
         look = {"color": _COLORS[place % len(_COLORS)], "marker": _MARKERS[place % len(_MARKERS)]}
@@ -144,7 +147,7 @@ def _to_the_end(rows: pd.DataFrame) -> pd.DataFrame:  # from `_named`
             ends.append(whole[(whole["task"] == task) & (whole["encoder"] == encoder)].assign(name=name))
     return pd.concat([rows, *ends])
 
-# %% ../../nbs/reporting/13_subsets.ipynb #c7eb10eb
+# %% ../../nbs/reporting/13_subsets.ipynb #761f4f39
 def _draw_published(ax: plt.Axes, rows: pd.DataFrame):
     "Draw hollow markers; what was no clustering says so."
     for (encoder, strategy, flag), group in published_budgets(rows).groupby(
@@ -178,19 +181,19 @@ def _verdict_title(differences: pd.DataFrame) -> str:
     undecided = (rows["verdict"] == UNDECIDED).sum()
     return "\n".join(lines + [f"Undecided: {undecided} of {len(rows)}"] * bool(undecided))
 
-# %% ../../nbs/reporting/13_subsets.ipynb #3fcf6111
+# %% ../../nbs/reporting/13_subsets.ipynb #cf092f4b
 def plot_budgets(
     means: pd.DataFrame,  # from `subset_means`
     differences: pd.DataFrame,  # from `against_random`
 ) -> plt.Figure:
     "Draw accuracy against budget, a panel a task and training; the published values of MNLI as hollow markers."
-    means = _scaled(_named(reported(means[means["freeze"] == 0])))
-    if not len(means):
+    shown = _scaled(_named(reported(means[means["freeze"] == 0])))
+    if not len(shown):
         return empty_figure("no subset has been trained")
-    titles = [f"{task_title(task)}: a fixed number of {arm}" for task, arm in zip(means["task"], means["arm"])]
-    trainings, styles = means["arm"].nunique(), _looks(means)
+    titles = [f"{task_title(task)}: a fixed number of {arm}" for task, arm in zip(shown["task"], shown["arm"])]
+    trainings, styles = shown["arm"].nunique(), _looks(shown, means)
     width = 5.6 if trainings > 1 else 7.6
-    fig, parts = panels(means.assign(panel=titles), "panel", trainings, width, 3.9, sharey="row")
+    fig, parts = panels(shown.assign(panel=titles), "panel", trainings, width, 3.9, sharey="row")
     for ax, part in parts:
         draw_lines(ax, _to_the_end(part), "percent", "score", "name", styles, ("low", "high"))
         ticks = list(part["percent"])
@@ -202,16 +205,17 @@ def plot_budgets(
     x = "training examples, per cent of the pool"
     return label_outer(fig, [ax for ax, _ in parts], x, "accuracy × 100", _verdict_title(differences))
 
-# %% ../../nbs/reporting/13_subsets.ipynb #cb381225
-def _hans_range(rows: pd.DataFrame, digits: int) -> tuple:  # from `hans_rows` -> text; means over heuristics
+# %% ../../nbs/reporting/13_subsets.ipynb #03852469
+def _hans_means(rows: pd.DataFrame) -> pd.DataFrame:  # of scored runs -> a column for each right answer
+    "Average over heuristics and seeds."
+    return rows.groupby(["strategy", "settings", "budget", "label"])["accuracy"].mean().unstack("label")
+
+
+def _hans_range(means: pd.DataFrame, digits: int) -> str:  # from `_hans_means`
     "Tell the lowest and the highest mean of each right answer."
-    means = rows.groupby(["strategy", "settings", "budget", "label"])["accuracy"].mean().unstack("label")
-    ends = [
-        f"{label} {number(means[label].min(), digits)} to {number(means[label].max(), digits)}"
-        for label in HANS_LABELS
-        if label in means
-    ]
-    return ", ".join(ends), means
+    labels = [label for label in HANS_LABELS if label in means]
+    ends = {label: (number(means[label].min(), digits), number(means[label].max(), digits)) for label in labels}
+    return ", ".join(f"{label} {low} to {high}" for label, (low, high) in ends.items())
 
 
 def _draw_reading(ax: plt.Axes, cells: pd.DataFrame):  # of `published_subsets`
@@ -219,34 +223,34 @@ def _draw_reading(ax: plt.Axes, cells: pd.DataFrame):  # of `published_subsets`
     name = "published ALBERT, as it reads with its answers exchanged (no measurement)"
     ax.plot(cells["percent"].astype(float), 100 * cells["reading"], ".", color="0.65", ms=4, zorder=1, label=name)
 
-# %% ../../nbs/reporting/13_subsets.ipynb #45157e72
+# %% ../../nbs/reporting/13_subsets.ipynb #24b219f8
 def plot_hans(
     rows: pd.DataFrame,  # from `hans_rows`
 ) -> plt.Figure | None:  # None if no run was scored on HANS
     "Draw accuracy by heuristic and right answer against budget, of whole models after a fixed number of epochs."
-    rows = _plain(rows)
-    refused = int((rows["refused"] != "").sum())
-    rows = rows[rows["refused"] == ""]
-    if not len(rows):
+    shown = _plain(rows)
+    refused = int((shown["refused"] != "").sum())
+    shown = shown[shown["refused"] == ""]
+    if not len(shown):
         return None
+    title = f"HANS, mean over heuristics: {_hans_range(_hans_means(shown), 0)}"
     order = [*HANS_LABELS, *HEURISTICS]
-    rows = rows.sort_values(["label", "heuristic"], key=lambda column: column.map(order.index), kind="stable")
-    rows = _named(rows.assign(percent=100 * rows["fraction"], score=100 * rows["accuracy"]))
+    shown = shown.sort_values(["label", "heuristic"], key=lambda column: column.map(order.index), kind="stable")
+    shown = _to_the_end(_named(shown.assign(percent=100 * shown["fraction"], score=100 * shown["accuracy"])))
     title_of = lambda table: table["heuristic"].str.replace("_", " ") + ", " + table["label"]
-    styles, lines = _looks(rows), _to_the_end(rows)
-    fig, parts = panels(lines.assign(panel=title_of(lines)), "panel", 3, 3.7, 2.7, sharex=True, sharey=True)
+    styles = _looks(shown, rows)
+    fig, parts = panels(shown.assign(panel=title_of(shown)), "panel", 3, 3.7, 2.7, sharex=True, sharey=True)
     printed = published_subsets("hans", "albert-base-v1", "random")
-    printed = printed[(printed["flag"] == "flipped") & (rows["task"] == "mnli").any()]
+    printed = printed[(printed["flag"] == "flipped") & (shown["task"] == "mnli").any()]
     for ax, part in parts:
         draw_lines(ax, part, "percent", "score", "name", styles, "sd")
         cells = printed[title_of(printed) == ax.get_title()]
         if len(cells):
             _draw_reading(ax, cells)
         draw_level(ax, 50, "a coin")
-    first = parts[0][0]
-    first.set_ylim(-4, 104)  # the others share it, and the next axis
-    log_axis(first, rows["percent"], label="{x:.3g}")
-    title = f"HANS, mean over heuristics: {_hans_range(rows, 0)[0]}"
+    first = parts[0][0]  # all panels share its axes
+    first.set_ylim(-4, 104)
+    log_axis(first, shown["percent"], label="{x:.3g}")
     if refused:
         title += f" ({refused} refused run{'s' * (refused > 1)} left out)"
     return label_outer(fig, [ax for ax, _ in parts], "per cent of the pool", "accuracy × 100", title)
@@ -286,21 +290,20 @@ def _draw_published_epochs(ax: plt.Axes):
     draw_level(ax, 100 / 3, "three equal classes")
     ax.set_title("published: ALBERT, 512 of 392,702 examples", fontsize=10)
 
-# %% ../../nbs/reporting/13_subsets.ipynb #bfe12d3d
+# %% ../../nbs/reporting/13_subsets.ipynb #060e8d84
 def plot_epochs(
     study: Results,
     rows: pd.DataFrame,  # from `subset_rows`
 ) -> plt.Figure | None:  # None if no run was looked at while training
     "Draw accuracy on the selection part against epochs for the two smallest budgets of each task."
-    rows = _named(epoch_rows(study, rows))
-    if not len(rows):
+    shown = _named(epoch_rows(study, rows))
+    if not len(shown):
         return None
-    rows = rows[rows.groupby("task")["fraction"].rank("dense") <= 2]
-    titles = [f"{task_title(task)}: {budget}" for task, budget in zip(rows["task"], rows["budget"])]
-    rows = rows.assign(epoch=rows["epoch"].round(2), score=100 * rows["accuracy"], panel=titles)
-    rows = rows.sort_values(["task", "fraction"], kind="stable")
-    printed = int((rows["task"] == "mnli").any())
-    styles, groups = _looks(rows), rows.groupby("panel", sort=False)
+    shown = shown[shown.groupby("task")["fraction"].rank("dense") <= 2].sort_values("fraction", kind="stable")
+    titles = [f"{task_title(task)}: {budget}" for task, budget in zip(shown["task"], shown["budget"])]
+    shown = shown.assign(epoch=shown["epoch"].round(2), score=100 * shown["accuracy"], panel=titles)
+    printed = int((shown["task"] == "mnli").any())
+    styles, groups = _looks(shown, rows), shown.groupby("panel", sort=False)
     fig, axes = panel_row(len(groups) + printed, 3, 4.3, 3.2)
     for ax, (title, part) in zip(axes, groups):
         draw_lines(ax, part, "epoch", "score", "name", styles, "sd")
@@ -311,7 +314,7 @@ def plot_epochs(
     first = next(iter(groups))[1]
     return label_outer(fig, axes, "epochs", "accuracy × 100, selection part", _epochs_title(first))
 
-# %% ../../nbs/reporting/13_subsets.ipynb #09640d53
+# %% ../../nbs/reporting/13_subsets.ipynb #33181d88
 def freezing(
     means: pd.DataFrame,  # from `subset_means`
 ) -> pd.DataFrame:  # some of the rows
@@ -336,23 +339,23 @@ def plot_freezing(
     means: pd.DataFrame,  # from `subset_means`
 ) -> plt.Figure | None:  # None if nothing was frozen
     "Draw accuracy by frozen part, a panel a task, a line a strategy, budget and training."
-    means = freezing(means)
-    if not len(means):
+    shown = freezing(means)
+    if not len(shown):
         return None
-    order = in_order(means[["freeze"]].drop_duplicates())["freeze"].tolist()
+    order = in_order(shown[["freeze"]].drop_duplicates())["freeze"].tolist()
     titles = ["nothing" if n == 0 else freeze_title(n) for n in order]
-    means = means.assign(training=means["arm"].replace(ARMS), place=means["freeze"].map(order.index))
-    several = means["arm"].nunique() > 1
-    means = _scaled(_named(means, "budget", *["training"] * several)).assign(panel=means["task"].map(task_title))
-    styles = _looks(means)
-    fig, parts = panels(means, "panel", 3, 6.4, 3.2)
+    shown = shown.assign(training=shown["arm"].replace(ARMS), place=shown["freeze"].map(order.index))
+    several = shown["arm"].nunique() > 1
+    shown = _scaled(_named(shown, "budget", *["training"] * several)).assign(panel=shown["task"].map(task_title))
+    styles = _looks(shown, means)
+    fig, parts = panels(shown, "panel", 3, 6.4, 3.2)
     for ax, part in parts:
         draw_lines(ax, part, "place", "score", "name", styles, ("low", "high"), bars=True)
         draw_level(ax, 100 * part["baseline"].mean())
         name_axis(ax, titles)
-    return label_outer(fig, [ax for ax, _ in parts], "frozen", "accuracy × 100", _freezing_title(means))
+    return label_outer(fig, [ax for ax, _ in parts], "frozen", "accuracy × 100", _freezing_title(shown))
 
-# %% ../../nbs/reporting/13_subsets.ipynb #c57792e0
+# %% ../../nbs/reporting/13_subsets.ipynb #0d2ffa76
 def _seconds_title(means: pd.DataFrame) -> str:
     chosen = means[means["strategy"] != "random"]
     if not len(chosen) or chosen["selection_seconds"].isna().all():
@@ -366,14 +369,14 @@ def plot_seconds(
     means: pd.DataFrame,  # from `subset_means`
 ) -> plt.Figure | None:  # None if no time is known
     "Draw accuracy against seconds of selection and training, a line a strategy through its budgets."
-    means = _plain(reported(means))
-    means = means.assign(cost=means["selection_seconds"].fillna(0) + means["training_seconds"])
-    means = means[means["cost"] > 0]
-    if not len(means):
+    shown = _plain(reported(means))
+    shown = shown.assign(cost=shown["selection_seconds"].fillna(0) + shown["training_seconds"])
+    shown = shown[shown["cost"] > 0]
+    if not len(shown):
         return None
-    means = _scaled(_named(means)).assign(panel=means["task"].map(task_title))
-    styles = _looks(means)
-    fig, parts = panels(means, "panel", 3, 6.4, 3.6)
+    shown = _scaled(_named(shown)).assign(panel=shown["task"].map(task_title))
+    styles = _looks(shown, means)
+    fig, parts = panels(shown, "panel", 3, 6.4, 3.6)
     for ax, part in parts:
         draw_lines(ax, part, "cost", "score", "name", styles, ("low", "high"), bars=True)
         for r in part[part["strategy"] == part["strategy"].iloc[0]].itertuples():
@@ -382,7 +385,7 @@ def plot_seconds(
         log_axis(ax)
         ax.margins(x=0.1)
     x = "seconds of selection and training"
-    return label_outer(fig, [ax for ax, _ in parts], x, "accuracy × 100", _seconds_title(means))
+    return label_outer(fig, [ax for ax, _ in parts], x, "accuracy × 100", _seconds_title(shown))
 
 # %% ../../nbs/reporting/13_subsets.ipynb #2614e402
 def _maps(study: Results) -> list:  # (record, points) of the first run of each task that has left a map
@@ -445,7 +448,7 @@ def plot_map(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/reporting/13_subsets.ipynb #f0df0b1c
+# %% ../../nbs/reporting/13_subsets.ipynb #e9662a45
 def plot_overlap(
     study: Results,
     fraction: float = 0,  # of the pool; 0 = the budget in the middle
@@ -464,11 +467,12 @@ def plot_overlap(
     shared = 100 * rows[np.isclose(rows["fraction"], fraction)].groupby(["a", "b"])["jaccard"].mean()
     if not len(shared):
         return None
-    names = in_order(pd.DataFrame({"strategy": sorted({name for pair in shared.index for name in pair})}))["strategy"]
+    strategies = pd.DataFrame({"strategy": sorted({name for pair in shared.index for name in pair})})
+    names = in_order(strategies)["strategy"].tolist()
     table = pd.DataFrame(np.nan, names, names)
     for (a, b), share in shared.items():
         table.loc[a, b] = table.loc[b, a] = share
-    table = table.where(np.tri(len(names), k=-1, dtype=bool)).rename_axis(None).rename_axis(None, axis=1)
+    table = table.where(np.tri(len(names), k=-1, dtype=bool))
     fig, ax = plt.subplots(figsize=(2.6 + 0.85 * len(names), 1.6 + 0.55 * len(names)), layout="constrained")
     draw_heatmap(ax, table.iloc[1:, :-1], lowest=0)
     whose = ", ".join(filter(None, (task_title(first["task"]), first["encoder"], first["settings"])))
@@ -546,7 +550,7 @@ def answer(
     largest = f"{row['strategy']} with {row['budget']}, {points(row | {'verdict': side})} {way}"
     return f"No strategy is better or worse than a random choice. {counts}; the largest is {largest}."
 
-# %% ../../nbs/reporting/13_subsets.ipynb #ac79fed3
+# %% ../../nbs/reporting/13_subsets.ipynb #2608b562
 def _reached_text(means: pd.DataFrame, above: pd.DataFrame) -> str:
     "Tell what random reaches at each budget, and which models are not better than the trivial predictor."
     random = means[means["strategy"] == "random"]
@@ -585,14 +589,14 @@ def _against_text(differences: pd.DataFrame) -> str:
         clauses.append(f"{strategy} is {', '.join(parts)}")
     return "; ".join(clauses)
 
-# %% ../../nbs/reporting/13_subsets.ipynb #99c4d920
+# %% ../../nbs/reporting/13_subsets.ipynb #904dec5c
 def _hans_text(rows: pd.DataFrame) -> str:
     "Tell the ranges over strategies and budgets of the mean over heuristics, with the direction in words."
     refused, rows = int((rows["refused"] != "").sum()), rows[rows["refused"] == ""]
     parts = []
     if len(rows):
-        ends, means = _hans_range(rows, 1)
-        parts.append(ends)
+        means = _hans_means(rows)
+        parts.append(_hans_range(means, 1))
         if set(HANS_LABELS) <= set(means):
             sane = (means["entailment"] > means["non-entailment"]).sum()
             parts[0] += f", the first above the second in {sane} of {len(means)} means"
@@ -602,12 +606,12 @@ def _hans_text(rows: pd.DataFrame) -> str:
         parts.append(f"{refused} run{'s were' if refused > 1 else ' was'} refused and left out")
     return f"HANS: {'; '.join(parts)}" if parts else ""
 
-# %% ../../nbs/reporting/13_subsets.ipynb #4f22c154
+# %% ../../nbs/reporting/13_subsets.ipynb #b2379ea6
 def _steps_text(means: pd.DataFrame) -> str:
     "Tell how much of the gain from more data remains when the training is equally long."
     random = means[(means["strategy"] == "random") & (means["freeze"] == 0)]
-    by_arm = [random[random["arm"] == arm].drop_duplicates("budget").set_index("budget")["mean"] for arm in ARMS]
-    epochs, steps = by_arm
+    random = random.drop_duplicates(["arm", "budget"]).set_index("budget")
+    epochs, steps = (random.loc[random["arm"] == arm, "mean"] for arm in ("epochs", "steps"))
     both = [budget for budget in epochs.index if budget in steps.index]
     if not len(steps):
         return ""
