@@ -7,7 +7,7 @@ __all__ = ['published_budgets', 'published_text', 'published_hans', 'plot_budget
            'freezing', 'plot_freezing', 'plot_seconds', 'plot_map', 'plot_overlap', 'subcase_table', 'cluster_table',
            'answer', 'paragraph', 'subset_notes']
 
-# %% ../../nbs/reporting/13_subsets.ipynb #2e3ece93
+# %% ../../nbs/reporting/13_subsets.ipynb #2d2207c9
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -80,7 +80,7 @@ def published_text(
     columns = [f"{percent} %" for percent in sorted(table["percent"].unique())]
     return pd.DataFrame(lines, columns=["Encoder", "Strategy", "Seeds", *columns, "Remark"]).fillna("")
 
-# %% ../../nbs/reporting/13_subsets.ipynb #ece06cf2
+# %% ../../nbs/reporting/13_subsets.ipynb #adf816ae
 def published_hans(
     rows: pd.DataFrame,  # of a study
 ) -> pd.DataFrame:  # text cells; empty if the study has no MNLI
@@ -147,7 +147,7 @@ def _to_the_end(rows: pd.DataFrame) -> pd.DataFrame:  # from `_named`
             ends.append(whole[(whole["task"] == task) & (whole["encoder"] == encoder)].assign(name=name))
     return pd.concat([rows, *ends])
 
-# %% ../../nbs/reporting/13_subsets.ipynb #761f4f39
+# %% ../../nbs/reporting/13_subsets.ipynb #74ce69eb
 def _draw_published(ax: plt.Axes, rows: pd.DataFrame):
     "Draw hollow markers; what was no clustering says so."
     for (encoder, strategy, flag), group in published_budgets(rows).groupby(
@@ -413,7 +413,7 @@ def _map_title(r: dict) -> str:
     encoder, side, layer, kind = (vectors.get(name, "?") for name in ("encoder", "side", "layer", "kind"))
     return f"{text}\nvectors: {encoder}, {side}, layer {layer}, {kind}"
 
-# %% ../../nbs/reporting/13_subsets.ipynb #a20fe5f3
+# %% ../../nbs/reporting/13_subsets.ipynb #483a9e78
 def _draw_map(ax: plt.Axes, r: dict, points: pd.DataFrame) -> int:  # number of clusters in colour
     "Draw the pool, its ten largest clusters in colour with their words."
     largest = points.loc[points["cluster"] >= 0, "cluster"].value_counts().index[:10]
@@ -426,7 +426,7 @@ def _draw_map(ax: plt.Axes, r: dict, points: pd.DataFrame) -> int:  # number of 
         ax.scatter(part["x"], part["y"], s=8, color=COLORS[i], alpha=0.7, lw=0, label=label)
         box = {"facecolor": "white", "edgecolor": COLORS[i], "linewidth": 1.5, "boxstyle": "circle,pad=0.2"}
         middle = part["x"].median(), part["y"].median()
-        ax.text(*middle, str(cluster), fontsize=8, ha="center", va="center", bbox=box)
+        ax.text(*middle, str(cluster), fontsize=8, ha="center", va="center", bbox=box, in_layout=False)
     about = {"title": "cluster (points shown)", "title_fontsize": 8.5, "fontsize": 8.5, "alignment": "left"}
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, markerscale=2.5, **about)
     ax.set(xlabel="first principal component", ylabel="second principal component")
@@ -448,7 +448,7 @@ def plot_map(
     plt.close(fig)
     return fig
 
-# %% ../../nbs/reporting/13_subsets.ipynb #e9662a45
+# %% ../../nbs/reporting/13_subsets.ipynb #11aa0c8e
 def plot_overlap(
     study: Results,
     fraction: float = 0,  # of the pool; 0 = the budget in the middle
@@ -550,7 +550,7 @@ def answer(
     largest = f"{row['strategy']} with {row['budget']}, {points(row | {'verdict': side})} {way}"
     return f"No strategy is better or worse than a random choice. {counts}; the largest is {largest}."
 
-# %% ../../nbs/reporting/13_subsets.ipynb #2608b562
+# %% ../../nbs/reporting/13_subsets.ipynb #ff0f5c8c
 def _reached_text(means: pd.DataFrame, above: pd.DataFrame) -> str:
     "Tell what random reaches at each budget, and which models are not better than the trivial predictor."
     random = means[means["strategy"] == "random"]
