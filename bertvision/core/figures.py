@@ -92,7 +92,7 @@ def draw_heatmap(
         if np.isnan(value):
             continue
         color = "0.15" if value > middle else "white"
-        ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
+        ax.text(j + 0.5, i + 0.5, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color, in_layout=False)
     ax.set_xticks(np.arange(values.shape[1]) + 0.5, table.columns)
     ax.set_yticks(np.arange(len(values)) + 0.5, table.index)
     ax.invert_yaxis()

@@ -190,8 +190,10 @@ def _collapse_changes(study: Results) -> list[str]:
 
 # %% ../../nbs/reporting/03_page.ipynb #f1de8c95
 PROTOCOL_NOTES = {
-    "carved": "Protocol *carved*: model selection used a part of the training set; the reported split was looked at once.",
-    "original": "Protocol *original*: the model was selected on the reported split, as the earlier studies did, which flatters the score.",
+    "carved": "Protocol *carved*: model selection used a part of the training set; "
+    "the reported split was looked at once.",
+    "original": "Protocol *original*: the model was selected on the reported split, as the earlier studies did, "
+    "which flatters the score.",
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from example_studies_subsets import example_subsets
 from study_lab import Lab, pretend_done
 
 from bertvision.core.errors import StudyError
@@ -27,7 +28,7 @@ from bertvision.reporting.results import (
     read_study,
     scores,
 )
-from bertvision.reporting.subset_scores import example_subsets, subset_rows
+from bertvision.reporting.subset_scores import subset_rows
 
 MODULES = (
     "results claims page phrases methods questions glue layer_scores layers subset_scores subsets "

@@ -16,13 +16,12 @@ from claims_reader import Reader, claims_of
 from example_studies_languages import example_languages
 from example_studies_pretraining import example_pretraining
 from example_studies_probes import example_probes
+from example_studies_subsets import example_subsets
 from reports import make_report
 from scipy import stats
 
 from bertvision.core.io import write_json
 from bertvision.reporting import glue as report
-from bertvision.reporting import subset_scores as subsets
-from bertvision.reporting import subsets as budgets
 from bertvision.reporting.page import markdown_sections
 from bertvision.reporting.results import glue_table, read_study
 
@@ -156,24 +155,19 @@ def read_text(folder, text):
     return Reader(Study(Path(folder)), read_markdown(text), {}).read()
 
 
-def with_tables(lead, sections):
-    return "\n\n".join(["# Invented", lead, *markdown_sections(sections)])
+EXAMPLES = {
+    "probes": example_probes,
+    "subsets": example_subsets,
+    "languages": example_languages,
+    "pretraining": example_pretraining,
+}
 
 
 def invented(name):
     """Folder and Markdown of an invented study."""
-    if name == "probes":
-        folder = example_probes()
-        return folder, (make_report(name, folder) / "table.md").read_text(encoding="utf-8")
-    if name == "subsets":
-        folder = subsets.example_subsets()
-        study = read_study(folder)
-        rows = subsets.subset_rows(study)
-        found = subsets.against_random(study, rows), subsets.hans_rows(study), subsets.above_trivial(study, rows)
-        lead, sections = budgets.paragraph(study, rows, *found), budgets.report_sections(study, rows, *found)
-        return folder, with_tables(lead, sections)
-    folder = {"languages": example_languages, "pretraining": example_pretraining}[name]()
-    return folder, (make_report(name, folder) / "table.md").read_text(encoding="utf-8")
+    folder = EXAMPLES[name]()
+    page = (make_report(name, folder) / "table.md").read_text(encoding="utf-8")
+    return folder, page.partition("\n## Notes")[0] if name == "subsets" else page
 
 
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("probes", "subsets")]  # several seconds each

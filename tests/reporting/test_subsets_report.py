@@ -6,18 +6,21 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from example_studies_subsets import example_subsets
+from reports import make_report
 from scipy import stats
 from study_lab import change, keep, replan
 
 from bertvision.core.errors import DataError
 from bertvision.metrics.comparisons import rule
+from bertvision.reporting import show
 from bertvision.reporting.page import number
+from bertvision.reporting.phrases import claim_table, fragile_note
 from bertvision.reporting.results import read_study
 from bertvision.reporting.subset_scores import (
     above_trivial,
     against_random,
-    difference_text,
-    example_subsets,
+    comparison_names,
     hans_rows,
     hans_table,
     missing_subsets,
@@ -30,7 +33,6 @@ from bertvision.reporting.subset_scores import (
 )
 from bertvision.reporting.subsets import (
     cluster_table,
-    marks_rule,
     paragraph,
     plot_budgets,
     plot_epochs,
@@ -38,13 +40,8 @@ from bertvision.reporting.subsets import (
     plot_hans,
     plot_map,
     plot_overlap,
-    plot_seconds,
     published_budgets,
-    report_sections,
     subcase_table,
-    subset_notes,
-    to_markdown,
-    write_subsets_report,
 )
 
 E = "mnli.example-encoder"
@@ -75,28 +72,41 @@ def without_hans(study):
             pd.read_parquet(path).query("split != 'hans'").to_parquet(path, index=False)
 
 
+class Drawn:
+    "Figures that are drawn where asked for, and never written."
+
+    draws = False
+
+    def __init__(self, study, **functions):
+        self.functions = functions
+
+    def show(self, name, title):
+        if self.draws:
+            figure = self.functions[name]()
+            assert figure or name != "budgets"
+
+
 def text(folder, figures=False):
     "The report in words; figures are drawn where asked for, none is written."
-    study = read_study(folder)
-    rows, hans = subset_rows(study), hans_rows(study)
-    differences = against_random(study, rows)
-    if figures:
-        assert plot_budgets(rows, differences).axes
-        (
-            plot_hans(hans),
-            plot_epochs(study, rows),
-            plot_freezing(rows),
-            plot_seconds(rows),
-            plot_map(study),
-            plot_overlap(study),
-        )
-    lead = paragraph(study, rows, differences, hans)
-    assert "\n" not in lead and "nan" not in lead
-    sections, notes = report_sections(study, rows, differences, hans), subset_notes(study, rows, hans)
-    said = to_markdown(study, subset_table(study, rows, differences), sections, notes, lead, marks_rule(differences))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(show, "Figures", Drawn)
+        patch.setattr(Drawn, "draws", figures)
+        said = (make_report("subsets", folder) / "table.md").read_text(encoding="utf-8")
+    lead = said.split("\n\n")[1]
+    assert "nan" not in lead and lead.endswith(".")
     assert "beyond chance" not in said
     assert " nan" not in said and "|nan" not in said
     return said
+
+
+def differences(study, split=""):
+    return against_random(study, subset_means(subset_rows(study)), split)
+
+
+def main_table(study):
+    rows = subset_rows(study)
+    means = subset_means(rows)
+    return subset_table(study, rows, means, against_random(study, means))
 
 
 def plain(table):
@@ -108,7 +118,7 @@ def plain(table):
 
 
 def test_every_number_is_that_of_the_records(example):
-    write_subsets_report(example)
+    make_report("subsets", example)
     table = pd.read_csv(example / "report" / "table.csv")
     for row in table.to_dict("records"):
         values = []
@@ -131,18 +141,18 @@ def test_every_number_is_that_of_the_records(example):
             and row["mean"] == pytest.approx(np.mean(values))
             and row["sd"] == pytest.approx(np.std(values, ddof=1))
         )
-    study = read_study(example)
-    shown = plain(subset_table(study, subset_rows(study), against_random(study)))
+    shown = plain(main_table(read_study(example)))
     one = table.query("strategy == 'diverse' and fraction == 0.1 and split == 'validation_matched'").iloc[0]
     assert shown.loc["diverse", "10 %"].startswith(f"{number(one['mean'])}\u00a0±\u00a0{number(one['sd'])}")
 
 
 def test_the_report_repeats_itself_and_names_no_place(example, monkeypatch):
-    first = {p.name: p.read_bytes() for p in write_subsets_report(example).iterdir()}
+    first = {p.name: p.read_bytes() for p in make_report("subsets", example).iterdir()}
     monkeypatch.chdir(example / "report")
-    assert {p.name: p.read_bytes() for p in write_subsets_report("..").iterdir()} == first
+    assert {p.name: p.read_bytes() for p in make_report("subsets", "..").iterdir()} == first
     assert all(str(example.parent).encode() not in data for data in first.values())
     assert set(first) == {
+        "notebook.ipynb",
         "table.md",
         "table.csv",
         "report.html",
@@ -159,7 +169,8 @@ def test_the_report_repeats_itself_and_names_no_place(example, monkeypatch):
 def test_refused_runs_enter_nothing(example):
     refused = f"train.{E}.random.data_pct-0.05.s2"
     study = read_study(example)
-    rows, hans = subset_rows(study), hans_rows(study)
+    rows = subset_rows(study)
+    hans = hans_rows(study, rows)
     assert (
         set(hans[hans["refused"] != ""]["run"]) == {refused}
         and not ((rows["split"] == "hans") & (rows["run"] == refused)).any()
@@ -175,7 +186,7 @@ def test_refused_runs_enter_nothing(example):
     assert cell["Seeds"] == "0, 1" and cell["subsequence, entailment"].startswith(number(np.mean(own)))
     line = next(l for l in plot_hans(hans).axes[1].lines if l.get_label() == "random")
     assert line.get_ydata()[0] == pytest.approx(100 * np.mean(own))
-    d = against_random(study, rows, "hans").query("budget == '5 %'")
+    d = differences(study, "hans").query("budget == '5 %'")
     assert (d["seeds"] == 2).all()
     said = text(example)
     assert "1 run was refused and left out" in said and f"HANS refused {refused}: accuracy" in said
@@ -193,13 +204,13 @@ def test_all_of_hans_refused(example):
 
         change(example, place.name, refuse)
     study = read_study(example)
-    hans = hans_rows(study)
+    hans = hans_rows(study, subset_rows(study))
     assert plot_hans(hans) is None and len(hans_table(hans)) == 0 and len(subcase_table(study, subset_rows(study))) == 0
     assert "runs were refused and left out" in text(example, figures=True)
 
 
 def test_a_deleted_run_shows_as_missing(example):
-    before = plain(subset_table(*(lambda s: (s, subset_rows(s), against_random(s)))(read_study(example))))
+    before = plain(main_table(read_study(example)))
     assert (
         "of 3" not in before.loc["centroids", "20 %"]
         and before.loc["clusters", "10 %"].endswith("(2 of 3)")
@@ -208,12 +219,12 @@ def test_a_deleted_run_shows_as_missing(example):
     shutil.rmtree(example / "runs" / f"train.{E}.centroids.data_pct-0.2.s1")
     study = read_study(example)
     rows = subset_rows(study)
-    assert "(2 of 3)" in plain(subset_table(study, rows, against_random(study, rows))).loc["centroids", "20 %"]
+    assert "(2 of 3)" in plain(main_table(study)).loc["centroids", "20 %"]
     for seed in (0, 2):
         shutil.rmtree(example / "runs" / f"train.{E}.centroids.data_pct-0.2.s{seed}")
     study = read_study(example)
     rows = subset_rows(study)
-    assert plain(subset_table(study, rows, against_random(study, rows))).loc["centroids", "20 %"] == "not started"
+    assert plain(main_table(study)).loc["centroids", "20 %"] == "not started"
     assert [m["strategy"] for m in missing_subsets(study, rows)] == ["centroids"]
     assert "78 of 81" not in text(example) and "76 of 81 runs finished" in text(example)
 
@@ -222,7 +233,7 @@ def test_a_whole_strategy_or_step_that_never_ran_has_its_row(example):
     keep(example, lambda run: ".centroids." not in run and not run.startswith("frozen"), planned=True)
     study = read_study(example)
     rows = subset_rows(study)
-    table = subset_table(study, rows, against_random(study, rows))
+    table = main_table(study)
     assert (plain(table).loc["centroids", ["5 %", "10 %", "20 %", "40 %"]] == "not started").all()
     assert (table["Strategy"] == "Frozen parts").sum() == 4 and "not started" in text(example, figures=True)
 
@@ -230,7 +241,7 @@ def test_a_whole_strategy_or_step_that_never_ran_has_its_row(example):
 def test_signs_of_the_differences(example):
     study = read_study(example)
     rows = subset_rows(study)
-    d = against_random(study, rows)
+    d = differences(study)
     mean = (
         reported(rows)
         .query("arm == 'epochs' and freeze == 0")
@@ -250,7 +261,7 @@ def test_signs_of_the_differences(example):
         and set(d["strategy"]) == {"clusters", "centroids", "diverse"}
         and set(d["arm"]) == {"epochs"}
     )
-    shown = plain(subset_table(study, rows, d))
+    shown = plain(main_table(study))
     assert shown.loc["diverse", "5 %"].endswith("▲") and shown.loc["clusters", "5 %"].endswith("▼")
 
 
@@ -258,7 +269,7 @@ def test_no_claim_has_a_seed_interval_that_contains_zero(example):
     study = read_study(example)
     rows = subset_rows(study)
     claimed = 0
-    for r in pd.concat([against_random(study, rows), against_random(study, rows, "hans")]).to_dict("records"):
+    for r in pd.concat([differences(study), differences(study, "hans")]).to_dict("records"):
         if r["verdict"] not in ("better", "worse"):
             continue
         ours, random = (
@@ -305,12 +316,12 @@ def test_a_row_of_the_table_from_its_files(example):
     runs = lambda strategy: [f"train.{E}.{strategy}.data_pct-0.05.s{seed}" for seed in range(3)]
     ours, random = (np.stack([right(run) for run in runs(strategy)]) for strategy in ("diverse", "random"))
     study = read_study(example)
-    d = against_random(study).query("strategy == 'diverse' and fraction == 0.05").iloc[0]
+    d = differences(study).query("strategy == 'diverse' and fraction == 0.05").iloc[0]
     assert tuple(d[["difference", "low", "high", "p"]]) == pytest.approx(crossed_test(ours - random), abs=1e-12)
     labels = predictions_of(example, runs("random")[0], "validation_matched")["label"]
     commonest = (labels == labels.value_counts().index[0]).to_numpy(float)
     above = (
-        above_trivial(study, subset_rows(study))
+        above_trivial(study, subset_means(subset_rows(study)))
         .query("strategy == 'random' and fraction == 0.05 and arm == 'epochs' and freeze == 0")
         .iloc[0]
     )
@@ -318,7 +329,7 @@ def test_a_row_of_the_table_from_its_files(example):
         crossed_test(random - commonest), abs=1e-12
     )
     shown = f"{number(d['difference'], sign=True)} | {number(d['low'])}\u00a0…\u00a0{number(d['high'])} |"
-    assert f"| diverse | 5 % | {shown}" in text(example)
+    assert f"| diverse | 5 % | Accuracy (matched) | {shown}" in text(example)
 
 
 def test_a_claim_that_falls_without_collapsed_seeds_is_fragile(example):
@@ -336,18 +347,21 @@ def test_a_claim_that_falls_without_collapsed_seeds_is_fragile(example):
     )
     study = read_study(example)
     assert study.runs[run]["collapsed"]
-    d = against_random(study).query("strategy == 'diverse' and fraction == 0.05").iloc[0]
+    d = differences(study).query("strategy == 'diverse' and fraction == 0.05").iloc[0]
     assert (
         d["collapsed"] == 1
         and d["difference_without"] > 0.05 > d["difference"]
         and d["verdict"] == "undecided"
         and not d["fragile"]
     )
-    fragile = against_random(study).assign(fragile=lambda t: t["verdict"] == "better", difference_without=0.01)
-    table = plain(subset_table(study, subset_rows(study), fragile))
-    assert table.loc["diverse", "10 %"].endswith("▲ fragile") and "Fragile: the claim falls" in marks_rule(fragile)
-    assert "better, fragile: without collapsed seeds +1.0" in set(difference_text(fragile)["Verdict"])
-    assert "fragile: without collapsed seeds +1.0) at 10 %" in paragraph(study, differences=fragile)
+    fragile = differences(study).assign(fragile=lambda t: t["verdict"] == "better", difference_without=0.01)
+    rows = subset_rows(study)
+    means, hans = subset_means(rows), hans_rows(study, rows)
+    table = plain(subset_table(study, rows, means, fragile))
+    assert table.loc["diverse", "10 %"].endswith("▲ fragile") and "Fragile: the claim falls" in fragile_note(fragile)
+    assert "better, fragile: without collapsed seeds +1.0" in set(claim_table(fragile, comparison_names)["Verdict"])
+    lead = paragraph(study, means, fragile, hans, above_trivial(study, means))
+    assert "fragile: without collapsed seeds +1.0) at 10 %" in lead
 
 
 def test_what_random_is_better_at_is_marked_as_such(example):
@@ -361,7 +375,7 @@ def test_what_random_is_better_at_is_marked_as_such(example):
             )
     study = read_study(example)
     rows = subset_rows(study)
-    assert plain(subset_table(study, rows, against_random(study, rows))).loc["diverse", "5 %"].endswith("▼")
+    assert plain(main_table(study)).loc["diverse", "5 %"].endswith("▼")
     said = text(example)
     assert (
         "diverse is better than random by " in said
@@ -373,14 +387,14 @@ def test_one_seed(example):
     keep(example, lambda run: run.endswith("s0"))
     study = read_study(example)
     rows = subset_rows(study)
-    d = against_random(study, rows)
-    above = above_trivial(study, rows)
+    d = differences(study)
+    above = above_trivial(study, subset_means(rows))
     assert subset_means(rows)["sd"].isna().all()
-    for claims in (d, above, against_random(study, rows, "hans")):
+    for claims in (d, above, differences(study, "hans")):
         assert set(claims["verdict"]) == {"no claim"} and set(claims["reason"]) == {"one seed"}
         assert (claims["seeds"] == 1).all() and claims[["low", "high", "p", "p_holm"]].isna().all(axis=None)
         assert rule(claims).startswith("No difference is claimed")
-    shown = subset_table(study, rows, d).to_string()
+    shown = main_table(study).to_string()
     assert not any(mark in shown for mark in "±▲▼")
     said = text(example, figures=True)
     assert said.partition("\n\n")[2].startswith("No strategy can be told from a random choice: no claim (one seed).")
@@ -394,9 +408,10 @@ def test_one_seed_one_strategy_and_nothing_else(example):
     for place in (example / "runs").iterdir():
         change(example, place.name, lambda r: r.update(history=None))
     study = read_study(example)
-    rows, hans = subset_rows(study), hans_rows(study)
+    rows = subset_rows(study)
+    means, hans = subset_means(rows), hans_rows(study, rows)
     assert (
-        len(against_random(study, rows)) == 0
+        len(differences(study)) == 0
         and len(hans) == 0
         and len(overlap_rows(study)) == 0
         and len(selection_rows(study)) == 0
@@ -404,16 +419,16 @@ def test_one_seed_one_strategy_and_nothing_else(example):
     )
     assert all(
         f is None
-        for f in (plot_hans(hans), plot_epochs(study, rows), plot_freezing(rows), plot_map(study), plot_overlap(study))
+        for f in (plot_hans(hans), plot_epochs(study, rows), plot_freezing(means), plot_map(study), plot_overlap(study))
     )
-    assert [ax.get_title() for ax in plot_budgets(rows, against_random(study, rows)).axes] == [
-        "MNLI: a fixed number of epochs"
-    ]
+    assert [ax.get_title() for ax in plot_budgets(means, differences(study)).axes] == ["MNLI: a fixed number of epochs"]
     said = text(example, figures=True)
     assert (
-        "## HANS" not in said and "fixed number of steps," not in said.partition("<!--")[0] and "random reaches" in said
+        "## HANS" not in said
+        and "fixed number of steps," not in said.partition("\n## ")[0]
+        and "random reaches" in said
     )
-    assert sorted(p.name for p in write_subsets_report(example).glob("*.png")) == ["budgets.png", "seconds.png"]
+    assert sorted(p.name for p in make_report("subsets", example).glob("*.png")) == ["budgets.png", "seconds.png"]
 
 
 def test_without_random_there_is_nothing_to_compare_with(example):
@@ -426,7 +441,7 @@ def test_lost_predictions_leave_no_claim(example):
         (example / "runs" / f"train.{E}.diverse.data_pct-0.1.s{seed}" / "predictions.parquet").unlink()
     (example / "runs" / f"train.{E}.diverse.data_pct-0.05.s0" / "predictions.parquet").unlink()
     study = read_study(example)
-    d = against_random(study).query("strategy == 'diverse'").set_index("fraction")
+    d = differences(study).query("strategy == 'diverse'").set_index("fraction")
     assert np.isnan(d.loc[0.1, "p"]) and (d.loc[0.1, "verdict"], d.loc[0.1, "reason"]) == (
         "no claim",
         "predictions missing",
@@ -440,9 +455,7 @@ def test_lost_predictions_leave_no_claim(example):
     assert (d.loc[0.05, "seeds"], d.loc[0.05, "note"]) == (2, "predictions missing (seed 0)")
     said = text(example)
     assert (
-        "unchecked" in said
-        and "no claim: predictions missing" in said
-        and "left out: predictions missing (seed 0)" in said
+        "unchecked" in said and "no claim: predictions missing" in said and "| predictions missing (seed 0) |" in said
     )
     assert "diverse is " in said and "without a claim at 10 % (predictions missing)" in said
 
@@ -451,7 +464,7 @@ def test_other_seeds_than_those_of_random_are_named(example):
     for seed in (0, 1):
         shutil.rmtree(example / "runs" / f"train.{E}.centroids.data_pct-0.2.s{seed}")
     shutil.rmtree(example / "runs" / f"train.{E}.random.data_pct-0.2.s2")
-    d = against_random(read_study(example)).query("strategy == 'centroids'").set_index("fraction").loc[0.2]
+    d = differences(read_study(example)).query("strategy == 'centroids'").set_index("fraction").loc[0.2]
     assert (d["verdict"], d["reason"], d["seeds"]) == ("no claim", "no seed in common", 0)
     assert "no claim: no seed in common" in text(example)
 
@@ -459,7 +472,7 @@ def test_other_seeds_than_those_of_random_are_named(example):
 def test_two_protocols_are_not_compared_with_each_other(example):
     for seed in range(3):
         change(example, f"train.{E}.diverse.data_pct-0.05.s{seed}", lambda r: r.update(protocol="original"))
-    d = against_random(read_study(example))
+    d = differences(read_study(example))
     assert d.query("strategy == 'diverse' and fraction == 0.05").empty and len(d) == 11
 
 
@@ -473,13 +486,13 @@ def test_counts_are_budgets_of_their_own(example):
             )
     study = read_study(example)
     rows = subset_rows(study)
-    table = subset_table(study, rows, against_random(study, rows))
+    table = main_table(study)
     assert (
         plain(table).loc["random", "45 examples"]
         and plain(table).loc["random", "5 %"] == ""
         and list(table).index("45 examples") < list(table).index("10 %")
     )
-    assert set(against_random(study, rows).query("budget == '45 examples'")["strategy"]) == {"centroids"}
+    assert set(differences(study).query("budget == '45 examples'")["strategy"]) == {"centroids"}
     text(example, figures=True)
 
 
@@ -551,9 +564,10 @@ def test_a_task_that_is_not_known_and_nothing_published(example):
 def test_nothing_has_finished(example):
     shutil.rmtree(example / "runs")
     study = read_study(example)
-    assert not len(subset_rows(study)) and paragraph(study).endswith("No subset has been trained.")
-    assert "not started" in text(example, figures=True)
-    assert sorted(p.name for p in write_subsets_report(example).glob("*.png")) == ["budgets.png"]
+    assert not len(subset_rows(study))
+    said = text(example, figures=True)
+    assert "not started" in said and said.split("\n\n")[1].endswith("No subset has been trained.")
+    assert sorted(p.name for p in make_report("subsets", example).glob("*.png")) == ["budgets.png"]
 
 
 def test_a_study_of_something_else_says_so(example, tmp_path):
@@ -561,4 +575,4 @@ def test_a_study_of_something_else_says_so(example, tmp_path):
 
     assert "No subset has been trained." in text(example_study(tmp_path))
     with pytest.raises(DataError, match="holds no study"):
-        write_subsets_report(tmp_path / "nowhere")
+        make_report("subsets", tmp_path / "nowhere")
