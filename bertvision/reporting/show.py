@@ -181,30 +181,27 @@ _drawing = {}  # (number of the call, name) -> (function, PNG file, remark): for
 def _draw(key: tuple) -> bool:  # whether there was something to draw
     "Draw and write one figure."
     function, path, remark = _drawing[key]
-    with plt.rc_context(
-        {"axes.titley": 1.0}
-    ):  # the default place; looking for ticks above it takes a tenth of the time
+    with plt.rc_context({"axes.titley": 1.0}):  # the default, found without a look for ticks above: a tenth of the time
         fig = function()
     if fig is not None:
         _save_figure(fig, path, remark)
     return fig is not None
 
 
-def _begin(keys: list):  # -> function that waits for the end and returns a list of bool
-    "Draw in a fork for each core, where the system can fork; else when the result is asked for."
+def _begin(keys: list):  # -> function that waits for the figure of a key and returns whether there is one
+    "Draw in a fork for each core, where the system can fork; else when the figure is asked for."
     workers = min(len(os.sched_getaffinity(0)), len(keys), 4) if sys.platform == "linux" else 1
     if workers < 2:
-        return lambda: [_draw(key) for key in keys]
+        return _draw
     pool = ProcessPoolExecutor(workers, get_context("fork"))
-    drawn = [pool.submit(_draw, key) for key in keys]
+    drawn = {key: pool.submit(_draw, key) for key in keys}
+    pool.shutdown(wait=False)
 
-    def wait():
+    def wait(key: tuple) -> bool:
         try:
-            return [future.result() for future in drawn]
+            return drawn[key].result()
         except BrokenProcessPool:  # a fork was killed, perhaps for its memory
-            return [_draw(key) for key in keys]
-        finally:
-            pool.shutdown(cancel_futures=True)
+            return _draw(key)
 
     return wait
 
@@ -235,7 +232,7 @@ class Figures:
         remark = encoder_remarks(study)
         for name, function in functions.items():
             _drawing[self._keys[name]] = function, Path(self._folder.name) / f"{name}.png", remark
-        self._wait, self._drawn = _begin(list(self._keys.values())), None
+        self._wait = _begin(list(self._keys.values()))
 
     def show(self, name: str, title: str) -> Figure | None:
         """Wait for a figure and return it, or None if there is nothing to draw.
@@ -244,15 +241,8 @@ class Figures:
         """
         if name not in self._keys:
             raise DataError(f"no figure {name}: expected one of {', '.join(self._keys)}")
-        if self._drawn is None:
-            try:
-                self._drawn = dict(zip(self._keys, self._wait()))
-            finally:
-                for key in self._keys.values():
-                    _drawing.pop(key, None)
-        if not self._drawn[name]:
-            return None
-        return Figure((Path(self._folder.name) / f"{name}.png").read_bytes(), name, title)
+        key = self._keys[name]
+        return Figure(_drawing[key][1].read_bytes(), name, title) if self._wait(key) else None
 
 # %% ../../nbs/reporting/04_show.ipynb #7d75a4c4
 def opening(
