@@ -18,8 +18,9 @@ from ..metrics.comparisons import rule
 from ..metrics.statistics import summarise
 from .claims import CLAIM_COLUMNS, claim, claim_words, decide_claims
 from .methods import headline_rows, runs_by_method, seeds_of
-from .page import between, markdown_table, mean_sd, metric_title, number, p_value, task_title
+from .page import between, mean_sd, metric_title, number, p_value, task_title
 from .results import KEYS, Results, method_title, scores
+from .show import markdown_table
 
 # %% ../../nbs/reporting/17_compare.ipynb #df643fec
 _AGREE = (
