@@ -401,7 +401,7 @@ def _frame(ax: plt.Axes, rows: pd.DataFrame, seeds: pd.DataFrame, labels: list):
     ax.grid(False, axis="y")
     ax.spines[["top", "right", "left"]].set_visible(False)
 
-# %% ../../nbs/reporting/09_glue.ipynb #9313549b
+# %% ../../nbs/reporting/09_glue.ipynb #0a4f9d74
 def plot_scores(
     study: Results,
     table: pd.DataFrame,  # from `glue_table`
@@ -420,7 +420,7 @@ def plot_scores(
             continue
         color, fallen, open_look = look["color"], own["collapsed"].notna(), {"mfc": "white", "mec": look["color"]}
         ax.hlines(mine["height"], 100 * mine["low"], 100 * mine["high"], color=color, lw=1.6, zorder=2)
-        points(own["value"][~fallen], own["height"][~fallen], marker=".", ms=6, color=color, alpha=0.55, zorder=3)
+        points(own["value"][~fallen], own["height"][~fallen], marker="o", ms=3.7, color=color, alpha=0.55, zorder=3)
         points(own["value"][fallen], own["height"][fallen], marker="x", ms=5, color=color, zorder=3)
         points(mine["mean"], mine["height"], name, ms=7.5, mec="white", zorder=4, **look)
         points(mine[_SAME], mine["height"], marker="D", ms=6, zorder=5, **open_look)
@@ -435,7 +435,7 @@ def plot_scores(
 def _explain(ax: plt.Axes, rows: pd.DataFrame):
     "Add what else stands in the figure to the legend."
     marks = {
-        "one seed": (True, {"marker": ".", "color": "0.5"}),
+        "one seed": (True, {"marker": "o", "ms": 3.7, "color": "0.5"}),
         "collapsed seed": (rows["collapsed"].any(), {"marker": "x", "color": "0.4"}),
         "published, same encoder": (rows[_SAME].notna().any(), {"marker": "D", "mfc": "white", "mec": "0.4"}),
         "published BERT-base": (rows[_BASE].notna().any(), {"marker": "D", "mfc": "white", "mec": "black"}),
@@ -444,7 +444,7 @@ def _explain(ax: plt.Axes, rows: pd.DataFrame):
         if shown:
             ax.plot([], [], ls="", label=label, **look)
 
-# %% ../../nbs/reporting/09_glue.ipynb #d13ede09
+# %% ../../nbs/reporting/09_glue.ipynb #37e3213c
 def curves(
     study: Results,
 ) -> pd.DataFrame:  # run, task, metric, epoch, loss, score

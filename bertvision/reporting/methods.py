@@ -202,7 +202,7 @@ def verdict(
         clauses.append(f"no claim on {_items(part)}: {reason}")
     return f"{method}: {'; '.join(clauses)}."
 
-# %% ../../nbs/reporting/07_methods.ipynb #65c04db9
+# %% ../../nbs/reporting/07_methods.ipynb #34b6c3ae
 def row_name(
     row: dict,  # of `glue_table`
 ) -> str:  # "minilm-l6 (BERT, 1 epoch)"
@@ -214,12 +214,16 @@ def row_name(
 def named(
     table: pd.DataFrame,  # from `glue_table`
 ) -> pd.DataFrame:  # its finished rows
-    "Add the column `name`: what figures call a method. The encoder is a part of it where there are several."
+    """Add the columns `name`, what figures call a method, and `source`, the same without the variant.
+
+    The encoder is a part of both where there are several, and the variant of both where the step has one.
+    """
     rows = table[table["status"] == "done"]
     several = rows["encoder"].nunique() > 1
-    return rows.assign(
-        name=[row_name(r) if several or not r["method"] else r["method"] for r in rows.to_dict("records")]
-    )
+    names = [row_name(r) if several or not r["method"] else r["method"] for r in rows.to_dict("records")]
+    variants = rows.groupby(["encoder", "step"], sort=False)["variant"].transform("nunique")
+    sources = [n.replace(f": {v}", "", 1) if k > 1 else n for n, v, k in zip(names, rows["variant"], variants)]
+    return rows.assign(name=names, source=sources)
 
 
 def run_names(
@@ -238,28 +242,24 @@ def method_looks(
 ) -> dict:  # name -> {"color", "marker"}
     "Return the look of each method, the same on the whole page."
     rows = named(table).drop_duplicates("name")
-    sources, variants = list(zip(rows["encoder"], rows["step"])), rows["variant"] + rows["settings"]
-    shades, shapes = looks(sources), looks(variants)
+    shades, shapes = looks(rows["source"]), looks(rows["variant"])
     return {
         name: {"color": shades[source]["color"], "marker": shapes[variant]["marker"]}
-        for name, source, variant in zip(rows["name"], sources, variants)
+        for name, source, variant in zip(rows["name"], rows["source"], rows["variant"])
     }
 
-# %% ../../nbs/reporting/07_methods.ipynb #a4fcbef0
+# %% ../../nbs/reporting/07_methods.ipynb #3f08048c
 _COSTS = {"parameters": "trainable parameters", "seconds": "seconds in all"}
 
 
 def _cost_legend(fig: plt.Figure, rows: pd.DataFrame, styles: dict):
     "Explain the colours of the methods and the shapes of their variants."
-    sources, variants = {}, {}
-    for r in rows.to_dict("records"):
-        source = r["name"].replace(f": {r['variant']}", "", 1) if r["variant"] else r["name"]
-        sources.setdefault(source, styles[r["name"]]["color"])
-        variants.setdefault(r["variant"] or "all weights", styles[r["name"]]["marker"])
-    dot = lambda label, **look: Line2D([], [], ls="", label=label, **look)
-    handles = [dot(source, marker="o", color=color) for source, color in sources.items()]
-    handles += [dot(variant, marker=marker, color="0.4") for variant, marker in variants.items()]
-    fig.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8.5)
+    dots, sources, variants = [], rows.drop_duplicates("source"), rows.drop_duplicates("variant")
+    for name, source in zip(sources["name"], sources["source"]):
+        dots.append(Line2D([], [], ls="", label=source, marker="o", color=styles[name]["color"]))
+    for name, variant in zip(variants["name"], variants["variant"]):
+        dots.append(Line2D([], [], ls="", label=variant or "all weights", marker=styles[name]["marker"], color="0.4"))
+    fig.legend(handles=dots, loc="outside right upper", frameon=False, fontsize=8.5)
 
 
 def plot_cost(
@@ -285,7 +285,7 @@ def plot_cost(
     _cost_legend(fig, rows, styles)
     return label_outer(fig, [ax for ax, _ in parts], _COSTS[cost], "score × 100")
 
-# %% ../../nbs/reporting/07_methods.ipynb #1e669555
+# %% ../../nbs/reporting/07_methods.ipynb #f5e52e44
 def in_order(
     rows: pd.DataFrame,  # with column run
     names: dict,  # from `run_names`
@@ -304,13 +304,12 @@ def plot_lines(
     styles: dict,  # name -> keywords of Axes.plot
     labels: tuple,  # of the axes
     title: str = "",  # the finding
-    across: int = 4,  # panels per row
     level: float | None = None,  # of a dotted line, an equal share
     **kwargs,  # passed to `draw_lines`
 ) -> plt.Figure:
     "Draw a panel for each task with a line for each name."
     size = (2.8, 2.4) if rows["panel"].nunique() > 2 else (3.7, 3.0)
-    fig, parts = panels(rows, "panel", across, *size, sharex=True, sharey=level is not None)
+    fig, parts = panels(rows, "panel", 4, *size, sharex=True, sharey=level is not None)
     for ax, part in parts:
         draw_lines(ax, part, x, y, by, styles, **kwargs)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=rows[x].max() >= 2))
@@ -394,7 +393,7 @@ def growth(
     columns = ["task", "encoder", "method", "step", "run", "seed", "epochs", "examples", "score"]
     return rows[columns].reset_index(drop=True)
 
-# %% ../../nbs/reporting/07_methods.ipynb #8d2c388a
+# %% ../../nbs/reporting/07_methods.ipynb #51c5d39b
 def plot_growth(
     study: Results,
     table: pd.DataFrame,  # from `glue_table`
@@ -414,4 +413,4 @@ def plot_growth(
     first = rows.drop_duplicates("method")  # a line looks like the first of the methods that it joins
     styles = {line: styles[name] for line, name in zip(first["method"], first["name"])}
     labels = (_ALONG[along], "score × 100")
-    return plot_lines(rows, along, "score", "method", styles, labels, across=3, spread="sd", bars=True)
+    return plot_lines(rows, along, "score", "method", styles, labels, spread="sd", bars=True)
