@@ -6,7 +6,7 @@
 __all__ = ['WIDE', 'QUESTIONS', 'PUBLISHED', 'readable', 'score_tables', 'answer', 'summary', 'findings', 'difference_table',
            'legend', 'notes', 'plot_scores', 'curves', 'plot_loss', 'plot_selection']
 
-# %% ../../nbs/reporting/09_glue.ipynb #92396f09
+# %% ../../nbs/reporting/09_glue.ipynb #560d33be
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ from bertvision.reporting.methods import (
     seeds_of,
     verdict,
 )
-from .page import PROTOCOL_NOTES, between, metric_title, number, remarks, tally
+from .page import PROTOCOL_NOTES, between, metric_title, number, tally
 from .phrases import claim_table, joined, leading, points, reasons_text, seeds_text
 from .results import KEYS, Results, scores
 
@@ -342,7 +342,7 @@ def legend(
         lines += [f"{facts.title}: {note}." for note in facts.notes if "not comparable" in note]
     return lines + list(dict.fromkeys(f"† {text}" for *_, flag, text in shown if text and flag != "ok"))
 
-# %% ../../nbs/reporting/09_glue.ipynb #d98ad2bc
+# %% ../../nbs/reporting/09_glue.ipynb #d6189f0c
 def _unchecked(table: pd.DataFrame) -> str:
     "List the rows of which some runs have no predictions."
     rows = table[table["unchecked"] > 0].drop_duplicates(KEYS).to_dict("records")
@@ -351,10 +351,9 @@ def _unchecked(table: pd.DataFrame) -> str:
 
 
 def notes(
-    study: Results,
     table: pd.DataFrame,  # from `glue_table`
 ) -> list[str]:
-    "Say how to read the details, and what to know of protocol, published numbers and runs."
+    "Say how to read the details, and what to know of protocol and published numbers."
     lines = [
         "Scores are multiplied by 100; `table.csv` holds fractions. Collapsed runs are counted in.",
         "Over seeds: t-interval of the mean, cut at the metric's range. Over examples: normal interval of the mean, of the reported split.",
@@ -371,7 +370,7 @@ def notes(
     lines += [text for start, text in _TUNED.items() if any(source.startswith(start) for _, source, *_ in shown)]
     if table["difference"].notna().any():
         lines.append("Difference: our mean minus the published value of the same encoder on the same split.")
-    return lines + list(dict.fromkeys(text for *_, flag, text in shown if text and flag == "ok")) + remarks(study)
+    return lines + list(dict.fromkeys(text for *_, flag, text in shown if text and flag == "ok"))
 
 # %% ../../nbs/reporting/09_glue.ipynb #81400aae
 def _place(rows: pd.DataFrame) -> tuple:  # from `named` -> (rows with label and height, labels)
@@ -444,7 +443,7 @@ def _explain(ax: plt.Axes, rows: pd.DataFrame):
         if shown:
             ax.plot([], [], ls="", label=label, **look)
 
-# %% ../../nbs/reporting/09_glue.ipynb #37e3213c
+# %% ../../nbs/reporting/09_glue.ipynb #8093e7e5
 def curves(
     study: Results,
 ) -> pd.DataFrame:  # run, task, metric, epoch, loss, score

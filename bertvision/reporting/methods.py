@@ -248,7 +248,7 @@ def method_looks(
         for name, source, variant in zip(rows["name"], rows["source"], rows["variant"])
     }
 
-# %% ../../nbs/reporting/07_methods.ipynb #3f08048c
+# %% ../../nbs/reporting/07_methods.ipynb #d8ee98c9
 _COSTS = {"parameters": "trainable parameters", "seconds": "seconds in all"}
 
 
@@ -265,10 +265,10 @@ def _cost_legend(fig: plt.Figure, rows: pd.DataFrame, styles: dict):
 def plot_cost(
     table: pd.DataFrame,  # from `glue_table`
     cost: str = "parameters",  # parameters | seconds
-) -> plt.Figure | None:  # None when no record tells its cost
+) -> plt.Figure | None:  # None for one method, and when no record tells its cost
     "Draw the headline score of each method against its cost, a panel for each task."
     rows, styles = headline_rows(named(table)).dropna(subset=[cost]), method_looks(table)
-    if not len(rows):
+    if not len(rows) or not several_methods(table):
         return None
     sd = rows["sd"].fillna(0)
     rows = rows.assign(score=100 * rows["mean"], low=100 * (rows["mean"] - sd), high=100 * (rows["mean"] + sd))

@@ -293,7 +293,7 @@ def test_plain_text(layout, place):
 @pytest.fixture
 def finished(place):
     """A small study that has been run, as far as its files tell."""
-    from bertvision.reporting.results import example_study
+    from example_studies import example_study
 
     study = example_study(Path(tempfile.mkdtemp(dir=place)))
     for run in (study / "runs").iterdir():

@@ -30,7 +30,9 @@ def invented_history(task, seed, final):
     rows = []
     for step in range(1, 31):
         loss = 0.4 + 0.5 / step**0.5 + 0.02 * ((step * 7 + seed) % 5)
-        rows.append({"step": step, "epoch": step / 10, "loss": loss, "lr": 1e-4 * (1 - step / 31), "seconds": step / 10})
+        rows.append(
+            {"step": step, "epoch": step / 10, "loss": loss, "lr": 1e-4 * (1 - step / 31), "seconds": step / 10}
+        )
         if step % 10 == 0:
             rows[-1][f"selection_{task.metrics[0]}"] = final * (0.7 + 0.1 * step / 10)
     return rows
