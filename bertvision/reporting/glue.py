@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WIDE', 'QUESTIONS', 'PUBLISHED', 'readable', 'score_tables', 'answer', 'summary', 'findings', 'difference_table',
-           'legend', 'notes', 'plot_scores', 'curves', 'plot_loss', 'plot_selection']
+           'legend', 'notes', 'plot_scores', 'plot_loss', 'plot_selection']
 
 # %% ../../nbs/reporting/09_glue.ipynb #560d33be
 import matplotlib.pyplot as plt
@@ -36,7 +36,7 @@ from .page import PROTOCOL_NOTES, between, metric_title, number, tally
 from .phrases import claim_table, joined, leading, points, reasons_text, seeds_text
 from .results import KEYS, Results, scores
 
-# %% ../../nbs/reporting/09_glue.ipynb #e9877942
+# %% ../../nbs/reporting/09_glue.ipynb #40b241e1
 def _count(x) -> str:
     return "" if x is None or pd.isna(x) else f"{x:,.0f}"
 
@@ -56,7 +56,7 @@ def _runs_text(row: dict) -> dict:
         collapsed = f"{row['collapsed']} of {row['runs']}: {row['collapsed_reasons']}"
     return {"Seeds": seeds, "Collapsed": collapsed}
 
-
+# %% ../../nbs/reporting/09_glue.ipynb #cb84fa72
 def readable(
     table: pd.DataFrame,  # from `glue_table`
 ) -> pd.DataFrame:  # text cells, scores × 100, without empty columns
@@ -132,17 +132,15 @@ def _kinds(study: Results, table: pd.DataFrame, compared: pd.DataFrame) -> dict:
         kinds.setdefault(kind, []).append(part)
     return {kind: pd.concat(parts) for kind, parts in kinds.items()}
 
-# %% ../../nbs/reporting/09_glue.ipynb #30485cb8
+# %% ../../nbs/reporting/09_glue.ipynb #a61f474b
 def _are(kind: str) -> str:
     return "are" if kind.split()[0] in _KINDS.values() else "is"  # heads and ensembles are several
 
 
 def _size(row: dict, kind: str) -> str:  # "9.2 points (7.1 … 11.3; CoLA; adapter-64:mean)"
     "Return the size of a difference with its task, and which method of its kind it is, where there are several."
-    start, _, variant = row["method"].partition(": ")
-    if row["method"].lower() == kind.lower():
-        return points(row, task_title(row["task"]))
-    return points(row, task_title(row["task"]), variant if start.lower() == kind.lower() else row["method"])
+    title, variant = row["method"][: len(kind)], row["method"][len(kind) :].removeprefix(": ")
+    return points(row, task_title(row["task"]), variant if title.lower() == kind.lower() else row["method"])
 
 
 def _sizes(kinds: dict) -> str:
@@ -261,7 +259,7 @@ def summary(
     sentences = [answer(study, table, compared), _apart(study, table, compared), *reached, tally(study)]
     return " ".join(filter(None, sentences))
 
-# %% ../../nbs/reporting/09_glue.ipynb #f0bf9f41
+# %% ../../nbs/reporting/09_glue.ipynb #eb213bcd
 WIDE = "Headline scores × 100, mean ± standard deviation over seeds."
 _TESTED = "Differences × 100 on the same examples and seeds, mean over seeds."
 QUESTIONS = "Per cent of the questions, mean over seeds, for the methods of the first table. Silent: the answer is empty. Second best: the span with the next highest score."
@@ -280,7 +278,7 @@ def findings(
     "Return a sentence for each highlighted method: where it beats the baseline, where it does not."
     return [verdict(compared, m) for m in highlighted(study, table)["method"].unique() if m in set(compared["method"])]
 
-
+# %% ../../nbs/reporting/09_glue.ipynb #0d36e72e
 def _seeds_it_takes(rows: pd.DataFrame) -> list:
     "Forecast for each undecided comparison of a family how many seeds would decide it if the difference is what it seems."
     family, typical = int(rows["p"].notna().sum()), {}
@@ -400,7 +398,7 @@ def _frame(ax: plt.Axes, rows: pd.DataFrame, seeds: pd.DataFrame, labels: list):
     ax.grid(False, axis="y")
     ax.spines[["top", "right", "left"]].set_visible(False)
 
-# %% ../../nbs/reporting/09_glue.ipynb #0a4f9d74
+# %% ../../nbs/reporting/09_glue.ipynb #e72ec25d
 def plot_scores(
     study: Results,
     table: pd.DataFrame,  # from `glue_table`
@@ -412,42 +410,37 @@ def plot_scores(
     same = [*KEYS, "split", "metric"]
     seeds = rows[[*same, "name", "height"]].merge(scores(study), on=same)
     fig, (ax,) = panel_row(1, 1, 7.5, 0.6 + 0.55 * len(labels) + 0.12 * len(rows))
-    points = lambda x, y, label="_", **look: ax.plot(100 * x.astype(float), y, ls="", label=label, **look)
+    points = lambda x, y, label, **look: ax.plot(100 * x.astype(float), y, ls="", label=label, **look)
     for name, look in method_looks(table).items():
         mine, own = rows[rows["name"] == name], seeds[seeds["name"] == name]
         if not len(mine):
             continue
-        color, fallen, open_look = look["color"], own["collapsed"].notna(), {"mfc": "white", "mec": look["color"]}
+        color, fallen = look["color"], own["collapsed"].notna()
         ax.hlines(mine["height"], 100 * mine["low"], 100 * mine["high"], color=color, lw=1.6, zorder=2)
-        points(own["value"][~fallen], own["height"][~fallen], marker="o", ms=3.7, color=color, alpha=0.55, zorder=3)
-        points(own["value"][fallen], own["height"][fallen], marker="x", ms=5, color=color, zorder=3)
+        points(own["value"][~fallen], own["height"][~fallen], "_", marker="o", ms=3.7, color=color, alpha=0.55)
+        points(own["value"][fallen], own["height"][fallen], "_", marker="x", ms=5, color=color)
         points(mine["mean"], mine["height"], name, ms=7.5, mec="white", zorder=4, **look)
-        points(mine[_SAME], mine["height"], marker="D", ms=6, zorder=5, **open_look)
-    first = rows[rows[_BASE].notna()].drop_duplicates("label")
-    points(rows["baseline"], rows["height"], "trivial baseline", marker="|", ms=13, mew=2, color="0.45", zorder=1)
-    points(first[_BASE], first["label"].map(labels.index), marker="D", ms=6, mfc="white", mec="black", zorder=5)
+    _draw_others(rows, labels, points)
     _frame(ax, rows, seeds, labels)
-    _explain(ax, rows)
     return finish(fig, _finding(study, highlighted(study, table)), 3)
 
+# %% ../../nbs/reporting/09_glue.ipynb #6258f796
+def _draw_others(rows: pd.DataFrame, labels: list, points):
+    "Draw trivial and published scores, and explain the marks of the seeds."
+    points(rows["baseline"], rows["height"], "trivial baseline", marker="|", ms=13, mew=2, color="0.45", zorder=1)
+    points(rows["mean"][:0], [], "one seed", marker="o", ms=3.7, color="0.5")
+    if rows["collapsed"].any():
+        points(rows["mean"][:0], [], "collapsed seed", marker="x", ms=5, color="0.4")
+    diamond = {"marker": "D", "ms": 6, "mfc": "white", "zorder": 5}
+    same, base = rows[rows[_SAME].notna()], rows[rows[_BASE].notna()].drop_duplicates("label")
+    if len(same):
+        points(same[_SAME], same["height"], "published, same encoder", mec="0.4", **diamond)
+    if len(base):
+        points(base[_BASE], base["label"].map(labels.index), "published BERT-base", mec="black", **diamond)
 
-def _explain(ax: plt.Axes, rows: pd.DataFrame):
-    "Add what else stands in the figure to the legend."
-    marks = {
-        "one seed": (True, {"marker": "o", "ms": 3.7, "color": "0.5"}),
-        "collapsed seed": (rows["collapsed"].any(), {"marker": "x", "color": "0.4"}),
-        "published, same encoder": (rows[_SAME].notna().any(), {"marker": "D", "mfc": "white", "mec": "0.4"}),
-        "published BERT-base": (rows[_BASE].notna().any(), {"marker": "D", "mfc": "white", "mec": "black"}),
-    }
-    for label, (shown, look) in marks.items():
-        if shown:
-            ax.plot([], [], ls="", label=label, **look)
-
-# %% ../../nbs/reporting/09_glue.ipynb #8093e7e5
-def curves(
-    study: Results,
-) -> pd.DataFrame:  # run, task, metric, epoch, loss, score
-    "Return the histories of all finished runs, tidy. `score` is the headline metric on the selection part, nan between evaluations."
+# %% ../../nbs/reporting/09_glue.ipynb #46f06f90
+def _curves(study: Results) -> pd.DataFrame:  # run, task, metric, epoch, loss, score
+    "Return the histories of all runs. `score` is the headline metric on the selection part, nan between evaluations."
     parts = []
     for run, r in study.runs.items():
         rows = pd.DataFrame(r.get("history") or [])
@@ -471,7 +464,7 @@ def plot_loss(
     table: pd.DataFrame,  # from `glue_table`
 ) -> plt.Figure:
     "Draw the training loss by epoch."
-    rows = in_order(curves(study).dropna(subset="loss"), run_names(study, table))
+    rows = in_order(_curves(study).dropna(subset="loss"), run_names(study, table))
     if not len(rows):
         return empty_figure("no finished run has a history")
     tenth = lambda losses: max(1, len(losses) // 10)  # a single loss is of a few batches only
@@ -480,13 +473,13 @@ def plot_loss(
     title = f"Training loss fell by a tenth or more in {sum(fell)} of {len(fell)} runs"
     return _plot_runs(rows, table, "loss", "training loss", title, marker="")
 
-
+# %% ../../nbs/reporting/09_glue.ipynb #f10cc928
 def plot_selection(
     study: Results,
     table: pd.DataFrame,  # from `glue_table`
 ) -> plt.Figure:
     "Draw the headline metric on the selection part by epoch."
-    rows = in_order(curves(study).dropna(subset="score"), run_names(study, table))
+    rows = in_order(_curves(study).dropna(subset="score"), run_names(study, table))
     if not len(rows):
         return empty_figure("no finished run was scored while it trained")
     late = [len(x) == 1 or x.iloc[-1] > x.iloc[:-1].max() for _, x in rows.groupby("run")["score"]]

@@ -667,7 +667,7 @@ def known_mean(
     known = known[~np.isnan(known)]
     return known.sum() / len(known) if len(known) else np.nan
 
-# %% ../../nbs/reporting/00_results.ipynb #77f4b2de
+# %% ../../nbs/reporting/00_results.ipynb #0dcc084a
 def _has_predictions(study: Results, run: str, split: str) -> bool:
     "Tell whether a run's predictions hold a split, so that its score has been checked."
     try:
@@ -675,7 +675,7 @@ def _has_predictions(study: Results, run: str, split: str) -> bool:
     except DataError:
         return False
 
-
+# %% ../../nbs/reporting/00_results.ipynb #e48954eb
 def _row(study: Results, key: tuple, group: dict, planned: int) -> dict:  # group: column -> values
     "Return a row of the table from the runs of one group."
     task, encoder, _, variant, settings, _, split, metric = key
@@ -736,7 +736,7 @@ def _missing(study: Results, key: tuple, names: list) -> list:
     rows = [about | {"split": split, "metric": metric} for split in task.report for metric in task.metrics]
     return [r | _published(name, encoder, r["metric"], r["split"], source=study.published) for r in rows]
 
-# %% ../../nbs/reporting/00_results.ipynb #bfdd8332
+# %% ../../nbs/reporting/00_results.ipynb #c9ec26d8
 COLUMNS = (
     KEYS
     + (
