@@ -195,7 +195,7 @@ def verdict(
         clauses.append(f"no claim on {_items(part)}: {reason}")
     return f"{method}: {'; '.join(clauses)}."
 
-# %% ../../nbs/reporting/07_methods.ipynb #a8c7b687
+# %% ../../nbs/reporting/07_methods.ipynb #748dd9d3
 def row_name(
     row: dict,  # of `glue_table`
 ) -> str:  # "minilm-l6 (BERT, 1 epoch)"
@@ -215,7 +215,7 @@ def named(
     several = rows["encoder"].nunique() > 1
     names = [row_name(r) if several or not r["method"] else r["method"] for r in rows.to_dict("records")]
     variants = rows.groupby(["encoder", "step"], sort=False)["variant"].transform("nunique")
-    sources = [n.replace(f": {v}", "", 1) if k > 1 else n for n, v, k in zip(names, rows["variant"], variants)]
+    sources = [n.replace(f": {v}", "", 1) if v and k > 1 else n for n, v, k in zip(names, rows["variant"], variants)]
     return rows.assign(name=names, source=sources)
 
 # %% ../../nbs/reporting/07_methods.ipynb #ad8c4ceb
@@ -378,15 +378,15 @@ def growth(
     columns = ["task", "encoder", "method", "step", "run", "seed", "epochs", "examples", "score"]
     return rows[columns].reset_index(drop=True)
 
-# %% ../../nbs/reporting/07_methods.ipynb #51c5d39b
+# %% ../../nbs/reporting/07_methods.ipynb #8cd22d4c
 def plot_growth(
     study: Results,
     table: pd.DataFrame,  # from `glue_table`
     along: str = "epochs",  # epochs | examples
 ) -> plt.Figure | None:  # None when no method was tried with two values
     "Draw the mean headline score against epochs or examples, the other of the two at its largest."
-    names, styles = run_names(study, table), method_looks(table)
-    rows, method, (other,) = in_order(growth(study), names), ["task", "encoder", "method"], _ALONG.keys() - {along}
+    rows, method = in_order(growth(study), run_names(study, table)), ["task", "encoder", "method"]
+    other = "examples" if along == "epochs" else "epochs"
     rows = rows[rows[other] == rows.groupby(method)[other].transform("max")]
     varied = rows.groupby(method)[along].transform("nunique") > 1
     rows = rows[varied.groupby(rows["task"]).transform("any")]
@@ -396,6 +396,7 @@ def plot_growth(
     if rows["encoder"].nunique() > 1:
         rows["method"] = rows["encoder"] + ", " + rows["method"]
     first = rows.drop_duplicates("method")  # a line looks like the first of the methods that it joins
-    styles = {line: styles[name] for line, name in zip(first["method"], first["name"])}
+    known = method_looks(table)
+    styles = {line: known[name] for line, name in zip(first["method"], first["name"])}
     labels = (_ALONG[along], "score × 100")
     return plot_lines(rows, along, "score", "method", styles, labels, spread="sd", bars=True)
