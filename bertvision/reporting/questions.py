@@ -5,169 +5,136 @@
 # %% auto #0
 __all__ = ['question_rows', 'error_table', 'published_answers', 'by_length', 'plot_lengths']
 
-# %% ../../nbs/reporting/08_questions.ipynb #7ca0c165
+# %% ../../nbs/reporting/08_questions.ipynb #3ac6415a
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..core.figures import colors, finish, panel_grid
+from ..core.figures import draw_lines, label_outer, name_axis, panels
 from ..data.published import published
 from ..engine.facts import facts_of_record, task_title
+from .methods import highlighted, method_looks, named, run_names
 from .results import Results, encoder_title, run_titles
 
-# %% ../../nbs/reporting/08_questions.ipynb #07c53ae9
-_ASKED = ("answer_words", "context_words", "second_best")
-_EDGES = {"answer_words": (0, 1, 2, 4, np.inf), "context_words": (0, 80, 120, 180, np.inf)}
+# %% ../../nbs/reporting/08_questions.ipynb #eac85e59
+_ASKED = {"answer_words", "context_words", "second_best"}
 
 
 def question_rows(
     study: Results,
-    table: pd.DataFrame,  # from `glue_table`, or some of its rows: which methods, in which order
-) -> pd.DataFrame:  # task, encoder, method, seed, and the columns of the runs' predictions
-    "The reported questions of the finished runs of these methods; empty for a study without questions."
-    order = {key: i for i, key in enumerate(dict.fromkeys(zip(table["task"], table["encoder"], table["method"])))}
-    found, titles = [], run_titles(study)
-    for run, rows in study.predictions.items():
-        r = study.runs[run]
-        key = r["task"], encoder_title(r["encoder"]), titles[run]
-        if not set(_ASKED) <= set(rows) or key not in order:
+    table: pd.DataFrame,  # from `glue_table`
+) -> pd.DataFrame:  # name, task, encoder, method, seed, and the columns of the runs' predictions
+    "Return the reported questions of the runs of the first table's methods. Empty for a study without questions."
+    parts, titles, shown = [], run_titles(study), set(highlighted(study, named(table))["name"])
+    for run, name in run_names(study, table).items():
+        r, rows = study.runs[run], study.predictions.get(run)
+        if name not in shown or rows is None or not _ASKED <= set(rows):
             continue
-        about = dict(zip(("task", "encoder", "method"), key)) | {"seed": r["seed"]}
-        found.append((order[key], rows[rows["split"] != "selection"].assign(**about)))
-    if not found:
-        return pd.DataFrame(columns=["task", "encoder", "method", "seed"])
-    return pd.concat([rows for _, rows in sorted(found, key=lambda x: x[0])], ignore_index=True)
+        about = {"task": r["task"], "encoder": encoder_title(r["encoder"]), "method": titles[run], "seed": r["seed"]}
+        parts.append(rows[rows["split"] != "selection"].assign(name=name, **about))
+    return pd.concat(parts) if parts else pd.DataFrame(columns=["name", "task", "encoder", "method", "seed"])
 
-# %% ../../nbs/reporting/08_questions.ipynb #ca6dd68a
+# %% ../../nbs/reporting/08_questions.ipynb #beaa5b93
+def _share(rows: pd.DataFrame, which) -> str:  # which: a condition for each row
+    return f"{100 * which.mean():.1f}" if len(rows) else ""
+
+
 def error_table(
     rows: pd.DataFrame,  # from `question_rows`
 ) -> pd.DataFrame:  # a row a task and method, text cells
-    "Shares of answered and silent questions that are right, and what the errors are like; mean over seeds, in per cent."
-    out = []
+    "Return the shares of answered and silent questions that are right, and what the errors are like, in per cent."
+    cells = []
     for (task, encoder, method), group in rows.groupby(["task", "encoder", "method"], sort=False):
-        has, none = group[group["label"] == 1], group[group["label"] == 0]
-        wrong = has[has["exact_match"] < 1]
-        said = wrong[wrong["prediction"] == 1]
-        share = lambda part, which: f"{100 * which.mean():.1f}" if len(part) else ""
-        out.append(
+        answerable, none = group[group["label"] == 1], group[group["label"] == 0]
+        wrong = answerable[answerable["exact_match"] < 1]
+        answered = wrong[wrong["prediction"] == 1]
+        cells.append(
             {
                 "Task": task_title(task),
                 "Encoder": encoder,
                 "Method": method,
-                "Answerable: exact": share(has, has["exact_match"] == 1),
-                "Answerable: silent": share(has, has["prediction"] == 0),
-                "Unanswerable: silent": share(none, none["prediction"] == 0),
-                "Errors that are silence": share(wrong, wrong["prediction"] == 0),
-                "Wrong answers whose second best is right": share(said, said["second_best"] == 1),
+                "Answerable: exact": _share(answerable, answerable["exact_match"] == 1),
+                "Answerable: silent": _share(answerable, answerable["prediction"] == 0),
+                "Unanswerable: silent": _share(none, none["prediction"] == 0),
+                "Errors that are silence": _share(wrong, wrong["prediction"] == 0),
+                "Wrong answers whose second best is right": _share(answered, answered["second_best"] == 1),
             }
         )
-    return pd.DataFrame(out)
+    return pd.DataFrame(cells)
 
-# %% ../../nbs/reporting/08_questions.ipynb #de5aba0e
-_SILENT = {"validation": 5945 / 11873}  # unanswerable questions of the official dev 2.0: what answering nothing scores
+# %% ../../nbs/reporting/08_questions.ipynb #8168109f
+_SILENT = f"{100 * 5945 / 11873:.2f}"  # unanswerable questions of the official dev 2.0: what answering nothing scores
+_NOTHING = {
+    "Task": "SQuAD 2.0",
+    "Scored on": "validation",
+    "System": "no answer to every question",
+    "Exact match": _SILENT,
+    "F1": _SILENT,
+    "Source": "counted",
+    "Remark": "5,945 of 11,873 questions have no answer",
+}
 
 
 def published_answers(
     study: Results,
 ) -> pd.DataFrame:  # a row a printed system, text cells; empty for a study without questions
-    "Published exact match and F1 of the study's tasks; those of parts of SQuAD are asked for as the whole."
-    asked = {
-        r["task"].partition("-")[0] for r in study.runs.values() if r.get("task") and facts_of_record(r).kind == "span"
-    }
-    rows = published()
-    rows = rows[
-        rows["task"].isin(asked)
-        & ~rows["flag"].isin(["superseded", "not_given", "collapsed"])
-        & (rows["source"] != "BERTVision README, old")
-    ]
-    if not len(rows):
-        return pd.DataFrame()
-    out = [
-        _printed(task, split, f"{encoder}, {model}", group)
-        for (task, split, encoder, model, _), group in rows.groupby(
-            ["task", "split", "encoder", "model", "source"], sort=False
+    "Return published exact match and F1 of the study's tasks. Parts of SQuAD count as SQuAD."
+    runs = [r for r in study.runs.values() if r.get("task") and facts_of_record(r).kind == "span"]
+    tasks, rows = {r["task"].partition("-")[0] for r in runs}, published()
+    usable = ~rows["flag"].isin(["superseded", "not_given", "collapsed"]) & (rows["source"] != "BERTVision README, old")
+    cells = []
+    for key, group in rows[rows["task"].isin(tasks) & usable].groupby(
+        ["task", "split", "encoder", "model", "source"], sort=False
+    ):
+        task, split, encoder, model, source = key
+        values = {m: f"{100 * v:.2f}" for m, v in zip(group["metric"], group["value"])}
+        cells.append(
+            {
+                "Task": task_title(task),
+                "Scored on": split,
+                "System": f"{encoder}, {model}",
+                "Exact match": values.get("exact_match", ""),
+                "F1": values.get("answer_f1", ""),
+                "Source": source,
+                "Remark": "; ".join(dict.fromkeys(r for r in group["remark"] if r)),
+            }
         )
-    ]
-    if "squad2" in asked:
-        silent = [f"{100 * _SILENT['validation']:.2f}"] * 2
-        out.append(
-            [
-                "SQuAD 2.0",
-                "validation",
-                "no answer to every question",
-                *silent,
-                "counted",
-                "5,945 of 11,873 questions have no answer",
-            ]
-        )
-    return pd.DataFrame(out, columns=["Task", "Scored on", "System", "Exact match", "F1", "Source", "Remark"])
+    return pd.DataFrame(cells + [_NOTHING] * ("squad2" in tasks))
 
-# %% ../../nbs/reporting/08_questions.ipynb #61467b43
-def _printed(task: str, split: str, system: str, cells: pd.DataFrame) -> list:
-    value = {m: f"{100 * v:.2f}" for m, v in zip(cells["metric"], cells["value"])}
-    remarks = dict.fromkeys(r for r in cells["remark"] if r)
-    return [
-        task_title(task),
-        split,
-        system,
-        value.get("exact_match", ""),
-        value.get("answer_f1", ""),
-        cells["source"].iloc[0],
-        "; ".join(remarks),
-    ]
+# %% ../../nbs/reporting/08_questions.ipynb #34225b76
+_EDGES = {"answer_words": (0, 1, 2, 4, np.inf), "context_words": (0, 80, 120, 180, np.inf)}
 
-# %% ../../nbs/reporting/08_questions.ipynb #cf1228d0
+
 def by_length(
     rows: pd.DataFrame,  # from `question_rows`
     of: str = "context_words",  # answer_words | context_words
-) -> pd.DataFrame:  # task, encoder, method, seed, bin, answer_f1
-    "Mean F1 by the length of answers (of questions that have one) or contexts."
-    rows = rows[rows["label"] == 1] if of == "answer_words" else rows
-    edges = _EDGES[of]
+) -> pd.DataFrame:  # task, name, seed, bin, answer_f1
+    "Return the mean F1 by the length of answers (of questions that have one) or contexts."
+    rows, edges = rows[rows["label"] == 1] if of == "answer_words" else rows, _EDGES[of]
     names = [
         f"{int(low) + 1} to {int(high)}" if high < np.inf else f"over {int(low)}" for low, high in zip(edges, edges[1:])
     ]
     rows = rows.assign(bin=pd.cut(rows[of], edges, labels=names))
-    return (
-        rows.groupby(["task", "encoder", "method", "seed", "bin"], observed=True, sort=False)["answer_f1"]
-        .mean()
-        .reset_index()
-        .sort_values("bin", kind="stable", ignore_index=True)
-    )
-
-# %% ../../nbs/reporting/08_questions.ipynb #5fb34061
-def _draw_lengths(ax, part, shades):
-    "A line a method, with its spread over seeds."
-    bins = list(part["bin"].unique())
-    for method, group in part.groupby("method", sort=False):
-        by = group.groupby("bin", sort=False)["score"].agg(["mean", "std"])
-        x, sd = [bins.index(name) for name in by.index], by["std"].fillna(0)
-        ax.plot(x, by["mean"], color=shades[method], marker="o", ms=4, lw=1.4, label=method)
-        ax.fill_between(x, by["mean"] - sd, by["mean"] + sd, color=shades[method], alpha=0.2, lw=0)
-    ax.set_xticks(range(len(bins)), bins)
+    means = rows.groupby(["task", "name", "seed", "bin"], observed=True, sort=False)["answer_f1"].mean()
+    return means.reset_index().sort_values("bin", kind="stable", ignore_index=True)
 
 
 def plot_lengths(
     rows: pd.DataFrame,  # from `question_rows`
+    styles: dict,  # from `method_looks`
 ) -> plt.Figure | None:  # None without questions
-    "F1 against the length of answers and contexts, a line a method, a row a task; bars are the spread over seeds."
+    "Draw F1 against the length of answers and contexts, a line for each method, a row of panels for each task."
     if not len(rows):
         return None
     parts = [
-        by_length(rows, of).assign(of=title)
-        for of, title in (("answer_words", "words of the answer"), ("context_words", "words of the context"))
+        by_length(group, of).assign(of=label, panel=f"{task_title(task)}, by {label}")
+        for task, group in rows.groupby("task", sort=False)
+        for of, label in (("answer_words", "words of the answer"), ("context_words", "words of the context"))
     ]
-    table = pd.concat(parts, ignore_index=True).astype({"bin": str})
-    if table["encoder"].nunique() > 1:
-        table["method"] = table["encoder"] + ", " + table["method"]
-    table = table.assign(score=100 * table["answer_f1"], task=[task_title(t) for t in table["task"]])
-    tasks, methods = table["task"].unique(), table["method"].unique()
-    fig, axes = panel_grid(len(tasks), 2, 3.7, 2.6, sharey=True)
-    shades = dict(zip(methods, colors(len(methods))))
-    for line, task in zip(axes, tasks):
-        for ax, of in zip(line, table["of"].unique()):
-            _draw_lengths(ax, table[(table["task"] == task) & (table["of"] == of)], shades)
-            ax.set_title(task, fontsize=10)
-            ax.set_xlabel(of)
-        line[0].set_ylabel("F1 × 100")
-    return finish(fig, "", 3)
+    table = pd.concat(parts).assign(score=lambda t: 100 * t["answer_f1"])
+    fig, parts = panels(table, "panel", 2, 3.7, 2.6, sharey=True)
+    for ax, part in parts:
+        places = name_axis(ax, part["bin"].unique())
+        draw_lines(ax, part.assign(place=part["bin"].map(places)), "place", "score", "name", styles, "sd")
+        ax.set_xlabel(part["of"].iloc[0])
+    return label_outer(fig, [ax for ax, _ in parts], "", "F1 × 100")

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from reports import make_report
 from study_lab import Lab, pretend_done
 
 from bertvision import fit, load_encoder, load_task
@@ -16,7 +17,6 @@ from bertvision.data import tasks
 from bertvision.data.tasks import get_task, input_files
 from bertvision.engine.plan import job_state
 from bertvision.metrics.scores import score
-from bertvision.reporting.glue import write_report
 
 ROWS = [
     (f'it was "{word}", number {i}', f"line one\nline {i}", label)
@@ -222,7 +222,7 @@ def test_a_study_of_two_methods_ends_in_a_report(own, lab, text, headline, known
     tasks._ALIASES.pop(tasks.TASKS.pop("reviews").name)  # as in the process of the report
     if not known:
         monkeypatch.setenv("BERTVISION_TASKS", "")
-    report = (write_report(folder) / "table.md").read_text()
+    report = (make_report("glue", folder) / "table.md").read_text()
     title = "Film reviews" if known else "reviews"
     assert (
         f"| Method | Encoder | Trainable | {title} {headline} |" in report

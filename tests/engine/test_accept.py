@@ -8,7 +8,7 @@ from bertvision.core.errors import ParameterError, StudyError
 from bertvision.core.io import write_json
 from bertvision.engine.accept import accept
 from bertvision.engine.plan import job_state
-from bertvision.reporting.glue import accepted
+from bertvision.reporting.page import accepted
 from bertvision.reporting.results import read_study
 from bertvision.runs.locks import lock
 from bertvision.runs.records import read_record

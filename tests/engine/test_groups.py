@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from example_studies import example_study
 from study_lab import Lab, change, pretend_done
 
 from bertvision.core.errors import DataError
@@ -19,7 +20,7 @@ from bertvision.engine.plan import job_state, plan
 from bertvision.evaluation.glue_server import glue_runs
 from bertvision.reporting.compare import compare_studies, comparison_text
 from bertvision.reporting.methods import growth, wide
-from bertvision.reporting.results import example_study, glue_table, read_study
+from bertvision.reporting.results import glue_table, read_study
 from bertvision.reporting.share import export_study, open_shared
 from bertvision.runs.records import mark_accepted, new_record, read_record
 from bertvision.runs.witness import keep_executed, stamps_of

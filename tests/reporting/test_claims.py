@@ -5,23 +5,19 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from example_studies import example_study
+from reports import make_report
 from scipy import stats
 from study_lab import FINISH, START, Lab, change, pretend_done
 
 from bertvision.core.errors import DataError, ParameterError
 from bertvision.core.io import write_json
-from bertvision.metrics.comparisons import (
-    compare,
-    compare_contributions,
-    contributions,
-    rule,
-)
+from bertvision.metrics.comparisons import compare, compare_contributions, contributions, rule
 from bertvision.metrics.levels import simulate
 from bertvision.metrics.scores import score
 from bertvision.reporting.claims import CLAIM_COLUMNS, claim, decide_claims
-from bertvision.reporting.glue import write_report
 from bertvision.reporting.methods import against
-from bertvision.reporting.results import example_study, glue_table, read_study
+from bertvision.reporting.results import glue_table, read_study
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +174,7 @@ def save(folder, said, labels, with_score):
 def told(folder):
     """(what the study's comparison says, the page)."""
     study = read_study(folder)
-    return against(study, glue_table(study)).iloc[0].to_dict(), (write_report(folder) / "table.md").read_text()
+    return against(study, glue_table(study)).iloc[0].to_dict(), (make_report("glue", folder) / "table.md").read_text()
 
 
 def run_of(folder, step, seed):

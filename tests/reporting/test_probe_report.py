@@ -351,7 +351,7 @@ def test_nothing_has_finished(example):
 
 
 def test_a_study_without_probes_says_so(example, tmp_path):
-    from bertvision.reporting.results import example_study
+    from example_studies import example_study
 
     other = example_study(tmp_path)
     assert "No probe has finished." in text(other)

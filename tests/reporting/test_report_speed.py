@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from example_studies import example_study
 from example_studies_subsets import example_subsets
+from reports import make_report
 from study_lab import Lab, pretend_done
 
 from bertvision.core.errors import StudyError
@@ -18,16 +20,8 @@ from bertvision.engine import local as runner
 from bertvision.engine.fingerprint import code_closure, notebook_code
 from bertvision.engine.grid import load_study
 from bertvision.engine.plan import plan
-from bertvision.reporting import page
-from bertvision.reporting.glue import write_report
-from bertvision.reporting.results import (
-    answered,
-    example_study,
-    glue_table,
-    plain_groups,
-    read_study,
-    scores,
-)
+from bertvision.reporting import show
+from bertvision.reporting.results import answered, glue_table, plain_groups, read_study, scores
 from bertvision.reporting.subset_scores import subset_rows
 
 MODULES = (
@@ -78,16 +72,16 @@ print(rfc3987_syntax.is_valid_syntax("iri", "https://example.org/"))"""
 
 @LINUX
 def test_forks_and_this_process_draw_the_same_bytes(example, monkeypatch):
-    files = lambda: {p.name: p.read_bytes() for p in write_report(example).iterdir()}
+    files = lambda: {p.name: p.read_bytes() for p in make_report("glue", example).glob("*.png")}
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     forked, here = files(), []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    monkeypatch.setattr(page, "ProcessPoolExecutor", lambda *_: here.append("a pool"))
-    assert files() == forked and not here and len([name for name in forked if name.endswith(".png")]) == 3
+    monkeypatch.setattr(show, "ProcessPoolExecutor", lambda *_: here.append("a pool"))
+    assert files() == forked and not here and len(forked) == 3
 
 
 @LINUX
-def test_figures_of_a_fork_that_was_killed_are_drawn_by_this_process(tmp_path, monkeypatch):
+def test_figures_of_a_fork_that_was_killed_are_drawn_by_this_process(example, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     here = os.getpid()
 
@@ -96,25 +90,23 @@ def test_figures_of_a_fork_that_was_killed_are_drawn_by_this_process(tmp_path, m
             os._exit(9)
         return empty_figure("drawn at home")
 
-    made = page.save_figures({"a": fragile, "b": lambda: empty_figure("b")}, tmp_path, {"a": "A", "b": "B"})
-    assert list(made) == ["A", "B"] and all(path.exists() for path in made.values()) and not page._drawing
+    figures = show.Figures(read_study(example), a=fragile, b=lambda: empty_figure("b"))
+    assert all(figures.show(name, name).png.startswith(b"\x89PNG") for name in "ab") and not show._drawing
 
 
 @pytest.mark.parametrize("cores", [1, 2])
-def test_a_figure_that_fails_is_an_error_and_one_without_content_leaves_no_file(tmp_path, monkeypatch, cores):
+def test_a_figure_that_fails_is_an_error_and_one_without_content_is_none(example, monkeypatch, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    titles = {"a": "A", "b": "B", "old": "Old"}
-    for name in titles:
-        (tmp_path / f"{name}.png").write_bytes(b"of an earlier report")
-    assert list(page.save_figures({"a": lambda: None, "b": lambda: empty_figure("b")}, tmp_path, titles)) == ["B"]
-    assert [p.name for p in tmp_path.iterdir()] == ["b.png"]
+    study = read_study(example)
+    figures = show.Figures(study, a=lambda: None, b=lambda: empty_figure("b"))
+    assert figures.show("a", "A") is None and figures.show("b", "B").title == "B"
 
     def fail():
         raise KeyError("score")
 
     with pytest.raises(KeyError, match="score"):
-        page.save_figures({"a": fail, "b": lambda: empty_figure("b")}, tmp_path, titles)
-    assert not page._drawing
+        show.Figures(study, a=fail, b=lambda: empty_figure("b")).show("b", "B")
+    assert not show._drawing
 
 
 # What is remembered.
@@ -254,7 +246,7 @@ def test_a_legend_wider_than_its_figure_is_saved_whole(tmp_path):
         for i in range(entries):
             ax.plot([0, 1], label=f"a method with a long name, {i}")
         fig.legend(loc="outside lower center", ncols=entries)
-        page._save_figure(fig, tmp_path / "figure.png", "")
+        show._save_figure(fig, tmp_path / "figure.png", "")
         plt.close(fig)
         widths.append(Image.open(tmp_path / "figure.png").width)
     assert widths[1] > 5 * widths[0]

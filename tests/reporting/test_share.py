@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from example_studies import example_study
 from study_lab import change
 
 from bertvision.cli import main
@@ -18,7 +19,7 @@ from bertvision.core.hashing import fingerprint
 from bertvision.core.io import read_json
 from bertvision.reporting import share
 from bertvision.reporting.compare import compare_studies
-from bertvision.reporting.results import example_study, read_study
+from bertvision.reporting.results import read_study
 from bertvision.reporting.share import export_study, open_shared, unpack
 
 TOKEN = "hf_" + "Zq7" * 11

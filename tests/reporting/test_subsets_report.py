@@ -571,7 +571,7 @@ def test_nothing_has_finished(example):
 
 
 def test_a_study_of_something_else_says_so(example, tmp_path):
-    from bertvision.reporting.results import example_study
+    from example_studies import example_study
 
     assert "No subset has been trained." in text(example_study(tmp_path))
     with pytest.raises(DataError, match="holds no study"):
