@@ -839,12 +839,7 @@ def test_clusters(place):
 
 def test_selections(place):
     from bertvision.selection.strategies import Pool
-    from bertvision.selection.subsets import (
-        Selection,
-        load_selection,
-        save_selection,
-        take,
-    )
+    from bertvision.selection.subsets import Selection, load_selection, save_selection, take
 
     folder = place / "selections"
     pool = Pool([f"train/{i}" for i in range(5)], np.array([0, 1, 0, 1, 0]), identity="p")
@@ -946,11 +941,7 @@ def test_checkpoints_of_a_fit(place):
 
     from bertvision.runs.recipes import Recipe
     from bertvision.training.optimizers import make_optimizer, make_schedule
-    from bertvision.training.trainer import (
-        TrainerState,
-        load_checkpoint,
-        save_checkpoint,
-    )
+    from bertvision.training.trainer import TrainerState, load_checkpoint, save_checkpoint
 
     def made():
         torch.manual_seed(0)

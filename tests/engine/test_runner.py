@@ -13,16 +13,7 @@ from study_lab import FINISH, PARAMETERS, START, TWO_STEPS, Lab, gone, pretend_d
 
 import bertvision
 from bertvision.core.io import read_json
-from bertvision.engine.local import (
-    Active,
-    Live,
-    Outcome,
-    judge,
-    make_report,
-    record_time,
-    write_failures,
-    write_job,
-)
+from bertvision.engine.local import Active, Live, Outcome, judge, make_report, record_time, write_failures, write_job
 from bertvision.engine.plan import job_state
 from bertvision.runs.locks import lock
 from bertvision.runs.records import read_record

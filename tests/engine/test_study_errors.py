@@ -4,14 +4,7 @@ import pytest
 from study_lab import FINISH, PARAMETERS, START, STUDY, Lab, cola_folder, pretend_done
 
 from bertvision.cli import main
-from bertvision.core.errors import (
-    BertvisionError,
-    DataError,
-    EncoderError,
-    OutputError,
-    ParameterError,
-    StudyError,
-)
+from bertvision.core.errors import BertvisionError, DataError, EncoderError, OutputError, ParameterError, StudyError
 from bertvision.engine import local as runner
 from bertvision.engine.grid import load_study
 from bertvision.engine.plan import plan

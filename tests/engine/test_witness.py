@@ -91,7 +91,9 @@ def clone(tmp_path):
 
 def in_clone(clone, lab, code):
     """Run code with the clone's package; returns what it prints."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(clone), str(Path(study_lab.__file__).parent), str(Path(__file__).parent)])}
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(clone), str(Path(study_lab.__file__).parent), str(Path(__file__).parent)])
+    }
     done = subprocess.run(
         [
             sys.executable,

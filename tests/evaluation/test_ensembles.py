@@ -6,14 +6,7 @@ import pytest
 
 from bertvision import fit, load_encoder, load_task, subset
 from bertvision.core.errors import DataError
-from bertvision.evaluation.ensembles import (
-    align,
-    combine,
-    compare,
-    merge,
-    table_scores,
-    tune_weight,
-)
+from bertvision.evaluation.ensembles import align, combine, compare, merge, table_scores, tune_weight
 
 
 def predictions(task: str, **changes):

@@ -18,12 +18,7 @@ from bertvision.data.tasks import XNLI_LANGUAGES, get_task, input_files
 from bertvision.engine.forecast import forecast
 from bertvision.engine.grid import load_study
 from bertvision.engine.plan import job_state, plan
-from bertvision.evaluation.languages import (
-    load_languages,
-    score_languages,
-    toy_languages,
-    unknown_share,
-)
+from bertvision.evaluation.languages import load_languages, score_languages, toy_languages, unknown_share
 from bertvision.models.encoders import load_encoder
 from bertvision.reporting.glue import readable
 from bertvision.reporting.languages import (

@@ -7,13 +7,7 @@ from study_lab import run_small
 from bertvision import fit, load_encoder, load_task, split, subset
 from bertvision.core.errors import ParameterError
 from bertvision.data.batches import tokenise
-from bertvision.models.attention import (
-    SWAPS,
-    approximation_error,
-    attention_inputs,
-    extend_positions,
-    swap_attention,
-)
+from bertvision.models.attention import SWAPS, approximation_error, attention_inputs, extend_positions, swap_attention
 from bertvision.models.encoders import build_random
 from bertvision.models.sparse import attention_mode, modes_of
 from bertvision.reporting.attention import attention_rows, recall_rows

@@ -21,12 +21,7 @@ from bertvision.heads.heads import head_parameters
 from bertvision.heads.specs import HeadRecipe
 from bertvision.models.encoders import untrained
 from bertvision.probing.coding import block_ends, online_code
-from bertvision.probing.controls import (
-    control_questions,
-    control_states,
-    document_frequencies,
-    key_words,
-)
+from bertvision.probing.controls import control_questions, control_states, document_frequencies, key_words
 from bertvision.probing.probes import probe_names
 from bertvision.probing.profile import expected_layer, peak
 from bertvision.states.interface import Origin, States

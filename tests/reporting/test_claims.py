@@ -10,12 +10,7 @@ from study_lab import FINISH, START, Lab, change, pretend_done
 
 from bertvision.core.errors import DataError, ParameterError
 from bertvision.core.io import write_json
-from bertvision.metrics.comparisons import (
-    compare,
-    compare_contributions,
-    contributions,
-    rule,
-)
+from bertvision.metrics.comparisons import compare, compare_contributions, contributions, rule
 from bertvision.metrics.levels import simulate
 from bertvision.metrics.scores import score
 from bertvision.reporting.claims import CLAIM_COLUMNS, claim, decide_claims

@@ -19,14 +19,7 @@ from bertvision.engine.grid import load_study
 from bertvision.engine.plan import plan
 from bertvision.reporting import page
 from bertvision.reporting.glue import write_report
-from bertvision.reporting.results import (
-    answered,
-    example_study,
-    glue_table,
-    plain_groups,
-    read_study,
-    scores,
-)
+from bertvision.reporting.results import answered, example_study, glue_table, plain_groups, read_study, scores
 from bertvision.reporting.subset_scores import example_subsets, subset_rows
 
 MODULES = (

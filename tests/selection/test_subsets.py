@@ -12,13 +12,7 @@ from bertvision.core.errors import DataError, ParameterError
 from bertvision.data.splits import part_of
 from bertvision.runs.records import read_record
 from bertvision.selection.clusters import cluster, load_clusters
-from bertvision.selection.strategies import (
-    STRATEGIES,
-    Pool,
-    choose_rows,
-    describe_selection,
-    select,
-)
+from bertvision.selection.strategies import STRATEGIES, Pool, choose_rows, describe_selection, select
 from bertvision.selection.subsets import examples_pool, load_selection, take
 
 STUDY = """

@@ -17,11 +17,7 @@ from made_up_states import made_up, write
 
 from bertvision.core.errors import DataError, OutputError, TrainingError
 from bertvision.data.batches import tokenise
-from bertvision.states.interface import (
-    DTYPES,
-    forecast_bytes,
-    weights_fingerprint,
-)
+from bertvision.states.interface import DTYPES, forecast_bytes, weights_fingerprint
 from bertvision.states.padded import PARTS, read_original, write_original
 from bertvision.states.store import Writer, open_states
 from bertvision.states.stream import Stream, extract, ordered_batches, state_batches

@@ -9,20 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertvision.core.errors import (
-    DataError,
-    EncoderError,
-    ParameterError,
-    TrainingError,
-)
-from bertvision.training.search import (
-    SPACES,
-    Trial,
-    check_space,
-    load_search,
-    propose,
-    search,
-)
+from bertvision.core.errors import DataError, EncoderError, ParameterError, TrainingError
+from bertvision.training.search import SPACES, Trial, check_space, load_search, propose, search
 
 CODE = """
 import math, os, signal, sys
