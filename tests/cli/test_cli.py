@@ -31,7 +31,8 @@ def cli(lab, command, *more):
 def test_help_is_light_and_quick():
     code = (
         "import sys\nfrom bertvision.cli import parser\nparser().format_help()\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'ruamel.yaml', 'rich', 'papermill', 'bertvision.engine.plan'} & set(sys.modules)\nassert not heavy, heavy"
+        "heavy = {'torch', 'numpy', 'pandas', 'ruamel.yaml', 'rich', 'papermill', 'bertvision.engine.plan'}\n"
+        "heavy &= set(sys.modules)\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     times = []
@@ -212,7 +213,7 @@ def test_doctor_says_what_cannot_be_loaded_and_why(capsys, monkeypatch, tmp_path
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_finetuning_whose_kernel_is_killed_ends_with_the_same_metrics(tmp_path):
-    """The real experiment through the real command: killed with SIGKILL in the middle of an epoch, resumed by the next `run`."""
+    """A real fine-tuning is killed with SIGKILL in the middle of an epoch; the next `bertvision run` resumes it."""
     study = tmp_path / "studies" / "kill.yaml"
     study.parent.mkdir()
     study.write_text(

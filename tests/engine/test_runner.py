@@ -1,4 +1,4 @@
-"""The runner with real kernels: failures, kills, resuming, skipping. The notebooks are plain Python, so that a run takes two seconds."""
+"""The runner with real kernels: failures, kills, resuming, skipping. Plain-Python notebooks keep runs short."""
 
 import json
 import os
@@ -138,7 +138,8 @@ def test_a_kernel_killed_by_sigkill_is_explained_and_the_next_run_resumes(lab):
         START,
         "point = run.folder / 'checkpoint' / 'step'\nresumed = point.exists()",
         "import os, time\nif not resumed:\n"
-        "    time.sleep(0.2)\n    run.update(5, 5)\n    point.parent.mkdir()\n    point.write_text('5')\n    os.kill(os.getpid(), 9)",
+        "    time.sleep(0.2)\n    run.update(5, 5)\n    point.parent.mkdir()\n    point.write_text('5')\n"
+        "    os.kill(os.getpid(), 9)",
         "run.phase.seconds['train'] = 0.2  # as a checkpoint brings it back",
         'run.finish({"validation": {"accuracy": 1.0}}, extra={"resumed": resumed})',
     )
@@ -236,7 +237,10 @@ def test_what_the_child_wrote_down_is_kept_though_a_lock_is_still_held(ended):
 
 # Kills and stops.
 
-WAIT = "import os, time\n(run.folder / 'kernel').write_text(str(os.getpid()))\nwhile not os.path.exists(place): time.sleep(0.1)"
+WAIT = (
+    "import os, time\n(run.folder / 'kernel').write_text(str(os.getpid()))\n"
+    "while not os.path.exists(place): time.sleep(0.1)"
+)
 
 
 @pytest.fixture
@@ -244,7 +248,8 @@ def runner(lab):
     """A runner in a process of its own, whose kernel waits for a file; yields (lab, process, pid of the kernel)."""
     lab.experiment(START, WAIT, FINISH, parameters=PARAMETERS + f"\nplace = {str(lab.root / 'go')!r}")
     code = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(study_lab.__file__)!r})\nfrom pathlib import Path\nfrom study_lab import Lab\n"
+        f"import sys; sys.path.insert(0, {os.path.dirname(study_lab.__file__)!r})\n"
+        "from pathlib import Path\nfrom study_lab import Lab\n"
         f"lab = Lab(Path({str(lab.root)!r}))\nlab.run(seeds=[0])"
     )
     process = subprocess.Popen(
@@ -355,15 +360,18 @@ def test_failures_of_a_child_that_left_no_record(lab):
 
 
 def test_finished_runs_are_a_no_op_that_imports_nothing_heavy(lab):
-    """That torch and its like are not imported is what makes it fast; how fast, test_cluster's five hundred runs print."""
+    """Without torch and the like it is fast: the test of five hundred runs in test_cluster prints how fast."""
     lab.study("{tasks: [toy-sentiment], encoders: [tiny-random], seeds: [0, 1, 2], steps: {learn: {}}}")
     for job in lab.plan().jobs:
         pretend_done(job)
     code = (
         f"import sys; sys.path.insert(0, {os.path.dirname(study_lab.__file__)!r})\nfrom pathlib import Path\n"
-        "from bertvision.engine.grid import load_study; from bertvision.engine.plan import plan\nfrom bertvision.engine.local import run_study\n"
-        f"root = Path({str(lab.root)!r})\noutcome = run_study(plan(load_study('small', root=root), None, root / 'outputs'))\n"
-        "assert len(outcome.skipped) == 3\nheavy = {'torch', 'pandas', 'papermill', 'nbformat', 'datasets'} & set(sys.modules)\n"
+        "from bertvision.engine.grid import load_study\nfrom bertvision.engine.plan import plan\n"
+        "from bertvision.engine.local import run_study\n"
+        f"root = Path({str(lab.root)!r})\n"
+        "outcome = run_study(plan(load_study('small', root=root), None, root / 'outputs'))\n"
+        "assert len(outcome.skipped) == 3\n"
+        "heavy = {'torch', 'pandas', 'papermill', 'nbformat', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
