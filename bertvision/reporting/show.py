@@ -123,8 +123,8 @@ def show_table(
         cells = "".join(_cell(c, str(x), c in numbers) for c, x in zip(frame.columns, row))
         body += f"<tr{' class=off' if i in off else ''}>{cells}</tr>"
     below = f"<caption>{_inline(caption)}</caption>" if caption else ""
-    page = f'<div class="wrap"><table class="{style}">{below}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    return Shown("\n\n".join(filter(None, [markdown_table(frame), caption])), page)
+    table = f'<table class="{style}">{below}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return Shown("\n\n".join(filter(None, [markdown_table(frame), caption])), f'<div class="wrap">{table}</div>')
 
 # %% ../../nbs/reporting/04_show.ipynb #205a12e0
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class DataFile:
 # %% ../../nbs/reporting/04_show.ipynb #32fb4aa9
 @contextmanager
 def _settled(fig: plt.Figure, remark: str):
-    "A figure whose layout is worked out once, with a remark below it, for as long as it is written."
+    "Fix a figure's layout and put a remark below it, for as long as the figure is written."
     engine = fig.get_layout_engine()
     if engine:
         engine.execute(fig)
