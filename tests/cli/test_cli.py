@@ -110,11 +110,13 @@ def test_the_published_grid_is_listed_where_nothing_can_be_loaded(tmp_path, caps
 
 
 def test_run_ends_with_the_table_and_status_and_report_know_it(lab, capsys):
-    lab.notebook("reports/table", 'study_dir = ""', "open('table.md', 'w').write('| the table |')")
+    page = "# A study\n\n| the table |\n\n## More\n\n## Details\n"
+    lab.notebook("reports/table", 'study_dir = ""', f"from IPython.display import Markdown\nMarkdown({page!r})")
     lab.study(STUDY + "    report: table")
     assert cli(lab, "run", "--seeds", "0") == 0
     out = capsys.readouterr().out
-    assert "| the table |" in out and "report: " in out and "1 runs executed in" in out and "runner overhead: " in out
+    assert "| the table |" in out and "Details" not in out and "report: " in out
+    assert "1 runs executed in" in out and "runner overhead: " in out
     assert cli(lab, "status") == 0
     out = capsys.readouterr().out
     assert "1 new, 1 done" in out and "accuracy 0.500" in out
