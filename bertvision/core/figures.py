@@ -179,7 +179,7 @@ def draw_lines(
         else:
             ax.fill_between(mean.index, low, high, color=look["color"], alpha=0.15, lw=0)
 
-
+# %% ../../nbs/core/07_figures.ipynb #36fbc257
 def draw_level(
     ax: plt.Axes,
     value: float,

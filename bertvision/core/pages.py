@@ -126,7 +126,7 @@ _TEMPLATE = """
 {%- endblock -%}
 """
 
-
+# %% ../../nbs/core/08_pages.ipynb #dcc44766
 @cache
 def page_exporter():
     "Return nbconvert's exporter with the template of this notebook. Its HTMLExporter would parse the page once more."

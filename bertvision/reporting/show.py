@@ -220,7 +220,7 @@ class Figure:
         data = {"image/png": b64encode(self.png).decode(), "text/plain": self.title}
         return data, {FILE: f"{self.name}.png", "title": self.title}
 
-
+# %% ../../nbs/reporting/04_show.ipynb #bebe321c
 class Figures:
     "The figures of a report, drawn by forks from the moment on in which they are named."
 
