@@ -33,7 +33,7 @@ def _time_limit(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected minutes such as 90, or 0 for no limit, got {text!r}")
     return minutes
 
-
+# %% ../nbs/cli.ipynb #2db1a986
 def _argument(name: str, text: str, metavar: str | None = None, **options) -> tuple:  # (name, options)
     "Describe an argument; a default that is not empty ends its help."
     if metavar:
@@ -71,6 +71,8 @@ _STUDY = [
     _argument("--tasks", "in place of the study's tasks", "TASK", nargs="+"),
     *_GRID,
 ]
+
+# %% ../nbs/cli.ipynb #a6f7b793
 _ENGINE = [
     _count("--jobs", "runs at once (default: 1; in SLURM's queue 100)"),
     _count("--processes", "processes that share a run, on a GPU each or a part of the cores, if it can be shared", 1),
@@ -585,7 +587,7 @@ def predict_with_probes(args) -> int:
             code = 1
     return code
 
-
+# %% ../nbs/cli.ipynb #e6a055fd
 def evaluate_probes(args) -> int:
     "Write the scores of all predictions below a folder."
     from bertvision.core.io import replacing
@@ -765,7 +767,7 @@ def _encoder_source(row, hub_fault: str) -> str:
         return "yes, in the hub's cache"
     return f"no: {hub_fault}" if hub_fault else f"yes, hub {row.hub}"
 
-# %% ../nbs/cli.ipynb #e7477bb5
+# %% ../nbs/cli.ipynb #4590b834
 def doctor(args) -> int:
     "Show what this machine can do: device, versions, which tasks and encoders can be loaded."
     from bertvision.core.machine import device_report, versions
