@@ -338,7 +338,7 @@ def _verify_full(plan, args) -> int:
 
 
 def verify(args) -> int:
-    "Replay a small run of each setting with its old code and today's; equal bits count its runs for today's code."
+    "Replay a small run of each setting with its old and today's code; equal bits let its runs count for today's."
     from bertvision.engine.verify import verify
 
     planned = _plan(args)
@@ -611,7 +611,7 @@ def evaluate_probes(args) -> int:
 
 
 def probes(args) -> int:
-    "Train, ask and score probes of every layer."  # its steps have commands of their own
+    "Train probes of every layer, predict with them and evaluate them."  # its steps have commands of their own
 
 # %% ../nbs/cli.ipynb #72daae84
 _EXPORT = [

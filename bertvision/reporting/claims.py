@@ -51,7 +51,7 @@ def _why_different(ours: tuple, theirs: tuple) -> str:
         return "different examples"
     return "" if np.array_equal(ours[1], theirs[1]) else "different labels"
 
-
+# %% ../../nbs/reporting/01_claims.ipynb #ff55d126
 def _paired(
     sides: list,  # one or two of (study, seed -> run)
     split: str,

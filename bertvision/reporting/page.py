@@ -51,7 +51,7 @@ def mean_sd(
     "Print mean ± standard deviation × 100; the mean alone for one seed."
     return number(mean) if pd.isna(sd) else f"{number(mean)}{GLUE}±{GLUE}{number(sd)}"
 
-
+# %% ../../nbs/reporting/03_page.ipynb #87316cf0
 def p_value(
     p,  # 0 … 1, nan when no test could be made
 ) -> str:
