@@ -310,22 +310,22 @@ def test_the_report_is_made_once_and_again_when_a_record_changes(lab):
     lab.notebook(
         "reports/table",
         'study_dir = ""',
-        "from pathlib import Path\nn = len(list(Path(study_dir).glob('runs/*/record.json')))",
-        "Path('table.md').write_text(f'{n} runs')",
+        "from pathlib import Path\nfrom IPython.display import Markdown",
+        "n = len(list(Path(study_dir).glob('runs/*/record.json')))\nMarkdown(f'{n} runs')",
     )
     lab.study("{tasks: [toy-sentiment], encoders: [tiny-random], seeds: [0, 1], steps: {learn: {}}, report: table}")
     for job in lab.plan(seeds=[0]).jobs:
         pretend_done(job)
     assert lab.run(seeds=[0]).ok
     table = lab.out / "small/report/table.md"
-    assert table.read_text() == "1 runs"
+    assert table.read_text() == "1 runs\n"
     table.write_text("untouched")
     assert lab.run(seeds=[0]).ok and table.read_text() == "untouched"
     table.unlink()
-    assert lab.run(seeds=[0]).ok and table.read_text() == "1 runs"
+    assert lab.run(seeds=[0]).ok and table.read_text() == "1 runs\n"
     for job in lab.plan().jobs:
         pretend_done(job)
-    assert lab.run().ok and table.read_text() == "2 runs"
+    assert lab.run().ok and table.read_text() == "2 runs\n"
     assert [j["seed"] for j in read_json(lab.out / "small/plan.json")["jobs"]] == [0, 1]
 
 
