@@ -31,7 +31,7 @@ def outputs_elsewhere(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def forgotten(outputs_elsewhere):
-    """Tasks that a test reads from files, and BERTVISION_ variables that it or the package sets, are known to that test alone."""
+    """Forget, after each test, the tasks that it read from files and the BERTVISION_ variables that were set."""
     before = {k: v for k, v in os.environ.items() if k.startswith("BERTVISION_")}
     yield
     for key in [k for k in os.environ if k.startswith("BERTVISION_") and k not in before]:

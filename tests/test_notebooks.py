@@ -1,4 +1,4 @@
-"""The notebooks are tests, too: one item each. A sample runs with the other tests, all of them by `pytest -m "long or not long"`."""
+"""Run the notebooks as tests, one item each: a sample by default, all by `pytest -m "long or not long"`."""
 
 import os
 import subprocess

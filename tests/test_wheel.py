@@ -29,7 +29,10 @@ def test_the_notebooks_travel_in_the_wheel(wheel):
 
 def test_resources_are_found_from_the_wheel(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = "import bertvision.core.io as c; print(c.__file__); print(c.resources()); print(len(list((c.resources() / 'experiments').iterdir())))"
+    code = (
+        "import bertvision.core.io as c; print(c.__file__); print(c.resources()); "
+        "print(len(list((c.resources() / 'experiments').iterdir())))"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -1,6 +1,9 @@
-"""A Colab session and its end: `python tools/colab_session.py STUDY.yaml FOLDER` runs the tutorial, pulls the plug, and runs it again.
+"""A Colab session that is cut off: run the tutorial, kill everything, run it again.
 
-A session has a disk of its own, which is wiped with it, and Drive, which is not. Everything in it dies at once, without a word."""
+    python tools/colab_session.py STUDY.yaml FOLDER
+
+A session has a disk of its own, which is wiped with it, and Drive, which is not.
+All its processes are killed at once, without a warning."""
 
 import os
 import shutil

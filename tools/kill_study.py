@@ -2,8 +2,9 @@
 
     python tools/kill_study.py --kills 20 --seed 0
 
-A study on generated tasks is fine-tuned, its states are extracted, heads are trained on them, a report is made. The runner, the nursery, a child, a kernel or all of
-the study's processes get SIGKILL, the command is given again, and so on, until it ends; then the next study begins. Each kill prints its seed, moment, victim and verdict."""
+A study on generated tasks fine-tunes, extracts states, trains heads on them and makes a report. The runner, the
+nursery, a child, a kernel or all of the study's processes get SIGKILL, and the command is given again, until the study
+ends; then the next study begins. Each kill prints its seed, moment, victim and verdict."""
 
 import argparse
 import json
@@ -31,9 +32,19 @@ tasks: [toy-sentiment]
 encoders: [tiny-random]
 seeds: {seeds}
 steps:
-  finetune: {{parameters: {{epochs: 3.0, lr: 1e-3, batch_size: 8, train_examples: 400, checkpoint_seconds: 0.2, keep_model: true}}}}
+  finetune:
+    parameters:
+      epochs: 3.0
+      lr: 1e-3
+      batch_size: 8
+      train_examples: 400
+      checkpoint_seconds: 0.2
+      keep_model: true
   extract: {{experiment: extract_states, needs: [finetune], parameters: {{train_examples: 400}}}}
-  heads: {{experiment: train_heads, needs: [extract], parameters: {{heads: ["adapter-16:mean", "last:cls"], lrs: [1e-2], epochs: 3.0}}}}
+  heads:
+    experiment: train_heads
+    needs: [extract]
+    parameters: {{heads: ["adapter-16:mean", "last:cls"], lrs: [1e-2], epochs: 3.0}}
 report: glue
 """
 VICTIMS = ("runner", "nursery", "child", "kernel", "all")
@@ -72,7 +83,7 @@ class Study:
 
 
 def family(runner: subprocess.Popen) -> dict:
-    """The living processes of a study: victim -> processes. Below a nursery all have its command line; how deep they stand says what they are."""
+    """Return a study's processes by victim. Below a nursery all share its command line, so their depth decides."""
     try:
         below = psutil.Process(runner.pid).children(recursive=True)
     except psutil.Error:
@@ -106,7 +117,7 @@ def kill(runner: subprocess.Popen, rng: random.Random) -> tuple:
 
 
 def all_gone(processes: list, seconds: float = 60.0):
-    """Wait until nobody is left, neither at work nor with a file in hand: a kernel whose runner was killed ends by itself."""
+    """Wait until all processes have ended; a kernel whose runner was killed ends by itself."""
     _, left = psutil.wait_procs(processes, seconds)
     assert not left, (
         f"still there {seconds:.0f} s after the runner's end: {[p.cmdline() for p in left if p.is_running()]}"
@@ -114,7 +125,7 @@ def all_gone(processes: list, seconds: float = 60.0):
 
 
 def whole_files(folder: Path, finished: bool) -> int:
-    """Open every file that has its final name; before the end, what a dead process was writing under another may be cut off."""
+    """Count the files with their final names, opening each. Before the study's end, temporary files may be cut off."""
     count = 0
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
@@ -180,7 +191,7 @@ def wait(runner: subprocess.Popen, seconds: float):
 
 
 def disturbed(study: Study, rng: random.Random, kills: int, typical: float, number: int, tell=print) -> tuple:
-    """Run a study to its end with at most so many kills; returns how many there were, and how long a run took that was left alone, where one was."""
+    """Run a study to its end with some kills at most; return their number, and the seconds of an undisturbed run."""
     done = 0
     for _ in range(kills + 20):
         start, runner = time.monotonic(), study.start()
@@ -197,8 +208,10 @@ def disturbed(study: Study, rng: random.Random, kills: int, typical: float, numb
         victim, everybody = kill(runner, rng)
         code, done = (runner.wait() if victim in ("runner", "all") else wait(runner, 300)), done + 1
         all_gone(everybody)
+        files = whole_files(study.folder, False) if study.folder.exists() else 0
         tell(
-            f"study {number}, kill {done}: {victim} after {time.monotonic() - start:.1f} s (planned {moment:.2f}), runner ended with {code}, {whole_files(study.folder, False) if study.folder.exists() else 0} files whole",
+            f"study {number}, kill {done}: {victim} after {time.monotonic() - start:.1f} s (planned {moment:.2f}), "
+            f"runner ended with {code}, {files} files whole",
             flush=True,
         )
     raise AssertionError(f"study {number} does not end:\n{study.log()}")
@@ -230,7 +243,8 @@ def main(argv=None) -> int:
         difference = same(wanted, results(study))
         failed += bool(difference)
         print(
-            f"study {number}: {kills} kills, {whole_files(study.folder, True)} files whole, {difference or 'the same metrics and predictions'}",
+            f"study {number}: {kills} kills, {whole_files(study.folder, True)} files whole, "
+            f"{difference or 'the same metrics and predictions'}",
             flush=True,
         )
         if not args.keep:

@@ -1,11 +1,11 @@
-"""How long `bertvision report STUDY` takes, beside the code of another commit, in turns.
+"""Time `bertvision report STUDY` with this code and with another commit's, in turns.
 
     python tools/report_times.py --old 7fd1a90 --studies glue-small,probes-small,subsets-small --rounds 3
 
-Both sides report a copy of outputs/ in a temporary folder, so that the committed reports stay as they are. Each imports its modules
-once before the clock runs, which compiles them; nothing else is kept from one report to the next. A round measures every study with
-the old code and then with this one. Wall times are those of a person who waits; CPU times count all processes.
-The load tells whether something else was at work: ratios are worth most when it is low.
+Both sides report a copy of outputs/ in a temporary folder, so that the committed reports stay as they are. Each imports
+its modules once before the clock starts, which compiles them; nothing else is kept from one report to the next. A round
+measures every study with the old code and then with this one. Wall times are what a user waits; CPU times count all
+processes. The load shows whether other programs ran: ratios are reliable when it is low.
 """
 
 import argparse
@@ -20,7 +20,10 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
-IMPORTS = "import importlib, pkgutil, bertvision; [importlib.import_module(m.name) for m in pkgutil.walk_packages(bertvision.__path__, 'bertvision.')]"
+IMPORTS = (
+    "import importlib, pkgutil, bertvision; "
+    "[importlib.import_module(m.name) for m in pkgutil.walk_packages(bertvision.__path__, 'bertvision.')]"
+)
 COMMAND = "from bertvision.cli import main; import sys; sys.exit(main())"
 
 
@@ -60,9 +63,8 @@ def measure(sides: dict, studies: list, rounds: int, show=print) -> dict:
             for name, side in sides.items():
                 found.setdefault((study, name), []).append(report(side[0], study, side[1]))
                 wall, cpu = found[study, name][-1]
-                show(
-                    f"round {number + 1}: {study:20} {name:4} {wall:6.1f} s wall {cpu:6.1f} s CPU   load {os.getloadavg()[0]:.1f}"
-                )
+                load = os.getloadavg()[0]
+                show(f"round {number + 1}: {study:20} {name:4} {wall:6.1f} s wall {cpu:6.1f} s CPU   load {load:.1f}")
     return found
 
 

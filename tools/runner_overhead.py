@@ -1,8 +1,9 @@
-"""What the local runner adds to a run, beside papermill's own command and beside a plain script with the same cells.
+"""Time what the local runner adds to a run, beside papermill's own command and a plain script with the same cells.
 
     python tools/runner_overhead.py --runs 8 --rounds 3
 
-The run imports the trainer, writes its record and does nothing else, so that all its time is overhead. The four ways take turns; medians are printed."""
+The run imports the trainer and writes its record, nothing else, so that all its time is overhead.
+The four ways take turns; medians are printed."""
 
 import argparse
 import statistics
@@ -16,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 from study_lab import FINISH, PARAMETERS, START, Lab
 
 IMPORTS = "from bertvision.training.trainer import fit"
-COLD = "import bertvision.engine.local as r; assert r.open_nursery; r.open_nursery = lambda *_: None; "  # as where nothing can be forked
+# as on a machine that cannot fork
+COLD = "import bertvision.engine.local as r; assert r.open_nursery; r.open_nursery = lambda *_: None; "
 MAIN = "import sys; from bertvision.cli import main; sys.exit(main())"
 
 
@@ -91,9 +93,8 @@ def main(argv=None):
                 found[way].append(ask(Path(place), args.runs))
     medians = {way: statistics.median(times) for way, times in found.items()}
     for way, seconds in medians.items():
-        print(
-            f"{way:42} {seconds:6.2f} s a run, {seconds - medians['plain script']:+6.2f} s, {medians['papermill, a command a run'] / seconds:.2f} times as fast as papermill's command"
-        )
+        added, speed = seconds - medians["plain script"], medians["papermill, a command a run"] / seconds
+        print(f"{way:42} {seconds:6.2f} s a run, {added:+6.2f} s, {speed:.2f} times as fast as papermill's command")
 
 
 if __name__ == "__main__":

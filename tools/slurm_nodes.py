@@ -1,7 +1,9 @@
-"""A real SLURM of two nodes on this one machine: start, stop, kill-node NAME. For the tests and for CI; needs root and Debian's packages.
+"""A real SLURM of two nodes on this one machine, for tests and CI: start, stop, kill-node NAME.
+
+Needs root and Debian's packages.
 
 Jobs do not inherit SLURM_CONF, so the configuration lies in SLURM's own folder. One that is not ours is never touched.
-Exit code 3 and one line of reason: it cannot be done here.
+Exits with 3 and one line that gives the reason where SLURM cannot start.
 """
 
 import os
@@ -23,8 +25,8 @@ PLACE, STATE, MUNGE = Path("/etc/slurm"), Path("/var/lib/bertvision-slurm"), Pat
 OURS = "# bertvision: two nodes on one machine, for tests"
 IMPOSSIBLE = 3
 
-# Timeouts are short, so that a lost node is noticed in seconds; cred_expire is also how long a requeued job is held back.
-# A job of the partition `urgent` takes its node from one of `main`, which is cancelled: the harder way to be pre-empted.
+# Timeouts are short, so that a lost node is noticed in seconds; cred_expire is also how long a requeued job waits.
+# A job of the partition `urgent` takes its node from one of `main`, which is cancelled: the harder kind of pre-emption.
 CONF = """{ours}
 ClusterName=bertvision
 SlurmctldHost={host}(127.0.0.1)

@@ -11,8 +11,8 @@ compares their records and predictions to the bit.
 `edits` makes small edits in a copy of today's tree, asks both rules, and counts the committed runs that become stale.
 
 Both rules are today's, also in old trees. Every run is a fork of a process that has imported torch, and has a cache of
-its own. `history` and `edits` train for one epoch, which executes the same functions as the notebooks' defaults: compared
-for the three experiments at 7fd1a90. `replay` takes the defaults. Nothing is read from the network.
+its own. `history` and `edits` train for one epoch, which executes the same functions as the notebooks' defaults:
+compared for the three experiments at 7fd1a90. `replay` takes the defaults. Nothing is read from the network.
 """
 
 import argparse
@@ -421,7 +421,8 @@ register_task(Task(
 """
 ENCODER = """
 
-register_encoder(EncoderInfo("distilroberta-base", "distilbert/distilroberta-base", layers=6, width=768, parameters=82_118_400))
+register_encoder(EncoderInfo(
+    "distilroberta-base", "distilbert/distilroberta-base", layers=6, width=768, parameters=82_118_400))
 """
 EDITS = {  # title -> (file, old text, new text); an old text of "" stands for the end of the file
     "a plot that probe_layers draws of some runs": [

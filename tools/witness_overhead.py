@@ -1,9 +1,10 @@
-"""What the witness and the marks add to a run: fine-tuning on CoLA for one epoch, in turns with the same run without them.
+"""Time what the witness and the marks add to a run: one epoch of fine-tuning on CoLA, with and without them in turns.
 
     BERTVISION_DATA=GLUE_FOLDER python tools/witness_overhead.py --rounds 3
 
-Both ways execute the cells of the experiment in a process of their own, with the same seed. Without means: no marks at the
-entry of functions (BERTVISION_MARKS=0), no stock, no list of what was executed. Medians and the ratio of each pair are printed."""
+Both ways execute the cells of the experiment in a process of their own, with the same seed. Without means: no marks at
+the entry of functions (BERTVISION_MARKS=0), no stock, no list of what was executed. Medians and the ratio of each pair
+are printed."""
 
 import argparse
 import json
@@ -31,7 +32,8 @@ for cell in notebook["cells"]:
     result = shell.run_cell("".join(cell["source"]), store_history=True)
     if not result.success: sys.exit(1)
     if "parameters" in cell["metadata"].get("tags", []):
-        shell.run_cell("# Parameters\\n" + "\\n".join(f"{k} = {v!r}" for k, v in parameters.items()), store_history=True)
+        lines = [f"{k} = {v!r}" for k, v in parameters.items()]
+        shell.run_cell("\\n".join(["# Parameters", *lines]), store_history=True)
 """
 
 
@@ -74,19 +76,19 @@ def main(argv=None):
     parser.add_argument("--task", default="cola")
     parser.add_argument("--examples", type=int, default=0, help="of train; 0 = all")
     args = parser.parse_args(argv)
-    found = {True: [], False: []}
+    seconds = {True: [], False: []}
     for n in range(args.rounds):
         for marks in (True, False) if n % 2 == 0 else (False, True):
-            found[marks].append(timed(marks, args.task, args.examples))
-            print(
-                f"{'with' if marks else 'without':8} {found[marks][-1][0]:7.2f} s, training {found[marks][-1][1]:7.2f} s",
-                flush=True,
-            )
+            seconds[marks].append(timed(marks, args.task, args.examples))
+            process, training = seconds[marks][-1]
+            print(f"{'with' if marks else 'without':8} {process:7.2f} s, training {training:7.2f} s", flush=True)
     for i, what in enumerate(("whole process", "training")):
-        ratios = [a[i] / b[i] for a, b in zip(found[True], found[False])]
-        medians = [statistics.median(x[i] for x in found[marks]) for marks in (True, False)]
+        ratios = [a[i] / b[i] for a, b in zip(seconds[True], seconds[False])]
+        medians = [statistics.median(x[i] for x in seconds[marks]) for marks in (True, False)]
+        pairs = ", ".join(f"{r:.3f}" for r in ratios)
         print(
-            f"{what}: with {medians[0]:.2f} s, without {medians[1]:.2f} s; ratios of the pairs {', '.join(f'{r:.3f}' for r in ratios)}, median {statistics.median(ratios):.3f}"
+            f"{what}: with {medians[0]:.2f} s, without {medians[1]:.2f} s; "
+            f"ratios of the pairs {pairs}, median {statistics.median(ratios):.3f}"
         )
 
 

@@ -455,8 +455,8 @@ def answer_of(
     given = next(m.groupdict() for m in (re.fullmatch(p, plain(question)) for p in patterns) if m)
     if "base" in given:
         given["past"] = dict(TRADING)[given.pop("base")]
-    for who, past, thing, city in re.findall(r"(\w+) (\w+) the (\w+) in (\w+)", context):
-        fact = dict(who=who, past=past, thing=thing, city=city)
+    for who, verb, thing, city in re.findall(r"(\w+) (\w+) the (\w+) in (\w+)", context):
+        fact = dict(who=who, past=verb, thing=thing, city=city)
         if all(fact[key].lower() == value for key, value in given.items()):
             return fact[next(k for k in ("who", "thing", "city") if k not in given)]
     return ""

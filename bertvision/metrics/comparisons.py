@@ -163,9 +163,7 @@ def rule_p_value(
     count: int,  # number of examples, at least 2
 ):  # two-sided p-value, in the shape of `mean`
     "Return the larger p-value of the crossed design and of the t-test over seeds."
-    from scipy.special import (
-        stdtr,  # Student's t; scipy.stats would take a second to import
-    )
+    from scipy.special import stdtr  # Student's t; scipy.stats would take a second to import
 
     crossed, seeds = (2 * stdtr(df, -np.abs(mean) / np.sqrt(variance)) for variance, df in _errors(*parts, n, count))
     return np.maximum(crossed, seeds)

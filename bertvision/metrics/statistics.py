@@ -30,9 +30,7 @@ def summarise(
     level: float = 0.95,  # coverage of the t-interval, 0 < level < 1
 ) -> Summary:
     "Return mean, standard deviation and t-interval of several scores. Raises DataError if there are none."
-    from scipy.special import (
-        stdtrit,  # scipy.stats, whose t.ppf calls it, takes half a second to import
-    )
+    from scipy.special import stdtrit  # scipy.stats, whose t.ppf calls it, takes half a second to import
 
     x = np.asarray(values, dtype=float).ravel()
     if not len(x):

@@ -98,7 +98,8 @@ def modes_of(
     def mean(value):
         return sum(value(n) * count for n, count in counts.items()) / total
 
-    shares = {name: mean(lambda n: modes[n].name == name) for name in sorted({m.name for m in modes.values()})}
+    names = sorted({mode.name for mode in modes.values()})
+    shares = {name: mean(lambda n, name=name: modes[n].name == name) for name in names}
     longest = modes[max(counts)]
     notes = [longest.note] if longest.note else []
     return {

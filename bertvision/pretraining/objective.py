@@ -17,15 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ..core.errors import EncoderError, ParameterError
 from ..models.cpu import speed_up
-from bertvision.models.encoders import (
-    _ask_hub,
-    _load_weights,
-    _quiet,
-    _tokenizer,
-    choose_attention,
-    locate,
-    torch_seed,
-)
+from ..models.encoders import _ask_hub, _load_weights, _quiet, _tokenizer, choose_attention, locate, torch_seed
 
 # %% ../../nbs/pretraining/03_objective.ipynb #29199b61
 def _distilbert(model):

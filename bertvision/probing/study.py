@@ -6,6 +6,7 @@
 __all__ = ['CHOICES', 'probing_study', 'write_probing_study']
 
 # %% ../../nbs/probing/05_study.ipynb #2398190f
+import json
 import os
 from pathlib import Path
 
@@ -23,26 +24,23 @@ _PLAIN = "mixes: false, control: false, codes: false, similarity: 0"
 def _tuned(
     fine_tuned: str, run: Path
 ) -> tuple:  # (over, needs, parameters, parameters of both sides) of the fine-tuned side
-    "A `finetune` run of ours brings its split along; any other checkpoint is an encoder that somebody else has tuned. Its place is as seen from a run."
+    "Return the fine-tuned side: a `finetune` run's folder as seen from `run`, with its split, or another checkpoint."
     if not fine_tuned:
         return "", "    needs: [finetune]\n", {}, {}
     folder = Path(fine_tuned).expanduser()
     if (folder / "record.json").is_file():
-        told = read_record(folder)["parameters"]
-        same = {
-            k: told[k]
-            for k in ("validation_fraction", "split_seed", "train_examples", "max_length", "doc_stride")
-            if k in told
-        }
+        parameters = read_record(folder)["parameters"]
+        shared = ("validation_fraction", "split_seed", "train_examples", "max_length", "doc_stride")
+        same = {name: parameters[name] for name in shared if name in parameters}
         return "", "", {"finetune_dir": os.path.relpath(folder.resolve(), run.expanduser().resolve()), **same}, same
     place = str(folder.resolve()) if check_encoder(fine_tuned) == "folder" else fine_tuned
     return "    over: [task, seed]\n", "", {"encoder": place, "side": "fine-tuned"}, {}
 
 
-def _flow(parameters: dict) -> str:
-    import json
-
-    return ", ".join(f"{k}: {json.dumps(v)}" for k, v in parameters.items())
+def _probe_step(name: str, title: str, lines: str, parameters: dict) -> str:
+    flow = "".join(f"{k}: {json.dumps(v)}, " for k, v in parameters.items())
+    head = f"  {name}:\n    title: {title}\n    experiment: probe_layers\n{lines}"
+    return f"{head}    parameters: {{{flow}{_PLAIN}}}\n"
 
 # %% ../../nbs/probing/05_study.ipynb #38d550f1
 def probing_study(
@@ -54,25 +52,26 @@ def probing_study(
     seeds=(0,),
     folder="outputs/probes",  # of the experiment, from which a fine-tuned run is found
 ) -> str:  # YAML
-    "The study that trains these probes; raises ParameterError for another side, EncoderError for a checkpoint that cannot be one."
+    "Write a study that trains these probes. Raises ParameterError for another side, EncoderError for a bad checkpoint."
     if side not in CHOICES:
         raise ParameterError(f"side = {side!r}: expected {', '.join(CHOICES)}")
     over, needs, tuned, same = _tuned(fine_tuned, Path(folder) / "runs" / "run")
-    common = {"epochs": epochs, "keep_probes": True} | (
-        {"max_length": 384, "stored": False} if get_task(task).kind == "span" else {}
-    )
-    rest = f", {_PLAIN}"
+    common, max_length = {"epochs": epochs, "keep_probes": True}, 128
+    if get_task(task).kind == "span":
+        max_length = 384
+        common |= {"max_length": max_length, "stored": False}
     text = (
         f"# Written by `bertvision probes train`; run it again, or edit it and use `bertvision run` on it.\n"
-        f'title: "Layer probes: {Path(encoder).name} on {get_task(task).title}"\ntasks: [{task}]\nencoders: [{_flow({"e": encoder})[3:]}]\n'
-        f"seeds: [{', '.join(map(str, seeds))}]\nsteps:\n"
+        f'title: "Layer probes: {Path(encoder).name} on {get_task(task).title}"\n'
+        f"tasks: [{task}]\nencoders: [{json.dumps(encoder)}]\nseeds: [{', '.join(map(str, seeds))}]\nsteps:\n"
     )
     if side != "pretrained" and not fine_tuned:
-        text += f"  finetune:\n    parameters: {{epochs: 3, batch_size: 8, lr: 3e-5, max_length: {common.get('max_length', 128)}, keep_model: true}}\n"
+        recipe = f"epochs: 3, batch_size: 8, lr: 3e-5, max_length: {max_length}, keep_model: true"
+        text += f"  finetune:\n    parameters: {{{recipe}}}\n"
     if side != "fine_tuned":
-        text += f"  pretrained:\n    title: Pretrained\n    experiment: probe_layers\n    parameters: {{{_flow(common | same)}{rest}}}\n"
+        text += _probe_step("pretrained", "Pretrained", "", common | same)
     if side != "pretrained":
-        text += f"  fine_tuned:\n    title: Fine-tuned\n    experiment: probe_layers\n{over}{needs}    parameters: {{{_flow(common | tuned)}{rest}}}\n"
+        text += _probe_step("fine_tuned", "Fine-tuned", over + needs, common | tuned)
     return text + "report: probes\n"
 
 # %% ../../nbs/probing/05_study.ipynb #fb1db40a

@@ -19,12 +19,7 @@ from ..data.tasks import Task
 from ..metrics.scores import baseline, score
 from ..metrics.statistics import answers_collapse, collapse
 from .decoding import Decoded, answers, decode_spans
-from bertvision.qa.scoring import (
-    apply_threshold,
-    best_threshold,
-    exact_match,
-    score_answers,
-)
+from .scoring import apply_threshold, best_threshold, exact_match, score_answers
 from .windows import Windows
 
 # %% ../../nbs/qa/03_grading.ipynb #ce026921

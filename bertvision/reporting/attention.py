@@ -48,17 +48,18 @@ def _runs_by_key(study: Results) -> dict:  # KEYS as a tuple -> records
 
 def _averages(records: list) -> dict:  # of the runs behind a row
     "Average what the runs of an attention have measured."
-    mean = lambda value: float(np.mean([value(r) for r in records]))
-    names = dict.fromkeys(name for r in records for name in r["modes"]["modes"])
+    mean = lambda values: float(np.mean(list(values)))
+    modes = [r["modes"] for r in records]
+    names = dict.fromkeys(name for m in modes for name in m["modes"])
     return {
-        "mode": mode_title({name: mean(lambda r: r["modes"]["modes"].get(name, 0.0)) for name in names}),
+        "mode": mode_title({name: mean(m["modes"].get(name, 0.0) for m in modes) for name in names}),
         "swap": records[0]["parameters"].get("swap") or "",
-        **{count: mean(lambda r: r["modes"][count]) for count in ("tokens", "computed", "compared")},
+        **{count: mean(m[count] for m in modes) for count in ("tokens", "computed", "compared")},
         "weights": records[0]["parameters_count"]["total"],
-        "loss": mean(lambda r: r["history"][-1]["loss"]),
-        "train_seconds": mean(lambda r: r["seconds"]["train"]),
-        "eval_seconds": mean(lambda r: r["seconds"].get("evaluate", np.nan)),
-        "memory": mean(lambda r: r["peak_memory_bytes"]),
+        "loss": mean(r["history"][-1]["loss"] for r in records),
+        "train_seconds": mean(r["seconds"]["train"] for r in records),
+        "eval_seconds": mean(r["seconds"].get("evaluate", np.nan) for r in records),
+        "memory": mean(r["peak_memory_bytes"] for r in records),
     }
 
 # %% ../../nbs/reporting/14_attention.ipynb #c5762478
@@ -109,7 +110,8 @@ def against_full(
 CAPTION = (
     "Score × 100, mean ± standard deviation over seeds; ▲ ▼: better or worse than full attention "
     "(paired over seeds and texts, Holm over all rows). Mode: what ran, by the share of texts. "
-    "Tokens: of the texts, cut; computed: with the padding that the encoder adds; compared: keys, features or mixtures a token is compared with. "
+    "Tokens: of the texts, cut; computed: with the padding that the encoder adds; "
+    "compared: keys, features or mixtures a token is compared with. "
     "Loss: the last of training."
 )
 
@@ -272,9 +274,9 @@ def cost_table(
         longest = by_length.loc[n]
         same = (rows["precision"] == precision) & (rows["settings"] == settings) & (rows["length"] == n)
         full = rows.loc[same & (rows["attention"] == "full"), "seconds"]
-        growth = lambda column: (
-            f"{longest[column] / by_length.loc[n // 2, column]:.2f}" if n // 2 in by_length.index else ""
-        )
+        growth = dict.fromkeys(("seconds", "bytes"), "")
+        if n // 2 in by_length.index:
+            growth = {column: f"{longest[column] / by_length.loc[n // 2, column]:.2f}" for column in growth}
         cells.append(
             {
                 "Attention": name,
@@ -284,9 +286,9 @@ def cost_table(
                 "Forward, ms": f"{1e3 * longest['forward']:,.0f}",
                 "Backward, ms": f"{1e3 * longest['backward']:,.0f}",
                 "Full / this": f"{full.iloc[0] / longest['seconds']:.2f}" if len(full) else "",
-                "Time, × for twice the length": growth("seconds"),
+                "Time, × for twice the length": growth["seconds"],
                 "Memory, MiB": f"{longest['bytes'] / 2**20:,.0f}",
-                "Memory, × for twice the length": growth("bytes"),
+                "Memory, × for twice the length": growth["bytes"],
             }
         )
     return pd.DataFrame(cells)

@@ -311,9 +311,9 @@ def _distances(vectors: np.ndarray, labels: np.ndarray, centres: np.ndarray, met
 NEIGHBOUR_BYTES = 24  # index and distance of each neighbour, in lists that are allocated with spare room
 
 
-def _timed(function) -> tuple:  # (seconds, result)
+def _timed(function, *args) -> tuple:  # (seconds, result)
     start = time.perf_counter()
-    result = function()
+    result = function(*args)
     return time.perf_counter() - start, result
 
 
@@ -324,7 +324,8 @@ def _kmeans_costs(points: np.ndarray, s: _Settings) -> dict:
     start = points[rng.choice(n, s.num_clusters, replace=False)]
     model = MiniBatchKMeans(s.num_clusters, init=start, n_init=1, batch_size=s.batch_size, random_state=s.seed)
     batches = [points[rng.choice(n, min(n, max(s.batch_size, s.num_clusters)), replace=False)] for _ in range(3)]
-    step = float(np.median([_timed(lambda: model.partial_fit(b))[0] for b in batches])) * s.batch_size / len(batches[0])
+    seconds = [_timed(model.partial_fit, batch)[0] for batch in batches]
+    step = float(np.median(seconds)) * s.batch_size / len(batches[0])
     return {
         "seconds": step * (24 + (PASSES + 1) * n / s.batch_size),
         "bytes": 16 * s.num_clusters * (d + s.batch_size) + 16 * s.batch_size * d,

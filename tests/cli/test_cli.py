@@ -31,7 +31,8 @@ def cli(lab, command, *more):
 def test_help_is_light_and_quick():
     code = (
         "import sys\nfrom bertvision.cli import parser\nparser().format_help()\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'ruamel.yaml', 'rich', 'papermill', 'bertvision.engine.plan'} & set(sys.modules)\nassert not heavy, heavy"
+        "heavy = {'torch', 'numpy', 'pandas', 'ruamel.yaml', 'rich', 'papermill', 'bertvision.engine.plan'}\n"
+        "heavy &= set(sys.modules)\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     times = []
@@ -109,11 +110,13 @@ def test_the_published_grid_is_listed_where_nothing_can_be_loaded(tmp_path, caps
 
 
 def test_run_ends_with_the_table_and_status_and_report_know_it(lab, capsys):
-    lab.notebook("reports/table", 'study_dir = ""', "open('table.md', 'w').write('| the table |')")
+    page = "# A study\n\n| the table |\n\n## More\n\n## Details\n"
+    lab.notebook("reports/table", 'study_dir = ""', f"from IPython.display import Markdown\nMarkdown({page!r})")
     lab.study(STUDY + "    report: table")
     assert cli(lab, "run", "--seeds", "0") == 0
     out = capsys.readouterr().out
-    assert "| the table |" in out and "report: " in out and "1 runs executed in" in out and "runner overhead: " in out
+    assert "| the table |" in out and "Details" not in out and "report: " in out
+    assert "1 runs executed in" in out and "runner overhead: " in out
     assert cli(lab, "status") == 0
     out = capsys.readouterr().out
     assert "1 new, 1 done" in out and "accuracy 0.500" in out
@@ -212,7 +215,7 @@ def test_doctor_says_what_cannot_be_loaded_and_why(capsys, monkeypatch, tmp_path
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_finetuning_whose_kernel_is_killed_ends_with_the_same_metrics(tmp_path):
-    """The real experiment through the real command: killed with SIGKILL in the middle of an epoch, resumed by the next `run`."""
+    """A real fine-tuning is killed with SIGKILL in the middle of an epoch; the next `bertvision run` resumes it."""
     study = tmp_path / "studies" / "kill.yaml"
     study.parent.mkdir()
     study.write_text(

@@ -1,4 +1,4 @@
-"""Whatever stands in a file: its reader returns something that can be used, or raises one of the project's own errors."""
+"""Whatever a file holds, its reader returns something usable or raises one of the project's own errors."""
 
 import gzip
 import json
@@ -494,7 +494,15 @@ STUDY = {
         },
     },
 }
-NOTEBOOK = 'task = "cola"  # a name\nencoder = "tiny-random"\nseed = 0\nlr = 1e-4\nepochs = 1.0\nout_dir = ""\nlearn_dir = ["a"]\nspace = {"lr": [0, 1]}\nattention = "auto"'
+NOTEBOOK = """task = "cola"  # a name
+encoder = "tiny-random"
+seed = 0
+lr = 1e-4
+epochs = 1.0
+out_dir = ""
+learn_dir = ["a"]
+space = {"lr": [0, 1]}
+attention = "auto\""""
 
 
 @pytest.fixture(scope="module")

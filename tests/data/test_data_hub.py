@@ -56,7 +56,10 @@ def test_class_names_in_the_card_count(tmp_path):
     place = parquet(tmp_path / "hub", "sst-2", ROWS, label=INT)
     with pytest.raises(DataError, match="the classes of column 'label' have no names; expected negative, positive"):
         load_task("sst-2", place, source="hub")
-    features = "  - name: sentence\n    dtype: string\n  - name: label\n    dtype:\n      class_label:\n        names:\n          '0': negative\n          '1': positive\n"
+    features = (
+        "  - name: sentence\n    dtype: string\n  - name: label\n    dtype:\n      class_label:\n"
+        "        names:\n          '0': negative\n          '1': positive\n"
+    )
     (place / "README.md").write_text(f"---\ndataset_info:\n- config_name: sst2\n  features:\n{features}---\n# GLUE\n")
     assert (
         load_task("sst-2", place, source="hub").fingerprint

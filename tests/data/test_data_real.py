@@ -1,4 +1,4 @@
-"""Real files in GLUE's layout: every row is read, every label known, nothing is joined, dropped or turned into a missing value."""
+"""Real files in GLUE's layout: every row is read, every label is known, and no text becomes a missing value."""
 
 import gzip
 import shutil

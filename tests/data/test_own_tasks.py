@@ -1,4 +1,4 @@
-"""Tasks of one's own in a YAML file: all kinds of files, studies whose runs are other processes, and a changed file makes a new run."""
+"""Tasks that a user defines in a YAML file: all kinds of files, studies on them, and new runs where a file changes."""
 
 import csv
 import gzip
@@ -53,7 +53,8 @@ def own(tmp_path):
 def lab(tmp_path):
     lab = Lab(tmp_path / "lab")
     lab.experiment(
-        'from bertvision import load_task\nfrom bertvision.runs.run import Run\nrun = Run.start("learn", dict(task=task, seed=seed, max_length=max_length), out_dir, seed)',
+        "from bertvision import load_task\nfrom bertvision.runs.run import Run\n"
+        'run = Run.start("learn", dict(task=task, seed=seed, max_length=max_length), out_dir, seed)',
         'data = load_task(task)\nrun.finish({"validation": {"accuracy": len(data["train"]) / 100}})',
         parameters='task = "cola"\nencoder = "tiny-random"\nseed = 0\nmax_length = 128\nout_dir = ""',
     )

@@ -1,4 +1,4 @@
-"""The engine on Snakemake: on this machine with plain-Python notebooks, and on a real SLURM of two nodes where one can be had."""
+"""The Snakemake engine: on this machine with plain-Python notebooks, and on a real SLURM of two nodes."""
 
 import json
 import os
@@ -55,8 +55,10 @@ def test_failed_killed_and_blocked_runs_in_a_folder_with_a_hostile_name(tmp_path
     lab.experiment(
         START,
         "mark = run.folder / 'checkpoint'\nwith open(run.folder / 'tries', 'a') as f: f.write('x')",
-        "assert seed != 1, 'bad seed'\nimport os\nresumed = mark.exists()\nif not resumed:\n    mark.mkdir()\n    os.kill(os.getpid(), 9)",
-        'run.finish({"validation": {"accuracy": 0.5}}, extra={"resumed": resumed, "threads": os.environ["OMP_NUM_THREADS"]})',
+        "assert seed != 1, 'bad seed'\nimport os\nresumed = mark.exists()\n"
+        "if not resumed:\n    mark.mkdir()\n    os.kill(os.getpid(), 9)",
+        "threads = os.environ['OMP_NUM_THREADS']\n"
+        'run.finish({"validation": {"accuracy": 0.5}}, extra={"resumed": resumed, "threads": threads})',
     )
     lab.experiment(START, FINISH, name="use")
     outcome = go(lab)
@@ -76,7 +78,8 @@ def test_each_of_two_runs_at_once_has_a_gpu_of_its_own(lab, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     lab.experiment(
         START,
-        f"import os, time\n(run.folder / 'here').touch()\nother = run.folder.parent / {A!r}.replace('s0', f's{{1 - seed}}') / 'here'\n"
+        "import os, time\n(run.folder / 'here').touch()\n"
+        f"other = run.folder.parent / {A!r}.replace('s0', f's{{1 - seed}}') / 'here'\n"
         "while not other.exists(): time.sleep(0.1)",
         'run.finish({"validation": {"accuracy": 1.0}}, extra={"card": os.environ["CUDA_VISIBLE_DEVICES"]})',
     )
@@ -211,7 +214,7 @@ def test_what_a_job_asks_for(lab):
 
 @pytest.fixture(scope="module")
 def slurm():
-    """Two nodes; stopped at the end unless they were there before. On a CI machine, where nobody is disturbed, with sudo."""
+    """Start two nodes, with sudo on a CI machine; stop them at the end unless they ran before."""
     there = slurm_nodes.alive("slurmctld") is not None
     script = [
         *(["sudo", "-n"] if os.environ.get("CI") and os.geteuid() and shutil.which("sudo") else []),
@@ -228,8 +231,10 @@ def slurm():
 
 
 STEPS = (
-    "import json, random, time\npoint = run.folder / 'checkpoint'\nfirst, total = json.loads(point.read_text()) if point.exists() else (0, 0.0)\n"
-    "for i in range(first, 30):\n    total += random.Random(f'{seed}-{i}').random()\n    point.write_text(json.dumps([i + 1, total]))\n"
+    "import json, random, time\npoint = run.folder / 'checkpoint'\n"
+    "first, total = json.loads(point.read_text()) if point.exists() else (0, 0.0)\n"
+    "for i in range(first, 30):\n    total += random.Random(f'{seed}-{i}').random()\n"
+    "    point.write_text(json.dumps([i + 1, total]))\n"
     "    run.update(i + 1, 30)\n    time.sleep(0.1)"
 )
 REPORT = 'run.finish({"validation": {"accuracy": total / 30}}, extra={"resumed_from": first})'

@@ -49,7 +49,7 @@ def planned(tmp_path):
 
 
 def done(made, steps=("finetune", "extract", "heads"), **changes) -> Path:
-    """Leave the records that finished runs of a plan would have left, with folders as seen from the run; returns the study's folder."""
+    """Write the records of finished runs of a plan, with folders as seen from the run; return the study's folder."""
     _write_plan(made)
     for job in made.jobs:
         if job.step not in steps:
@@ -122,12 +122,13 @@ def test_what_is_kept_and_where_is_no_setting(planned):
         ),
         (f"heads.{GRID}.s1", {"out_dir": "elsewhere"}),
     ):
-        change(folder, run, lambda r: r["parameters"].update(given))
+        change(folder, run, lambda r, given=given: r["parameters"].update(given))
     for run, known in (
         (f"finetune.{GRID}.s1", ("epochs", "lr", "finetune_dir")),
         (f"heads.{GRID}.s2", ("extract_dir", "heads")),
     ):  # as older records have it
-        change(folder, run, lambda r: r.update(parameters={k: v for k, v in r["parameters"].items() if k in known}))
+        kept = {k: v for k, v in read_record(folder / "runs" / run)["parameters"].items() if k in known}
+        change(folder, run, lambda r, kept=kept: r.update(parameters=kept))
     change(folder, f"finetune.{GRID}.s2", lambda r: r["parameters"].update(epochs=1, evals_per_epoch=1.0))  # 1 and 1.0
     assert (
         rows_of(folder) == {"Heads": "0 1 2"}
@@ -181,18 +182,15 @@ def test_accepted_runs_are_not_replaced_ones(planned):
 def test_marks_of_runs_upstream_tell_what_was_replaced(planned):
     made = planned()
     folder = done(made)
-    for job in (
-        made.jobs
-    ):  # as the witness of a run has it; the fingerprint over all needs is the plan's, not that of the runs
+    # as the witness of a run has it; the fingerprint over all needs is the plan's, not that of the runs
+    for job in made.jobs:
         marks = {need: stamps_of(read_record(folder / "runs" / need))[0] for need in job.needs}
         ran = keep_executed(
             {job.id: {"source": "", "file": "gone.py", "names": [], "executed": {}, "statements": {}}}, folder
         )
-        change(
-            folder,
-            job.id,
-            lambda r: (r.update(made_from=marks, executed=ran), r["fingerprints"].update(needs="of a newer plan")),
-        )
+        changes = {"made_from": marks, "executed": ran}
+        change(folder, job.id, lambda r, changes=changes: r.update(changes))
+        change(folder, job.id, lambda r: r["fingerprints"].update(needs="of a newer plan"))
     assert faults(folder) == {}
     mark_accepted(folder / "runs" / f"finetune.{GRID}.s0", {"job": "newer"}, "a comment")
     assert faults(folder) == {} and rows_of(folder) == {"Heads": "0 1 2"}
@@ -229,14 +227,9 @@ def test_runs_outside_the_study_count_and_a_circle_is_named(planned, tmp_path):
             new_record("finetune", {"task": "toy-acceptability", "lr": lr}, job={"run": f"finetune.s{seed}"})
             | {"status": "done", "finished": "2000-01-01T00:00:00+00:00", "started": "2000-01-01T00:00:00+00:00"},
         )
-        change(
-            folder,
-            f"heads.{GRID}.s{seed}",
-            lambda r: (
-                r["parameters"].update(extract_dir="", finetune_dir=os.path.relpath(place, folder / "runs" / "x")),
-                r["fingerprints"].update(needs=""),
-            ),
-        )
+        folders = {"extract_dir": "", "finetune_dir": os.path.relpath(place, folder / "runs" / "x")}
+        change(folder, f"heads.{GRID}.s{seed}", lambda r, folders=folders: r["parameters"].update(folders))
+        change(folder, f"heads.{GRID}.s{seed}", lambda r: r["fingerprints"].update(needs=""))
     assert (
         rows_of(folder) == {"Heads (finetune.lr=0.1)": "0 1", "Heads (finetune.lr=0.2)": "2"} and faults(folder) == {}
     )
@@ -291,11 +284,9 @@ def test_needs_whose_folders_a_notebook_does_not_ask_for_are_no_fault(tmp_path):
 def test_encoders_from_folders_of_one_name_are_not_averaged(planned):
     folder = done(planned())
     for seed, place in enumerate(("/here/mine", "/here/mine", "/there/mine")):
-        change(
-            folder,
-            f"finetune.{GRID}.s{seed}",
-            lambda r: (r.update(encoder=place, step="finetune"), r["fingerprints"].update(inputs=place)),
-        )
+        run = f"finetune.{GRID}.s{seed}"
+        change(folder, run, lambda r, place=place: r.update(encoder=place, step="finetune"))
+        change(folder, run, lambda r, place=place: r["fingerprints"].update(inputs=place))
     found = rows_of(folder, "finetune")
     assert sorted(found.values()) == ["0 1", "2"] and all(
         title.startswith("Fine-tuning (encoder=mine-") for title in found
@@ -318,11 +309,8 @@ def named(folder):
             read_json(place / "record.json")
         except DataError:
             continue
-        change(
-            folder,
-            place.name,
-            lambda r: r.update(job=place.name, seconds={"total": 5 + time.perf_counter()}, device=this_machine()),
-        )
+        names = {"job": place.name, "seconds": {"total": 5 + time.perf_counter()}, "device": this_machine()}
+        change(folder, place.name, lambda r, names=names: r.update(names))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The process that executes a notebook: this interpreter, none of the user's settings, nothing lost, ended in time; through both engines."""
+"""The process that executes a notebook: its interpreter and settings, its outputs, its time limit; on both engines."""
 
 import importlib.util
 import json
@@ -92,9 +92,8 @@ def test_a_run_takes_this_interpreter_whatever_kernel_its_notebook_names(lab, tm
     }
     for name, spec in specs.items():
         name_kernel(lab.experiment("import os, sys", *cells, name=name), spec)
-    lab.study(
-        f"{{tasks: [toy-sentiment], encoders: [tiny-random], seeds: [0], steps: {{{', '.join(f'{name}: {{}}' for name in specs)}}}}}"
-    )
+    steps = ", ".join(f"{name}: {{}}" for name in specs)
+    lab.study(f"{{tasks: [toy-sentiment], encoders: [tiny-random], seeds: [0], steps: {{{steps}}}}}")
     assert cli(lab, "--engine", engine, "--jobs", "2") == 0
     assert told(lab) == [[sys.executable, False]] * 3
 
@@ -141,9 +140,11 @@ STOCK = """import builtins, os, signal, sys
 import bertvision.models.encoders, matplotlib, numpy, random, torch
 stock = dict(
     environ={k: v for k, v in os.environ.items() if not k.startswith(("IPYTHONDIR", "JUPYTER_CONFIG_DIR"))},
-    python=sys.executable, package=bertvision.__file__, path=sys.path[:], argv=sys.argv[:1] + sys.argv[3:-1], flags=str(sys.flags), folder=os.path.basename(os.getcwd()),
+    python=sys.executable, package=bertvision.__file__, path=sys.path[:],
+    argv=sys.argv[:1] + sys.argv[3:-1], flags=str(sys.flags), folder=os.path.basename(os.getcwd()),
     session=os.getsid(0) == os.getpid(), signals=[str(signal.getsignal(s)) for s in (signal.SIGINT, signal.SIGTERM)],
-    leaks=getattr(builtins, "leaks", []), backend=matplotlib.get_backend(), numbers=[str(torch.get_default_dtype()), torch.get_num_threads()])
+    leaks=getattr(builtins, "leaks", []), backend=matplotlib.get_backend(),
+    numbers=[str(torch.get_default_dtype()), torch.get_num_threads()])
 stock["backend"], warm = stock["backend"].lower(), os.getpgid(0) != 0 and "nursery" in " ".join(sys.orig_argv)"""
 
 
@@ -290,7 +291,7 @@ def test_a_cell_that_has_ended_is_not_failed_for_output_that_is_still_under_way(
 
 
 def test_no_output_is_dropped_for_a_client_that_cannot_keep_up(tmp_path, monkeypatch):
-    """ZeroMQ drops what is more than its limit behind, with the word that the cell has ended among it: of 15,000 outputs 2,980 came."""
+    """Beyond its limit ZeroMQ drops messages, the end of the cell among them: of 15,000 outputs, 2,980 arrived."""
     failure, cells = execute(
         tmp_path,
         monkeypatch,
@@ -313,7 +314,8 @@ def test_a_run_over_its_time_is_stopped_and_can_go_on(lab, engine):
     """The first attempt leaves a checkpoint, the second waits for what never comes, wherever its time ends."""
     lab.experiment(
         START,
-        "point, go = run.folder / 'checkpoint', run.folder / 'go'\nresumed = point.exists()\npoint.touch()\nassert resumed, 'first'",
+        "point, go = run.folder / 'checkpoint', run.folder / 'go'\nresumed = point.exists()\npoint.touch()\n"
+        "assert resumed, 'first'",
         "import time\nwhile not go.exists(): time.sleep(0.1)",
         finish("resumed"),
     )
@@ -379,7 +381,8 @@ def test_runs_left_from_an_earlier_call_are_named(lab, capsys):
     "text",
     [
         "OSError: [Errno 28] No space left on device",
-        "DataError: states.h5 cannot be written: Can't synchronously write data (file write failed: errno = 28, error message = 'x', offset = 614400)",
+        "DataError: states.h5 cannot be written: Can't synchronously write data "
+        "(file write failed: errno = 28, error message = 'x', offset = 614400)",
         "SafetensorError: Error while serializing: I/O error: Kein Speicherplatz (os error 28)",
         "OSError: [Errno 122] Disk quota exceeded",
         "RuntimeError: EDQUOT",
@@ -498,7 +501,8 @@ def test_plain_cells_are_read_without_ipython(lab):
     import subprocess
 
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\nfrom bertvision.core.io import resources\nfrom bertvision.engine.fingerprint import _template\n"
+        "import sys; sys.path.insert(0, sys.argv[1])\nfrom pathlib import Path\n"
+        "from bertvision.core.io import resources\nfrom bertvision.engine.fingerprint import _template\n"
         "for path in resources().glob('experiments/*.ipynb'): _template(path)\nassert 'IPython' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, os.path.dirname(study_lab.__file__)], check=True)

@@ -1,4 +1,4 @@
-"""The runner with real kernels: failures, kills, resuming, skipping. The notebooks are plain Python, so that a run takes two seconds."""
+"""The runner with real kernels: failures, kills, resuming, skipping. Plain-Python notebooks keep runs short."""
 
 import json
 import os
@@ -138,7 +138,8 @@ def test_a_kernel_killed_by_sigkill_is_explained_and_the_next_run_resumes(lab):
         START,
         "point = run.folder / 'checkpoint' / 'step'\nresumed = point.exists()",
         "import os, time\nif not resumed:\n"
-        "    time.sleep(0.2)\n    run.update(5, 5)\n    point.parent.mkdir()\n    point.write_text('5')\n    os.kill(os.getpid(), 9)",
+        "    time.sleep(0.2)\n    run.update(5, 5)\n    point.parent.mkdir()\n    point.write_text('5')\n"
+        "    os.kill(os.getpid(), 9)",
         "run.phase.seconds['train'] = 0.2  # as a checkpoint brings it back",
         'run.finish({"validation": {"accuracy": 1.0}}, extra={"resumed": resumed})',
     )
@@ -236,7 +237,10 @@ def test_what_the_child_wrote_down_is_kept_though_a_lock_is_still_held(ended):
 
 # Kills and stops.
 
-WAIT = "import os, time\n(run.folder / 'kernel').write_text(str(os.getpid()))\nwhile not os.path.exists(place): time.sleep(0.1)"
+WAIT = (
+    "import os, time\n(run.folder / 'kernel').write_text(str(os.getpid()))\n"
+    "while not os.path.exists(place): time.sleep(0.1)"
+)
 
 
 @pytest.fixture
@@ -246,7 +250,8 @@ def runner(lab):
         START, WAIT, FINISH, parameters=PARAMETERS + f"\nplace = {str(lab.root / 'go')!r}", reads={"place": "nothing"}
     )
     code = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(study_lab.__file__)!r})\nfrom pathlib import Path\nfrom study_lab import Lab\n"
+        f"import sys; sys.path.insert(0, {os.path.dirname(study_lab.__file__)!r})\n"
+        "from pathlib import Path\nfrom study_lab import Lab\n"
         f"lab = Lab(Path({str(lab.root)!r}))\nlab.run(seeds=[0])"
     )
     process = subprocess.Popen(
@@ -307,22 +312,22 @@ def test_the_report_is_made_once_and_again_when_a_record_changes(lab):
     lab.notebook(
         "reports/table",
         'study_dir = ""',
-        "from pathlib import Path\nn = len(list(Path(study_dir).glob('runs/*/record.json')))",
-        "Path('table.md').write_text(f'{n} runs')",
+        "from pathlib import Path\nfrom IPython.display import Markdown",
+        "n = len(list(Path(study_dir).glob('runs/*/record.json')))\nMarkdown(f'{n} runs')",
     )
     lab.study("{tasks: [toy-sentiment], encoders: [tiny-random], seeds: [0, 1], steps: {learn: {}}, report: table}")
     for job in lab.plan(seeds=[0]).jobs:
         pretend_done(job)
     assert lab.run(seeds=[0]).ok
     table = lab.out / "small/report/table.md"
-    assert table.read_text() == "1 runs"
+    assert table.read_text() == "1 runs\n"
     table.write_text("untouched")
     assert lab.run(seeds=[0]).ok and table.read_text() == "untouched"
     table.unlink()
-    assert lab.run(seeds=[0]).ok and table.read_text() == "1 runs"
+    assert lab.run(seeds=[0]).ok and table.read_text() == "1 runs\n"
     for job in lab.plan().jobs:
         pretend_done(job)
-    assert lab.run().ok and table.read_text() == "2 runs"
+    assert lab.run().ok and table.read_text() == "2 runs\n"
     assert [j["seed"] for j in read_json(lab.out / "small/plan.json")["jobs"]] == [0, 1]
 
 
@@ -357,15 +362,18 @@ def test_failures_of_a_child_that_left_no_record(lab):
 
 
 def test_finished_runs_are_a_no_op_that_imports_nothing_heavy(lab):
-    """That torch and its like are not imported is what makes it fast; how fast, test_cluster's five hundred runs print."""
+    """Without torch and the like it is fast: the test of five hundred runs in test_cluster prints how fast."""
     lab.study("{tasks: [toy-sentiment], encoders: [tiny-random], seeds: [0, 1, 2], steps: {learn: {}}}")
     for job in lab.plan().jobs:
         pretend_done(job)
     code = (
         f"import sys; sys.path.insert(0, {os.path.dirname(study_lab.__file__)!r})\nfrom pathlib import Path\n"
-        "from bertvision.engine.grid import load_study; from bertvision.engine.plan import plan\nfrom bertvision.engine.local import run_study\n"
-        f"root = Path({str(lab.root)!r})\noutcome = run_study(plan(load_study('small', root=root), None, root / 'outputs'))\n"
-        "assert len(outcome.skipped) == 3\nheavy = {'torch', 'pandas', 'papermill', 'nbformat', 'datasets'} & set(sys.modules)\n"
+        "from bertvision.engine.grid import load_study\nfrom bertvision.engine.plan import plan\n"
+        "from bertvision.engine.local import run_study\n"
+        f"root = Path({str(lab.root)!r})\n"
+        "outcome = run_study(plan(load_study('small', root=root), None, root / 'outputs'))\n"
+        "assert len(outcome.skipped) == 3\n"
+        "heavy = {'torch', 'pandas', 'papermill', 'nbformat', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

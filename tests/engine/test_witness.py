@@ -1,4 +1,4 @@
-"""What ran is what is recorded: edits between plan and run, code that no import shows, caches, retries, upstream runs."""
+"""The record names the code that ran: edits after the plan, hidden imports, caches, retries, upstream runs."""
 
 import os
 import subprocess
@@ -91,18 +91,14 @@ def clone(tmp_path):
 
 def in_clone(clone, lab, code):
     """Run code with the clone's package; returns what it prints."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(clone), str(Path(study_lab.__file__).parent), str(Path(__file__).parent)])}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"from pathlib import Path\nfrom study_lab import Lab\nfrom test_witness import run, scores\nlab = Lab(Path({str(lab.root)!r}))\n{code}",
-        ],
-        env=env,
-        capture_output=True,
-        text=True,
-        cwd=lab.root,
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(clone), str(Path(study_lab.__file__).parent), str(Path(__file__).parent)])
+    }
+    code = (
+        "from pathlib import Path\nfrom study_lab import Lab\nfrom test_witness import run, scores\n"
+        f"lab = Lab(Path({str(lab.root)!r}))\n{code}"
     )
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=lab.root)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -136,7 +132,10 @@ def test_an_edit_that_the_runs_do_not_execute_stops_none_of_them(lab, clone):
     assert "{}" in in_clone(clone, lab, "o = run(lab, seeds=[0, 1, 2]); print(o.failed)")
 
 
-STATES = "from bertvision.engine.plan import study_states\nprint(sorted({s.why or s.name for s in study_states(lab.plan()).values()}))"
+STATES = (
+    "from bertvision.engine.plan import study_states\n"
+    "print(sorted({s.why or s.name for s in study_states(lab.plan()).values()}))"
+)
 PLANTED = "\n\ndef planted():\n    return 0.50  # half\n\n\ndef other():\n    return 1\n"
 
 
@@ -266,7 +265,10 @@ def test_an_attempt_that_was_cut_off_under_other_code_is_not_continued(lab, monk
     helper = lab.root / "my_helper.py"
     helper.write_text("def value(): return 0.25\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(lab.root), os.environ.get("PYTHONPATH")])))
-    keep = 'state = run.folder / "state.txt"\nif not state.exists():\n    state.write_text(str(my_helper.value()))\n    run.update(1, 2)\n    os.kill(os.getpid(), 9)'
+    keep = (
+        'state = run.folder / "state.txt"\nif not state.exists():\n    state.write_text(str(my_helper.value()))\n'
+        "    run.update(1, 2)\n    os.kill(os.getpid(), 9)"
+    )
     lab.experiment(
         START,
         f"import os\nimport my_helper\n{keep}",

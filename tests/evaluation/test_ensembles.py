@@ -1,4 +1,4 @@
-"""Ensembles of real fits: what the loop leaves behind fits together, also after a trip through Parquet, and nothing else does."""
+"""Ensembles of real fits: predictions of one split align, also after a trip through Parquet; others do not."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""HANS: files, labels by name, the guard, prediction files, and encoders of other families. All rows but those of the last tests are generated."""
+"""HANS: files, labels by name, the guard, predictions, other encoder families. Only the last tests read real files."""
 
 import gzip
 import json
@@ -49,7 +49,7 @@ WHO, DID = ("king", "queen", "doctor", "teacher", "judge", "artist"), ("slept", 
 
 
 def hans_rows(n=10, marked=True):
-    """n pairs of each of 30 subcases; when marked, the word `not` gives half of the pairs that are not entailed away."""
+    """Return n pairs of each of 30 subcases; marked: the word `not` shows half of the pairs that are not entailed."""
     for h in HEURISTICS:
         for k in range(10):
             label = LABELS[k % 2]

@@ -1,4 +1,4 @@
-"""XNLI: both layouts of its files, the hub's, the protocols, zero-shot scores, plan and report. All rows but those of the `real` tests are generated."""
+"""XNLI: its files and the hub's, the protocols, zero-shot scores, plan and report. Only `real` tests read real rows."""
 
 import os
 import shutil
@@ -36,8 +36,9 @@ from bertvision.reporting.page import number
 from bertvision.reporting.results import glue_table, read_study
 
 HEADER = (
-    "language gold_label sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse sentence1 sentence2 promptID pairID genre "
-    "label1 label2 label3 label4 label5 sentence1_tokenized sentence2_tokenized match"
+    "language gold_label sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse "
+    "sentence1 sentence2 promptID pairID genre label1 label2 label3 label4 label5 "
+    "sentence1_tokenized sentence2_tokenized match"
 ).split()
 
 
@@ -227,7 +228,12 @@ encoders: [tiny-random]
 seeds: [0, 1]
 steps:
   finetune: {tasks: [mnli], parameters: {epochs: 1, max_length: 64, keep_model: true}}
-  zero-shot: {title: Zero-shot, experiment: evaluate_languages, tasks: [mnli], needs: [finetune], parameters: {languages: [th, en], report_examples: 24, max_length: 64}}
+  zero-shot:
+    title: Zero-shot
+    experiment: evaluate_languages
+    tasks: [mnli]
+    needs: [finetune]
+    parameters: {languages: [th, en], report_examples: 24, max_length: 64}
   translated: {title: Translate-train, experiment: finetune, tasks: [xnli-de], parameters: {epochs: 1, max_length: 64}}
 report: languages
 """

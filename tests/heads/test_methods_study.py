@@ -1,4 +1,4 @@
-"""From fine-tuning over states to heads, ensembles and the report, as one small study; and a recipe that a search has found."""
+"""One small study: fine-tuning, states, heads, ensembles and the report; and a recipe that a search chose."""
 
 import pandas as pd
 import pytest
@@ -22,8 +22,17 @@ steps:
     experiment: train_heads
     needs: [extract]
     parameters: {heads: ["adapter-8:mean", "scalar-mix:mean"], lrs: [1e-2], epochs: 2}
-  stray: {experiment: extract_states, needs: [finetune], over: [task, encoder, seed], parameters: {train_examples: 120, split_seed: 1}}
-  ensembles: {title: Ensembles, experiment: ensemble, over: [task, encoder], needs: [finetune, heads], parameters: {head: "adapter-8:mean"}}
+  stray:
+    experiment: extract_states
+    needs: [finetune]
+    over: [task, encoder, seed]
+    parameters: {train_examples: 120, split_seed: 1}
+  ensembles:
+    title: Ensembles
+    experiment: ensemble
+    over: [task, encoder]
+    needs: [finetune, heads]
+    parameters: {head: "adapter-8:mean"}
 report: glue
 """
 

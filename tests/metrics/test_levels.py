@@ -1,4 +1,4 @@
-"""How often the rule is wrong: the committed table of simulated studies, its long version, and real runs of one recipe."""
+"""The rule's error rate: the committed table of simulated studies, its long version, and real runs of one recipe."""
 
 from pathlib import Path
 

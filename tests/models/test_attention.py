@@ -1,4 +1,4 @@
-"""Exchanged attention from the command line to the records: trained, resumed, saved, read again; and on real reviews."""
+"""Swapped attention, from the command line to the records: trained, resumed, saved, read again; and on real reviews."""
 
 import pytest
 import torch
@@ -20,8 +20,17 @@ tasks: [toy-recall]
 encoders: [tiny-random]
 seeds: [0]
 steps:
-  full: {experiment: finetune, parameters: &fit {epochs: 1, max_length: 160, attention: sdpa, train_examples: 160, task_options: {rules: ["32", "128"], sizes: {train: 200, validation: 60, test: 2}}}}
-  performer: {experiment: finetune, parameters: {<<: *fit, swap: performer, swap_settings: {features: 32}, keep_model: true}}
+  full:
+    experiment: finetune
+    parameters: &fit
+      epochs: 1
+      max_length: 160
+      attention: sdpa
+      train_examples: 160
+      task_options: {rules: ["32", "128"], sizes: {train: 200, validation: 60, test: 2}}
+  performer:
+    experiment: finetune
+    parameters: {<<: *fit, swap: performer, swap_settings: {features: 32}, keep_model: true}
   wrong: {experiment: finetune, parameters: {<<: *fit, swap: window, swap_settings: {features: 32}}}
 """
 
@@ -92,7 +101,7 @@ def test_performer_goes_on_with_its_directions(tmp_path):
 
 
 def test_bigbird_goes_on_in_the_mode_of_the_batch(tmp_path):
-    """Batches on both sides of its limit; a change of mode draws no random numbers, so that an interrupted training ends with the same numbers."""
+    """A change of mode between batches draws no random numbers: a resumed training ends with the same scores."""
     pieces = list(load_encoder("tiny-random").tokenizer.get_vocab())
     place = build_random(
         tmp_path / "bigbird",

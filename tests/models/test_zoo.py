@@ -1,4 +1,4 @@
-"""Every family of the zoo, built small: it loads with a head, reads without regard to padding, is streamed, frozen and saved like BERT."""
+"""Every family of the zoo, built small: loaded with a head, blind to padding, streamed, frozen and saved like BERT."""
 
 import re
 
@@ -97,7 +97,7 @@ def test_a_family_works_like_bert(checkpoint, tmp_path):
 
 
 def test_bigbirds_own_padding_is_not_taken_for_tokens(tmp_path):
-    """With blocks of 4 it reads texts of 28 tokens sparsely and fills the last block; the embeddings of a text are the same in any company."""
+    """Blocks of 4, texts of 28 tokens: sparse attention, a padded last block, and no text depends on its batch."""
     encoder = load_encoder(
         str(
             build_random(
@@ -199,7 +199,10 @@ def test_the_commit_that_was_loaded_is_told_where_none_is_pinned(tmp_path):
     shutil.copytree(locate("tiny-random")[0], repo / "snapshots" / commit)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
-    code = "from bertvision import load_encoder, get_task; e = load_encoder('roberta-base', get_task('toy-sentiment')); print(e.revision, e.fingerprint, e.notes)"
+    code = (
+        "from bertvision import load_encoder, get_task; e = load_encoder('roberta-base', get_task('toy-sentiment')); "
+        "print(e.revision, e.fingerprint, e.notes)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

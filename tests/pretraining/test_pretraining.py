@@ -31,7 +31,9 @@ held_out = CorpusBatches(corpus.part([2]), special, max_length=48, tokens=512, p
 recipe = PretrainingRecipe(steps=50, lr=2e-3, warmup=0.1, precision="fp32", log_every=1, evaluate=2, accumulate=2)
 done = pretrain(net, tokenizer, reading, held_out, recipe, folder=sys.argv[1])
 done.save(Path(sys.argv[1]) / "model")
-if done.main: (Path(sys.argv[1]) / "history.json").write_text(json.dumps(done.history.drop(columns=["seconds", "tokens_per_second"]).to_dict("list")))
+if done.main:
+    history = done.history.drop(columns=["seconds", "tokens_per_second"]).to_dict("list")
+    (Path(sys.argv[1]) / "history.json").write_text(json.dumps(history))
 """
 
 

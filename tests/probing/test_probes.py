@@ -1,4 +1,4 @@
-"""Layer probes where a notebook cannot look: several families of encoders, whole experiments from the command line, an answer that was planted."""
+"""Layer probes beyond the notebooks: several encoder families, experiments from the command line, a planted answer."""
 
 import json
 import math
@@ -173,7 +173,7 @@ def test_labels_of_a_control_task_are_fixed_by_type_and_seed():
 
 
 def test_an_untrained_encoder_scores_at_the_floor():
-    """Where the text's words are new in the reported split, random states know nothing that helps: accuracy stays near chance."""
+    """The reported split has words of its own, so that random states cannot help: accuracy stays near chance."""
     data, encoder = load_task("toy-shift"), untrained(load_encoder("tiny-random"), 5)
     fitted = fit_heads(
         probe_names(3, "cls"),
@@ -197,7 +197,15 @@ seeds: [0]
 steps:
   pretrained:
     experiment: probe_layers
-    parameters: {tokens: cls, epochs: 8, lrs: [1.0e-2], train_examples: 1200, max_length: 64, keep_probes: true, codes: false, similarity: 0}
+    parameters:
+      tokens: cls
+      epochs: 8
+      lrs: [1.0e-2]
+      train_examples: 1200
+      max_length: 64
+      keep_probes: true
+      codes: false
+      similarity: 0
 report: probes
 """
 

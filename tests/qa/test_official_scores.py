@@ -61,7 +61,7 @@ def raw_scores_2(answers, prediction):
 
 
 def best_2(asked, predictions, scores, null_odds):
-    """The highest sum on the way from silence to an answer everywhere, and the null odds of the question that reached it."""
+    """Return the highest sum between no answer and an answer everywhere, and the null odds that give it."""
     total = best = sum(not answers for answers in asked.values())
     threshold = 0.0
     by_odds = defaultdict(list)

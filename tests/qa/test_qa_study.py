@@ -1,4 +1,4 @@
-"""Questions from fine-tuning to the report: BERT, heads on its streamed states, their ensembles and BiDAF, as one small study."""
+"""One small study of questions, to its report: BERT, heads on its streamed states, their ensembles and BiDAF."""
 
 import os
 
@@ -18,12 +18,21 @@ tasks: [toy-qa]
 encoders: [tiny-random]
 seeds: [0]
 steps:
-  finetune: {title: BERT, parameters: {epochs: 1, keep_model: true, train_examples: 120, lr: 1e-3, max_length: 64, doc_stride: 32}}
+  finetune:
+    title: BERT
+    parameters: {epochs: 1, keep_model: true, train_examples: 120, lr: 1e-3, max_length: 64, doc_stride: 32}
   heads:
     title: Heads
     experiment: train_heads
     needs: [finetune]
-    parameters: {heads: ["adapter-8:each", "scalar-mix:each"], lrs: [1e-2], epochs: 1, train_examples: 120, head_examples: 60, max_length: 64, doc_stride: 32}
+    parameters:
+      heads: ["adapter-8:each", "scalar-mix:each"]
+      lrs: [1e-2]
+      epochs: 1
+      train_examples: 120
+      head_examples: 60
+      max_length: 64
+      doc_stride: 32
   bidaf: {title: BiDAF, experiment: train_bidaf, over: [task, seed], parameters: {epochs: 1, train_examples: 120}}
 report: glue
 """

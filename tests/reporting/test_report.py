@@ -462,9 +462,9 @@ def test_runs_and_models_are_counted_in_their_own_units(example):
     run = study.runs["finetune.rte.s2"]
     heads = {f"heads.rte/{v}": run | {"of": "heads.rte", "variant": v} for v in ("a", "b", "c")}
     study = replace(study, runs=study.runs | heads, jobs=[*study.jobs, {"run": "heads.rte"}])
-    assert (
-        tally(study)
-        == "11 of 16 runs finished (1 broken, 1 failed, 3 not started); 4 of the 13 models that they scored collapsed (finetune.rte.s2, heads.rte/a, heads.rte/b, heads.rte/c)."
+    assert tally(study) == (
+        "11 of 16 runs finished (1 broken, 1 failed, 3 not started); 4 of the 13 models that they scored collapsed "
+        "(finetune.rte.s2, heads.rte/a, heads.rte/b, heads.rte/c)."
     )
 
 

@@ -51,7 +51,10 @@ def test_a_report_imports_nothing_that_it_does_not_need():
 
 
 def test_the_command_line_and_the_childs_side_import_no_tables_and_figures():
-    code = "import sys, bertvision.cli, bertvision.engine.local\nprint([m for m in ('pandas', 'matplotlib', 'papermill', 'torch') if m in sys.modules])"
+    code = (
+        "import sys, bertvision.cli, bertvision.engine.local\n"
+        "print([m for m in ('pandas', 'matplotlib', 'papermill', 'torch') if m in sys.modules])"
+    )
     assert printed(code) == "[]"
 
 
@@ -203,7 +206,10 @@ def test_a_reports_notebook_is_written_whole_also_when_it_fails(lab):
 
 
 def test_what_changes_while_a_report_is_made_makes_it_stale(lab):
-    touch = f"import pathlib; p = next(pathlib.Path({str(lab.out)!r}).glob('small/runs/*/record.json')); p.write_text(p.read_text() + ' ')"
+    touch = (
+        f"import pathlib; p = next(pathlib.Path({str(lab.out)!r}).glob('small/runs/*/record.json')); "
+        "p.write_text(p.read_text() + ' ')"
+    )
     folder, failure, _ = reported(lab, touch)
     assert failure is None and not (folder / "fingerprint.json").exists()
 
@@ -215,7 +221,7 @@ def test_a_plan_without_code_asks_no_file_and_has_no_fingerprint(lab, monkeypatc
     monkeypatch.undo()
     assert [j.id for j in found.jobs] == [j.id for j in lab.plan().jobs] and found.command == lab.plan().command
     with pytest.raises(StudyError, match="made without the code"):
-        found.jobs[0].fingerprint
+        _ = found.jobs[0].fingerprint
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Studies that are given away: what must not be seen is gone, the same bytes twice, and an archive compares like its folder."""
+"""Shared studies: private text is removed, the bytes are the same twice, and an archive compares like its folder."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""The report of subsets with less than a whole study: missing and refused runs, one seed, one strategy, no HANS, nothing chosen."""
+"""The report of subsets on incomplete studies: missing and refused runs, one seed, one strategy, no HANS, no choice."""
 
 import json
 import shutil
@@ -295,7 +295,7 @@ def predictions_of(folder, run, split):
 
 
 def crossed_test(d):
-    "(difference, low, high, p) of (seeds, examples) differences: both factors random, and a t-test over seeds; plain numpy."
+    "Test (seeds, examples) differences, both factors random, and over seeds alone: (difference, low, high, p)."
     n, count = d.shape
     mean, by_seed, by_example = d.mean(), d.mean(axis=1), d.mean(axis=0)
     v_seed = ((by_seed - mean) ** 2).sum() / (n - 1) / n
@@ -368,11 +368,8 @@ def test_what_random_is_better_at_is_marked_as_such(example):
     for seed in range(3):  # exchange two strategies
         a, b = (example / "runs" / f"train.{E}.{s}.data_pct-0.05.s{seed}" for s in ("random", "diverse"))
         for place, name in ((a, "diverse"), (b, "random")):
-            change(
-                example,
-                place.name,
-                lambda r: (r["subset"].update(strategy=name), r["parameters"].update(strategy=name)),
-            )
+            change(example, place.name, lambda r, name=name: r["subset"].update(strategy=name))
+            change(example, place.name, lambda r, name=name: r["parameters"].update(strategy=name))
     study = read_study(example)
     rows = subset_rows(study)
     assert plain(main_table(study)).loc["diverse", "5 %"].endswith("▼")

@@ -33,8 +33,9 @@ def refuse_hdf5(monkeypatch, number: int):
     """Let HDF5 say what it says on a file system whose lock call fails with this error."""
 
     def fails(path, mode="r", **_):
-        text = f"Unable to synchronously {'create' if mode == 'w' else 'open'} file (unable to lock file, errno = {number}, error message = '{os.strerror(number)}')"
-        raise OSError(number, text)
+        verb = "create" if mode == "w" else "open"
+        reason = f"unable to lock file, errno = {number}, error message = '{os.strerror(number)}'"
+        raise OSError(number, f"Unable to synchronously {verb} file ({reason})")
 
     monkeypatch.setattr(h5py, "File", fails)
 

@@ -210,7 +210,8 @@ def test_what_would_cost_too_much_is_refused_before_it_starts(monkeypatch):
         monkeypatch.setitem(module._METHODS, method, (pytest.fail, costs))
     with pytest.raises(
         ParameterError,
-        match=r"dbscan of 300 vectors of 20 numbers would take about .* GiB of memory \(limit .* has \d+ neighbours within eps = 2; try reduce=32",
+        match=r"dbscan of 300 vectors of 20 numbers would take about .* GiB of memory "
+        r"\(limit .* has \d+ neighbours within eps = 2; try reduce=32",
     ):
         cluster(x, "dbscan", eps=2, bytes_limit=100_000)
     with pytest.raises(ParameterError, match=r"minutes \(limit .*a smaller pool or method='kmeans'"):

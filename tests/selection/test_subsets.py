@@ -1,4 +1,4 @@
-"""Choosing and training on subsets, from the command line to the records: every mode of the original, and what must not be mixed up."""
+"""Subsets chosen and trained on, from the command line to the records: every mode of the original, and wrong inputs."""
 
 from dataclasses import replace
 
@@ -20,21 +20,48 @@ tasks: [toy-entailment]
 encoders: [tiny-random]
 seeds: [0]
 steps:
-  full: {experiment: train_subset, parameters: {data_pct: 1.0, epochs: 2, evaluations: 2, lr: 1e-3, keep_epochs: true, train_examples: 300}}
+  full:
+    experiment: train_subset
+    parameters: {data_pct: 1.0, epochs: 2, evaluations: 2, lr: 1e-3, keep_epochs: true, train_examples: 300}
   select:
     experiment: select_examples
     needs: {dynamics: full}
-    parameters: {strategies: [diverse, centroids, ambiguous], data_count: [20, 40], data_pct: [], num_clusters: 8, train_examples: 300}
+    parameters:
+      strategies: [diverse, centroids, ambiguous]
+      data_count: [20, 40]
+      data_pct: []
+      num_clusters: 8
+      train_examples: 300
   subset:
     experiment: train_subset
     needs: [select]
     sweep: {strategy: [ambiguous]}
     parameters: {data_pct: 0.0, data_count: 40, steps: 12, lr: 1e-3, freeze: -2, train_examples: 300}
-  whole: {experiment: select_examples, needs: [select], parameters: {num_clusters_elements: 3, num_clusters: 8, cluster_input: ../select.toy-entailment.tiny-random.s0/clusters, train_examples: 300}}
-  near: {experiment: select_examples, parameters: {centroid_elements_only: true, num_clusters: 8, pooling: cls, layer: 1, train_examples: 300}}
-  only: {experiment: select_examples, parameters: {cluster_only: true, cluster_output: ../kept, clusterer: hdbscan, min_samples: 5, min_cluster_size: 8, train_examples: 300}}
+  whole:
+    experiment: select_examples
+    needs: [select]
+    parameters:
+      num_clusters_elements: 3
+      num_clusters: 8
+      cluster_input: ../select.toy-entailment.tiny-random.s0/clusters
+      train_examples: 300
+  near:
+    experiment: select_examples
+    parameters: {centroid_elements_only: true, num_clusters: 8, pooling: cls, layer: 1, train_examples: 300}
+  only:
+    experiment: select_examples
+    parameters:
+      cluster_only: true
+      cluster_output: ../kept
+      clusterer: hdbscan
+      min_samples: 5
+      min_cluster_size: 8
+      train_examples: 300
   wrong: {experiment: select_examples, parameters: {data_count: [5]}}
-  seeded: {experiment: train_subset, needs: [select], parameters: {strategy: diverse, subset_seed: 1, train_examples: 300}}
+  seeded:
+    experiment: train_subset
+    needs: [select]
+    parameters: {strategy: diverse, subset_seed: 1, train_examples: 300}
 """
 
 

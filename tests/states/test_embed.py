@@ -1,4 +1,4 @@
-"""Sentence embeddings: the right vector for each row, whatever the batch, the padding, the part and the file; the same as sentence-transformers where that is installed."""
+"""Sentence embeddings: each row has its vector in any batch, part and file, equal to sentence-transformers's."""
 
 import gzip
 import json

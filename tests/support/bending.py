@@ -1,4 +1,4 @@
-"""Nearly valid files for fuzzing: sound ones with bytes flipped, lines cut, values of wrong types, and plain garbage."""
+"""Nearly valid files for fuzzing: bytes flipped, lines cut, values of wrong types, and plain garbage."""
 
 import copy
 import json

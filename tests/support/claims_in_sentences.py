@@ -133,7 +133,7 @@ def _shown(r):
 
 
 def _kind_of(model, base, steps, titles):
-    """What a sentence calls a method: by its experiment; by its step's title where several steps have that experiment."""
+    """The name of a method in a sentence: of its experiment, or its step's title where several steps share that."""
     experiment, step = model.record["experiment"], model.record["step"]
     own, before = model.record["parameters"], base.record["parameters"]
     if experiment == "finetune":
@@ -279,7 +279,8 @@ def published(r, name, k, n, low, high):
 def method_verdict(r, method, text):
     mine = r.some(method=method)
     by_task, base = {c.about["task"]: c for c in mine}, mine[0].about["base"]
-    item = rf"({options(by_task)}) \(({NUMBER})(?:, {ENDS})?(?:, fragile: ({NUMBER}|nothing left) without collapsed seeds)?\)(?:, |$)"
+    without = rf"(?:, fragile: ({NUMBER}|nothing left) without collapsed seeds)?"
+    item = rf"({options(by_task)}) \(({NUMBER})(?:, {ENDS})?{without}\)(?:, |$)"
     told = []
     for i, clause in enumerate(clauses(text)):
         link = "" if i else rf" (?:than|against) {re.escape(base)}"

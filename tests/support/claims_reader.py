@@ -86,9 +86,9 @@ class Reader:
         self.wrong.append(text)
         self.faults.append(f"{self.study.folder.name}: {why}: {text}")
 
-    def attempt(self, text, read):
+    def attempt(self, text, read, *args):
         try:
-            if read() is False:
+            if read(*args) is False:
                 return self.fault(text, "a claim that nothing here can attribute")
         except UNREAD as e:
             return self.fault(text, str(e))
@@ -163,7 +163,7 @@ class Reader:
                 return self.fault(table.heading, f"a table of claims that nothing here can attribute, {e}")
             self.claims += table.claims
             for row, claim in zip(table.rows, table.claims):
-                self.attempt(" | ".join(row.values()), lambda: self.read_row(row, claim))
+                self.attempt(" | ".join(row.values()), self.read_row, row, claim)
 
     def read_row(self, row, claim):
         name = describe(claim)
@@ -213,9 +213,8 @@ class Reader:
                     if WORD.search(text) and column not in SILENT:
                         self.attempt(text, lambda: False)
                     continue
-                self.attempt(
-                    f"{' | '.join(list(row.values())[:4])} | {column}: {text}", lambda: self.read_mark(text, about)
-                )
+                name = " | ".join(list(row.values())[:4])
+                self.attempt(f"{name} | {column}: {text}", self.read_mark, text, about)
 
     def marked(self, row, column, table):
         """What a cell of a main table compares; None where it compares nothing."""
@@ -267,7 +266,7 @@ class Reader:
                 continue
             for text in sentences(part):
                 if WORD.search(text) and not any(re.fullmatch(d, text) for d in DEFINITIONS):
-                    self.attempt(text, lambda: self.read_sentence(text))
+                    self.attempt(text, self.read_sentence, text)
         return self
 
     def read_sentence(self, text):

@@ -1,4 +1,4 @@
-"""A search killed with SIGKILL goes on with the proposals of an undisturbed one; its file is checked before it is trusted."""
+"""A search killed with SIGKILL resumes with the proposals of an undisturbed one; its file is checked when read."""
 
 import json
 import signal
@@ -97,12 +97,13 @@ def test_a_proposal_does_not_depend_on_the_order_of_the_space_nor_on_earlier_cal
 
 
 def test_a_batch_is_blind_to_its_own_results(tmp_path):
-    """Ten trials end in the middle of a batch; what the rest of it tries must not depend on how trials 8 and 9 ended."""
+    """Ten trials end in the middle of a batch; the rest of it must not depend on the scores of trials 8 and 9."""
     rests = []
     for bonus in (5.0, -5.0):
         path = tmp_path / f"{bonus}.json"
         search(SPACE, squares, trials=8, batch=4, startup=4, path=path)
-        search(SPACE, lambda ps: [x + bonus for x in squares(ps)], trials=10, batch=4, startup=4, path=path)
+        shifted = lambda ps, bonus=bonus: [x + bonus for x in squares(ps)]
+        search(SPACE, shifted, trials=10, batch=4, startup=4, path=path)
         found = search(SPACE, squares, trials=16, batch=4, startup=4, path=path)
         rests.append([t.parameters for t in found.trials])
     assert rests[0][:12] == rests[1][:12] and rests[0][12:] != rests[1][12:]

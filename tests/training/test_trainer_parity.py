@@ -33,7 +33,7 @@ def our_losses(data):
 
 
 def trainer_losses(data, splits, steps, folder):
-    """Losses of `transformers.Trainer` over the batches that our loop cuts; dropout is seeded where ours is, before the first forward pass."""
+    """Return the losses of `transformers.Trainer` on the batches of our loop, with dropout seeded where ours is."""
     import transformers as tf
 
     from bertvision.data.batches import Batches, tokenise
