@@ -17,6 +17,7 @@ from bertvision.engine.plan import job_state, plan
 from bertvision.engine.verify import find_groups, small_parameters, verify, why_no_code
 from bertvision.reporting.page import accepted
 from bertvision.reporting.results import read_study
+from bertvision.runs.locks import lock
 from bertvision.runs.records import read_record
 
 PLANTED = {
@@ -199,7 +200,7 @@ def test_a_study_without_records_is_one_clear_error(tmp_path, capsys):
 def test_not_beside_a_running_study(tmp_path):
     lab = Lab(tmp_path)
     lab.experiment()
-    held = module.lock(lab.plan().folder / ".lock")
+    held = lock(lab.plan().folder / ".lock")
     with pytest.raises(StudyError, match="another bertvision is running"):
         verify(lab.plan())
     held.close()
