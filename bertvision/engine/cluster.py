@@ -90,11 +90,7 @@ class Site:
 def _minutes(limit: str) -> int | None:
     "Return the minutes of a SLURM limit, [days-]hours:minutes:seconds; None = infinite."
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
-    return (
-        None
-        if match is None
-        else sum(int(n or 0) * unit for n, unit in zip(match.groups(), (1440, 60, 1, 0), strict=True))
-    )
+    return None if match is None else sum(int(n or 0) * unit for n, unit in zip(match.groups(), (1440, 60, 1, 0)))
 
 
 def slurm_site(
