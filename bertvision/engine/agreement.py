@@ -86,13 +86,6 @@ def _leaves(value, path: tuple = ()):
         yield from _leaves(inner, (*path, key))
 
 # %% ../../nbs/engine/04_agreement.ipynb #836dd895
-def _kind_of(path: tuple) -> str:
-    "Return the kind of a value in a record."
-    if path[0] == "history":
-        return "loss"
-    return "metrics" if path[0] in _RESULTS else "results"
-
-
 def _name_of(record: dict, path: tuple) -> str:
     "Name a value of a record; in the history by its step."
     if path[0] != "history":
@@ -106,7 +99,9 @@ def _compare_records(agreement: Agreement, old: dict, new: dict):
     "Compare the numbers of two records; text in records describes and is no result."
     values = dict(_leaves(new))
     for path, a in _leaves(old):
-        kind = _kind_of(path)
+        kind = "metrics" if path[0] in _RESULTS else "results"
+        if path[0] == "history":
+            kind = "loss"
         b = values.get(path, _MISSING)
         if kind == "loss" and path[-1] in ("step", "epoch", "head") or b is _MISSING and path[0] not in _RESULTS:
             continue

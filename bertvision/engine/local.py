@@ -592,12 +592,6 @@ def _report_parameters(notebook: Path) -> dict:
     return {name: ".."}
 
 
-def _report_files(folder: Path) -> list[str]:
-    "List the files that a report has left in its folder."
-    files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
-    return sorted(p.relative_to(folder).as_posix() for p in files)
-
-
 def _up_to_date(folder: Path, state: str) -> bool:
     "Tell whether the report was made from this state and all its files are still there."
     try:
@@ -640,7 +634,9 @@ def make_report(
         stop([process])
     if code == 0:
         if not _edited_since(plan, start):
-            write_json(stamp, {"inputs": state, "files": _report_files(folder)})
+            files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+            names = sorted(p.relative_to(folder).as_posix() for p in files)
+            write_json(stamp, {"inputs": state, "files": names})
         return folder, None
     if (folder / "failure.json").exists():
         return None, read_json(folder / "failure.json")

@@ -225,7 +225,6 @@ class Replay:
     "A small run with the code of one side."
 
     job: Job
-    side: str  # record | today | again
     root: Path  # folder with the code
     notebook: Path
     parameters: dict
@@ -304,7 +303,7 @@ def replay_of(
     target = folder / side / job.id
     if "out_dir" in names:
         parameters["out_dir"] = str(target)
-    return Replay(job, side, root, notebook, parameters, target)
+    return Replay(job, root, notebook, parameters, target)
 
 # %% ../../nbs/engine/13_verify.ipynb #270150f7
 def _common_small(plan: Plan, job: Job, record: dict, root: Path) -> dict:

@@ -247,9 +247,7 @@ def test_every_amount_of_an_experiment_is_made_small():
     "code, reason", [(-9, "the system ran out of memory"), (1, "died with exit code 1"), (None, "took more than")]
 )
 def test_a_replay_that_is_killed_has_a_reason(tmp_path, code, reason):
-    replay = module.Replay(
-        None, "today", tmp_path, tmp_path / "x.ipynb", {}, tmp_path / "run", kills=module.oom_kills()
-    )
+    replay = module.Replay(None, tmp_path, tmp_path / "x.ipynb", {}, tmp_path / "run", kills=module.oom_kills())
     assert reason in module._failure(replay, code)
 
 
