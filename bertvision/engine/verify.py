@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'small_parameters', 'why_no_code', 'Sources', 'Group', 'find_groups', 'Replay', 'chain', 'replay_of',
-           'reported_whole', 'Verdict', 'obstacle', 'Rehearsal', 'keep_evidence', 'Verified', 'verify', 'FullRehearsal',
+           'fully_reported', 'Verdict', 'obstacle', 'Rehearsal', 'keep_evidence', 'Verified', 'verify', 'FullRehearsal',
            'verify_full']
 
 # %% ../../nbs/engine/13_verify.ipynb #12cd236c
@@ -321,16 +321,16 @@ def _upstream(plan: Plan, job: Job) -> list:
     return [*direct, *(deeper for run in direct for deeper in _upstream(plan, run))]
 
 
-def reported_whole(
+def fully_reported(
     plan: Plan,
 ) -> set:  # ids of jobs
-    "Find the runs that must report the whole split because another run combines them with runs that score all of it."
-    whole = set()
+    "Find the runs that must report their whole split: another run combines them with runs that score all of it."
+    ids = set()
     for job in plan.jobs:
         runs = _upstream(plan, job) if len(chain(job)) > 1 else []
         if any("train_examples" in run.parameters and "report_examples" not in run.parameters for run in runs):
-            whole |= {run.id for run in runs}
-    return whole
+            ids |= {run.id for run in runs}
+    return ids
 
 # %% ../../nbs/engine/13_verify.ipynb #a5f02c24
 @dataclass
@@ -397,7 +397,7 @@ class Rehearsal:
         self.verdicts = {}  # id -> Verdict
         self.active = []
         self.nursery = None
-        self.whole = reported_whole(plan)
+        self.fully_reported = fully_reported(plan)
 
     def needs(self, id: str) -> list:
         "List the runs that a run builds on."
@@ -434,7 +434,7 @@ def _prepare(self: Rehearsal, id: str):
     job, record = self.plan.job(id), self.records[id]
     root = self.sources.folder(str(record.get("code_version")))
     small = _common_small(self.plan, job, record, root)
-    if id in self.whole:
+    if id in self.fully_reported:
         small.pop("report_examples", None)
     old = replay_of(job, record, "record", root, self.place, small)
     new = replay_of(job, record, "today", self.today, self.place, small)

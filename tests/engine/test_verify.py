@@ -272,8 +272,8 @@ def test_places_are_taken_out_of_reasons():
 
 def test_what_an_ensemble_combines_reports_the_same_examples():
     glue, probes = (plan(load_study(name), inputs=False) for name in ("glue-small", "probes-small"))
-    whole = module.reported_whole(glue)
+    whole = module.fully_reported(glue)
     assert {id.split(".")[0] for id in whole} == {"finetune", "extract", "heads"}, (
         "extract_states cannot draw a part of the reported split"
     )
-    assert not module.reported_whole(probes)
+    assert not module.fully_reported(probes)
