@@ -297,26 +297,18 @@ def _end_snakemake(process: subprocess.Popen, place: Path, profile: str):
         _cancel_jobs(place)
 
 # %% ../../nbs/engine/14_cluster.ipynb #5b5d1cd9
+@dataclass
 class Cluster(Loop):
     "An engine that hands the jobs that are not done to Snakemake and watches their folders."
 
-    def __init__(
-        self,
-        plan: Plan,
-        states: dict,
-        at_once: int,
-        outcome: Outcome,
-        show,
-        profile: str = "local",
-        extra=(),
-        given: int | None = 1,  # runs at once for Snakemake; None = as the profile has it
-    ):
-        super().__init__(plan, states, at_once, outcome, show)
-        self.place = plan.folder / "cluster"
-        self.profile = profile
-        self.extra = tuple(extra)
-        self.given = given
-        self.here = profile == "local"
+    profile: str = "local"
+    extra: tuple = ()  # further arguments for Snakemake
+    given: int | None = 1  # runs at once for Snakemake; None = as the profile has it
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.place = self.plan.folder / "cluster"
+        self.here = self.profile == "local"
         self.names = _job_names(self.waiting)
         self.attempts = {}  # name -> attempts so far
         self.open = {self.names[j.id]: j for j in self.waiting}  # what has not ended yet

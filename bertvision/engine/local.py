@@ -184,14 +184,14 @@ def _progress(folder: Path) -> tuple[float, str]:
         return 0.0, ""  # only shown, nothing depends on it
 
 # %% ../../nbs/engine/11_local.ipynb #050bc287
+@dataclass
 class Lines:
     "Plain output: one line for each event."
 
-    def __init__(self, total: int, width: int):
-        self.total = total
-        self.width = width
-        self.count = 0
-        self.shown = time.monotonic()
+    total: int  # runs
+    width: int  # characters of the longest name
+    count: int = 0  # of runs that have ended
+    shown: float = field(default_factory=time.monotonic)  # when progress was last shown
 
     def __enter__(self):
         return self
@@ -335,18 +335,21 @@ def judge(
     return failure
 
 # %% ../../nbs/engine/11_local.ipynb #e250ca55
+@dataclass
 class Loop:
-    "What every engine does: keep account of the jobs that wait, are at work and have ended."
+    "The part that all engines share: an account of the jobs that wait, are at work and have ended."
+
+    plan: Plan
+    states: dict  # job id -> State
+    at_once: int  # runs
+    outcome: Outcome
+    show: Lines
 
     here = True  # whether the runs are executed on this machine
 
-    def __init__(self, plan: Plan, states: dict, at_once: int, outcome: Outcome, show: Lines):
-        self.plan = plan
-        self.at_once = at_once
-        self.outcome = outcome
-        self.show = show
+    def __post_init__(self):
         self.active = []
-        self.waiting = [j for j in plan.jobs if states[j.id].name != "done"]
+        self.waiting = [j for j in self.plan.jobs if self.states[j.id].name != "done"]
 
     def block(self):
         "Remove the jobs whose needs have failed. Jobs come in order, so one pass finds chains too."

@@ -143,16 +143,15 @@ def why_no_code(
     return f"commit {commit} is not in this clone" + (", which is shallow: git fetch --unshallow" if shallow else "")
 
 # %% ../../nbs/engine/13_verify.ipynb #914220d4
+@dataclass
 class Sources:
     "Folders with the code of commits, each fetched once."
 
-    def __init__(
-        self,
-        place: Path,  # in which they are made
-        given: dict | None = None,  # code version -> folder that holds it already
-    ):
-        self.place = place
-        self.folders = {version: Path(folder) for version, folder in (given or {}).items()}
+    place: Path  # in which they are made
+    given: dict | None = None  # code version -> folder that holds it already
+
+    def __post_init__(self):
+        self.folders = {version: Path(folder) for version, folder in (self.given or {}).items()}
         self.reasons = {version: "" for version in self.folders}
 
     def why_not(self, code_version: str) -> str:
@@ -370,34 +369,29 @@ def obstacle(
     return None
 
 # %% ../../nbs/engine/13_verify.ipynb #5c6ddd04
+@dataclass
 class Rehearsal:
     "The replays of a study, in an order in which they can be run."
+
+    plan: Plan
+    records: dict  # job id -> record of a finished run
+    place: Path  # temporary folder
+    sources: Sources
+    jobs: int = 1  # replays at once
+    order: list = field(default_factory=list)  # ids of the runs to replay
+    replays: dict = field(default_factory=dict)  # id -> {side: Replay}
+    small: dict = field(default_factory=dict)  # id -> parameters that make it small
+    first: dict = field(default_factory=dict)  # id -> Verdict of the first comparison, if a third replay was needed
+    verdicts: dict = field(default_factory=dict)  # id -> Verdict
+    active: list = field(default_factory=list)
+    nursery: Nursery | None = None
 
     most = 2  # upstream runs of a list
     longest = 900  # seconds of one replay
 
-    def __init__(
-        self,
-        plan: Plan,
-        records: dict,  # job id -> record of a finished run
-        place: Path,  # temporary folder
-        sources: Sources,
-        jobs: int = 1,  # replays at once
-    ):
-        self.plan = plan
-        self.records = records
-        self.place = place
-        self.sources = sources
-        self.jobs = jobs
+    def __post_init__(self):
         self.today = Path(bertvision.__file__).resolve().parents[1]
-        self.order = []  # ids of the runs to replay
-        self.replays = {}  # id -> {side: Replay}
-        self.small = {}  # id -> parameters that make it small
-        self.first = {}  # id -> Verdict of the first comparison, where a third replay was needed
-        self.verdicts = {}  # id -> Verdict
-        self.active = []
-        self.nursery = None
-        self.fully_reported = fully_reported(plan)
+        self.fully_reported = fully_reported(self.plan)
 
     def needs(self, id: str) -> list:
         "List the runs that a run builds on."
