@@ -1,6 +1,8 @@
 """Rules of the house: notebooks and modules belong together, imports run downwards, nothing names a machine."""
 
 import ast
+import dataclasses
+import importlib
 import json
 import re
 import subprocess
@@ -97,6 +99,22 @@ def test_the_engine_names_no_experiment():
     assert not [(m.name, text) for m in modules for text in texts_of(m) if names.search(text)]
 
 
+KNOWN_TO_ALL = ("attention", "steps", "train_examples", "report_examples")  # parameters that mean the same everywhere
+KEYS = ("head", "metric", "examples")  # of records and tables, and parameters of some experiment, too
+
+
+def test_the_engine_names_no_parameter_of_a_single_experiment():
+    from bertvision.engine.declaration import GENERAL
+    from bertvision.runs.parameters import read_parameters
+    from bertvision.runs.recipes import RULES
+
+    own = {name for path in EXPERIMENTS for name in read_parameters(path)}
+    own -= {*GENERAL, *RULES, *KNOWN_TO_ALL, *KEYS}
+    assert {"corpus", "checkpoint", "finetune_dir", "keep_model", "probe_examples"} <= own, "the test sees no names"
+    modules = sorted((ROOT / "bertvision" / "engine").glob("*.py"))
+    assert not [(m.name, text) for m in modules for text in texts_of(m) if text in own]
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_an_experiment_declares_what_it_reads(path):
     from bertvision.engine.declaration import read_declaration
@@ -108,6 +126,43 @@ def test_an_experiment_declares_what_it_reads(path):
     }
     assert inputs - {"out_dir"} <= set(declared.reads)
     assert declared.shared == any("run.main_only()" in source(c) for c in cells(path))
+
+
+def recipe_class(tree, name):
+    """The class that a notebook has imported under a name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and name in [a.asname or a.name for a in node.names]:
+            return getattr(importlib.import_module(node.module), name)
+
+
+def names_used(sources):
+    """Parameters that cells use: as variables, as `parameters["name"]`, or by name through `from_parameters`."""
+    tree = ast.parse("\n".join(sources))
+    used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == "parameters":
+            used.add(getattr(node.slice, "value", ""))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_parameters":
+            passed = {f.name for f in dataclasses.fields(recipe_class(tree, node.func.value.id))}
+            used |= passed - {k.arg for k in node.keywords}
+    return used
+
+
+def test_a_forgotten_parameter_is_seen():
+    recipe = "from bertvision.runs.recipes import Recipe\n"
+    assert {"lr", "schedule", "average"} <= names_used([recipe + "recipe = Recipe.from_parameters(parameters)"])
+    assert "lr" not in names_used([recipe + "recipe = Recipe.from_parameters(parameters, lr=1e-3)"])
+    assert "average" not in names_used([recipe + "recipe = Recipe(lr=lr, schedule=schedule)"])
+    assert "size" in names_used(['build(parameters["size"])']) and "size" not in names_used(["size = 3"])
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_every_parameter_of_an_experiment_is_used(path):
+    from bertvision.engine.fingerprint import notebook_code
+    from bertvision.runs.parameters import read_parameters
+
+    unused = set(read_parameters(path)) - names_used(notebook_code(path))
+    assert not unused, f"{path.name}: no cell uses {', '.join(sorted(unused))}"
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS + [p for p in NBS if p.parent.name == "reports"], ids=lambda p: p.stem)

@@ -141,7 +141,9 @@ def enter(tree: Path):
     for name in [n for n in sys.modules if n.split(".")[0] == "bertvision"]:
         del sys.modules[name]
     sys.path.insert(0, str(tree))
-    spec = importlib.util.spec_from_file_location("bertvision.core.executed", ROOT / "bertvision" / "executed.py")
+    spec = importlib.util.spec_from_file_location(
+        "bertvision.core.executed", ROOT / "bertvision" / "core" / "executed.py"
+    )
     executed = importlib.util.module_from_spec(spec)
     sys.modules["bertvision.core.executed"] = executed
     spec.loader.exec_module(executed)
@@ -194,12 +196,12 @@ def changes_in(tree: Path, kept: dict) -> list:
 def closures_in(old: Path, new: Path, experiments: list) -> dict:
     """Return, by experiment, which modules differ between two trees, whether the notebook does, and the old code."""
     sys.path.insert(0, str(ROOT))
-    plan = importlib.import_module("bertvision.engine.plan")
+    fingerprints = importlib.import_module("bertvision.engine.fingerprint")
 
     def closure(tree: Path, sources: list) -> dict:
         names = runpy.run_path(str(tree / "bertvision" / "__init__.py"))
-        plan.bertvision = types.SimpleNamespace(__file__=names["__file__"], _HOME_OF=names["_HOME_OF"])
-        return plan.code_closure(sources)
+        fingerprints.bertvision = types.SimpleNamespace(__file__=names["__file__"], _HOME_OF=names["_HOME_OF"])
+        return fingerprints.code_closure(sources)
 
     found = {}
     for experiment in experiments:
@@ -207,10 +209,10 @@ def closures_in(old: Path, new: Path, experiments: list) -> dict:
         if not all(notebook.exists() for notebook in notebooks):
             found[experiment] = {"modules": [], "notebook": True, "code": "", "closure": []}
             continue
-        cells = [[plan._without_prose(source) for source, _ in code_cells(notebook)] for notebook in notebooks]
+        cells = [[fingerprints._without_prose(source) for source, _ in code_cells(notebook)] for notebook in notebooks]
         before, after = (closure(tree, cells[0]) for tree in (old, new))
         modules = sorted(m for m in before.keys() | after.keys() if before.get(m) != after.get(m))
-        code = plan.fingerprint([before, cells[0]])
+        code = fingerprints.fingerprint([before, cells[0]])
         changed = cells[0] != cells[1]
         found[experiment] = {"modules": modules, "notebook": changed, "code": code, "closure": list(before)}
     return found
@@ -406,6 +408,7 @@ def replay(args):
 
 POOLER = """
 
+@layer_pooler("max")
 class MaxLayers(MeanLayers):
     "The largest of all states."
     def forward(self, x: Ragged) -> Ragged: return x.like(x.values.amax(1))
@@ -431,12 +434,7 @@ EDITS = {  # title -> (file, old text, new text); an old text of "" stands for t
     "a message, in a function that runs execute": [
         ("training/trainer.py", " has no head: load it with", " lacks a head: load it with")
     ],
-    "a new head": [
-        ("heads/poolers.py", "", POOLER),
-        ("heads/heads.py", "    LayerConv,\n    Mean,\n", "    LayerConv,\n    MaxLayers,\n    Mean,\n"),
-        ("heads/heads.py", '"mean": MeanLayers,', '"mean": MeanLayers, "max": MaxLayers,'),
-        ("heads/specs.py", 'LAYER_POOLERS = ("last",', 'LAYER_POOLERS = ("last", "max",'),
-    ],
+    "a new head": [("heads/poolers.py", "", POOLER)],
     "a new task": [("data/tasks.py", "", TASK)],
     "a new encoder": [("models/registry.py", "", ENCODER)],
 }

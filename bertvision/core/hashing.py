@@ -8,10 +8,9 @@ __all__ = ['fingerprint', 'file_sha256', 'file_fingerprint']
 # %% ../../nbs/core/02_hashing.ipynb #7623fc08
 import hashlib
 import json
-import os
 
 from .errors import DataError
-from .io import _plain
+from .io import _plain, file_stamp
 
 # %% ../../nbs/core/02_hashing.ipynb #e4bb0b54
 def fingerprint(
@@ -22,7 +21,7 @@ def fingerprint(
     return hashlib.sha256(raw).hexdigest()[:16]
 
 # %% ../../nbs/core/02_hashing.ipynb #ab052b29
-_file_digests = {}  # (path, size, time of change) -> digest
+_file_digests = {}  # (path, stamp) -> digest
 
 
 def file_sha256(
@@ -30,8 +29,7 @@ def file_sha256(
 ) -> str:  # 64 hexadecimal digits
     "Return the SHA-256 of a file; an unchanged file is read once per process. Raises DataError if it cannot be read."
     try:
-        stat = os.stat(path)
-        key = (str(path), stat.st_size, stat.st_mtime_ns)
+        key = (str(path), *file_stamp(path))
         if key not in _file_digests:
             with open(path, "rb") as f:
                 _file_digests[key] = hashlib.file_digest(f, "sha256").hexdigest()

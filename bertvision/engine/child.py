@@ -21,9 +21,10 @@ from pathlib import Path
 import psutil
 
 from ..core.distributed import process_index
-from ..core.errors import DataError
+from ..core.errors import BertvisionError, DataError
 from ..core.executed import changed_modules
 from ..core.io import read_json, write_json
+from ..core.pages import write_pages
 from .fingerprint import notebook_fingerprint
 from .forkserver import prepare_kernel, warm_provisioner
 from bertvision.engine.kernel import (
@@ -351,13 +352,22 @@ def _carry_out(folder: Path) -> int:
         engine = None if job["record"] else _AT_THE_END
         target = folder / "notebook.ipynb"
         failure = _execute((folder / job["notebook"]).resolve(), target, job["parameters"], engine)
-    if failure is None and job["record"]:
-        failure = _record_fault(folder, job)
+    if failure is None:
+        failure = _record_fault(folder, job) if job["record"] else _write_pages(folder)
     if failure:
         _fail(folder, job, failure)
     return 1 if failure else 0
 
 # %% ../../nbs/engine/10_child.ipynb #a8fd005e
+def _write_pages(folder: Path) -> dict | None:  # a failure
+    "Make the pages of an executed report."
+    try:
+        write_pages(folder)
+    except BertvisionError as e:
+        return {"reason": str(e), "exit_code": 0}
+    return None
+
+
 def _record_fault(folder: Path, job: dict) -> dict | None:
     "Return why a notebook that ran to its end is not the run that was planned; None if it is."
     planned = (job.get("parts") or {}).get("notebook")

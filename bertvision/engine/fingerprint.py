@@ -18,6 +18,7 @@ from pathlib import Path
 import bertvision
 from ..core.errors import StudyError
 from ..core.hashing import file_fingerprint, fingerprint
+from ..core.io import file_stamp
 from ..data.tasks import get_task, input_files
 from ..models.encoders import encoder_fingerprint
 from ..runs.parameters import notebook_cells, read_parameters
@@ -228,8 +229,8 @@ def code_closure(
         path = _package_file(waiting.pop())
         if path is None or (key := path.relative_to(package).as_posix()) in closure:
             continue
-        stat, parent = path.stat(), ".".join(["bertvision", *key.split("/")[:-1]])
-        closure[key], more = _module(path, parent, (stat.st_mtime_ns, stat.st_size))
+        parent = ".".join(["bertvision", *key.split("/")[:-1]])
+        closure[key], more = _module(path, parent, file_stamp(path))
         waiting |= more
     return closure
 
@@ -257,14 +258,14 @@ def _template(path: Path, code: bool = True) -> _Template:
     return _Template(names, notebook_fingerprint(path), fingerprint(code_closure(notebook_code(path))))
 
 
-def _inputs(task: str | None, encoder: str | None, data: str, model: Path | None = None) -> dict:
-    """Return the fingerprints of a run's encoder, of a model from outside the study, and of the task's files.
+def _inputs(task: str | None, encoder: str | None, data: str, models=()) -> dict:
+    """Return the fingerprints of a run's encoder, of models from outside the study, and of the task's files.
 
     A data set or an encoder of the hub counts by its id and pinned commit.
     """
     inputs = {"encoder": encoder_fingerprint(encoder)} if encoder else {}
-    if model:
-        inputs["model"] = [file_fingerprint(p) for p in sorted(model.glob("*.safetensors"))]
+    if models:
+        inputs["model"] = [file_fingerprint(p) for model in models for p in sorted(model.glob("*.safetensors"))]
     if task is None:
         return inputs
     row = get_task(task)

@@ -17,9 +17,10 @@ from pathlib import Path
 from statistics import median
 
 from ..core.errors import DataError
+from ..core.io import file_stamp
 from ..data.files import read_lines
 from ..data.tasks import File, choose_layout, find_file, get_task, task_folder
-from .declaration import read_declaration, tasks_read
+from .declaration import Declaration, read_declaration, tasks_read
 from .facts import known_task
 from .grid import GRID
 from .plan import Job, Plan, _zoo
@@ -127,13 +128,13 @@ def _processed(job: Job) -> int | None:
         return None
     if p.get("protocol") == "carved":
         rows -= max(1, min(round(p.get("validation_fraction", 0.1) * rows), _CARVED_AT_MOST))
-    if drawn := p.get("head_examples") or p.get("probe_examples"):
+    if drawn := p.get(declared.drawn):
         rows = min(rows, drawn)
-    share, count = p.get("data_pct"), p.get("data_count")
-    if isinstance(count, int) and count:
-        rows = min(rows, count)
-    elif isinstance(share, float) and share:
-        rows = round(rows * share)
+    budget = {kind: p[name] for name, kind in declared.budget.items()}
+    if budget.get("number"):
+        rows = min(rows, budget["number"])
+    elif budget.get("share"):
+        rows = round(rows * budget["share"])
     return _trained(p, rows)
 
 # %% ../../nbs/engine/09_forecast.ipynb #951e3167
@@ -156,9 +157,18 @@ def _states_bytes(job: Job, row, tokens: float, count: int) -> float:
     count /= p.get("epochs", 1)
     every = get_task(job.grid["task"]).kind == "span" or all(p.get(k) == v for k, v in declared.states.items())
     vectors = count * (tokens if every else 1) * (row.layers + 1)
-    return vectors * row.width * {"fp16": 2, "fp32": 4, "int8": 1}.get(p.get("dtype"), 2)
+    return vectors * row.width * {"fp16": 2, "fp32": 4, "int8": 1}.get(p.get(declared.states_dtype), 2)
 
 
+def _models_left(declared: Declaration, parameters: dict) -> float:
+    "Count the models that a run leaves behind: one for each epoch if their number is given as 0."
+    left = 0
+    for name, what in declared.leaves.items():
+        if parameters[name]:
+            left += 1 if what == "model" else parameters[what] or parameters.get("epochs", 0)
+    return left
+
+# %% ../../nbs/engine/09_forecast.ipynb #88a6ddc4
 def _estimate(job: Job) -> Forecast:
     "Apply the rule of thumb: inputs of half of max_length, a tenth more for evaluation, 16 bytes a weight in training."
     count = _processed(job)
@@ -168,11 +178,11 @@ def _estimate(job: Job) -> Forecast:
     p = job.parameters
     weights = _weights(row)
     tokens = p.get("max_length", 128) / 2
-    work = read_declaration(job.experiment).work * 12 * row.layers * row.width**2 * tokens * count * 1.1
+    declared = read_declaration(job.experiment)
+    work = declared.work * 12 * row.layers * row.width**2 * tokens * count * 1.1
     seconds = 8 + work / _speed(this_machine())
     activations = p.get("batch_size", 16) * tokens * row.layers * row.width * 60
-    kept = bool(p.get("keep_model")) + (p.get("evaluations") or p.get("epochs", 0)) * bool(p.get("keep_epochs"))
-    disk = 1e6 + 4 * weights * kept + _states_bytes(job, row, tokens, count)
+    disk = 1e6 + 4 * weights * _models_left(declared, p) + _states_bytes(job, row, tokens, count)
     return Forecast(count, seconds, 1e9 + 16 * weights + activations, disk, _transient(job), "estimate")
 
 # %% ../../nbs/engine/09_forecast.ipynb #4d4b5950
@@ -189,8 +199,7 @@ def finished_runs(
     runs, broken, seen = [], {}, set()
     for path in sorted(out.glob("*/runs/*/record.json")):
         try:
-            stat = path.stat()
-            record = _record_of(path.parent, (stat.st_mtime_ns, stat.st_size))
+            record = _record_of(path.parent, file_stamp(path))
         except (DataError, OSError) as e:
             broken[path.parent] = str(e)
             continue

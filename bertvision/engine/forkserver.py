@@ -20,6 +20,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
+from ..core.pages import page_exporter
 from .kernel import be_kernel, call_command, load_papermill
 
 # %% ../../nbs/engine/02_forkserver.ipynb #aae6f031
@@ -157,7 +158,7 @@ IMPORTS = """
 """.split()
 REPORT_IMPORTS = """
     pandas pyarrow.parquet
-    matplotlib.pyplot matplotlib.backends.backend_agg matplotlib_inline.backend_inline PIL.PngImagePlugin
+    matplotlib.pyplot matplotlib.backends.backend_agg matplotlib_inline.backend_inline
     ipykernel.kernelapp scipy.special
 """.split()
 
@@ -311,6 +312,7 @@ class Standby:
             del sys.path[0]
         prepare_kernel(REPORT_IMPORTS)
         load_papermill()
+        page_exporter()
         with os.fdopen(read) as pipe:
             line = pipe.readline()
         if line:

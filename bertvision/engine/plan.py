@@ -20,7 +20,7 @@ from ..core.hashing import file_fingerprint, fingerprint
 from ..core.io import expand_path, read_json
 from ..data.files import corpus_files, corpus_place
 from ..data.tasks import data_root, get_task, input_files
-from .declaration import read_declaration, tasks_read
+from .declaration import Declaration, read_declaration, tasks_read, undeclared_path
 from .fingerprint import _inputs, _package_file, _Template, _template
 from .grid import GRID, Need, Step, Study
 from ..models.encoders import ATTENTIONS, locate
@@ -185,6 +185,32 @@ def _check_choices(parameters: dict):
         if name.endswith("_examples") and isinstance(value, int) and value < 0:
             raise ParameterError(f"{name} = {value}: expected 0 (all) or more")
 
+# %% ../../nbs/engine/08_plan.ipynb #530cfae6
+def _text_places(declared: Declaration, parameters: dict) -> dict:
+    "Return the parameters that name plain text which exists, absolute. No fingerprint holds such a path, only the text."
+    given = {name: parameters[name] for name in declared.of_kind("text") if name in parameters}
+    return {
+        name: str(expand_path(value).resolve())
+        for name, value in given.items()
+        if isinstance(value, str) and value not in ("", "toy") and expand_path(value).exists()
+    }
+
+
+def _paths_from_here(declared: Declaration, parameters: dict, folder: Path) -> dict:
+    "Return the other declared paths that exist as seen from here and not from the run's folder, absolute."
+
+    def absolute(path):
+        if not isinstance(path, str) or not path or (folder / path).exists() or not expand_path(path).exists():
+            return path
+        return str(expand_path(path).resolve())
+
+    names = [*declared.models, *declared.of_kind("run"), *declared.of_kind("file")]
+    paths = {}
+    for name in names:
+        value = parameters.get(name)
+        paths[name] = [absolute(path) for path in value] if isinstance(value, list) else absolute(value)
+    return {name: value for name, value in paths.items() if name in parameters}
+
 # %% ../../nbs/engine/08_plan.ipynb #194faebc
 def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, data: str, where: str) -> Job:
     "One point of the grid, checked."
@@ -201,16 +227,19 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
     toy = "task" in grid and get_task(grid["task"]).toy
     if "data" in names and data and not toy:
         places["data"] = data
-    given = _settings(step, names, grid, where)
-    if isinstance(corpus := given.get("corpus"), str) and corpus and expand_path(corpus).exists():
-        places["corpus"] = str(expand_path(corpus).resolve())  # each run works in a folder of its own
+    given, declared = _settings(step, names, grid, where), read_declaration(step.experiment)
     full = check_parameters(step.experiment, given | places)
+    outside = {name: value for name, value in full.items() if name not in places}
+    texts = _text_places(declared, outside)
+    full |= _paths_from_here(declared, outside, out / id) | texts
     _check_choices(full)
-    tasks_read(read_declaration(step.experiment), full)  # refuses unknown ones
+    tasks_read(declared, full)  # refuses unknown ones
     before = {j.id: j for jobs in needed.values() for j in jobs}
-    job = Job(id, step.name, step.experiment, out / id, grid, full, tuple(places), tuple(before), {})
+    job = Job(id, step.name, step.experiment, out / id, grid, full, (*places, *texts), tuple(before), {})
     if not template.code:
         return job
+    if fault := undeclared_path(step.experiment, full, job.folder, job.places):
+        raise StudyError(f"{where}: {fault}")
     return replace(
         job,
         files=tuple((str(p), file_fingerprint(p)) for p in _files(job, data)),
@@ -219,10 +248,7 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
             "code": template.code,
             "parameters": fingerprint(job.settings),
             "inputs": fingerprint(
-                _inputs(
-                    grid.get("task"), grid.get("encoder") or step.parameters.get("encoder"), data, _given_model(job)
-                )
-                | _beside(job, data)
+                _inputs(grid.get("task"), given.get("encoder"), data, _given_models(job)) | _beside(job, data)
             ),
             "needs": fingerprint(sorted(j.fingerprint for j in before.values())),
         },
@@ -230,17 +256,24 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
 
 # %% ../../nbs/engine/08_plan.ipynb #27b7b5a3
 def _named_outside(job: Job, kind: str) -> list[Path]:
-    "Return the folders outside the study that a job names in parameters of a kind, as seen from its own folder."
-    names = [name for name, what in read_declaration(job.experiment).reads.items() if what == kind]
-    given = [job.parameters.get(name) for name in names if name not in job.places]
-    folders = [folder for value in given for folder in ([value] if isinstance(value, str) else value or ())]
-    return [job.folder / folder for folder in folders if folder]
+    "Return the paths outside the study that a job names in parameters of a kind, as seen from its own folder."
+    declared = read_declaration(job.experiment)
+    names = [name for name in declared.of_kind(kind) if name not in job.places]
+    return [job.folder / path for name in names for path in _listed(job.parameters[name]) if path]
 
 
-def _given_model(job: Job) -> Path | None:
-    "Return the model of a run outside the study that a step names by its folder."
-    folders = _named_outside(job, "model")
-    return folders[0] / job.parameters.get("checkpoint", "model") if folders else None
+def _listed(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _given_models(job: Job) -> list[Path]:
+    "Return the models of runs outside the study that a step names by their folders."
+    declared, models = read_declaration(job.experiment), []
+    for name, within in declared.models.items():
+        if name not in job.places:
+            folder = job.parameters.get(within, "model")
+            models += [job.folder / path / folder for path in _listed(job.parameters[name]) if path]
+    return models
 
 # %% ../../nbs/engine/08_plan.ipynb #dbdb15ab
 def _beside(job: Job, data: str) -> dict:
@@ -255,9 +288,10 @@ def _files_beside(job: Job, data: str) -> list[Path]:
     if data:
         others = tasks_read(read_declaration(job.experiment), job.parameters)
         files += dict.fromkeys(path for task in others for path in input_files(task, data)[-1:])
-    if (place := _text(job, data)) and place.exists():
-        files += corpus_files(place)
-    files += [path for path in _named_outside(job, "file") if path.is_file()]
+    for place in _texts(job, data):
+        files += corpus_files(place) if place.exists() else []
+    for path in _named_outside(job, "file"):
+        files += [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for folder in _named_outside(job, "run"):
         files += [path for path in (folder / "record.json", folder / "clusters.json") if path.is_file()]
     return files
@@ -266,16 +300,19 @@ def _files_beside(job: Job, data: str) -> list[Path]:
 def _files(job: Job, data: str) -> list[Path]:
     "Return all files that a run reads and that lie here: those of its task, of a model or encoder in a folder, and what else there is."
     files = list(input_files(job.grid["task"], data)) if "task" in job.grid else []
-    folders = [_given_model(job)] + [Path(e) for e in [job.grid.get("encoder")] if e and check_encoder(e) == "folder"]
-    files += [p for folder in filter(None, folders) for p in sorted(folder.glob("*.safetensors"))]
+    folders = _given_models(job)
+    encoder = job.grid.get("encoder")
+    if encoder and check_encoder(encoder) == "folder":
+        folders.append(Path(encoder))
+    files += [p for folder in folders for p in sorted(folder.glob("*.safetensors"))]
     return list(dict.fromkeys(files + _files_beside(job, data)))
 
 
-def _text(job: Job, data: str) -> Path | None:
-    "Return where the plain text of a run is looked for; None for a run that reads none, or generates it."
-    names = [name for name, kind in read_declaration(job.experiment).reads.items() if kind == "text"]
-    corpus = job.parameters.get(names[0], "toy") if names else "toy"
-    return None if corpus == "toy" else corpus_place(corpus, data)
+def _texts(job: Job, data: str) -> list[Path]:
+    "Return where the plain texts of a run are looked for, without those that it generates."
+    names = read_declaration(job.experiment).of_kind("text")
+    texts = [text for name in names for text in _listed(job.parameters[name])]
+    return [corpus_place(text, data) for text in texts if text != "toy"]
 
 # %% ../../nbs/engine/08_plan.ipynb #3fade4dc
 def _grids(study: Study, step: Step, names: tuple) -> list[dict]:
@@ -380,7 +417,7 @@ def plan(
         if inputs and (row := _zoo(name)) and row.package:
             locate(name)
     jobs = [j for jobs in made.values() for j in jobs]
-    for place in {_text(j, data) for j in jobs if inputs} - {None}:
+    for place in {place for j in jobs if inputs for place in _texts(j, data)}:
         corpus_files(place)
     return Plan(study, folder, data, jobs, _notes(study, data), _command(study, data, out))
 

@@ -25,7 +25,7 @@ from ..data.batches import Tokens, longest_first
 from ..data.ragged import Ragged
 from ..data.tasks import Task
 from .heads import Head, build_head, head_losses, span_losses
-from .poolers import OneLayer, ScalarMix
+from .poolers import LAYER_POOLERS, OneLayer
 from .specs import HeadRecipe, parse_head
 from ..qa.grading import collapse_reason, grade, trivial_scores
 from ..states.stream import ordered_batches, state_batches
@@ -340,8 +340,9 @@ def _shapes(recipes: list, numbers: list) -> dict:  # shape -> head numbers
         repeats[name] = repeats.get(name, -1) + 1
         spec = parse_head(name)
         shape = name
-        if spec.layers == "layer":  # the n-th repeats of all layers share a stack
-            shape = (str(replace(spec, layers="last", number=0)), repeats[name])
+        entry = LAYER_POOLERS[spec.layers]
+        if entry.module is OneLayer and entry.number:  # the n-th repeats of all layers share a stack
+            shape = (str(replace(spec, number=0)), repeats[name])
         shapes.setdefault(shape, []).append(i)
     return shapes
 
@@ -562,14 +563,14 @@ def summary(
 def layer_shares(
     self: BankFit,
     numbers: list,  # of heads
-) -> pd.DataFrame:  # (S, heads with a scalar mix), each column sums to 1
-    "Return each layer's share of the scalar mixes."
+) -> pd.DataFrame:  # (S, heads that mix layers), each column sums to 1
+    "Return each layer's share of the mixes; 0 for a layer that a head does not mix."
     mixes = {}
     for i in numbers:
         for module in self.heads[i].modules():
-            if isinstance(module, ScalarMix):
-                mixes[self.recipes[i].head] = module
-    return pd.DataFrame({name: m.shares().detach().numpy() for name, m in mixes.items()}).rename_axis("layer")
+            if hasattr(module, "shares"):
+                mixes[self.recipes[i].head] = pd.Series(module.shares().detach().numpy())
+    return pd.DataFrame(mixes).fillna(0.0).rename_axis("layer")
 
 # %% ../../nbs/heads/03_bank.ipynb #20fe3081
 @patch

@@ -12,20 +12,8 @@ from torch import nn
 
 from ..core.errors import ParameterError
 from ..data.ragged import Ragged
-from bertvision.heads.poolers import (
-    AdapterPooler,
-    Attend,
-    Concat,
-    Each,
-    First,
-    Flatten,
-    LayerConv,
-    Mean,
-    MeanLayers,
-    OneLayer,
-    ScalarMix,
-)
-from .specs import HeadSpec, parse_head
+from .poolers import LAYER_POOLERS, TOKEN_POOLERS, First
+from .specs import parse_head
 from ..models.encoders import torch_seed
 
 # %% ../../nbs/heads/02_heads.ipynb #0f92950f
@@ -54,30 +42,6 @@ class Head(nn.Module):
             z = F.relu(self.hidden(z))
         return self.linear(z)
 
-# %% ../../nbs/heads/02_heads.ipynb #ab24b850
-def _pooler(spec: HeadSpec, layers: int, width: int) -> nn.Module:
-    simple = {"last": OneLayer, "mean": MeanLayers, "concat": Concat}
-    if spec.layers in simple:
-        return simple[spec.layers](layers, width)
-    norm = "norm" in spec.options
-    if spec.layers == "layer":
-        return OneLayer(layers, width, spec.number, norm)
-    if spec.layers.startswith("scalar-mix"):
-        last = spec.number if spec.layers == "scalar-mix-to" else -1
-        return ScalarMix(layers, width, norm, last=last)
-    if spec.layers.startswith("conv"):
-        return LayerConv(layers, width, square=spec.layers == "conv-nxn")
-    mix = next((option.removeprefix("mix") for option in spec.options if option.startswith("mix")), "none")
-    return AdapterPooler(
-        layers,
-        width,
-        spec.number,
-        shared="unshared" not in spec.options,
-        skip="skip" in spec.options,
-        mix=mix,
-        init="tensorflow" if "tensorflow" in spec.options else "torch",
-    )
-
 # %% ../../nbs/heads/02_heads.ipynb #b915b6a5
 def build_head(
     name: str,  # see `heads.specs.parse_head`
@@ -90,12 +54,8 @@ def build_head(
     "Build a head from its name. Raises ParameterError for a wrong name, layer or length."
     spec = parse_head(name)
     with torch_seed(seed):
-        pooler = _pooler(spec, layers, width)
-        if spec.tokens == "flatten":
-            tokens = Flatten(pooler.features, length)
-        else:
-            token_poolers = {"cls": First, "mean": Mean, "attention": Attend, "each": Each}
-            tokens = token_poolers[spec.tokens](pooler.features)
+        pooler = LAYER_POOLERS[spec.layers].build(layers, width, spec.number, spec.options)
+        tokens = TOKEN_POOLERS[spec.tokens](pooler.features, length)
         return Head(pooler, tokens, outputs, spec.hidden)
 
 # %% ../../nbs/heads/02_heads.ipynb #17226f5e

@@ -25,13 +25,13 @@ from ..models.encoders import _positions
 from ..models.precision import autocast
 from .batches import epoch_batches
 from .objective import Pretraining, save_pretraining
-from ..runs.recipes import Recipe, check_value
+from ..runs.recipes import Hyperparameters, Recipe, check_value
 from ..training.optimizers import make_optimizer, make_schedule
 from ..training.trainer import TrainerState, _accelerator, load_checkpoint, save_checkpoint
 
 # %% ../../nbs/pretraining/04_loop.ipynb #23c5c4fb
 @dataclass(frozen=True)
-class PretrainingRecipe:
+class PretrainingRecipe(Hyperparameters):
     "Hyper-parameters of a pre-training run. Raises ParameterError if a value is out of range."
 
     steps: int = 1000  # optimizer steps

@@ -9,7 +9,6 @@ __all__ = ['notebook_cells', 'Parameter', 'read_parameters', 'check_parameters']
 import ast
 import io
 import math
-import os
 import re
 import sys
 import tokenize
@@ -19,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..core.errors import DataError, ParameterError, suggest
-from ..core.io import read_json, unusable
+from ..core.io import file_stamp, read_json, unusable
 
 # %% ../../nbs/runs/01_parameters.ipynb #c2563b17
 def _check_conflicts(path, sources: list):
@@ -105,10 +104,10 @@ def read_parameters(
 ) -> dict[str, Parameter]:  # by name, in the order of the cell
     "Read the cell tagged `parameters`. Raises ParameterError if there is not exactly one, or if it holds other code."
     try:
-        stat = os.stat(path)
+        stamp = file_stamp(path)
     except OSError:
         return _read_parameters(path, None)  # raises DataError
-    parameters = _read_parameters(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    parameters = _read_parameters(path, stamp)
     return {
         name: replace(p, default=deepcopy(p.default)) if p.type in ("list", "dict") else p
         for name, p in parameters.items()
@@ -116,7 +115,7 @@ def read_parameters(
 
 
 @lru_cache(64)
-def _read_parameters(path, stamp):  # stamp: inode, size and time of change of the file
+def _read_parameters(path, stamp):
     "Read a parameters cell. The result is cached, since a study asks for it once per run."
     cells = [(i, c) for i, c in enumerate(notebook_cells(path), 1) if "parameters" in c["tags"] and c["type"] == "code"]
     name = Path(path).name

@@ -251,7 +251,9 @@ WAIT = "import os, time\n(run.folder / 'kernel').write_text(str(os.getpid()))\nw
 @pytest.fixture
 def runner(lab):
     """A runner in a process of its own, whose kernel waits for a file; yields (lab, process, pid of the kernel)."""
-    lab.experiment(START, WAIT, FINISH, parameters=PARAMETERS + f"\nplace = {str(lab.root / 'go')!r}")
+    lab.experiment(
+        START, WAIT, FINISH, parameters=PARAMETERS + f"\nplace = {str(lab.root / 'go')!r}", reads={"place": "nothing"}
+    )
     code = (
         f"import sys; sys.path.insert(0, {os.path.dirname(study_lab.__file__)!r})\nfrom pathlib import Path\nfrom study_lab import Lab\n"
         f"lab = Lab(Path({str(lab.root)!r}))\nlab.run(seeds=[0])"

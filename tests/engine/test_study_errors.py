@@ -1,5 +1,8 @@
 """What is wrong with a study is found before a kernel starts: one clear error, nothing written."""
 
+import json
+import os
+
 import pytest
 from study_lab import FINISH, PARAMETERS, START, STUDY, Lab, cola_folder, pretend_done
 
@@ -13,6 +16,7 @@ from bertvision.core.errors import (
     StudyError,
 )
 from bertvision.engine import local as runner
+from bertvision.engine.declaration import read_declaration
 from bertvision.engine.grid import load_study
 from bertvision.engine.plan import plan
 
@@ -221,3 +225,65 @@ def test_status_and_dry_run_hint_at_a_forgotten_data_folder(with_data, capsys):
     assert main(["status", *arguments, "--data", str(with_data.root / "data")]) == 0
     out = capsys.readouterr().out
     assert "2 done" in out and "hint" not in out
+
+
+DECLARED = PARAMETERS + '\ncorpus = ""\nfinetune_dir = ""\nnotes = []'
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("corpus", "text/a.txt"), ("finetune_dir", "text"), ("notes", ["ab", "text/a.txt"])],
+)
+def test_an_undeclared_path_ends_the_plan(lab, monkeypatch, tmp_path, name, value):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("One sentence. Two sentences.")
+    monkeypatch.chdir(tmp_path)
+    lab.experiment(parameters=DECLARED)
+    lab.study(STUDY.replace("{learn: {}}", f"{{learn: {{parameters: {{{name}: {json.dumps(value)}}}}}}}"))
+    with pytest.raises(StudyError) as error:
+        lab.run()
+    place = tmp_path / (value[1] if isinstance(value, list) else value)
+    start = (
+        f"study small, step learn: {name} = {str(place.relative_to(tmp_path))!r} names {place}, and learn.ipynb does"
+    )
+    assert start in str(error.value) and f'declaration = {{"reads": {{"{name}": "file"}}}}' in str(error.value)
+    assert not lab.out.exists()
+
+
+def test_a_word_is_no_path(lab, monkeypatch, tmp_path):
+    (tmp_path / "mean").mkdir()
+    monkeypatch.chdir(tmp_path)
+    lab.experiment(parameters=DECLARED)
+    assert lab.plan("corpus=mean").jobs[0].parameters["corpus"] == "mean", "no run finds it from its own folder"
+
+
+@pytest.mark.parametrize("kind", ["text", "file"])
+def test_a_declared_path_counts_in_the_fingerprint(lab, monkeypatch, tmp_path, kind):
+    text = tmp_path / "text" / "a.txt"
+    text.parent.mkdir()
+    text.write_text("One sentence.")
+    monkeypatch.chdir(tmp_path)
+    lab.experiment(parameters=DECLARED, reads={"corpus": kind, "finetune_dir": "model"})
+    before = lab.plan("corpus=text").jobs[0]
+    assert before.parameters["corpus"] == str(text.parent), "absolute, since a run works in its own folder"
+    assert before.files and before.files[-1][0] == str(text)
+    text.write_text("Another sentence.")
+    after = lab.plan("corpus=text").jobs[0]
+    assert {part for part in after.parts if after.parts[part] != before.parts[part]} == {"inputs"}
+
+
+def test_a_path_that_is_declared_as_no_input_is_left_alone(lab, tmp_path):
+    lab.experiment(parameters=DECLARED, reads={"notes": "nothing"})
+    job = lab.plan(f"notes=[{tmp_path}]").jobs[0]
+    assert job.parameters["notes"] == [str(tmp_path)] and not job.files
+
+
+def test_a_declaration_that_was_replaced_by_one_of_the_same_size_is_read_again(lab, tmp_path):
+    path = lab.experiment(parameters=DECLARED, reads={"corpus": "text"})
+    assert read_declaration(path).reads == {"corpus": "text"}
+    stat = path.stat()
+    other = tmp_path / "other.ipynb"
+    other.write_text(path.read_text().replace("'text'", "'file'"))
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    os.replace(other, path)
+    assert read_declaration(path).reads == {"corpus": "file"}

@@ -10,8 +10,9 @@ from study_lab import Lab, pretend_done
 import bertvision
 from bertvision.cli import main
 from bertvision.core.errors import DataError, StudyError
-from bertvision.core.io import read_json, write_json
+from bertvision.core.io import read_json, resources, write_json
 from bertvision.engine import verify as module
+from bertvision.engine.declaration import read_declaration
 from bertvision.engine.grid import load_study
 from bertvision.engine.plan import job_state, plan
 from bertvision.engine.verify import find_groups, small_parameters, verify, why_no_code
@@ -238,7 +239,9 @@ def test_every_amount_of_an_experiment_is_made_small():
         {"train_examples": 0, "report_examples": 50, "epochs": 5.0, "patience": 3, "lora": 3, "steps": 0}
     )
     assert small == {"train_examples": 48, "report_examples": 32}
-    assert small_parameters({"head_examples": 0, "extract_dir": "../extract.s0"}) == {}, (
+    declared = read_declaration(resources() / "experiments" / "train_heads.ipynb")
+    assert small_parameters({"head_examples": 0, "extract_dir": ""}, declared) == {"head_examples": 40}
+    assert small_parameters({"head_examples": 0, "extract_dir": "../extract.s0"}, declared) == {}, (
         "a part of stored states cannot be drawn"
     )
 

@@ -7,6 +7,8 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+from example_studies_languages import example_languages
+from reports import make_report
 from scipy import stats
 from study_lab import change, run_small
 
@@ -18,24 +20,17 @@ from bertvision.data.tasks import XNLI_LANGUAGES, get_task, input_files
 from bertvision.engine.forecast import forecast
 from bertvision.engine.grid import load_study
 from bertvision.engine.plan import job_state, plan
-from bertvision.evaluation.languages import (
-    load_languages,
-    score_languages,
-    toy_languages,
-    unknown_share,
-)
+from bertvision.evaluation.languages import load_languages, score_languages, toy_languages, unknown_share
 from bertvision.models.encoders import load_encoder
 from bertvision.reporting.glue import readable
 from bertvision.reporting.languages import (
     comparison_rule,
-    example_languages,
     language_means,
     language_notes,
     language_rows,
     language_table,
     paragraph,
     plot_languages,
-    write_languages_report,
 )
 from bertvision.reporting.page import number
 from bertvision.reporting.results import glue_table, read_study
@@ -346,7 +341,7 @@ def test_the_report_shows_the_numbers_of_the_studys_source(tmp_path):
 
 def test_every_number_is_that_of_the_records(tmp_path):
     study = example_languages(tmp_path)
-    write_languages_report(study)
+    make_report("languages", study)
     table = pd.read_csv(study / "report" / "table.csv", keep_default_na=False, na_values=[""])
     for row in table.to_dict("records"):
         values = []
@@ -421,7 +416,8 @@ def test_a_cell_of_the_table_from_its_files(tmp_path):
     freedom = variance / (v_seed / (n - 1) + v_pair / (count - 1))
     halves = [stats.t.ppf(0.975, df) * v**0.5 for v, df in ((variance, freedom), (v_seed, n - 1))]
     p = max(2 * stats.t.sf(abs(d.mean()) / v**0.5, df) for v, df in ((variance, freedom), (v_seed, n - 1)))
-    means = language_means(read_study(study))
+    results = read_study(study)
+    means = language_means(results, language_rows(results))
     one = means.set_index(["encoder", "language"]).loc[("example-multilingual", "zh")]
     expected = (d.mean(), d.mean() - max(halves), d.mean() + max(halves), p)
     assert tuple(one[["difference", "low", "high", "p"]]) == pytest.approx(expected, abs=1e-12)
@@ -445,13 +441,15 @@ def test_a_collapse_counts_in_its_language_alone(tmp_path):
     change(study, run, lambda r: r["metrics"]["test/zh"].update(accuracy=1 / 3))
     results = read_study(study)
     assert results.runs[run]["collapsed"]
-    one = language_means(results).set_index(["encoder", "language"]).loc["example-multilingual"]
+    rows = language_rows(results)
+    means = language_means(results, rows)
+    one = means.set_index(["encoder", "language"]).loc["example-multilingual"]
     assert (
         one.loc["zh", "collapsed"] == one.loc["zh", "collapsed_runs"] == 1
         and one.loc["zh", "difference_without"] > one.loc["zh", "difference"]
     )
     assert one.loc["en", "collapsed"] == 0 and not one["fragile"].any()
-    table = language_table(results, language_rows(results), language_means(results)).set_index("Encoder")
+    table = language_table(results, rows, means).set_index("Encoder")
     assert (
         "(1 of 3 collapsed)" in table.loc["example-multilingual", "zh"].iloc[0]
         and "collapsed" not in table.loc["example-multilingual", "en"].iloc[0]
@@ -463,8 +461,17 @@ def test_planned_methods_without_a_run_have_their_rows(tmp_path):
     for place in (study / "runs").glob("zero-shot.mnli.example-multilingual.*"):
         shutil.rmtree(place)
     results = read_study(study)
-    table = language_table(results, language_rows(results), language_means(results))
+    rows = language_rows(results)
+    table = language_table(results, rows, language_means(results, rows))
     assert table.set_index("Encoder").loc["example-multilingual", "Seeds"] == "not started"
+
+
+def test_a_study_of_which_nothing_has_finished_has_a_report(tmp_path):
+    job = {"run": "a", "step": "zero-shot", "task": "mnli", "encoder": "minilm-l6", "seed": 0}
+    write_json(tmp_path / "empty" / "plan.json", {"study": "empty", "title": "Not started", "jobs": [job]})
+    text = (make_report("languages", tmp_path / "empty") / "table.md").read_text(encoding="utf-8")
+    assert "0 of 1 runs finished (1 not started)" in text and "| zero-shot | minilm-l6 | not started |" in text
+    assert "## Against" not in text and ".png" not in text
 
 
 @pytest.mark.skipif(

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
 from bertvision import load_encoder, load_task, split, subset
 from bertvision.core.errors import ParameterError, TrainingError
 from bertvision.data.batches import tokenise
-from bertvision.heads.bank import Bank
-from bertvision.heads.specs import HeadRecipe
+from bertvision.heads.bank import Bank, forecast_memory
+from bertvision.heads.heads import build_head, head_parameters
+from bertvision.heads.poolers import LAYER_POOLERS, TOKEN_POOLERS, Mean, layer_pooler, token_pooler
+from bertvision.heads.specs import HeadRecipe, parse_head
 from bertvision.states.stream import Stream, extract
 
 RECIPES = [
@@ -107,3 +110,79 @@ def test_refusals(lab):
     rows = Stream(lab[1], tokenise(subset(other["train"], 20), lab[1].tokenizer, 64), task_name="toy-entailment")
     with pytest.raises(TrainingError, match="selection holds labels of toy-entailment, train of toy-sentiment"):
         Bank(RECIPES[:1], lab[0], 3, 64).fit(train, rows)
+
+
+@pytest.fixture
+def own_poolers():
+    """A pooler over layers and one over tokens, registered for one test: all that a new head takes."""
+
+    @layer_pooler("top", number="most", meaning="the number of layers", limits=(1, 9), options={"max": {"by": "max"}})
+    class Top(torch.nn.Module):
+        "The mean or maximum of the last layers, scaled by one learned weight."
+
+        def __init__(self, layers, width, most, by="mean"):
+            super().__init__()
+            self.most, self.by, self.features = most, by, width
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            last = x.values[:, -self.most :]
+            return x.like(self.scale * (last.amax(1) if self.by == "max" else last.mean(1)))
+
+    @token_pooler("sum")
+    class Sum(Mean):
+        "The sum of the real tokens."
+
+        def forward(self, x):
+            return x.mean().values * x.lengths[:, None]
+
+    yield Top, Sum
+    del LAYER_POOLERS["top"], TOKEN_POOLERS["sum"]
+
+
+def test_a_new_head_takes_one_entry(lab, own_poolers):
+    Top, Sum = own_poolers
+    assert str(parse_head("top-2-max:sum:8")) == "top-2-max:sum:8"
+    head = build_head("top-2-max:sum", 3, 64, 2)
+    assert (type(head.pooler), head.pooler.most, head.pooler.by, type(head.tokens)) == (Top, 2, "max", Sum)
+    assert head_parameters("top-2:sum", 3, 64, 2) == 1 + 64 * 2 + 2
+    new = [HeadRecipe("top-2-max:sum", lr=1e-2, epochs=2, seed=seed) for seed in (0, 1)]
+    assert forecast_memory(new, 3, 64, 2) == [20 * 131] * 2
+    together, before = trained(lab, RECIPES + new, group=2), trained(lab, group=2)
+    for old, same in zip(before.logits["validation"], together.logits["validation"]):
+        np.testing.assert_array_equal(old, same)
+    alone = trained(lab, new[1:])
+    np.testing.assert_allclose(together.logits["validation"][-1], alone.logits["validation"][0], atol=2e-4)
+    assert "top-2-max:sum" in set(together.table()["head"])
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("tpo-2:sum", "did you mean 'top'"),
+        ("top-2:summ", "did you mean 'sum'"),
+        ("last-1:most", "expected one of cls, mean, attention, flatten, each, sum"),
+        ("some:cls", "adapter, conv-1xn, conv-nxn, top"),
+        ("top:sum", "the number of layers is missing"),
+        ("top-10:sum", "most 10, expected 1 to 9"),
+        ("top-2-min:sum", "top takes max"),
+    ],
+)
+def test_messages_know_a_new_head(own_poolers, name, words):
+    with pytest.raises(ParameterError) as error:
+        parse_head(name)
+    assert words in str(error.value)
+
+
+def test_a_head_that_was_removed_is_unknown_again():
+    with pytest.raises(ParameterError, match="unknown layer pooling 'top-2'"):
+        parse_head("top-2:cls")
+
+
+def test_shares_of_mixes_of_unlike_length(lab):
+    result = trained(
+        lab, [HeadRecipe(name, epochs=1) for name in ("scalar-mix:cls", "scalar-mix-to-1:cls", "mean:cls")]
+    )
+    shares = result.layer_shares([0, 1, 2])
+    assert shares.shape == (3, 2) and shares.iloc[2, 1] == 0
+    np.testing.assert_allclose(shares.sum(), 1, rtol=1e-6)

@@ -5,6 +5,8 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from example_studies_probes import example_probes
+from reports import make_report
 from scipy import stats
 from study_lab import change, keep, replan
 
@@ -14,29 +16,25 @@ from bertvision.metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, rule
 from bertvision.reporting.layer_scores import (
     against_trivial,
     control_table,
-    difference_table,
-    example_probes,
     final,
     headline,
     layer_differences,
+    layer_names,
     probe_rows,
     profile_table,
     profiles,
-    trivial_table,
 )
 from bertvision.reporting.layers import (
-    main_table,
-    paragraph,
+    missing_rows,
     plot_difference,
     plot_heat,
     plot_profiles,
     plot_similarity,
     plot_training,
-    probes_report,
     published_curves,
-    to_markdown,
-    write_probes_report,
+    similarity,
 )
+from bertvision.reporting.phrases import claim_table
 from bertvision.reporting.results import read_study
 
 
@@ -51,17 +49,19 @@ def example(whole, tmp_path):
 
 
 def text(folder):
-    "The report in words; all figures are drawn, none is written."
-    report = probes_report(read_study(folder))
-    assert all(fig.axes for draw in report.figures.values() if (fig := draw()) is not None)
-    assert "\n" not in report.lead and "nan" not in report.lead
-    said = to_markdown(report)
-    assert "beyond chance" not in said
-    return said
+    "The report in words; all figures are drawn."
+    written = (make_report("probes", folder) / "table.md").read_text(encoding="utf-8")
+    assert "beyond chance" not in written and "nan" not in in_words(written)
+    return written
+
+
+def in_words(written):
+    "The sentences of a report: what stands outside its tables."
+    return "\n".join(line for line in written.splitlines() if not line.startswith(("|", "#", "!")))
 
 
 def test_every_number_of_the_csv_is_that_of_the_records(example):
-    write_probes_report(example)
+    make_report("probes", example)
     table = (
         pd.read_csv(example / "report" / "table.csv")
         .query("task == 'cola' and side == 'random' and through == 'mix'")
@@ -79,11 +79,13 @@ def test_every_number_of_the_csv_is_that_of_the_records(example):
 
 
 def test_the_report_repeats_itself_and_names_no_place(example, monkeypatch):
-    first = {p.name: p.read_bytes() for p in write_probes_report(example).iterdir()}
+    written = lambda study: {p.name: p.read_bytes() for p in make_report("probes", study).iterdir()}
+    first = written(example)
     monkeypatch.chdir(example / "report")
-    assert {p.name: p.read_bytes() for p in write_probes_report("..").iterdir()} == first
+    assert written("..") == first
     assert all(str(example.parent).encode() not in data for data in first.values())
     assert set(first) == {
+        "notebook.ipynb",
         "table.md",
         "table.csv",
         "report.html",
@@ -100,18 +102,13 @@ def test_only_the_pretrained_side(example):
     keep(example, lambda run: run.startswith("pretrained") and "sts-b" not in run)
     study = read_study(example)
     rows = probe_rows(study)
-    assert (
-        len(layer_differences(study, rows)) == 0
-        and plot_difference(study) is None
-        and plot_training(rows) is None
-        and plot_similarity(study) is None
-    )
+    differences = layer_differences(study, rows)
+    assert len(differences) == 0 and plot_difference(differences) is None
+    assert plot_training(rows) is None and plot_similarity(similarity(study)) is None
     said = text(example)
-    assert (
-        "is undecided against the trivial predictor (49.0) at every layer" in said
-        and "fine-tuning" not in said.partition("<!--")[0]
-    )
-    assert "a random encoder" not in said and "## Fine-tuned minus pretrained" not in said
+    assert "is undecided against the trivial predictor (49.0) at every layer" in said
+    assert "fine-tuning" not in said and "## Fine-tuned minus pretrained" not in said
+    assert "a random encoder" not in said
 
 
 def test_one_seed_has_no_spread_and_no_claim(example):
@@ -146,11 +143,7 @@ def test_without_controls_and_codes(example):
         axis=None
     )
     said = text(example)
-    assert (
-        "the control task" not in said.partition("<!--")[0]
-        and "## Above the control task" not in said
-        and "CKA" not in said.partition("<!--")[0]
-    )
+    assert "the control task" not in said and "## Above the control task" not in said and "CKA" not in said
     assert not any(
         "control" in t.get_text() for fig in [plot_profiles(rows)] for legend in fig.legends for t in legend.get_texts()
     )
@@ -164,7 +157,8 @@ def test_without_mixes_there_is_no_expected_layer(example):
             lambda r: r.update(variants=[v for v in r["variants"] if v["probe"]["through"] == "layer"]),
         )
     rows = probe_rows(read_study(example))
-    assert "Expected layer" not in profile_table(rows) and not (write_probes_report(example) / "mixes.png").exists()
+    assert "Expected layer" not in profile_table(rows)
+    assert not (make_report("probes", example) / "mixes.png").exists()
 
 
 def test_a_probe_that_is_missing_leaves_a_gap(example):
@@ -182,7 +176,7 @@ def test_a_probe_that_is_missing_leaves_a_gap(example):
     study = read_study(example)
     shown = profile_table(headline(final(probe_rows(study)))).set_index(["Task", "Side"])
     assert shown.loc[("CoLA", "fine-tuned"), "2"] == "" and shown.loc[("CoLA", "fine-tuned"), "Expected layer"] == ""
-    d = layer_differences(study).query("task == 'cola'").set_index("layer")
+    d = layer_differences(study, probe_rows(study)).query("task == 'cola'").set_index("layer")
     assert 2 not in d.index and d.loc[3, "seeds"] == 2 and d.loc[4, "seeds"] == 3
     text(example)
 
@@ -191,10 +185,10 @@ def test_lost_predictions_leave_differences_without_a_claim(example):
     for seed in range(3):
         (example / "runs" / f"fine-tuned.squad2.s{seed}" / "predictions.parquet").unlink()
     study = read_study(example)
-    d = layer_differences(study).query("metric == 'answer_f1'")
+    rows = probe_rows(study)
+    d = layer_differences(study, rows).query("metric == 'answer_f1'")
     assert d["difference"].notna().all() and d[["low", "p"]].isna().all(axis=None) and set(d["verdict"]) == {NO_CLAIM}
     assert set(d["reason"]) == {"predictions missing"}
-    rows = probe_rows(study)
     assert not ((rows["metric"] == "has_answer_f1") & (rows["side"] == "fine-tuned") & (rows["task"] == "squad2")).any()
     assert "unchecked" in text(example) and plot_heat(rows).axes
 
@@ -209,6 +203,13 @@ def by_hand(example, task, layer, sides):
         name = f"layer-{layer}:{'mean' if task == 'cola' else 'each'}"
         out.append([r[(r["variant"] == name) & (r["split"] == "validation")].sort_values("example_id") for r in runs])
     return out
+
+
+def last_layer(example):
+    "The comparison of the last layers on SQuAD 2.0, by F1."
+    study = read_study(example)
+    differences = layer_differences(study, probe_rows(study))
+    return differences.query("metric == 'answer_f1' and layer == 6").to_dict("records")
 
 
 def crossed_and_seeds(d):
@@ -227,7 +228,7 @@ def crossed_and_seeds(d):
 
 
 def test_a_difference_of_layers_again_from_the_files(example):
-    (row,) = layer_differences(read_study(example)).query("metric == 'answer_f1' and layer == 6").to_dict("records")
+    (row,) = last_layer(example)
     tuned, plain = by_hand(example, "squad2", 6, ("fine-tuned", "pretrained"))
     d = np.stack([a["answer_f1"].to_numpy() - b["answer_f1"].to_numpy() for a, b in zip(tuned, plain)])
     assert (row["difference"], row["low"], row["high"], row["p"]) == pytest.approx(crossed_and_seeds(d), abs=1e-12)
@@ -248,17 +249,14 @@ def test_a_layer_against_the_trivial_predictor_again_from_the_files(example):
 def test_the_family_is_the_whole_table_and_no_claim_has_seeds_that_disagree(example):
     study = read_study(example)
     rows = probe_rows(study)
-    for found, shown in (
-        (layer_differences(study, rows), difference_table),
-        (against_trivial(study, rows), trivial_table),
-    ):
-        p, n = found["p"].to_numpy(), len(found)
+    for found in (layer_differences(study, rows), against_trivial(study, rows)):
+        p, n, shown = found["p"].to_numpy(), len(found), claim_table(found, layer_names)
         order, holm = np.argsort(p, kind="stable"), np.empty(n)
         holm[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(n, 0, -1)))
-        assert found["p_holm"].to_numpy() == pytest.approx(holm) and len(shown(found)) == n
+        assert found["p_holm"].to_numpy() == pytest.approx(holm) and len(shown) == n
         assert ((found["verdict"] == BETTER) == ((holm < 0.05) & (found["difference"] > 0))).all()
         assert f"the {n} comparisons of this table" in rule(found)
-        assert set(found["verdict"]) == {BETTER, UNDECIDED} and list(shown(found)["Verdict"]) == list(found["verdict"])
+        assert set(found["verdict"]) == {BETTER, UNDECIDED} and list(shown["Verdict"]) == list(found["verdict"])
         open_ = found[(found["low"] <= 0) & (found["high"] >= 0)]
         assert len(open_) and set(open_["verdict"]) == {UNDECIDED}
     d = layer_differences(study, rows).query("metric == 'matthews'").set_index("layer")
@@ -289,13 +287,11 @@ def test_a_claim_that_hangs_on_a_collapsed_seed_is_fragile(example):
                     v["metrics"]["validation"] = {m: float(right[silent].mean()) for m in v["metrics"]["validation"]}
 
         change(example, f"pretrained.squad2.s{seed}", told)
-    (row,) = layer_differences(read_study(example)).query("metric == 'answer_f1' and layer == 6").to_dict("records")
+    (row,) = last_layer(example)
     assert row["collapsed"] == 2 and row["verdict"] == BETTER and row["fragile"] and np.isnan(row["p_without"])
     said = text(example)
-    assert (
-        "better, fragile: without collapsed seeds +3" in said.partition("<!--")[0]
-        and "better, fragile" in said.partition("<!--")[2]
-    )
+    assert "better, fragile: without collapsed seeds +3" in in_words(said)
+    assert any("| better, fragile" in line for line in said.splitlines() if line.startswith("|"))
 
 
 def test_a_record_that_has_the_answerable_questions_keeps_its_own(example):
@@ -348,10 +344,10 @@ def test_nothing_has_finished(example):
     shutil.rmtree(example / "runs")
     study = read_study(example)
     rows = probe_rows(study)
-    assert not len(rows) and paragraph(study).startswith("0 of 24 runs finished (24 not started)")
-    assert set(main_table(study, rows)["Best layer"]) == {"not started"}
-    assert "not started" in text(example)
-    assert sorted(p.name for p in write_probes_report(example).glob("*.png")) == ["heat.png", "profiles.png"]
+    assert not len(rows) and set(profile_table(rows, missing_rows(study))["Best layer"]) == {"not started"}
+    said = text(example)
+    assert "0 of 24 runs finished (24 not started)" in said.splitlines()[2] and "| not started |" in said
+    assert not list((example / "report").glob("*.png"))
 
 
 def test_a_study_without_probes_says_so(example, tmp_path):
@@ -360,7 +356,7 @@ def test_a_study_without_probes_says_so(example, tmp_path):
     other = example_study(tmp_path)
     assert "No probe has finished." in text(other)
     with pytest.raises(DataError, match="holds no study"):
-        write_probes_report(tmp_path / "nowhere")
+        make_report("probes", tmp_path / "nowhere")
 
 
 def test_a_task_that_is_not_known_is_shown(example):

@@ -13,13 +13,14 @@ import pytest
 from claims_by_hand import Study, contributions, minus
 from claims_in_pages import NUMBER, READERS, clean, read_markdown
 from claims_reader import Reader, claims_of
+from example_studies_languages import example_languages
+from example_studies_pretraining import example_pretraining
+from example_studies_probes import example_probes
+from reports import make_report
 from scipy import stats
 
 from bertvision.core.io import write_json
-from bertvision.metrics.comparisons import rule
 from bertvision.reporting import glue as report
-from bertvision.reporting import languages, layers, pretraining
-from bertvision.reporting import layer_scores as probes
 from bertvision.reporting import subset_scores as subsets
 from bertvision.reporting import subsets as budgets
 from bertvision.reporting.page import markdown_sections
@@ -162,17 +163,8 @@ def with_tables(lead, sections):
 def invented(name):
     """Folder and Markdown of an invented study."""
     if name == "probes":
-        folder = probes.example_probes()
-        study = read_study(folder)
-        rows = probes.probe_rows(study)
-        found = layers.layer_differences(study, rows), layers.against_trivial(study, rows)
-        return folder, with_tables(layers.paragraph(study, rows, *found), layers.report_tables(study, rows, *found))
-    if name == "languages":
-        folder = languages.example_languages()
-        study = read_study(folder)
-        means = languages.language_means(study)
-        table = ("Against the trivial predictor", languages.detail_table(means), languages.comparison_rule(means))
-        return folder, with_tables(languages.paragraph(study, means), [table])
+        folder = example_probes()
+        return folder, (make_report(name, folder) / "table.md").read_text(encoding="utf-8")
     if name == "subsets":
         folder = subsets.example_subsets()
         study = read_study(folder)
@@ -180,12 +172,8 @@ def invented(name):
         found = subsets.against_random(study, rows), subsets.hans_rows(study), subsets.above_trivial(study, rows)
         lead, sections = budgets.paragraph(study, rows, *found), budgets.report_sections(study, rows, *found)
         return folder, with_tables(lead, sections)
-    folder = pretraining.example_pretraining()
-    study = read_study(folder)
-    rows, table = pretraining.transfer_rows(study), glue_table(study)
-    compared = pretraining.against_untrained(study, rows, table)
-    table = ("Against what was not pre-trained", report.differences(compared), rule(compared))
-    return folder, with_tables(pretraining.paragraph(study, rows, compared), [table])
+    folder = {"languages": example_languages, "pretraining": example_pretraining}[name]()
+    return folder, (make_report(name, folder) / "table.md").read_text(encoding="utf-8")
 
 
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("probes", "subsets")]  # several seconds each

@@ -221,7 +221,7 @@ def rewritten(source: Path, target: Path, act):
         (lambda files: files | {"../../x": b""}, "expected one folder of plain files"),
         (lambda files: files | {"/etc/x": b""}, "expected one folder of plain files"),
         (lambda files: {k: v for k, v in files.items() if "manifest" not in k}, "no manifest.json"),
-        (lambda files: files | {"example/more.json": b"{}"}, "speaks of other files"),
+        (lambda files: files | {"example/more.json": b"{}"}, "lists other files"),
         (lambda files: files | {"example/plan.json": b"{}"}, "plan.json is not the file"),
         (lambda files: files | {"example/manifest.json": b"[" * 5000}, "no archive that can be read"),
     ],

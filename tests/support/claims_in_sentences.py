@@ -453,7 +453,7 @@ def layers_gained(r, told, verdict, task, layer, by):
 _SOME = r"at layers? \d+(?:(?:, \d+)* and \d+)?"
 _WHERE = rf"at every layer|from layer \d+ on(?: and {_SOME})?|{_SOME}"
 _SIZE = (
-    rf"(?: by ({NUMBER}) points \({ENDS}\)|, by up to ({NUMBER}) points \({ENDS}, layer (\d+)\)"
+    rf"(?: by ({NUMBER}) points \({ENDS}\)|, by up to ({NUMBER}) points \({ENDS}; layer (\d+)\)"
     rf"| \(most at layer (\d+): ({NUMBER}) points\))?"
 )
 

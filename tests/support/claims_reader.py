@@ -35,25 +35,13 @@ def name_of(row):
     """What a row of a table compares, and which runs these are: (about, ours, theirs or None)."""
     task = row.get("Task", "MNLI")
     if "Language" in row:
-        ours = {"method": row["Method"], "encoder": row["Encoder"]}
+        ours = {"method": row["Method"]} | ({"encoder": row["Encoder"]} if "Encoder" in row else {})
         return {"language": row["Language"], **ours, "base": TRIVIAL}, ours, None
     if "Layer" in row:
         side, _, other = row["Side"].partition(" − ")
-        ours = {
-            "task": task,
-            "encoder": row["Encoder"],
-            "side": side,
-            "layer": int(row["Layer"]),
-            "through": "layer",
-            "epoch": None,
-        }
-        about = {
-            "task": task,
-            "encoder": row["Encoder"],
-            "metric": row["Metric"],
-            "side": side,
-            "layer": int(row["Layer"]),
-        }
+        encoder = {"encoder": row["Encoder"]} if "Encoder" in row else {}
+        probe = {"task": task, **encoder, "side": side, "layer": int(row["Layer"])}
+        ours, about = probe | {"through": "layer", "epoch": None}, probe | {"metric": row["Metric"]}
         return about | {"base": other or TRIVIAL}, ours, ours | {"side": other} if other else None
     if "Strategy" in row:
         ours = {
@@ -120,9 +108,13 @@ class Reader:
         if "Language" in row:
             split = f"test/{CODES[row['Language']]}"
             models = self.study.runs(**ours).values()
+            (about["encoder"],) = {self.study._encoder(m) for m in models}  # has no column where there is one
             split = split if any(split in m.metrics for m in models) else "test"  # tuned on that language alone
         if row.get("Metric") == "HANS accuracy":
             split = "hans"
+        if "Layer" in row:
+            models = self.study.runs(**ours).values()
+            (about["encoder"],) = {self.study._encoder(m) for m in models}  # has no column where there is one
         metric = METRICS.get(row["Metric"]) if "Metric" in row else metric
         ours = self.seeds(split, **ours)
         theirs = self.seeds(split, **theirs) if theirs else None
@@ -196,7 +188,7 @@ class Reader:
             "Seeds ahead": ahead,
             "Ahead": ahead and f"{ahead} seeds",
             "Seeds": str(claim.seeds),
-            "Examples": f"{claim.examples:,}",
+            "Examples": f"{claim.examples:,}" if claim.examples else "",
             "Scored examples": f"{claim.examples:,}" if claim.examples else "",
         }
         for column, own in told.items():

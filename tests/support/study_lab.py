@@ -41,17 +41,20 @@ class Lab:
         self.root, self.out = root, root / "outputs"
         self.study(STUDY)
 
-    def notebook(self, name: str, *cells: str, tag: str = "parameters") -> Path:
+    def notebook(self, name: str, *cells: str, tag: str = "parameters", declaration: dict | None = None) -> Path:
+        tags = [tag] + [""] * (len(cells) - 1)
+        if declaration is not None:
+            cells, tags = (*cells, f"declaration = {declaration!r}"), [*tags, "declaration"]
         body = [
             {
                 "cell_type": "code",
                 "id": f"c{i}",
-                "metadata": {"tags": [tag] if i == 0 else []},
+                "metadata": {"tags": [tag] if tag else []},
                 "source": source,
                 "outputs": [],
                 "execution_count": None,
             }
-            for i, source in enumerate(cells)
+            for i, (source, tag) in enumerate(zip(cells, tags))
         ]
         kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         path = self.root / f"{name}.ipynb"
@@ -59,8 +62,10 @@ class Lab:
         path.write_text(json.dumps({"cells": body, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
         return path
 
-    def experiment(self, *cells: str, name: str = "learn", parameters: str = PARAMETERS) -> Path:
-        return self.notebook(f"experiments/{name}", parameters, *(cells or (START, FINISH)))
+    def experiment(self, *cells: str, name: str = "learn", parameters: str = PARAMETERS, **declaration) -> Path:
+        return self.notebook(
+            f"experiments/{name}", parameters, *(cells or (START, FINISH)), declaration=declaration or None
+        )
 
     def study(self, text: str) -> Path:
         path = self.root / "studies" / "small.yaml"
