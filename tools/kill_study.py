@@ -94,7 +94,7 @@ def family(runner: subprocess.Popen) -> dict:
             line, above = " ".join(process.cmdline()), [p.pid for p in process.parents()]
         except psutil.Error:
             continue
-        if "warm import nursery" in line and runner.pid in above:
+        if "forkserver import nursery" in line and runner.pid in above:
             found[("nursery", "child", "kernel")[above.index(runner.pid)]].append(process)
         elif "engine.child import child" in line:
             found["child"].append(process)

@@ -421,7 +421,7 @@ def test_tables_of_predictions(place, finished):
 
 
 def test_what_runs_leave_for_the_runner(place):
-    from bertvision.engine.child import _same_job
+    from bertvision.engine.child import own_record
     from bertvision.engine.local import _progress, _up_to_date
     from bertvision.runs.run import Run
 
@@ -462,7 +462,7 @@ def test_what_runs_leave_for_the_runner(place):
         put(folder / made[0], made[1])
         share, _ = _progress(folder)
         assert 0 <= share <= 1
-        ask(_same_job, folder, {"fingerprint": "x"}), ask(_up_to_date, folder, "x")
+        ask(own_record, folder, "x"), ask(_up_to_date, folder, "x")
         run = ask(Run.start, "learn", {"lr": 1.0}, str(folder))
         if run is not None:
             assert run.seconds >= 0 and read_record(folder)["attempt"] >= 1

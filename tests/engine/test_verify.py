@@ -18,6 +18,7 @@ from bertvision.engine.plan import job_state, plan
 from bertvision.engine.verify import find_groups, small_parameters, verify, why_no_code
 from bertvision.reporting.page import accepted
 from bertvision.reporting.results import read_study
+from bertvision.runs.locks import lock
 from bertvision.runs.records import read_record
 
 PLANTED = {
@@ -200,7 +201,7 @@ def test_a_study_without_records_is_one_clear_error(tmp_path, capsys):
 def test_not_beside_a_running_study(tmp_path):
     lab = Lab(tmp_path)
     lab.experiment()
-    held = module.lock(lab.plan().folder / ".lock")
+    held = lock(lab.plan().folder / ".lock")
     with pytest.raises(StudyError, match="another bertvision is running"):
         verify(lab.plan())
     held.close()
@@ -249,9 +250,7 @@ def test_every_amount_of_an_experiment_is_made_small():
     "code, reason", [(-9, "the system ran out of memory"), (1, "died with exit code 1"), (None, "took more than")]
 )
 def test_a_replay_that_is_killed_has_a_reason(tmp_path, code, reason):
-    replay = module.Replay(
-        None, "today", tmp_path, tmp_path / "x.ipynb", {}, tmp_path / "run", kills=module.oom_kills()
-    )
+    replay = module.Replay(None, tmp_path, tmp_path / "x.ipynb", {}, tmp_path / "run", kills=module.oom_kills())
     assert reason in module._failure(replay, code)
 
 
@@ -276,8 +275,8 @@ def test_places_are_taken_out_of_reasons():
 
 def test_what_an_ensemble_combines_reports_the_same_examples():
     glue, probes = (plan(load_study(name), inputs=False) for name in ("glue-small", "probes-small"))
-    whole = module.reported_whole(glue)
+    whole = module.fully_reported(glue)
     assert {id.split(".")[0] for id in whole} == {"finetune", "extract", "heads"}, (
         "extract_states cannot draw a part of the reported split"
     )
-    assert not module.reported_whole(probes)
+    assert not module.fully_reported(probes)
