@@ -192,20 +192,25 @@ def _bare_base64(text: str) -> str:
         raise DataError(f"a picture that is no base64 ({e})") from e
 
 # %% ../../nbs/reporting/16_share.ipynb #23860457
-def _joined(value):
-    "A notebook's lines of text as one: sources, outputs."
-    return (
-        "".join(value)
-        if isinstance(value, list)
-        and value
-        and all(isinstance(x, str) for x in value)
-        and any(x.endswith("\n") for x in value)
-        else value
-    )
+def _read_tree(kind: str, text: str):  # kind: .json or .ipynb
+    "Parse a file. Of a notebook, each source and output is one text."
+    if kind == ".json":
+        return parse_json(text)
+    from nbformat.v4 import to_notebook  # slow to import
+
+    return to_notebook(parse_json(text))
+
+
+def _write_tree(kind: str, tree) -> str:
+    "Write what `_read_tree` has read."
+    if kind == ".json":
+        return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+    from nbformat.v4 import to_notebook, writes
+
+    return writes(to_notebook(tree)) + "\n"
 
 
 def _scrub_tree(value, secrets: Secrets, key: str = ""):
-    value = _joined(value)
     if isinstance(value, dict):
         return {secrets.scrub(k): _scrub_tree(v, secrets, k) for k, v in value.items()}
     if isinstance(value, list):
@@ -253,13 +258,14 @@ def scrubbed(
     if kind not in (".json", ".ipynb"):
         return _scrub_text(text, secrets).encode()
     try:
-        return (json.dumps(_scrub_tree(parse_json(text), secrets), indent=1, ensure_ascii=False) + "\n").encode()
+        return _write_tree(kind, _scrub_tree(_read_tree(kind, text), secrets)).encode()
     except json.JSONDecodeError as e:
         raise DataError(f"{name} is not JSON (line {e.lineno}: {e.msg})") from e
+    except (AttributeError, TypeError) as e:
+        raise DataError(f"{name} is not a notebook of format 4 ({e})") from e
 
 # %% ../../nbs/reporting/16_share.ipynb #6369de24
 def _values(value):  # yields all texts of a tree
-    value = _joined(value)
     if isinstance(value, dict):
         for k, v in value.items():
             yield from (k, *(_values(v) if k != "image/png" else [_png_kinds_text(v)]))
@@ -310,7 +316,7 @@ def left_in(
         return ["remarks of a picture"] * any(k not in _PIXELS for k, _ in _chunks(raw))
     text = raw.decode("utf-8")
     if kind in (".json", ".ipynb"):
-        text = "\n".join(_values(json.loads(text)))
+        text = "\n".join(_values(_read_tree(kind, text)))
     remarks = [_png_kinds_text(m[2]) for m in _EMBEDDED.finditer(text)]
     return secrets.kinds("\n".join([name, _EMBEDDED.sub("", text), *remarks])) + ["remarks of a picture"] * any(remarks)
 
@@ -466,7 +472,7 @@ def export_study(
         except (DataError, ValueError):
             broken.append(f"{entry}: is damaged")
     manifest = _scrub_tree(_manifest(study, contents, left_out + broken), secrets)
-    contents["manifest.json"] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+    contents["manifest.json"] = _write_tree(".json", manifest).encode()
     with replacing(expand_path(out or f"{study.name}.zip")) as tmp:
         _write_zip(tmp, name, contents)
         _check_archive(tmp, secrets)
