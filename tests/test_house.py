@@ -7,6 +7,8 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -196,6 +198,37 @@ def test_notebook_is_fit_to_be_committed(path):
             f"cell {i} was saved with an error"
         )
     assert not HOME.search(text), f"names a path of a machine: {HOME.search(text)[0]}"
+
+
+def test_nbdev_is_told_what_settings_ini_says():
+    """nbdev 3 reads pyproject.toml, setup.py reads settings.ini: what stands in both is the same."""
+    import bertvision
+
+    parser = ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    settings = parser["DEFAULT"]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = pyproject["project"]
+    assert (project["name"], bertvision.__version__) == (settings["lib_name"], settings["version"])
+    assert project["urls"] == {"Repository": settings["git_url"]}
+    for key, value in pyproject["tool"]["nbdev"].items():
+        written = settings.getboolean(key) if isinstance(value, bool) else settings[key]
+        assert written == (" ".join(value) if isinstance(value, list) else value), key
+
+
+def test_saving_in_jupyterlab_changes_nothing():
+    """The hook of `nbdev-install-hooks` takes away what JupyterLab adds, and leaves papermill's tags."""
+    from nbdev.clean import clean_jupyter
+
+    for path in EXPERIMENTS:
+        committed = json.loads(path.read_text(encoding="utf-8"))
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved["metadata"]["language_info"] = {"name": "python"}
+        saved["metadata"]["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
+        for cell in saved["cells"]:
+            cell["metadata"] |= {"execution": {}, "trusted": True}
+        clean_jupyter(None, {"type": "notebook", "content": saved})
+        assert saved == committed, path
 
 
 def test_results_name_no_machine():

@@ -1,11 +1,16 @@
 """An installed wheel finds its experiments, reports, studies and published numbers without the clone."""
 
+import re
 import subprocess
 import sys
 import zipfile
+from configparser import ConfigParser
+from email.parser import BytesParser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +30,53 @@ def test_the_notebooks_travel_in_the_wheel(wheel):
         here = {p.name for p in (ROOT / "nbs" / kind).iterdir() if p.suffix == suffix}
         assert here and {n.rsplit("/", 1)[1] for n in names if n.startswith(f"bertvision/_nbs/{kind}/")} == here
     assert not any(n.startswith(("tests/", "outputs/")) for n in names)
+
+
+@pytest.fixture(scope="module")
+def written(wheel):
+    """Files of the wheel's dist-info by name."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [n for n in archive.namelist() if ".dist-info/" in n]
+        return {n.rpartition("/")[2]: archive.read(n) for n in names}
+
+
+@pytest.fixture(scope="module")
+def settings():
+    parser = ConfigParser(delimiters=["="])
+    parser.read(ROOT / "settings.ini", encoding="utf-8")
+    return parser["DEFAULT"]
+
+
+def test_the_wheel_says_what_settings_ini_says(written, settings):
+    metadata = BytesParser().parsebytes(written["METADATA"])
+    for field, key in (
+        ("Name", "lib_name"),
+        ("Version", "version"),
+        ("Summary", "description"),
+        ("Author", "author"),
+        ("Author-email", "author_email"),
+        ("Home-page", "git_url"),
+    ):
+        assert metadata[field] == settings[key]
+    extras = {name: settings[f"{name}_requirements"].split() for name in ("offline", "cluster", "dev")}
+    extras["dev"] += extras["offline"] + extras["cluster"]
+    expected = settings["requirements"].split()
+    for name, texts in extras.items():
+        expected += [f'{text}; extra == "{name}"' for text in texts]
+    assert {*map(Requirement, metadata.get_all("Requires-Dist"))} == {*map(Requirement, expected)}
+    assert sorted(metadata.get_all("Provides-Extra")) == sorted(extras)
+    entries = written["entry_points.txt"].decode().replace(" = ", "=")
+    assert settings["console_scripts"] in entries and "bertvision=bertvision._modidx:d" in entries
+
+
+def test_the_wheel_is_for_the_pythons_that_ci_tries(written, settings):
+    metadata = BytesParser().parsebytes(written["METADATA"])
+    supported = SpecifierSet(metadata["Requires-Python"])
+    pythons = [f"3.{minor}" for minor in range(30) if supported.contains(f"3.{minor}.0")]
+    assert pythons[0] == settings["min_python"]
+    assert [f"Programming Language :: Python :: {v}" for v in pythons] == metadata.get_all("Classifier")[2:]
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r'"(3\.\d+)"', workflow) == pythons
 
 
 def test_resources_are_found_from_the_wheel(wheel, tmp_path):

@@ -357,7 +357,6 @@ def main(argv=None):
     _add_simulated(done, again, args)
 
 # %% ../../nbs/metrics/04_levels.ipynb #c0acfd07
-#| eval: false
 if __name__ == "__main__":
     main()
 

@@ -159,11 +159,22 @@ def _bare_base64(text: str) -> str:
         raise DataError(f"a picture that is no base64 ({e})") from e
 
 # %% ../../nbs/reporting/18_share.ipynb #23860457
-def _joined(value):
-    "Join the lines of a notebook's source or output. Return other values as they are."
-    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        return value
-    return "".join(value) if any(line.endswith("\n") for line in value) else value
+def _read_tree(kind: str, text: str):  # kind: .json or .ipynb
+    "Parse a file. Of a notebook, each source and output is one text."
+    if kind == ".json":
+        return parse_json(text)
+    from nbformat.v4 import to_notebook  # slow to import
+
+    return to_notebook(parse_json(text))
+
+
+def _write_tree(kind: str, tree) -> str:
+    "Write what `_read_tree` has read."
+    if kind == ".json":
+        return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+    from nbformat.v4 import to_notebook, writes
+
+    return writes(to_notebook(tree)) + "\n"
 
 
 def _scrub_text(text: str, secrets: Secrets) -> str:
@@ -176,7 +187,6 @@ def _scrub_text(text: str, secrets: Secrets) -> str:
 
 def _scrub_tree(value, secrets: Secrets, key: str = ""):
     "Scrub the names and values of a JSON tree."
-    value = _joined(value)
     if isinstance(value, dict):
         return {secrets.scrub(k): _scrub_tree(v, secrets, k) for k, v in value.items()}
     if isinstance(value, list):
@@ -199,10 +209,6 @@ def _scrub_rows(raw: bytes, secrets: Secrets) -> bytes:
     rows.rename(columns=secrets.scrub).to_parquet(out, index=False)
     return out.getvalue()
 
-
-def _json_bytes(value) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
-
 # %% ../../nbs/reporting/18_share.ipynb #f962e323
 def scrubbed(
     name: str,  # of the file
@@ -217,13 +223,16 @@ def scrubbed(
         return _scrub_rows(raw, secrets)
     try:
         text = raw.decode("utf-8")
-        if kind in (".json", ".ipynb"):
-            return _json_bytes(_scrub_tree(parse_json(text), secrets))
     except UnicodeDecodeError as e:
         raise DataError(f"{name} is not UTF-8 (byte {e.start})") from e
+    if kind not in (".json", ".ipynb"):
+        return _scrub_text(text, secrets).encode()
+    try:
+        return _write_tree(kind, _scrub_tree(_read_tree(kind, text), secrets)).encode()
     except json.JSONDecodeError as e:
         raise DataError(f"{name} is not JSON (line {e.lineno}: {e.msg})") from e
-    return _scrub_text(text, secrets).encode()
+    except (AttributeError, TypeError) as e:
+        raise DataError(f"{name} is not a notebook of format 4 ({e})") from e
 
 # %% ../../nbs/reporting/18_share.ipynb #6369de24
 def _png_remarks(text: str) -> str:  # text: a picture in base64
@@ -237,7 +246,6 @@ def _png_remarks(text: str) -> str:  # text: a picture in base64
 
 def _texts(value, key: str = ""):
     "Yield the names and texts of a JSON tree, and the remarks of its pictures."
-    value = _joined(value)
     if isinstance(value, dict):
         for name, item in value.items():
             yield name
@@ -276,7 +284,7 @@ def left_in(
         return ["remarks of a picture"] * any(kind not in _PIXELS for kind, _ in _chunks(raw))
     text = raw.decode("utf-8")
     if kind in (".json", ".ipynb"):
-        text = "\n".join(_texts(json.loads(text)))
+        text = "\n".join(_texts(_read_tree(kind, text)))
     remarks = [_png_remarks(match[2]) for match in _EMBEDDED.finditer(text)]
     return secrets.kinds("\n".join([name, _EMBEDDED.sub("", text), *remarks])) + ["remarks of a picture"] * any(remarks)
 
@@ -447,7 +455,7 @@ def export_study(
         left_out.append("the study's YAML, which was not found")
     contents, broken = _contents(files, secrets)
     manifest = _scrub_tree(_manifest(study, contents, left_out + broken), secrets)
-    contents["manifest.json"] = _json_bytes(manifest)
+    contents["manifest.json"] = _write_tree(".json", manifest).encode()
     with replacing(expand_path(out or f"{study.name}.zip")) as tmp:
         _write_zip(tmp, secrets.scrub(study.name), contents)
         _check_archive(tmp, secrets)

@@ -6,37 +6,21 @@
 __all__ = ['has_locks', 'lock', 'locked']
 
 # %% ../../nbs/runs/02_locks.ipynb #1d11bd5b
-import errno
 import tempfile
 import time
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from ..core.errors import OutputError
 from ..core.io import NO_LOCKS
 
 # %% ../../nbs/runs/02_locks.ipynb #a6febc54
-_IN_USE = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
-
-
-def _try_lock(handle):
-    "Take the exclusive lock of an open file. Raises OSError at once if that fails."
+def _try_lock(handle) -> bool:  # False when another process has the lock; True also on a file system without locks
+    "Take the exclusive lock of an open file, without waiting. Raises OutputError if that fails for another reason."
     try:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        import msvcrt
-
-        msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-
-
-def _flock(handle) -> bool:  # False when another process has the lock; True also on a file system without locks
-    "Take the exclusive lock of an open file. Raises OutputError for any error but these two."
-    try:
-        _try_lock(handle)
+        return lock_descriptor(handle.fileno(), blocking=False)
     except OSError as e:
-        if e.errno in _IN_USE:
-            return False
         if e.errno not in NO_LOCKS:
             raise OutputError(f"{handle.name} cannot be locked: {e.strerror}") from e
     return True
@@ -48,7 +32,7 @@ def has_locks(
     "Tell whether the file system of a folder can lock files; some network mounts cannot."
     with tempfile.TemporaryFile(dir=folder) as handle:
         try:
-            _try_lock(handle)
+            lock_descriptor(handle.fileno(), blocking=False)
         except OSError as e:
             return e.errno not in NO_LOCKS
     return True
@@ -65,7 +49,7 @@ def lock(
     except OSError as e:
         raise OutputError(f"{Path(path).parent} cannot be written: {e.strerror}") from e
     end = time.monotonic() + patience
-    while not _flock(handle):
+    while not _try_lock(handle):
         if time.monotonic() > end:
             handle.close()
             return None

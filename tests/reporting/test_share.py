@@ -9,8 +9,10 @@ import zipfile
 from pathlib import Path
 
 import matplotlib
+import nbformat
 import pytest
 from example_studies import example_study
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from study_lab import change
 
 from bertvision.cli import main
@@ -49,27 +51,15 @@ def study(tmp_path, monkeypatch):
         f'<p>made in {HOME}/thesis</p><img src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
     )
     (study / "report" / "table.md").write_text(f"# A study\n\nfrom {study}/runs and open sesame\n")
-    cell = {
-        "cell_type": "code",
-        "source": [f'token = "{TOKEN}"\n', "load()"],
-        "metadata": {},
-        "execution_count": 1,
-        "outputs": [
-            {
-                "output_type": "stream",
-                "name": "stdout",
-                "text": [f"\x1b[31mread {HOME}/glue/train.tsv\x1b[0m\n", f"with {TOKEN}\n"],
-            },
-            {
-                "output_type": "display_data",
-                "metadata": {},
-                "data": {"image/png": base64.b64encode(picture).decode(), "text/html": f"<b>{os.uname().nodename}</b>"},
-            },
-        ],
-    }
-    (study / "runs" / RUN / "notebook.ipynb").write_text(
-        json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
-    )
+    outputs = [
+        new_output("stream", text=f"\x1b[31mread {HOME}/glue/train.tsv\x1b[0m\nwith {TOKEN}\n"),
+        new_output(
+            "display_data",
+            {"image/png": base64.b64encode(picture).decode(), "text/html": f"<b>{os.uname().nodename}</b>"},
+        ),
+    ]
+    cell = new_code_cell(f'token = "{TOKEN}"\nload()', execution_count=1, outputs=outputs)
+    nbformat.write(new_notebook(cells=[cell]), study / "runs" / RUN / "notebook.ipynb")
     (study / "runs" / RUN / "log.txt").write_text(
         f'Traceback: File "{HOME}/x.py", line 3\nAWS_SECRET_ACCESS_KEY=abcd1234efgh5678\n'
     )
@@ -96,11 +86,8 @@ def test_tokens_paths_hosts_and_remarks_of_pictures_are_gone(study, tmp_path):
     for name, raw in found.items():
         for word in (TOKEN, HOME, str(tmp_path), "open sesame", "shared/glue", "abcd1234efgh5678", "plot.py"):
             assert word.encode() not in raw and base64.b64encode(word.encode())[2:-4] not in raw, (name, word)
-    notebook = json.loads(found[f"runs/{RUN}/notebook.ipynb"])["cells"][0]
-    assert (
-        notebook["source"] == 'token = "<token>"\nload()'
-        and notebook["outputs"][0]["text"] == "read <path>\nwith <token>\n"
-    )
+    cell = nbformat.reads(found[f"runs/{RUN}/notebook.ipynb"], 4).cells[0]
+    assert cell.source == 'token = "<token>"\nload()' and cell.outputs[0].text == "read <path>\nwith <token>\n"
     assert b"from <outputs>/example/runs" in found["report/table.md"] or b"<temp>" in found["report/table.md"]
     assert (
         json.loads(found[f"runs/{RUN}/record.json"])["parameters"]["data"] == "<data>"

@@ -1,11 +1,12 @@
 """A little lab for the runner's tests: experiments of plain Python, studies, records of runs that never took place."""
 
-import json
 import shutil
 import textwrap
 from pathlib import Path
 
+import nbformat
 import psutil
+from nbformat.v4 import new_code_cell, new_notebook
 
 from bertvision.cli import main
 from bertvision.core.io import read_json, write_json
@@ -45,21 +46,11 @@ class Lab:
         tags = [tag] + [""] * (len(cells) - 1)
         if declaration is not None:
             cells, tags = (*cells, f"declaration = {declaration!r}"), [*tags, "declaration"]
-        body = [
-            {
-                "cell_type": "code",
-                "id": f"c{i}",
-                "metadata": {"tags": [tag] if tag else []},
-                "source": source,
-                "outputs": [],
-                "execution_count": None,
-            }
-            for i, (source, tag) in enumerate(zip(cells, tags))
-        ]
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        body = [new_code_cell(source, metadata={"tags": [tag] if tag else []}) for source, tag in zip(cells, tags)]
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         path = self.root / f"{name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"cells": body, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+        nbformat.write(new_notebook(cells=body, metadata={"kernelspec": kernel}), path)
         return path
 
     def experiment(self, *cells: str, name: str = "learn", parameters: str = PARAMETERS, **declaration) -> Path:
