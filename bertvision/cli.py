@@ -141,7 +141,7 @@ def _dry_run(plan) -> int:
 def _print_report(folder):
     "Print the beginning of a report, if it has a text, and its folder."
     if (folder / "table.md").exists():
-        from bertvision.reporting.show import excerpt
+        from bertvision.core.pages import excerpt
 
         print(f"\n{excerpt(folder)}\n")
     print(f"report: {os.path.relpath(folder)}")

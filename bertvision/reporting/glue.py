@@ -277,7 +277,7 @@ def findings(
 
 # %% ../../nbs/reporting/09_glue.ipynb #0d36e72e
 def _seeds_it_takes(rows: pd.DataFrame) -> list:
-    "Forecast for each undecided comparison of a family how many seeds would decide it if the difference is what it seems."
+    "Forecast how many seeds would decide each undecided comparison of a family, if its difference is what it seems."
     family, typical = int(rows["p"].notna().sum()), {}
     for task, of in rows.dropna(subset=SCATTER_COLUMNS).groupby("task"):
         typical[task] = power.typical_scatter(of[SCATTER_COLUMNS].to_numpy(float))
@@ -306,10 +306,13 @@ def difference_table(
     return table, caption
 
 # %% ../../nbs/reporting/09_glue.ipynb #3580a1f8
-_LEGEND = "Scores × 100, mean ± standard deviation over seeds. Trivial: always the commonest class, or the mean. Examples/s: in training."
+_LEGEND = (
+    "Scores × 100, mean ± standard deviation over seeds. Trivial: always the commonest class, or the mean. "
+    "Examples/s: in training."
+)
 _TUNED = {
     "BERTVision": "Published BERTVision numbers come from one seed that was tuned on the reported split.",
-    "GluonNLP": "Published GluonNLP numbers come from one seed, of whose epochs the best on the reported split was taken.",
+    "GluonNLP": "Published GluonNLP numbers come from one seed, its best epoch chosen on the reported split.",
 }
 
 

@@ -92,9 +92,11 @@ def language_means(
 
 # %% ../../nbs/reporting/15_languages.ipynb #023a3f38
 CAPTION = (
-    "Accuracy × 100 on XNLI's test sets, mean ± standard deviation over seeds; ▲ better than the trivial predictor, ▼ worse. "
-    "Tuned task: accuracy on the first reported split of the task that the encoder was tuned on. Trivial: the best constant answer. "
-    "[UNK] %: word pieces that the vocabulary does not have. Tokens a pair: word pieces, special ones included, cut at the longest length."
+    "Accuracy × 100 on XNLI's test sets, mean ± standard deviation over seeds; "
+    "▲ better than the trivial predictor, ▼ worse. "
+    "Tuned task: accuracy on the first reported split of the task that the encoder was tuned on. "
+    "Trivial: the best constant answer. [UNK] %: word pieces that the vocabulary does not have. "
+    "Tokens a pair: word pieces, special ones included, cut at the longest length."
 )
 _READ = {"[UNK] %": ("unknown", 1, 100.0), "Tokens a pair": ("tokens", 0, 1.0)}  # title -> column, digits, scale
 
@@ -174,7 +176,7 @@ def _count(part: pd.DataFrame) -> str:  # of one method
 def plot_languages(
     means: pd.DataFrame,  # from `language_means`
 ) -> plt.Figure | None:  # None without any
-    "Draw the accuracy by language with its spread over seeds, the share of unknown word pieces and the word pieces of a pair."
+    "Draw the accuracy by language with its spread over seeds, the share of unknown pieces and the pieces of a pair."
     if not len(means):
         return None
     rows = means.assign(name=[_name(r) for r in means.to_dict("records")], unknown=100 * means["unknown"])

@@ -398,7 +398,7 @@ def task_sentences(
     "Say where each side is read best, what fine-tuning adds and what the floors reach."
     rows, sentences = headline(final(rows)), []
     for (task, encoder), group in rows[rows["through"] == "layer"].groupby(["task", "encoder"], sort=False):
-        mine = lambda table: table[(table["task"] == task) & (table["encoder"] == encoder)]
+        mine = lambda table, key=(task, encoder): table[(table["task"] == key[0]) & (table["encoder"] == key[1])]
         first, means = group["metric"].iloc[0], profiles(group)
         gains = mine(differences).query("metric == @first")
         parts = [_side_text(part) for _, part in mine(above).groupby("model", sort=False)]

@@ -149,7 +149,9 @@ def against(
     baseline: str = "",  # a method's name; "" = the first of the table
     across: bool = False,  # with other encoders than the baseline's, too
 ) -> pd.DataFrame:  # a row a task and method: _ABOUT, baseline, the columns of `decide_claims`, and first
-    """Compare each method with the baseline on the headline score of each task. What cannot be compared has a reason instead of a p-value.
+    """Compare each method with the baseline on the headline score of each task.
+
+    What cannot be compared has a reason instead of a p-value.
 
     The methods of the study's first table are one family, the variants that only its details show are another.
     """
@@ -181,7 +183,7 @@ def verdict(
     compared: pd.DataFrame,  # from `against`
     method: str,  # its name
 ) -> str:  # a sentence
-    "Say where a method is better than the baseline, where it is worse, and where that is undecided or cannot be claimed."
+    "Say where a method is better or worse than the baseline, and where that is undecided or cannot be claimed."
     rows = compared[compared["method"] == method]
     if not len(rows):
         return f"{method}: not run."

@@ -232,12 +232,12 @@ def _learned_sentences(study: Results) -> list[str]:
         groups.setdefault((study.titles.get(r["step"], "Pre-training") + about, _known(r)[1]), []).append(r)
     sentences = []
     for (title, text), records in groups.items():
-        mean = lambda value: float(np.mean([value(r) for r in records]))
+        mean = lambda value, records=records: float(np.mean([value(r) for r in records]))
         tokens, seconds = mean(lambda r: r["history"][-1]["tokens"]), mean(lambda r: r["seconds"]["train"])
         share = number(mean(lambda r: _known(r)[0]["mlm_accuracy"]))
         sentences.append(
-            f"{title}: after {tokens / 1e6:.1f} million tokens ({seconds / 60:.0f} minutes of training) {share} % of the "
-            f"hidden words of {text} are found, mean over {len(records)} run{'s' * (len(records) > 1)}."
+            f"{title}: after {tokens / 1e6:.1f} million tokens ({seconds / 60:.0f} minutes of training) {share} % of "
+            f"the hidden words of {text} are found, mean over {len(records)} run{'s' * (len(records) > 1)}."
         )
     return sentences
 

@@ -393,7 +393,7 @@ def _differences(runs: dict, group: list, predictions: dict, home: Path):
             yield run, "different inputs", why
     for run in complete:
         if not _alike(predictions[run], predictions[complete[0]]):
-            why = f"its examples or labels are not those of {complete[0]}: averaged with it, but no interval over examples"
+            why = f"its examples or labels are not those of {complete[0]}: averaged, but no interval over examples"
             yield run, "different examples", why
 
 # %% ../../nbs/reporting/00_results.ipynb #81d8e244
@@ -408,7 +408,7 @@ def _same_seed(runs: dict) -> list:  # of faults
             seed = runs[run]["seed"]
             if latest[seed] == run:
                 continue
-            why = f"{latest[seed]} is the same method with seed {seed} and finished later: left out, for a seed counts once"
+            why = f"{latest[seed]} has the same method and seed {seed} and finished later: left out, a seed counts once"
             faults.append(_fault(run, "same seed", why))
     return faults
 

@@ -441,7 +441,7 @@ def export_study(
 ) -> dict:  # the manifest
     """Pack a study, finished or not. A damaged file is left out, and the manifest names it.
 
-    Raises DataError if the folder is no study, and OutputError if the archive cannot be written or still holds a secret.
+    Raises DataError if the folder is no study, OutputError if the archive cannot be written or still holds a secret.
     """
     folder = expand_path(folder).resolve()
     study, secrets = read_study(folder), find_secrets(folder, data, _given_places(folder))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EARLIER', 'Shown', 'show_text', 'show_list', 'markdown_table', 'show_table', 'DataFile', 'Figure', 'Figures',
-           'opening', 'ending', 'excerpt']
+           'opening', 'ending']
 
 # %% ../../nbs/reporting/04_show.ipynb #92be3e7a
 import html
@@ -124,8 +124,8 @@ def show_table(
         cells = "".join(_cell(c, str(x), c in numbers) for c, x in zip(frame.columns, row))
         body += f"<tr{' class=off' if i in off else ''}>{cells}</tr>"
     below = f"<caption>{_inline(caption)}</caption>" if caption else ""
-    page = f'<div class="wrap"><table class="{style}">{below}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    return Shown("\n\n".join(filter(None, [markdown_table(frame, style), caption])), page)
+    table = f'<table class="{style}">{below}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return Shown("\n\n".join(filter(None, [markdown_table(frame, style), caption])), f'<div class="wrap">{table}</div>')
 
 # %% ../../nbs/reporting/04_show.ipynb #205a12e0
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class DataFile:
 # %% ../../nbs/reporting/04_show.ipynb #32fb4aa9
 @contextmanager
 def _settled(fig: plt.Figure, remark: str):
-    "A figure whose layout is worked out once, with a remark below it, for as long as it is written."
+    "Work out a figure's layout once, and keep a remark below it for as long as it is written."
     engine = fig.get_layout_engine()
     if engine:
         engine.execute(fig)
@@ -281,19 +281,3 @@ def ending(
         "\n\n".join(f"## {heading}\n\n{part.markdown}" for heading, part in parts.items()),
         "\n".join(f"<h2>{heading}</h2>\n{part.html}" for heading, part in parts.items()),
     )
-
-# %% ../../nbs/reporting/04_show.ipynb #958e8353
-def excerpt(
-    report,  # outputs/<study>/report
-) -> str:  # Markdown without headings
-    "Return the answer and the first section of a written report. Raises DataError if there is none."
-    path = Path(report) / "table.md"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise DataError(f"{path} cannot be read: {e.strerror}; run the study, or `bertvision report`, first") from e
-    lines = text.splitlines()
-    headings = [i for i, line in enumerate(lines) if line.startswith("## ")]
-    end = headings[1] if len(headings) > 1 else len(lines)
-    kept = [line for line in lines[1:end] if not line.startswith(("## ", "!["))]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip()

@@ -652,7 +652,9 @@ def paragraph(
         return f"{tally(study)} No subset has been trained."
     sentences = [answer(_plain(differences)), tally(study)]
     for (task, encoder), group in reported(means).groupby(["task", "encoder"], sort=False):
-        mine = lambda table: _plain(table[(table["task"] == task) & (table["encoder"] == encoder)])
+        mine = lambda table, key=(task, encoder): _plain(
+            table[(table["task"] == key[0]) & (table["encoder"] == key[1])]
+        )
         clauses = [
             _reached_text(_plain(group), mine(above)),
             _against_text(mine(differences)),

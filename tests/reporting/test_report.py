@@ -13,13 +13,13 @@ from reports import make_report
 
 from bertvision.core.errors import DataError, OutputError
 from bertvision.core.io import read_json, write_json
+from bertvision.core.pages import excerpt
 from bertvision.metrics.statistics import answers_collapse
 from bertvision.models.registry import encoder_remark
 from bertvision.reporting.glue import legend, notes, plot_loss, plot_scores, plot_selection, readable, summary
 from bertvision.reporting.methods import growth, wide
 from bertvision.reporting.page import environment, remarks, tally
 from bertvision.reporting.results import glue_table, read_study, scores
-from bertvision.reporting.show import excerpt
 from bertvision.runs.locks import lock
 
 OUTPUTS = Path(__file__).parents[2] / "outputs"

@@ -232,7 +232,7 @@ def test_a_deleted_run_shows_as_missing(example):
 def test_a_whole_strategy_or_step_that_never_ran_has_its_row(example):
     keep(example, lambda run: ".centroids." not in run and not run.startswith("frozen"), planned=True)
     study = read_study(example)
-    rows = subset_rows(study)
+    subset_rows(study)
     table = main_table(study)
     assert (plain(table).loc["centroids", ["5 %", "10 %", "20 %", "40 %"]] == "not started").all()
     assert (table["Strategy"] == "Frozen parts").sum() == 4 and "not started" in text(example, figures=True)
@@ -371,7 +371,7 @@ def test_what_random_is_better_at_is_marked_as_such(example):
             change(example, place.name, lambda r, name=name: r["subset"].update(strategy=name))
             change(example, place.name, lambda r, name=name: r["parameters"].update(strategy=name))
     study = read_study(example)
-    rows = subset_rows(study)
+    subset_rows(study)
     assert plain(main_table(study)).loc["diverse", "5 %"].endswith("▼")
     said = text(example)
     assert (
@@ -482,7 +482,7 @@ def test_counts_are_budgets_of_their_own(example):
                 lambda r: r["parameters"].update(data_pct=0.0, data_count=45),
             )
     study = read_study(example)
-    rows = subset_rows(study)
+    subset_rows(study)
     table = main_table(study)
     assert (
         plain(table).loc["random", "45 examples"]
