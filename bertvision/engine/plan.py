@@ -360,6 +360,22 @@ def _is_idle(study: Study, step: Step) -> bool:
     pairs = ((step.tasks, study.tasks), (step.encoders, study.encoders), (step.seeds, study.seeds))
     return any(limits and not {*limits} & {*values} for limits, values in pairs)
 
+# %% ../../nbs/engine/08_plan.ipynb #d0401857
+def _check_ids(ids: list, where: str):
+    "Check the names of a step's run folders. Raises StudyError if one is too long or is used twice."
+    for id in ids:
+        length = len(id.encode())
+        if length > 200:
+            raise StudyError(
+                f"{where}: the run {id:.60}… would need a folder's name of {length} bytes: expected at most 200; "
+                "give shorter names to what is swept"
+            )
+    if twice := {id for id in ids if ids.count(id) > 1}:
+        raise StudyError(
+            f"{where}: two runs would share the folder {min(twice)}: "
+            "give the swept values names that differ in letters, digits, dots or dashes"
+        )
+
 # %% ../../nbs/engine/08_plan.ipynb #0d939898
 def _notes(study: Study, data: str) -> list[str]:
     "List what will come from the hub, and the steps that have no run."
@@ -395,22 +411,6 @@ def _command(study: Study, data: str, out) -> str:
     return shlex.join(words)
 
 # %% ../../nbs/engine/08_plan.ipynb #ece60c7c
-def _check_ids(ids: list, where: str):
-    "Check the names of a step's run folders. Raises StudyError if one is too long or is used twice."
-    for id in ids:
-        length = len(id.encode())
-        if length > 200:
-            raise StudyError(
-                f"{where}: the run {id:.60}… would need a folder's name of {length} bytes: expected at most 200; "
-                "give shorter names to what is swept"
-            )
-    if twice := {id for id in ids if ids.count(id) > 1}:
-        raise StudyError(
-            f"{where}: two runs would share the folder {min(twice)}: "
-            "give the swept values names that differ in letters, digits, dots or dashes"
-        )
-
-
 def plan(
     study: Study,
     data=None,  # folder in GLUE's layout; None = BERTVISION_DATA, else the hub
