@@ -71,7 +71,7 @@ def _literal(path: Path, number: int, source: str) -> dict:
 
 
 def _check_kinds(where: str, values: dict):
-    "Raises ParameterError for an unknown key or a value of another type than the default's."
+    "Check keys and types. Raises ParameterError if a key is unknown or a value has another type than its default."
     defaults = {f.name: getattr(Declaration(), f.name) for f in fields(Declaration)}
     for name, value in values.items():
         if name not in defaults:
@@ -87,7 +87,7 @@ _NAMED = ("reads", "states", "budget", "leaves", "small", "few", "steps")  # key
 
 
 def _check_names(where: str, values: dict, known: dict):
-    "Raises ParameterError for a name that is no parameter of the experiment, or for an unknown kind of input."
+    "Check names and kinds. Raises ParameterError if a name is no parameter or a kind of input is unknown."
     named = [name for key in _NAMED for name in values.get(key, ())]
     named += [values[key] for key in ("states_if", "states_dtype", "states_from", "drawn") if values.get(key)]
     named += [name for name in values.get("leaves", {}).values() if name != "model"]
@@ -212,7 +212,7 @@ def _how_to_declare(notebook: str, name: str, text: str, place: Path) -> str:
     kind = "run" if (place / "record.json").is_file() else "file"
     kinds = "; ".join(f"{kind}: {files}" for kind, files in READ.items())
     return (
-        f"{name} = {text!r:.200} names {place}, and {notebook} does not declare that it reads it, so no run would notice "
-        f"a change there. In its cell tagged 'declaration' write declaration = "
+        f"{name} = {text!r:.200} names {place}, and {notebook} does not declare that it reads it, "
+        f"so no run would notice a change there. In its cell tagged 'declaration' write declaration = "
         f'{{"reads": {{"{name}": "{kind}"}}}} ({kinds})'
     )

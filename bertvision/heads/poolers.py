@@ -43,7 +43,7 @@ TOKEN_POOLERS = {}  # name -> class, built as cls(features, length)
 
 # %% ../../nbs/heads/00_poolers.ipynb #077a530a
 def _check_entry(registry: dict, name: str, options: dict):
-    "Raises ParameterError for a name that is taken, or that could not be told from the other parts of a head's name."
+    "Check a pooler's name and options. Raises ParameterError if the name is taken or one contains a separator."
     if name in registry:
         raise ParameterError(f"pooler {name!r}: there is one of this name already, {registry[name]}")
     if ":" in name or any(":" in word or "-" in word for word in options):

@@ -228,7 +228,7 @@ class Figures:
         **functions,  # name -> function that returns a matplotlib Figure, or None if there is nothing to draw
     ):
         self._folder = tempfile.TemporaryDirectory(prefix="bv-figures-")
-        self._keys = {name: (id(self), name) for name in functions}
+        self._keys, self._drawn = {name: (id(self), name) for name in functions}, {}
         remark = encoder_remarks(study)
         for name, function in functions.items():
             _drawing[self._keys[name]] = function, Path(self._folder.name) / f"{name}.png", remark
@@ -241,8 +241,14 @@ class Figures:
         """
         if name not in self._keys:
             raise DataError(f"no figure {name}: expected one of {', '.join(self._keys)}")
-        key = self._keys[name]
-        return Figure(_drawing[key][1].read_bytes(), name, title) if self._wait(key) else None
+        if name not in self._drawn:
+            try:
+                self._drawn[name] = self._wait(self._keys[name])
+            finally:
+                _drawing.pop(self._keys[name], None)
+        return (
+            Figure((Path(self._folder.name) / f"{name}.png").read_bytes(), name, title) if self._drawn[name] else None
+        )
 
 # %% ../../nbs/reporting/04_show.ipynb #7d75a4c4
 def opening(

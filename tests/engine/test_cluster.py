@@ -178,8 +178,8 @@ def test_unknown_profile_and_profile_of_the_other_engine(lab, capsys):
     assert "--profile slrum: expected local, slurm, or" in refused(
         lab, capsys, "--engine", "snakemake", "--profile", "slrum"
     )
-    assert "are for --engine snakemake" in refused(lab, capsys, "--profile", "slurm")
-    assert "are for --engine snakemake" in refused(lab, capsys, "--", "--dry-run")
+    assert "need --engine snakemake" in refused(lab, capsys, "--profile", "slurm")
+    assert "need --engine snakemake" in refused(lab, capsys, "--", "--dry-run")
 
 
 def test_a_folder_that_a_shell_would_carry_out_is_refused_on_a_cluster(lab, capsys, monkeypatch):

@@ -346,7 +346,7 @@ def test_a_second_run_of_a_method_and_seed_is_left_out_and_named(example):
     study = read_study(example)
     assert faults(example)[first] == (
         "same seed",
-        f"{again.name} is the same method with seed 1 and finished later: left out, for a seed counts once",
+        f"{again.name} has the same method and seed 1 and finished later: left out, a seed counts once",
     )
     assert first not in study.runs and first not in study.predictions and again.name in study.runs
     assert (mean_of(study)["runs"], mean_of(study)["seeds"]) == (before["runs"], before["seeds"]) and mean_of(study)[
