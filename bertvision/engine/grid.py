@@ -311,6 +311,15 @@ def _seeds_of(raw: dict, tasks: list, seeds, own: list, task_seeds: dict, where:
     task_seeds = {t: task_seeds[t] for t in tasks}
     return sorted(set().union(*task_seeds.values())), task_seeds
 
+# %% ../../nbs/engine/06_grid.ipynb #fd365ab1
+def _encoders(given, steps: dict, where: str) -> tuple:
+    "Return the study's encoders. They may be missing if no experiment takes one."
+    takes_one = [s for s in steps.values() if "encoder" in s.over and "encoder" in read_parameters(s.experiment)]
+    if given is None and not takes_one:
+        return ()
+    names = [_encoder_name(e) for e in _list(given, str, where)]
+    return tuple(_list(names, str, where))  # again: two spellings of one encoder
+
 # %% ../../nbs/engine/06_grid.ipynb #09416341
 def load_study(
     name,  # of a study that comes with the package, or path of a .yaml file
@@ -335,7 +344,7 @@ def load_study(
             raise StudyError(f"{where}, step {step.name}: seeds = {list(step.seeds)}: {reason}")
     call = _call(str(name), tasks, encoders, seeds, overrides)
     tasks = [get_task(t).name for t in _list(tasks or raw.get("tasks"), str, f"{where}: tasks")]
-    encoders = [_encoder_name(e) for e in _list(encoders or raw.get("encoders"), str, f"{where}: encoders")]
+    encoders = _encoders(encoders or raw.get("encoders"), steps, f"{where}: encoders")
     seeds, task_seeds = _seeds_of(raw, tasks, seeds, own, task_seeds, where)
     report = _notebook(raw["report"], "reports", places, f"{where}: report") if raw.get("report") else None
     steps = _override(_in_order(steps, where), parse_overrides(overrides))
@@ -347,7 +356,7 @@ def load_study(
         name=path.stem,
         title=str(raw.get("title", path.stem)),
         tasks=tuple(_list(tasks, str, f"{where}: tasks")),  # again: two aliases of one task
-        encoders=tuple(_list(encoders, str, f"{where}: encoders")),
+        encoders=encoders,
         seeds=tuple(seeds),
         steps=steps,
         report=report,
