@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-MOST = len(NBS) // 4  # of the changed ones; a change of more than that is sampled, too
+MOST = len(NBS) // 6  # of the changed ones; a change of more than that is sampled, too
 RUN = (
     "import sys; from pathlib import Path; from nbdev.config import get_config; from nbdev.test import test_nb; "
     "sys.exit(not test_nb(Path(sys.argv[1]), skip_flags=get_config().tst_flags.split(), do_print=True)[0])"
@@ -21,7 +21,7 @@ def git(*command):
 
 
 def sample():
-    """Notebooks that the last twenty commits changed, and a quarter of the others: each commit has another quarter.
+    """Notebooks that the last twenty commits changed, and a sixth of the others: each commit has another sixth.
 
     All of them where the history does not go back so far, as in a shallow clone or without git.
     """
@@ -30,8 +30,8 @@ def sample():
     names = git("diff", "--name-only", "HEAD~20", "--", "nbs") + git("ls-files", "-mo", "--", "nbs")
     changed = {ROOT / name for name in names}
     turn = int(git("rev-parse", "HEAD")[0][:8], 16)
-    quarter = {p for i, p in enumerate(NBS) if (i + turn) % 4 == 0}
-    return quarter | (changed if len(changed & set(NBS)) <= MOST else set())
+    sixth = {p for i, p in enumerate(NBS) if (i + turn) % 6 == 0}
+    return sixth | (changed if len(changed & set(NBS)) <= MOST else set())
 
 
 CHOSEN = sample()
@@ -48,5 +48,5 @@ def test_notebook_runs(path):
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
 
 
-def test_a_quarter_is_sampled_at_least():
-    assert len(CHOSEN & set(NBS)) >= len(NBS) // 4
+def test_a_sixth_is_sampled_at_least():
+    assert len(CHOSEN & set(NBS)) >= len(NBS) // 6

@@ -9,7 +9,6 @@ __all__ = ['COLORS', 'MARKERS', 'colors', 'white_grid', 'panel_grid', 'finish', 
 # %% ../../nbs/core/07_figures.ipynb #3f8cc9a4
 import io
 from itertools import cycle
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -231,29 +230,18 @@ def empty_figure(
     return fig
 
 # %% ../../nbs/core/07_figures.ipynb #89ecc0fa
-def _pixels(fig: plt.Figure | Path):  # PIL Image
-    "Return a figure, or a PNG file of `save_figures`, at 72 dots per inch."
-    from PIL import Image
-
-    if isinstance(fig, Path):
-        large = Image.open(fig).convert("RGB")
-        size = (round(0.72 * large.width), round(0.72 * large.height))
-        return large.resize(size, Image.Resampling.BOX)  # the filter with the fewest bytes
-    png = io.BytesIO()
-    fig.savefig(png, format="png", dpi=72, bbox_inches="tight")
-    return Image.open(png).convert("RGB")
-
-
 def picture(
-    fig: plt.Figure | Path | None,  # a Path is a PNG file of `save_figures`
-):  # IPython Image; None when there is no figure or no such file
+    fig: plt.Figure | None,
+):  # IPython Image; None if there is no figure
     "Show a figure in a notebook that is committed: 72 dots per inch and 64 colours, a third of the bytes."
-    if fig is None or isinstance(fig, Path) and not fig.exists():
+    if fig is None:
         return None
     from IPython.display import Image
     from PIL.Image import Quantize
+    from PIL.Image import open as open_image
 
-    png = io.BytesIO()
-    small = _pixels(fig).quantize(64, Quantize.FASTOCTREE, dither=0)  # ten times faster than the default, no larger
-    small.save(png, format="png")
-    return Image(png.getvalue())
+    png, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(png, format="png", dpi=72, bbox_inches="tight")
+    colours = open_image(png).convert("RGB")
+    colours.quantize(64, Quantize.FASTOCTREE, dither=0).save(small, format="png")  # ten times faster than the default
+    return Image(small.getvalue())

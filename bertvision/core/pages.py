@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from .errors import DataError
-from .io import replacing, write_text
+from .io import replacing
 
 # %% ../../nbs/core/08_pages.ipynb #1b47ff2c
 NOTEBOOK_ONLY = "notebook-only"  # the tag of a cell that is no part of the page
@@ -167,19 +167,20 @@ def page_html(
     return text
 
 # %% ../../nbs/core/08_pages.ipynb #9a68f487
-def _write_files(notebook, folder: Path):
-    "Write the outputs that name a file, and remove the figures of an earlier report."
+def _named_files(notebook) -> dict:  # name -> bytes
+    "Collect the outputs that name a file. Raises DataError for a name or content that no file of a report can have."
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
-    named = {output.metadata[FILE]: output.data for output in outputs if FILE in output.metadata}
-    for name, data in named.items():
-        with replacing(folder / name) as tmp:
-            if "image/png" in data:
-                tmp.write_bytes(b64decode(data["image/png"]))
-            else:
-                tmp.write_text(data["text/csv"], encoding="utf-8", newline="\n")
-    for path in folder.glob("*.png"):
-        if path.name not in named:
-            path.unlink()
+    files = {}
+    for output in [output for output in outputs if FILE in output.metadata]:
+        name, data = output.metadata[FILE], output.data
+        if name != Path(name).name or Path(name).suffix not in (".png", ".csv"):
+            raise DataError(f"an output names the file {name!r}: expected a name without a folder, in .png or .csv")
+        content = b64decode(data["image/png"]) if "image/png" in data else data.get("text/csv", "").encode()
+        if not content:
+            raise DataError(f"the output for {name} holds neither a PNG nor a CSV")
+        if files.setdefault(name, content) != content:
+            raise DataError(f"two outputs with different content name the file {name}: give them names of their own")
+    return files
 
 
 def _title(markdown: str, default: str) -> str:
@@ -189,10 +190,13 @@ def _title(markdown: str, default: str) -> str:
 
 def write_pages(
     folder: Path,  # that holds the executed notebook.ipynb
+    began: float,  # when its execution began, seconds since 1970
 ):
-    """Write report.html and table.md from the executed notebook of a report.
+    """Write table.md, report.html and the named files from the executed notebook of a report.
 
-    Raises DataError if the notebook cannot be read and OutputError if a file cannot be written.
+    A file that the notebook itself has written stays as it is. Figures and tables of an earlier report are removed.
+    Raises DataError if the notebook cannot be read or two outputs claim one file.
+    Raises OutputError if a file cannot be written.
     """
     import nbformat
 
@@ -201,10 +205,19 @@ def write_pages(
         notebook = nbformat.read(path, as_version=4)
     except (OSError, ValueError) as e:
         raise DataError(f"{path} cannot be read as a notebook: {e}; make the report again") from e
-    _write_files(notebook, path.parent)
+    files = _named_files(notebook)
     markdown = page_markdown(notebook)
-    write_text(path.with_name("table.md"), markdown)
-    write_text(path.with_name("report.html"), page_html(notebook, _title(markdown, path.parent.name)))
+    files |= {
+        "table.md": markdown.encode(),
+        "report.html": page_html(notebook, _title(markdown, path.parent.name)).encode(),
+    }
+    own = {p.name for p in path.parent.iterdir() if p.stat().st_mtime >= began}
+    for name in files.keys() - own:
+        with replacing(path.with_name(name)) as tmp:
+            tmp.write_bytes(files[name])
+    for earlier in [p for p in path.parent.iterdir() if p.suffix in (".png", ".csv")]:
+        if earlier.name not in own | files.keys():
+            earlier.unlink()
 
 # %% ../../nbs/core/08_pages.ipynb #958e8353
 def excerpt(

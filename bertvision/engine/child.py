@@ -362,7 +362,7 @@ def _carry_out(folder: Path) -> int:
 def _write_pages(folder: Path) -> dict | None:  # a failure
     "Make the pages of an executed report."
     try:
-        write_pages(folder)
+        write_pages(folder, os.stat(folder / "job.json").st_mtime)
     except BertvisionError as e:
         return {"reason": str(e), "exit_code": 0}
     return None

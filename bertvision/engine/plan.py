@@ -246,6 +246,7 @@ def _job(step: Step, template: _Template, grid: dict, made: dict, out: Path, dat
         return job
     if fault := undeclared_path(step.experiment, parameters, job.folder, job.places):
         raise StudyError(f"{where}: {fault}")
+    _check_inputs(job, where)
     files = tuple((str(p), file_fingerprint(p)) for p in _files(job, data))
     inputs = _inputs(grid.get("task"), given.get("encoder"), data, _given_models(job)) | _beside(job, data)
     parts = {
@@ -279,6 +280,22 @@ def _given_models(job: Job) -> list[Path]:
             models += [job.folder / path / folder for path in _listed(job.parameters[name]) if path]
     return models
 
+# %% ../../nbs/engine/08_plan.ipynb #b69e765e
+def _run_files(folder: Path) -> list[Path]:
+    return [path for path in (folder / "record.json", folder / "clusters.json") if path.is_file()]
+
+
+def _check_inputs(job: Job, where: str):
+    "Check runs and models outside the study. Raises StudyError if a folder has nothing that a fingerprint reads."
+    for folder in _named_outside(job, "run"):
+        if folder.is_dir() and not _run_files(folder):
+            raise StudyError(f"{where}: {folder.resolve()} holds neither record.json nor clusters.json: expected a run")
+    for folder in _given_models(job):
+        if folder.parent.is_dir() and not any(folder.glob("*.safetensors")):
+            raise StudyError(
+                f"{where}: {folder.resolve()} holds no .safetensors file: expected a run that kept its model"
+            )
+
 # %% ../../nbs/engine/08_plan.ipynb #dbdb15ab
 def _beside(job: Job, data: str) -> dict:
     "Return the names and fingerprints of the files that a run reads beside those of its task and its encoder."
@@ -297,7 +314,7 @@ def _files_beside(job: Job, data: str) -> list[Path]:
     for path in _named_outside(job, "file"):
         files += [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for folder in _named_outside(job, "run"):
-        files += [path for path in (folder / "record.json", folder / "clusters.json") if path.is_file()]
+        files += _run_files(folder)
     return files
 
 

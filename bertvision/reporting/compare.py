@@ -17,9 +17,10 @@ from ..core.io import expand_path, replacing, write_text
 from ..engine.facts import task_title
 from ..metrics.comparisons import rule
 from ..metrics.statistics import summarise
-from .claims import CLAIM_COLUMNS, claim, claim_words, decide_claims
+from .claims import CLAIM_COLUMNS, claim, decide_claims
 from .methods import headline_rows, runs_by_method, seeds_of
-from .page import between, mean_sd, metric_title, number, p_value
+from .page import mean_sd, metric_title
+from .phrases import claim_table
 from .results import KEYS, Results, method_title, scores
 from .show import markdown_table
 
@@ -141,24 +142,14 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:  # text cells
     "Return the pairs as people read them. One column names the method if both sides call it the same."
     same = (table["method_a"] == table["method_b"]).all() and (table["encoder_a"] == table["encoder_b"]).all()
     titles = {"Method": "a"} if same else {"Method of A": "a", "Method of B": "b"}
-    cells = []
-    for r in table.to_dict("records"):
-        names = {title: f"{r[f'method_{x}']}, {r[f'encoder_{x}']}" for title, x in titles.items()}
-        cells.append(
-            {"Task": f"{task_title(r['task'])} {metric_title(r['metric'])}"}
-            | names
-            | {
-                "Seeds": r["common"] or "none",
-                "A": mean_sd(r["mean_a"], r["sd_a"]),
-                "B": mean_sd(r["mean_b"], r["sd_b"]),
-                "A − B": number(r["difference"], sign=True),
-                "95 %": between(r["low"], r["high"]),
-                "p": p_value(r["p"]),
-                "p, Holm": p_value(r["p_holm"]),
-                "A is": claim_words(r),
-            }
-        )
-    return pd.DataFrame(cells)
+
+    def names(r: dict) -> dict:
+        methods = {title: f"{r[f'method_{x}']}, {r[f'encoder_{x}']}" for title, x in titles.items()}
+        means = {side: mean_sd(r[f"mean_{side.lower()}"], r[f"sd_{side.lower()}"]) for side in "AB"}
+        task = f"{task_title(r['task'])} {metric_title(r['metric'])}"
+        return {"Task": task} | methods | {"Seeds": r["common"] or "none"} | means
+
+    return claim_table(table, names, "A − B")
 
 
 def comparison_text(
@@ -167,7 +158,9 @@ def comparison_text(
     "Return the table, its rule, and what could not be paired."
     table = comparison.table
     shown = markdown_table(_shown(table)) if len(table) else "No method of A could be paired with one of B."
-    caption = f"Headline scores × 100, mean ± standard deviation over the common seeds. {rule(table)}"
+    caption = (
+        f"Headline scores × 100, mean ± standard deviation over the common seeds; the verdict is on A. {rule(table)}"
+    )
     notes = "\n".join(f"- {note}" for note in comparison.notes)
     return "\n\n".join([f"# A: {comparison.a}, B: {comparison.b}", shown, caption, notes]).rstrip() + "\n"
 

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+import weakref
 from base64 import b64encode
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -175,12 +176,12 @@ def _save_figure(fig: plt.Figure, path: Path, remark: str):
 _DPI = 100
 
 # %% ../../nbs/reporting/04_show.ipynb #680bff79
-_drawing = {}  # (number of the call, name) -> (function, PNG file, remark): for this process and its forks
+_drawing = {}  # PNG file -> (function, remark): for this process and its forks
 
 
-def _draw(key: tuple) -> bool:  # whether there was something to draw
+def _draw(path: Path) -> bool:  # whether there was something to draw
     "Draw and write one figure."
-    function, path, remark = _drawing[key]
+    function, remark = _drawing[path]
     with plt.rc_context({"axes.titley": 1.0}):  # the default, found without a look for ticks above: a tenth of the time
         fig = function()
     if fig is not None:
@@ -188,20 +189,25 @@ def _draw(key: tuple) -> bool:  # whether there was something to draw
     return fig is not None
 
 
-def _begin(keys: list):  # -> function that waits for the figure of a key and returns whether there is one
+def _forget(paths: list):
+    for path in paths:
+        _drawing.pop(path, None)
+
+
+def _begin(paths: list):  # -> function that waits for the figure of a path and returns whether there is one
     "Draw in a fork for each core, where the system can fork; else when the figure is asked for."
-    workers = min(len(os.sched_getaffinity(0)), len(keys), 4) if sys.platform == "linux" else 1
+    workers = min(len(os.sched_getaffinity(0)), len(paths), 4) if sys.platform == "linux" else 1
     if workers < 2:
         return _draw
     pool = ProcessPoolExecutor(workers, get_context("fork"))
-    drawn = {key: pool.submit(_draw, key) for key in keys}
+    drawn = {path: pool.submit(_draw, path) for path in paths}
     pool.shutdown(wait=False)
 
-    def wait(key: tuple) -> bool:
+    def wait(path: Path) -> bool:
         try:
-            return drawn[key].result()
+            return drawn[path].result()
         except BrokenProcessPool:  # a fork was killed, perhaps for its memory
-            return _draw(key)
+            return _draw(path)
 
     return wait
 
@@ -228,27 +234,22 @@ class Figures:
         **functions,  # name -> function that returns a matplotlib Figure, or None if there is nothing to draw
     ):
         self._folder = tempfile.TemporaryDirectory(prefix="bv-figures-")
-        self._keys, self._drawn = {name: (id(self), name) for name in functions}, {}
+        self._paths = {name: Path(self._folder.name) / f"{name}.png" for name in functions}
         remark = encoder_remarks(study)
         for name, function in functions.items():
-            _drawing[self._keys[name]] = function, Path(self._folder.name) / f"{name}.png", remark
-        self._wait = _begin(list(self._keys.values()))
+            _drawing[self._paths[name]] = function, remark
+        weakref.finalize(self, _forget, list(self._paths.values()))
+        self._wait = _begin(list(self._paths.values()))
 
     def show(self, name: str, title: str) -> Figure | None:
         """Wait for a figure and return it, or None if there is nothing to draw.
 
         Raises DataError for a name that was not given, and what the function raised.
         """
-        if name not in self._keys:
-            raise DataError(f"no figure {name}: expected one of {', '.join(self._keys)}")
-        if name not in self._drawn:
-            try:
-                self._drawn[name] = self._wait(self._keys[name])
-            finally:
-                _drawing.pop(self._keys[name], None)
-        return (
-            Figure((Path(self._folder.name) / f"{name}.png").read_bytes(), name, title) if self._drawn[name] else None
-        )
+        if name not in self._paths:
+            raise DataError(f"no figure {name}: expected one of {', '.join(self._paths)}")
+        path = self._paths[name]
+        return Figure(path.read_bytes(), name, title) if self._wait(path) else None
 
 # %% ../../nbs/reporting/04_show.ipynb #7d75a4c4
 def opening(

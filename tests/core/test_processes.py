@@ -9,25 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import shared_work
+from launching import LAUNCH
 
 from bertvision.core.io import read_json
 
 PROGRAM = Path(shared_work.__file__)
-LAUNCH = [
-    "-m",
-    "accelerate.commands.launch",
-    "--cpu",
-    "--num_machines",
-    "1",
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
-    "--main_process_port",
-    "0",
-    "--num_processes",
-    "2",
-]
 
 
 def start(place: Path, *words: str, launch=LAUNCH) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from study_lab import FINISH, PARAMETERS, START, STUDY, Lab, cola_folder, pretend_done
@@ -264,6 +265,25 @@ def test_a_declared_path_counts_in_the_fingerprint(lab, monkeypatch, tmp_path, k
     text.write_text("Another sentence.")
     after = lab.plan("corpus=text").jobs[0]
     assert {part for part in after.parts if after.parts[part] != before.parts[part]} == {"inputs"}
+
+
+@pytest.mark.parametrize(
+    "kind, lacks, file",
+    [
+        ("run", "neither record.json nor clusters.json", "record.json"),
+        ("model", "no .safetensors", "model/a.safetensors"),
+    ],
+)
+def test_a_declared_run_of_which_nothing_is_known_ends_the_plan(lab, tmp_path, kind, lacks, file):
+    place = tmp_path / "elsewhere" / "run"
+    place.mkdir(parents=True)
+    (place / "notes.txt").write_text("not read by any fingerprint")
+    lab.experiment(parameters=DECLARED, reads={"finetune_dir": kind})
+    with pytest.raises(StudyError, match=f"step learn: .*elsewhere/run.* holds {lacks}"):
+        lab.plan(f"finetune_dir={place}")
+    (place / file).parent.mkdir(exist_ok=True)
+    (place / file).write_text("{}")
+    assert [Path(name).name for name, _ in lab.plan(f"finetune_dir={place}").jobs[0].files] == [Path(file).name]
 
 
 def test_a_path_that_is_declared_as_no_input_is_left_alone(lab, tmp_path):

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from launching import LAUNCH
 
 from bertvision.core.errors import DataError
 from bertvision.engine.grid import load_study
@@ -42,21 +43,7 @@ def histories(request, tmp_path_factory):
     """The same pre-training in one process and in two."""
     folder = tmp_path_factory.mktemp("pretraining")
     (folder / "some.py").write_text(SCRIPT)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
-    for name, command in (("one", [sys.executable]), ("two", launch)):
+    for name, command in (("one", [sys.executable]), ("two", [sys.executable, *LAUNCH])):
         (folder / name).mkdir()
         ended = subprocess.run(
             [*command, str(folder / "some.py"), str(folder / name), request.param],

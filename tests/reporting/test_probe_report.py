@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from example_studies_probes import example_probes
-from reports import make_report
+from reports import make_report, report_text
 from scipy import stats
 from study_lab import change, keep, replan
 
@@ -50,7 +50,7 @@ def example(whole, tmp_path):
 
 def text(folder):
     "The report in words; all figures are drawn."
-    written = (make_report("probes", folder) / "table.md").read_text(encoding="utf-8")
+    written = report_text("probes", folder)
     assert "beyond chance" not in written and "nan" not in in_words(written)
     return written
 

@@ -7,13 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from example_studies_subsets import example_subsets
-from reports import make_report
+from reports import Drawn, make_report, report_text
 from scipy import stats
 from study_lab import change, keep, replan
 
 from bertvision.core.errors import DataError
 from bertvision.metrics.comparisons import rule
-from bertvision.reporting import show
 from bertvision.reporting.page import number
 from bertvision.reporting.phrases import claim_table, fragile_note
 from bertvision.reporting.results import read_study
@@ -72,26 +71,10 @@ def without_hans(study):
             pd.read_parquet(path).query("split != 'hans'").to_parquet(path, index=False)
 
 
-class Drawn:
-    "Figures that are drawn where asked for, and never written."
-
-    draws = False
-
-    def __init__(self, study, **functions):
-        self.functions = functions
-
-    def show(self, name, title):
-        if self.draws:
-            figure = self.functions[name]()
-            assert figure or name != "budgets"
-
-
 def text(folder, figures=False):
     "The report in words; figures are drawn where asked for, none is written."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(show, "Figures", Drawn)
-        patch.setattr(Drawn, "draws", figures)
-        said = (make_report("subsets", folder) / "table.md").read_text(encoding="utf-8")
+    said = report_text("subsets", folder, figures)
+    assert not figures or Drawn.made["budgets"]
     lead = said.split("\n\n")[1]
     assert "nan" not in lead and lead.endswith(".")
     assert "beyond chance" not in said
