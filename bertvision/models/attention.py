@@ -146,7 +146,7 @@ def _blocks(x, size: int, count: int):  # (B, H, count·size, d) -> (B, H, count
 
 
 def _band(mask, reach: int, count: int, global_tokens: int):  # -> (B, count, reach, 3·reach)
-    "Return which tokens of three blocks each token of the middle one attends to: near, real, not global; and itself."
+    "Mask three blocks for the tokens of the middle one: each sees itself and the near real tokens that are not global."
     query_at = torch.arange(reach, device=mask.device)[:, None] + reach
     key_at = torch.arange(3 * reach, device=mask.device)
     real = mask.clone()

@@ -21,7 +21,7 @@ from ..core.hashing import file_fingerprint, file_sha256, fingerprint
 from ..core.io import cache_dir, expand_path
 from ..core.machine import device
 from ..data.tasks import Task
-from .registry import ENCODERS, EncoderInfo, check_encoder, seen_before
+from .registry import ENCODERS, EncoderInfo, check_encoder, seen_remark
 
 # %% ../../nbs/models/06_encoders.ipynb #d9fb6bdb
 def _package_folder(row: EncoderInfo) -> Path:
@@ -560,7 +560,7 @@ def load_encoder(
     if task is not None:
         from bertvision.models.precision import precise_head
 
-        notes = _place_head(model, config, task, new_head or _head_is_missing(model, info)) + seen_before(name, task)
+        notes = _place_head(model, config, task, new_head or _head_is_missing(model, info)) + seen_remark(name, task)
         _name_labels(model.config, task)
         precise_head(model)
     if not_pinned:
