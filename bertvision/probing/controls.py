@@ -65,7 +65,7 @@ def _positions(types: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray:  
     fallback = _draw_per_type(types, seed, 0)  # for types that do not occur in training
     return np.array([middle.get(t, u) for t, u in zip(types.tolist(), fallback)])
 
-
+# %% ../../nbs/probing/00_controls.ipynb #5891cc8c
 def control_tokens(
     task: Task,
     tokens: Tokens,  # of any part

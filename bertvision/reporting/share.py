@@ -505,7 +505,7 @@ def _extract(path: Path, archive: zipfile.ZipFile, root: str, files: dict, targe
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(raw)
 
-
+# %% ../../nbs/reporting/18_share.ipynb #dffe7264
 def unpack(
     path,  # archive of `export_study`
     folder,  # where the study is put
