@@ -29,17 +29,19 @@ def notebook(text: str):
 
 
 @pytest.fixture
-def heads_of_the_package():
-    """A pooler that the page registers is known to this test alone."""
+def entries_of_the_package():
+    """A pooler or an attention that the page registers is known to this test alone."""
     from bertvision.heads.poolers import LAYER_POOLERS
+    from bertvision.models.swaps import SWAPS
 
-    before = dict(LAYER_POOLERS)
+    before = [(registry, dict(registry)) for registry in (LAYER_POOLERS, SWAPS)]
     yield
-    LAYER_POOLERS.clear()
-    LAYER_POOLERS.update(before)
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
 
 
-def test_every_example_works(tmp_path, monkeypatch, heads_of_the_package):
+def test_every_example_works(tmp_path, monkeypatch, entries_of_the_package):
     monkeypatch.chdir(tmp_path)
     blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
     names = {}
@@ -53,7 +55,7 @@ def test_every_example_works(tmp_path, monkeypatch, heads_of_the_package):
             path.write_text(text)
         elif language == "python":
             exec(compile(text, "CONTRIBUTING.md", "exec"), names)
-    assert sum(language == "python" for language, _, _ in blocks) == 5
+    assert sum(language == "python" for language, _, _ in blocks) == 6
     assert main(["run", "studies/words.yaml", "--out", "outputs"]) == 0
     report = tmp_path / "outputs" / "words" / "report"
     table = (report / "table.md").read_text()

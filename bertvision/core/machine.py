@@ -56,7 +56,10 @@ PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 def choose_precision(
     wanted: str = "auto",  # auto | bf16 | fp16 | fp32
 ) -> str:  # bf16 | fp16 | fp32
-    "Return the precision that this machine multiplies fastest. Raises ParameterError if it cannot do the wanted one."
+    """Return the wanted precision, or for `auto` the one that this machine multiplies fastest.
+
+    Raises ParameterError for an unknown one, and for fp16 on a CPU.
+    """
     import torch
 
     if wanted not in PRECISIONS:

@@ -182,7 +182,7 @@ def _named_files(notebook) -> dict:  # name -> bytes
             raise DataError(f"two outputs with different content name the file {name}: give them names of their own")
     return files
 
-
+# %% ../../nbs/core/08_pages.ipynb #1dc2c4c4
 def _title(markdown: str, default: str) -> str:
     heading = next((line for line in markdown.splitlines() if line.startswith("# ")), default)
     return heading.removeprefix("# ")

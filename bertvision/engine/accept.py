@@ -50,7 +50,7 @@ def objection_to(
     job: Job,
     record: dict,  # of its finished run
 ) -> str:  # '' when there is none
-    "Explain how a record's settings differ from those of a job, the runs before it aside."
+    "Explain how a record's settings differ from a job's. Upstream runs are not compared."
     old = record.get("fingerprints") or {}
     if old.get("inputs") != job.parts["inputs"]:
         return "its data or encoder is another one"

@@ -18,7 +18,7 @@ from ..runs.records import read_record
 
 # %% ../../nbs/engine/04_agreement.ipynb #07f0a4f6
 class Difference(NamedTuple):
-    "One place where two runs part."
+    "One difference between two runs."
 
     kind: str  # loss | metrics | predictions | weights | states | results
     where: str  # step, tensor, column …
@@ -28,7 +28,7 @@ class Difference(NamedTuple):
 
 @dataclass
 class Agreement:
-    "What was compared in two run folders, and where they part."
+    "The values compared in two run folders, and the differences."
 
     counts: dict = field(default_factory=dict)  # kind -> values compared
     differences: list = field(default_factory=list)  # the first of each kind and file first
@@ -42,14 +42,14 @@ class Agreement:
         self.differences.append(Difference(*given))
 
 # %% ../../nbs/engine/04_agreement.ipynb #5540c1ae
-BOUNDS = {
-    "first loss": 1e-6,
-    "loss": 2e-6,
-    "metrics": 1e-6,
+BOUNDS = {  # largest difference that counts as rounding
+    "first loss": 1e-6,  # relative
+    "loss": 2e-6,  # relative
+    "metrics": 1e-6,  # relative
     "results": 1e-6,  # relative
     "predictions": 1e-6,  # absolute
-    "weights": 0.01,
-    "states": 0.01,  # share of values that part by more than their last bits
+    "weights": 0.01,  # share of values that differ beyond their last bits
+    "states": 0.01,  # share of values that differ beyond their last bits
 }
 
 
@@ -136,7 +136,10 @@ def _gap(old, new):  # array of float64; None where they cannot be subtracted
 
 
 def _beyond(old, gap) -> int:
-    "Count the values that part by more than their last bits; in half precision by anything, since few may."
+    """Count the values that differ beyond their last bits.
+
+    Half precision has so few bits that every value that differs counts, and all count if one is off by more than a bit.
+    """
     size = np.abs(old.astype(np.float64))
     if old.dtype.itemsize == 2:
         coarse = gap > size * 2**-9 + 1e-7
@@ -279,8 +282,8 @@ def verdict(
 
 def first_differences(
     agreement: Agreement,
-) -> dict:  # kind -> where and by how much
-    "Return for each kind where two runs part first."
+) -> dict:  # kind -> its place and size
+    "Return the first difference of each kind."
     first = {}
     for d in agreement.differences:
         sized = d.size is not None and d.kind not in ("weights", "states")

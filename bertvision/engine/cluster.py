@@ -96,7 +96,7 @@ def _minutes(limit: str) -> int | None:
 def slurm_site(
     listing: str,  # what `sinfo -h -o "%l|%m|%c|%G"` prints: limit, memory, cores, generic resources
 ) -> Site:
-    "Return the largest values that a cluster offers."
+    "Return the largest time, memory and cores of a cluster's nodes. Raises StudyError if it lists no node."
     rows = [line.split("|") for line in listing.splitlines() if line.count("|") >= 3]
     if not rows:
         raise StudyError("--profile slurm: sinfo lists no node")
@@ -118,7 +118,7 @@ def resources(
     site: Site,
     processes: int = 1,  # that share it
 ) -> dict:  # mem_mb, runtime in minutes, gpu, threads: Snakemake's names
-    "Return what a job requests from a cluster at its first attempt."
+    "Return the resources that a job requests at its first attempt."
     minutes = 60
     if cost.seconds is not None:
         ratio = _speed(this_machine()) / _speed(site.machine)

@@ -52,7 +52,7 @@ class Declaration:
 
     @property
     def models(self) -> dict[str, str]:
-        "Parameters that name folders with models, each with the parameter that names the model's folder in there; ''."
+        "Parameters that name folders with models, and for each the parameter that names the model in it, or ''."
         return {name: kind[6:] for name, kind in self.reads.items() if kind.split(" ")[0] == "model"}
 
 # %% ../../nbs/engine/05_declaration.ipynb #669df1e7
@@ -177,7 +177,7 @@ def path_named(
     text: str,  # its value, or a part of it
     folder: Path,  # of the run
 ) -> Path | None:  # absolute
-    "Find the file or folder outside the run's folder that a text names; None for a word or a path of nothing."
+    "Return the file or folder outside the run's folder that a text names. Returns None if there is none."
     try:
         here = expand_path(text)
     except ParameterError:

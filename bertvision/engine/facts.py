@@ -50,7 +50,7 @@ def task_facts(
     name,  # of a task
     scored: dict | None = None,  # split -> names of its metrics, as in a record
 ) -> TaskFacts:
-    "Return the facts of a task, from what was scored if it is no longer known."
+    "Return the facts of a task. Those of an unknown task come from its scored splits and metrics."
     task = known_task(name)
     if task:
         return TaskFacts(task.name, task.title, task.kind, task.metrics, task.report, task.notes)

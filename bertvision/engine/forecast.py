@@ -86,7 +86,7 @@ def split_rows(
     job: Job,
     split: str = "train",
 ) -> int | None:  # None if unknown
-    "Count the rows of a split's local file, which may be a part of the official one; else return the official number."
+    "Count the rows of a split's local file. Returns the official number if that file is absent or large."
     if "task" not in job.grid:
         return None
     task = get_task(job.grid["task"])
@@ -111,10 +111,10 @@ def _trained(parameters: dict, examples: int) -> int:
 
 
 def _processed(job: Job) -> int | None:
-    """Count the examples that a job will process in training; None if unknown.
+    """Count the examples that a job will train on, all epochs included. Returns None if it is unknown.
 
-    Examples carved for model selection do not train. A run that trains on a subset has a budget; a run that chooses
-    for several budgets reads all rows. A run that only evaluates other tasks processes their examples.
+    Examples carved for model selection are left out. A run that trains on a subset counts its budget.
+    A run that chooses subsets for several budgets counts all rows. A run that only evaluates counts its test examples.
     """
     p = job.parameters
     declared = read_declaration(job.experiment)
@@ -281,7 +281,7 @@ def disk_needed(
     forecasts: list,
     at_once: int = 1,  # runs
 ) -> float | None:  # bytes; None if nothing is known
-    "Add what all runs leave behind and the checkpoints of those that run at the same time."
+    "Sum the bytes that all runs leave behind and the checkpoints of the largest runs at work."
     left = _sum(f.disk for f in forecasts)
     return None if left is None else left + sum(sorted((f.transient for f in forecasts), reverse=True)[:at_once])
 

@@ -126,7 +126,7 @@ def state_from_afar(
     job: Job,
     state: State | None = None,  # as this machine sees it; None = read it
 ) -> State:
-    "Return the state of a job, as any machine that sees the folder can tell it."
+    "Return the state of a job, which may be running on another machine."
     state = state or job_state(job)
     if state.name != "interrupted":
         return state
@@ -142,7 +142,7 @@ def state_from_afar(
 
 # %% ../../nbs/engine/11_local.ipynb #70770e7b
 def computes(notebook: Path) -> bool:
-    "Tell whether an experiment loads or trains a model, so that a GPU or a warm start is of use to it."
+    "Tell whether an experiment loads or trains a model. Others need neither a GPU nor a warm start."
     return any(name.startswith(("models/encoders", "training/")) for name in code_closure(notebook_code(notebook)))
 
 
@@ -271,7 +271,7 @@ class Outcome:
 
 @dataclass
 class Active:
-    "A run at work, and what its folder held before, so that it is not judged by an older attempt."
+    "A run at work, with marks of earlier attempts in its folder, which do not count."
 
     job: Job
     process: subprocess.Popen | None
@@ -300,7 +300,7 @@ def make_ready(
     processes: int = 1,  # that share it
     minutes: float = 0,  # its time limit, 0 = none
 ) -> Active:  # without a process
-    "Write into a job's folder what its child needs, and note what lay there before."
+    "Write the child's input into a job's folder, and note the record and log of earlier attempts."
     write_job(job, study, processes, minutes)
     if not own_record(job.folder, job.fingerprint):
         (job.folder / "progress.json").unlink(missing_ok=True)
@@ -313,7 +313,7 @@ def judge(
     code: int | None,  # exit code; None if unknown
     reason: str = "",  # "" = from the log's last lines and the code
 ) -> dict | None:  # None when the run is done
-    "Return the failure of a run that has ended, from its record if the child could still write it."
+    "Return the failure of a run that has ended. Without one in the record, it is made from the log and exit code."
     if code == BUSY:
         return {"reason": "its folder is held by another process; run again when that has ended", "exit_code": code}
     folder = a.job.folder

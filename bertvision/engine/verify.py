@@ -77,7 +77,7 @@ def _at_most(name: str, value, limit):
 def kept_models(
     declared: Declaration,
 ) -> dict:  # parameter -> True
-    "Return the parameters with which a run keeps its trained model; a replay compares the weights."
+    "Return the parameters that make a run keep its model, so that a replay can compare the weights."
     return {name: True for name, what in declared.leaves.items() if what == "model"}
 
 
@@ -86,7 +86,7 @@ def small_parameters(
     declared: Declaration | None = None,  # of its experiment; None = the defaults
     upstream_steps: int = 0,  # of the pre-training that its checkpoint is from; 0 = none
 ) -> dict:  # those that differ in a replay
-    "Return the parameters that make a run small."
+    "Return the values of parameters that make a replay small."
     declared = declared or Declaration()
     small = kept_models(declared)
     if "checkpoint_seconds" in parameters:
@@ -317,7 +317,10 @@ def _upstream(plan: Plan, job: Job) -> list:
 def fully_reported(
     plan: Plan,
 ) -> set:  # ids of jobs
-    "Find the runs that must report their whole split: another run combines them with runs that score all of it."
+    """Find the runs that must score their whole reported split.
+
+    Another run combines each of them with a run that cannot score a part of the split.
+    """
     ids = set()
     for job in plan.jobs:
         runs = _upstream(plan, job) if len(chain(job)) > 1 else []
@@ -793,7 +796,7 @@ def _take_in(result: Verified, rehearsal: Rehearsal, proofs: dict, say):
 
 # %% ../../nbs/engine/13_verify.ipynb #301804be
 class FullRehearsal(Rehearsal):
-    "Whole runs with today's code, compared with what is in their folders."
+    "Runs at full size with today's code, compared with the results in their folders."
 
     most = None
     longest = 24 * 3600

@@ -57,7 +57,10 @@ def two_way(
     logits,  # (N, C) logits or probabilities
     labels,  # C label names, in the order of the columns
 ) -> np.ndarray:  # (N,) 0 = entailment, 1 = non-entailment
-    "Map the logits of two or three labels to HANS's two labels. Raises DataError if the labels or shape do not fit."
+    """Map logits to HANS's two labels by the best output, without summing neutral and contradiction.
+
+    Raises DataError if the labels or the shape do not fit.
+    """
     x = np.asarray(logits)
     column = entailment_column(labels)
     if x.ndim != 2 or x.shape[1] != len(labels):

@@ -36,7 +36,7 @@ def key_words(
     counts: np.ndarray,  # (V,) `document_frequencies` of the training part
     common: float = 0.2,  # skip word pieces with a count above this share of the highest count
 ) -> np.ndarray:  # (examples,) id of a word piece
-    "Return the key word of each text: its most common word piece that is not too common."
+    "Return for each text its word piece that occurs in the most training texts. Too common ones come last."
     known = np.zeros(max(len(counts), int(tokens.input_ids.max()) + 1))
     known[: len(counts)] = counts
     weight = np.where(known > common * counts.max(), -1.0, known)[tokens.input_ids]  # (tokens,)
@@ -53,7 +53,11 @@ def _draw_per_type(types: np.ndarray, seed: int, salt: int) -> np.ndarray:  # (e
 
 
 def _positions(types: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray:  # (examples,) between 0 and 1
-    "Return the midpoint of each text's type when the types of the training texts, `known`, are laid in random order."
+    """Place the type of each text between 0 and 1.
+
+    The types of the training texts, `known`, stand in random order, each as wide as its share of these texts.
+    A type's place is its middle. Other types get a random place.
+    """
     names, sizes = np.unique(known, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
     ends = np.cumsum(sizes[order])
@@ -61,14 +65,14 @@ def _positions(types: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray:  
     fallback = _draw_per_type(types, seed, 0)  # for types that do not occur in training
     return np.array([middle.get(t, u) for t, u in zip(types.tolist(), fallback)])
 
-
+# %% ../../nbs/probing/00_controls.ipynb #5891cc8c
 def control_tokens(
     task: Task,
     tokens: Tokens,  # of any part
     train: Tokens,  # of the training part, whose words and labels define the control task
     seed: int = 0,  # each seed gives another control task
 ) -> Tokens:  # the same texts with labels of the control task
-    "Replace the labels of a part by those of the control task. Raises DataError if all texts would get one label."
+    "Give a part the labels of the control task. Raises DataError if all texts would get one label."
     if task.kind == "span":
         raise ParameterError(f"{task.name} is a span task: use control_questions for its control task")
     counts = document_frequencies(train)
@@ -118,7 +122,7 @@ def control_questions(
     train: Dataset,  # the training part, whose words and share of unanswerable questions define the control task
     seed: int = 0,  # each seed gives another control task
 ) -> Dataset:  # the same questions and contexts with answers of the control task
-    "Replace the answers of a part by those of the control task."
+    "Give a part the answers of the control task."
     share = np.mean([not a["text"] for a in train["answers"]])
     types, known = (
         np.array([zlib.crc32(w.encode()) for w in _question_types(part["question"], train["question"])])
@@ -140,7 +144,7 @@ def control_states(
     doc_stride: int = 128,  # tokens between the starts of consecutive windows, as for the states
     seed: int = 0,  # each seed gives another control task
 ) -> dict:  # the same splits -> States with the labels of the control task
-    "Replace the labels of all splits by those of the control task. Raises DataError if all texts would get one label."
+    "Give all splits the labels of the control task. Raises DataError if all texts would get one label."
     if task.kind != "span":
         return {
             name: Relabelled(s, control_tokens(task, s.tokens, states["train"].tokens, seed))

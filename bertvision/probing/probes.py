@@ -56,7 +56,7 @@ def probe_names(
 def probe_layer(
     name: str,  # name of a head
 ) -> dict:  # layer, through (layer | mix)
-    "Return the layer that a probe reads, or up to which it mixes. Raises ParameterError if the head is not a probe."
+    "Return the highest layer that a probe reads. Raises ParameterError if the head is not a probe."
     spec = parse_head(name)
     if spec.layers not in ("layer", "scalar-mix-to"):
         raise ParameterError(f"head {name!r} is not a probe: expected layer-<k>:… or scalar-mix-to-<k>:…")

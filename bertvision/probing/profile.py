@@ -46,7 +46,7 @@ def expected_layer(
 def onset(
     holds,  # (S,) whether the property holds at each layer
 ) -> int | None:  # None when it does not hold at the last layer
-    "Return the first layer from which on a property holds."
+    "Return the lowest layer such that a property holds there and at all higher layers."
     held = np.asarray(list(holds), dtype=bool)
     if not len(held) or not held[-1]:
         return None

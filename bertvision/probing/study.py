@@ -80,7 +80,7 @@ def write_probing_study(
     name: str,  # of the experiment, a folder in it
     text: str,  # from `probing_study`
 ) -> Path:  # the file
-    "Put the study into its experiment's folder; one that is there must be the same. Raises StudyError when it is not."
+    "Write the study into its experiment's folder. Raises StudyError if another one is there."
     path = Path(out).expanduser() / name / f"{name}.yaml"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise StudyError(

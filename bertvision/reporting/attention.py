@@ -19,6 +19,7 @@ from ..data.toy import generate
 from ..engine.facts import facts_of_rows, task_title
 from ..metrics.comparisons import BETTER, NO_CLAIM, WORSE
 from ..metrics.scores import METRICS
+from ..models.swaps import SWAPS
 from .claims import claim_words, decide_claims
 from .methods import against
 from .page import mean_sd, number, remarks, tally
@@ -196,13 +197,9 @@ def plot_recall(
 _CONTENDERS = {
     "full": "full attention",
     "eager": "full, weights kept",
-    "performer": "Performer",
-    "linformer": "Linformer",
-    "window": "local window",
     "longformer": "Longformer",
     "bigbird": "BigBird",
 }
-_COUNTED = {"performer": "features", "linformer": "mixtures"}  # of the others, tokens
 
 
 def contender_title(
@@ -211,7 +208,10 @@ def contender_title(
 ) -> str:  # Performer, 128 features
     "Name a contender of the benchmark."
     kind, _, count = name.partition(":")
-    title = _CONTENDERS.get(kind, kind) + (f", {count} {_COUNTED.get(kind, 'tokens')}" if count else "")
+    swap = SWAPS.get(kind)
+    title = swap.title if swap else _CONTENDERS.get(kind, kind)
+    if count:
+        title += f", {count} {swap.unit if swap else 'tokens'}"
     return title + (f" ({settings})" if settings else "")
 
 
@@ -319,7 +319,8 @@ def plot_errors(
     for ax, part in parts:
         draw_lines(ax, part.sort_values("length"), "setting", "error", "name", styles)
         log_axis(ax, part["setting"], 2, "{x:g}")
-        ax.set(yscale="log", xlabel={"performer": "features", "window": "tokens seen"}.get(ax.get_title(), "mixtures"))
+        kind = ax.get_title().split()[0]
+        ax.set(yscale="log", xlabel=SWAPS[kind].axis if kind in SWAPS else "size")
     first = parts[0][0]
     first.set_ylabel("relative error")
     title = f"Error of each layer's values, before any training: {', '.join(dict.fromkeys(rows['encoder']))}"

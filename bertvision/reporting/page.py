@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GLUE', 'PROTOCOL_NOTES', 'number', 'between', 'mean_sd', 'p_value', 'metric_title', 'together', 'tally',
-           'encoder_remarks', 'captioned', 'remarks', 'ordered', 'recipes', 'environment', 'accepted']
+           'weights_remarks', 'captioned', 'remarks', 'ordered', 'recipes', 'environment', 'accepted']
 
 # %% ../../nbs/reporting/03_page.ipynb #fee1e5a9
 import re
@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..engine.facts import facts_of_record, known_task, task_places, task_title
 from ..metrics.scores import METRICS
-from ..models.registry import encoder_remark, seen_before
+from ..models.registry import seen_remark, weights_remark
 from .results import Results, code_of, encoder_title, settings_of
 from ..runs.records import seconds_of
 
@@ -114,7 +114,7 @@ def tally(
     return f"{_states(study)}; {counted} collapsed{names}."
 
 # %% ../../nbs/reporting/03_page.ipynb #70907e3c
-# as `models.registry.seen_before` writes
+# as `models.registry.seen_remark` writes
 _SEEN = re.compile(r"the published weights of \S+ were tuned on training texts of ")
 
 
@@ -133,13 +133,13 @@ def _encoders(study: Results, record: dict) -> list:
     return list(dict.fromkeys(filter(None, names)))
 
 # %% ../../nbs/reporting/03_page.ipynb #a1019006
-def _seen(study: Results) -> list[str]:
-    "Name the training texts that the encoders were tuned on, by today's zoo, and the records that differ from it."
+def _seen_remarks(study: Results) -> list[str]:
+    "List which training texts the encoders were tuned on, by today's registry, and the records that differ from it."
     groups = {}
     for run, r in study.runs.items():
         if not r.get("task"):
             continue
-        today = [note for name in _encoders(study, r) for note in seen_before(name, facts_of_record(r))]
+        today = [note for name in _encoders(study, r) for note in seen_remark(name, facts_of_record(r))]
         recorded = [note for note in r.get("notes") or [] if _SEEN.match(note)]
         for note in dict.fromkeys([*today, *recorded]):
             groups.setdefault((r["task"], note), {})[r.get("of", run)] = note in today, note in recorded
@@ -155,12 +155,12 @@ def _seen(study: Results) -> list[str]:
     return sentences
 
 # %% ../../nbs/reporting/03_page.ipynb #ac8444f4
-def encoder_remarks(
+def weights_remarks(
     study: Results,
 ) -> str:  # sentences, "" when there is none
-    "Name the weights behind the short names of a study's encoders."
+    "Join the remarks on the weights behind the short names of a study's encoders."
     names = dict.fromkeys(name for r in study.runs.values() for name in _encoders(study, r))
-    return " ".join(filter(None, map(encoder_remark, names)))
+    return " ".join(filter(None, map(weights_remark, names)))
 
 
 def captioned(
@@ -168,7 +168,7 @@ def captioned(
     caption: str,  # of the main table
 ) -> str:
     "Add the remarks on the encoders to a caption."
-    return " ".join(filter(None, [caption, encoder_remarks(study)]))
+    return " ".join(filter(None, [caption, weights_remarks(study)]))
 
 
 def _collapse_changes(study: Results) -> list[str]:
@@ -196,9 +196,9 @@ PROTOCOL_NOTES = {
 def remarks(
     study: Results,
 ) -> list[str]:
-    """List the remarks on the finished runs, each once for all seeds.
+    """List the remarks on the finished runs. A remark that several seeds share is listed once.
 
-    The texts that an encoder was tuned on are those of today's zoo, not of the record.
+    Remarks on the texts that an encoder was tuned on come from today's registry, not from the records.
     """
     groups = {}
     for run, r in study.runs.items():
@@ -206,7 +206,7 @@ def remarks(
             if not _SEEN.match(note):
                 groups.setdefault((r.get("task"), re.sub(r"\.s\d+\b", ".s*", note)), set()).add(r.get("of", run))
     notes = [f"{task_title(task)}: {note} ({_runs(len(runs))})" for (task, note), runs in groups.items()]
-    return notes + _seen(study) + _collapse_changes(study)
+    return notes + _seen_remarks(study) + _collapse_changes(study)
 
 # %% ../../nbs/reporting/03_page.ipynb #bb253ded
 # a record holds `precision` as well, with "auto" resolved

@@ -29,7 +29,7 @@ from matplotlib.transforms import Bbox
 from ..core.errors import DataError
 from ..core.io import replacing
 from ..core.pages import FILE
-from .page import accepted, encoder_remarks, environment, recipes
+from .page import accepted, environment, recipes, weights_remarks
 from .results import Results
 
 # %% ../../nbs/reporting/04_show.ipynb #0deffd81
@@ -235,7 +235,7 @@ class Figures:
     ):
         self._folder = tempfile.TemporaryDirectory(prefix="bv-figures-")
         self._paths = {name: Path(self._folder.name) / f"{name}.png" for name in functions}
-        remark = encoder_remarks(study)
+        remark = weights_remarks(study)
         for name, function in functions.items():
             _drawing[self._paths[name]] = function, remark
         weakref.finalize(self, _forget, list(self._paths.values()))

@@ -1,5 +1,8 @@
 """Swapped attention, from the command line to the records: trained, resumed, saved, read again; and on real reviews."""
 
+from dataclasses import dataclass
+
+import pandas as pd
 import pytest
 import torch
 from study_lab import run_small
@@ -7,10 +10,18 @@ from study_lab import run_small
 from bertvision import fit, load_encoder, load_task, split, subset
 from bertvision.core.errors import ParameterError
 from bertvision.data.batches import tokenise
-from bertvision.models.attention import SWAPS, approximation_error, attention_inputs, extend_positions, swap_attention
+from bertvision.models.attention import (
+    approximation_error,
+    attention_inputs,
+    attention_layer,
+    exact_attention,
+    extend_positions,
+    swap_attention,
+)
 from bertvision.models.encoders import build_random
 from bertvision.models.sparse import attention_mode, modes_of
-from bertvision.reporting.attention import attention_rows, recall_rows
+from bertvision.models.swaps import SWAPS, Window, attention_kind, swap_settings
+from bertvision.reporting.attention import attention_rows, contender_title, plot_errors, recall_rows
 from bertvision.reporting.results import read_study
 from bertvision.runs.records import read_record
 from bertvision.training.trainer import predict
@@ -140,11 +151,8 @@ def test_bigbird_goes_on_in_the_mode_of_the_batch(tmp_path):
 @pytest.mark.parametrize("kind", SWAPS)
 def test_a_text_is_read_the_same_in_any_batch(kind):
     """Alone, and beside a text ten times as long."""
-    bert = swap_attention(
-        extend_positions(load_encoder("tiny-random"), 640),
-        kind,
-        **{"performer": {}, "linformer": {"sharing": "headwise"}, "window": {"window": 32}}[kind],
-    )
+    settings = {"linformer": {"sharing": "headwise"}, "window": {"window": 32}}.get(kind, {})
+    bert = swap_attention(extend_positions(load_encoder("tiny-random"), 640), kind, **settings)
     long, short = (
         bert.tokenizer(" ".join(["the doctor saw a nurse"] * n), return_tensors="pt")["input_ids"][0] for n in (90, 9)
     )
@@ -164,13 +172,70 @@ def test_reviews(data_dir):
     texts = sorted(subset(imdb["train"], 400, seed=0)["text"], key=len)[-2:]
     tokens = bert.tokenizer(texts, truncation=True, max_length=1024, padding=True, return_tensors="pt")
     layer = attention_inputs(bert, tokens["input_ids"], tokens["attention_mask"])[3]
-    for kind, name, values in (
-        ("performer", "features", (32, 1024)),
-        ("linformer", "rank", (32, 512)),
-        ("window", "window", (32, 512)),
-    ):
-        few, many = (
-            approximation_error(layer, kind, **{name: v}, **({"start": "mean"} if kind == "linformer" else {}))
-            for v in values
-        )
+    for kind, swap in SWAPS.items():
+        large = 1024 if kind == "performer" else 512
+        few, many = (approximation_error(layer, kind, **{swap.size: v}, **swap.fixed) for v in (32, large))
         assert many < few, kind
+
+
+@pytest.fixture
+def fourth():
+    """A kind that compares each token with the first tokens of the text; only one test knows it."""
+
+    @attention_kind("start", size="tokens", unit="first tokens", title="start of the text")
+    @dataclass(frozen=True)
+    class Start:
+        tokens: int = 4
+
+    yield Start
+    del SWAPS["start"]
+
+
+def test_a_fourth_kind_needs_two_lines(fourth):
+    """Its settings and its layer: modes, errors and reports then know it; without a layer it is refused."""
+    with pytest.raises(ParameterError, match="'start': expected a class of layers below @attention_layer"):
+        swap_attention(load_encoder("tiny-random"), "start")
+
+    @attention_layer("start")
+    class StartLayer(torch.nn.Module):
+        def __init__(self, settings, **_):
+            super().__init__()
+            self.tokens = settings.tokens
+
+        def compared(self, length):
+            return min(length, self.tokens)
+
+        def forward(self, query, key, value, mask, scaling, dropout):
+            n = self.tokens
+            return exact_attention(
+                query, key[:, :, :n], value[:, :, :n], mask if mask is None else mask[:, :n], scaling
+            )
+
+    bert = load_encoder("tiny-random", attention="sdpa")
+    ids = torch.randint(5, 50, (2, 20), generator=torch.Generator().manual_seed(0))
+    inputs = attention_inputs(bert, ids, torch.ones_like(ids))
+    errors = [approximation_error(inputs[0], "start", tokens=n) for n in (2, 20)]
+    assert errors[0] > 0.01 and errors[1] < 1e-6
+    swap_attention(bert, "start", tokens=8)
+    assert attention_mode(bert, 20).compared == 8 and modes_of(bert, [5, 20])["modes"] == {"start": 1.0}
+    assert contender_title("start:8") == "start of the text, 8 first tokens"
+    rows = pd.DataFrame({"attention": "start", "encoder": "tiny", "length": 20, "setting": [2, 20], "error": errors})
+    assert [ax.get_xlabel() for ax in plot_errors(rows).axes] == ["first tokens"]
+
+
+def test_an_unknown_kind_is_an_error():
+    """Nowhere does it pass for another kind."""
+    bert = load_encoder("tiny-random")
+    for act in (
+        lambda: swap_attention(bert, "windows"),
+        lambda: swap_settings("windows"),
+        lambda: attention_layer("windows"),
+        lambda: approximation_error((torch.zeros(1, 1, 4, 4),) * 3 + (None,), "windows"),
+    ):
+        with pytest.raises(ParameterError, match="attention 'windows': expected one of .*did you mean 'window'"):
+            act()
+    bert.model.config.attention_swap = {"kind": "windows"}
+    with pytest.raises(ParameterError, match="attention 'windows'"):
+        attention_mode(bert, 20)
+    with pytest.raises(ParameterError, match="attention 'window': expected a new name"):
+        attention_kind("window", size="window", unit="tokens", title="Window")(Window)

@@ -15,7 +15,7 @@ from bertvision.core.errors import DataError, OutputError
 from bertvision.core.io import read_json, write_json
 from bertvision.core.pages import excerpt
 from bertvision.metrics.statistics import answers_collapse
-from bertvision.models.registry import encoder_remark
+from bertvision.models.registry import weights_remark
 from bertvision.reporting.glue import legend, notes, plot_loss, plot_scores, plot_selection, readable, summary
 from bertvision.reporting.methods import growth, wide
 from bertvision.reporting.page import environment, remarks, tally
@@ -480,8 +480,8 @@ def test_the_name_of_an_encoder_hides_nothing(example):
     for path in (*example.glob("runs/*/record.json"), example / "plan.json"):
         path.write_text(path.read_text().replace("example-encoder", "minilm-l6"))
     report = make_report("glue", example)
-    assert encoder_remark("minilm-l6") in excerpt(report)
-    assert encoder_remark("minilm-l6") in report.joinpath("report.html").read_text()
+    assert weights_remark("minilm-l6") in excerpt(report)
+    assert weights_remark("minilm-l6") in report.joinpath("report.html").read_text()
     height = lambda png: int.from_bytes(png[20:24], "big")
     assert height(report.joinpath("scores.png").read_bytes()) > height(unsigned), "a line below the figure says it, too"
     readme = (OUTPUTS.parent / "nbs" / "index.ipynb").read_text()

@@ -210,7 +210,7 @@ def rewritten(source: Path, target: Path, act):
         (lambda files: files | {"/etc/x": b""}, "expected one folder of plain files"),
         (lambda files: {k: v for k, v in files.items() if "manifest" not in k}, "no manifest.json"),
         (lambda files: files | {"example/more.json": b"{}"}, "lists other files"),
-        (lambda files: files | {"example/plan.json": b"{}"}, "plan.json is not the file"),
+        (lambda files: files | {"example/plan.json": b"{}"}, "plan.json does not match its checksum in manifest.json"),
         (lambda files: files | {"example/manifest.json": b"[" * 5000}, "no archive that can be read"),
     ],
 )
@@ -219,6 +219,20 @@ def test_foreign_archives_are_refused(study, tmp_path, act, words):
     with pytest.raises(DataError, match=words):
         unpack(rewritten(tmp_path / "a.zip", tmp_path / "b.zip", act), tmp_path / "out")
     assert not (tmp_path / "x").exists()
+
+
+def test_an_archive_with_one_bad_file_leaves_nothing_behind(study, tmp_path):
+    """The good files before it are gone, too; a study of the same name is not overwritten."""
+    export_study(study, tmp_path / "a.zip")
+    last = sorted(name for name in texts(tmp_path / "a.zip") if name != "manifest.json")[-1]
+    rewritten(tmp_path / "a.zip", tmp_path / "b.zip", lambda files: files | {f"example/{last}": b"other"})
+    with pytest.raises(DataError, match=f"{last} does not match its checksum in manifest.json"):
+        unpack(tmp_path / "b.zip", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+    opened = unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == [opened] and (opened / "plan.json").is_file()
+    with pytest.raises(OutputError, match="example exists already: choose another folder"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
 def test_a_damaged_file_is_left_out_and_said(study, tmp_path):
