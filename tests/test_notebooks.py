@@ -1,19 +1,14 @@
 """Run the notebooks as tests, one item each: a sample by default, all by `pytest -m "long or not long"`."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from notebooks import run_notebook
 
 ROOT = Path(__file__).parents[1]
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 MOST = len(NBS) // 6  # of the changed ones; a change of more than that is sampled, too
-RUN = (
-    "import sys; from pathlib import Path; from nbdev.config import get_config; from nbdev.test import test_nb; "
-    "sys.exit(not test_nb(Path(sys.argv[1]), skip_flags=get_config().tst_flags.split(), do_print=True)[0])"
-)
 
 
 def git(*command):
@@ -42,10 +37,8 @@ CHOSEN = sample()
     [pytest.param(p, id=str(p.relative_to(ROOT / "nbs")), marks=() if p in CHOSEN else pytest.mark.long) for p in NBS],
 )
 def test_notebook_runs(path):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "BERTVISION_QUIET": "1", "MPLBACKEND": "agg", "IN_TEST": "1"}
-    env.pop("BERTVISION_DATA", None)
-    done = subprocess.run([sys.executable, "-c", RUN, str(path)], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    code, output = run_notebook(path)
+    assert code == 0, output[-6000:]
 
 
 def test_a_sixth_is_sampled_at_least():
