@@ -28,6 +28,7 @@ from .heads import Head, build_head, head_losses, span_losses
 from .poolers import LAYER_POOLERS, OneLayer
 from .specs import HeadRecipe, parse_head
 from ..qa.grading import collapse_reason, grade, trivial_scores
+from ..runs.recipes import rate_factor
 from ..states.stream import ordered_batches, state_batches
 
 # %% ../../nbs/heads/03_bank.ipynb #6d77d025
@@ -111,14 +112,8 @@ def rates(self: StackedHeads) -> torch.Tensor:  # (K,)
     "Compute each head's learning rate for the next step, 0 for heads that have stopped."
     factors = []
     for recipe, total, active in zip(self.recipes, self.total, self.active):
-        warmup_steps = math.ceil(total * recipe.warmup)
-        if self.t < warmup_steps:
-            factor = self.t / max(1, warmup_steps)
-        elif recipe.schedule == "linear":
-            factor = (total - self.t) / max(1, total - warmup_steps)
-        else:
-            factor = float(self.t < total)
-        factors.append(active * max(0.0, factor))
+        trains = active and self.t < total
+        factors.append(trains * rate_factor(recipe.schedule, self.t, total, recipe.warmup))
     return self.lr * torch.tensor(factors, device=self.lr.device)
 
 # %% ../../nbs/heads/03_bank.ipynb #9cb633ef

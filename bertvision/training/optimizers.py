@@ -6,14 +6,12 @@
 __all__ = ['parameter_groups', 'BertAdam', 'Lamb', 'make_optimizer', 'make_schedule', 'Average']
 
 # %% ../../nbs/training/00_optimizers.ipynb #bb5f9377
-import math
-
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..core.errors import TrainingError
-from ..runs.recipes import Recipe
+from ..runs.recipes import Recipe, rate_factor
 
 # %% ../../nbs/training/00_optimizers.ipynb #d12ba7b6
 def parameter_groups(
@@ -114,17 +112,8 @@ def make_schedule(
     recipe: Recipe,  # warmup, schedule
     steps: int,  # total number of optimizer steps
 ):
-    "Return a schedule with a linear warm-up, then a linear decay to 0 or a constant rate."
-    warmup_steps = math.ceil(steps * recipe.warmup)
-
-    def factor(step):
-        if step < warmup_steps:
-            return step / warmup_steps
-        if recipe.schedule == "constant":
-            return 1.0
-        return max(0.0, (steps - step) / max(1, steps - warmup_steps))
-
-    return LambdaLR(optimizer, factor)
+    "Return the recipe's schedule for an optimizer: a linear warm-up, then what `runs.recipes.SCHEDULES` says."
+    return LambdaLR(optimizer, lambda step: rate_factor(recipe.schedule, step, steps, recipe.warmup))
 
 # %% ../../nbs/training/00_optimizers.ipynb #189ca1ae
 class Average:
