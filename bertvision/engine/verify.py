@@ -266,6 +266,13 @@ def _old_notebook(root: Path, record: dict) -> Path:
     return home / "experiments" / f"{record['experiment']}.ipynb"
 
 # %% ../../nbs/engine/13_verify.ipynb #ca2da212
+def _typed(value, parameter):
+    "Return a whole number as int where the notebook's default is one: records keep it as the recipe did, as float."
+    if parameter and parameter.type == "int" and type(value) is float and value.is_integer():
+        return int(value)
+    return value
+
+
 def replay_of(
     job: Job,
     record: dict,
@@ -285,7 +292,8 @@ def replay_of(
         known = record["parameters"] | {name: record[name] for name in ("seed", "protocol")}
         parameters = {n: parameters[n] for n in names if n in parameters}
         parameters |= {n: known[n] for n in names if n in known and n not in job.places and n != "data"}
-    parameters = {name: _outside(job, name, value) for name, value in parameters.items()} | small
+    parameters = {name: _typed(_outside(job, name, value), names.get(name)) for name, value in parameters.items()}
+    parameters |= small
     home = folder / ("record" if side == "record" else "today")
     for name, ids in chain(job, most).items():
         if name in names:
