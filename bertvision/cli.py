@@ -829,8 +829,8 @@ _STEPS = {
 # %% ../nbs/cli.ipynb #199e45c4
 def _add_command(commands, name: str, command, arguments: list) -> argparse.ArgumentParser:
     "Add a command, or a step of `probes`, to the subparsers."
-    text = command.__doc__
-    parser = commands.add_parser(name, help=text[0].lower() + text[1:].rstrip("."), description=text)
+    text = command.__doc__ or ""  # Python has none under -OO
+    parser = commands.add_parser(name, help=text[:1].lower() + text[1:].rstrip("."), description=text)
     for argument, options in arguments:
         parser.add_argument(argument, **options)
     parser.set_defaults(command=command)

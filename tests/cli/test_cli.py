@@ -28,19 +28,18 @@ def cli(lab, command, *more):
     return main([command, str(lab.root / "studies/small.yaml"), "--out", str(lab.out), *more])
 
 
-def test_help_is_light_and_quick():
+def test_help_imports_nothing_heavy():
     code = (
         "import sys\nfrom bertvision.cli import parser\nparser().format_help()\n"
         "heavy = {'torch', 'numpy', 'pandas', 'ruamel.yaml', 'rich', 'papermill', 'bertvision.engine.plan'}\n"
         "heavy &= set(sys.modules)\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([*COMMAND, "--help"], check=True, stdout=subprocess.DEVNULL)
-        times.append(time.perf_counter() - start)
-    assert min(times) <= 0.4, times
+
+
+def test_help_without_docstrings():
+    done = subprocess.run([sys.executable, "-OO", *COMMAND[1:], "--help"], capture_output=True, text=True, check=True)
+    assert "verify" in done.stdout
 
 
 def test_every_command_has_help(capsys):

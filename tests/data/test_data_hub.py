@@ -1,6 +1,5 @@
 """The hub's layout, from a local copy that the tests make: the same rows give the same content as a folder."""
 
-import time
 
 import datasets
 import httpx
@@ -131,10 +130,8 @@ def test_an_unreachable_hub_says_what_was_tried(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     monkeypatch.delenv("BERTVISION_DATA", raising=False)
-    start = time.perf_counter()
     with pytest.raises(DataError) as caught:
         load_task("cola")
-    assert time.perf_counter() - start < 5
     told = str(caught.value)
     for part in (
         "nyu-mll/glue",
