@@ -117,7 +117,7 @@ def padded(
 
 def from_padded(
     values: torch.Tensor,  # (B, T, …)
-    mask: torch.Tensor,  # (B, T), nonzero for a token; padding on the right
+    mask: torch.Tensor,  # (B, T), nonzero for a token; padding on either side
 ) -> Ragged:
     "Remove the padding of a padded tensor."
     return Ragged(values[mask.bool()], mask.long().sum(1))
