@@ -97,6 +97,7 @@ class Origin:
     notes: dict = field(default_factory=dict)  # any JSON values
     states_as: str = "model"  # model (as transformers gives them) | blocks (all raw) | normed (all through the norm)
     family: str = ""  # model_type of the encoder; "" = not recorded
+    normed: tuple = ()  # those of the layer numbers whose states have passed the encoder's final norm
 
     def __post_init__(self):
         check_state_kind(self.states_as)

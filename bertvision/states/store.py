@@ -115,7 +115,11 @@ def _write_rows(file: h5py.File, tokens: Tokens):
 
 def _write_attributes(file: h5py.File, origin: Origin, tokens: Tokens):
     values = {f.name: getattr(origin, f.name) for f in fields(Origin)}
-    values |= {"layer_numbers": np.array(origin.layer_numbers), "notes": json.dumps(origin.notes)}
+    values |= {
+        "layer_numbers": np.array(origin.layer_numbers),
+        "normed": np.array(origin.normed, np.int64),
+        "notes": json.dumps(origin.notes),
+    }
     values |= {
         "schema": SCHEMA,
         "layers": len(origin.layer_numbers),
@@ -184,7 +188,7 @@ def _reason(path, error: Exception) -> str:
     return f"cannot be opened: {error}"
 
 # %% ../../nbs/states/01_store.ipynb #e26e7ad9
-_ADDED = ("states_as", "family")  # attributes that files written before 2027 lack
+_ADDED = ("states_as", "family", "normed")  # attributes that files written before 2027 lack
 _LAYOUT = {"padding_side": "right", "cls_place": "0", "batches": ""}  # and these, with what they were
 
 
@@ -215,6 +219,7 @@ def _read_origin(file: h5py.File) -> Origin:
         "notes": parse_json(values["notes"]),
         "width": int(values["width"]),
         "max_length": int(values["max_length"]),
+        "normed": tuple(map(int, np.asarray(values.get("normed", ())).tolist())),
     }
     return Origin(**values)
 

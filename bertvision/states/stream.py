@@ -52,20 +52,15 @@ class Stream(States):
         self.tokens = tokens
         self._halves = self._half_weights()
         self._versions = self._read_versions()
-        self.states_as, self._norm = "model", None
-        shortest = np.array([tokens.lengths.argmin()])
-        if states_as != "model":
-            inputs = self._inputs(shortest)
-            self._norm = self._evaluate(lambda: final_norm(self.model, lambda: self._run(inputs)))
-            check_has_norm(states_as, self._norm, encoder.name)
         self.states_as = states_as
-        states = self._forward(shortest)[0]
+        states = self._probe(encoder.name)
+        numbers = _check_layers(layers, len(states), encoder.name)
         origin = Origin(
             encoder=encoder.name,
             weights=weights_fingerprint(self.model),
             tokenizer=tokenizer_fingerprint(encoder.tokenizer),
             width=states[0].shape[-1],
-            layer_numbers=_check_layers(layers, len(states), encoder.name),
+            layer_numbers=numbers,
             kind=kind,
             dtype="fp32",
             precision=self.precision,
@@ -74,12 +69,38 @@ class Stream(States):
             max_length=int(tokens.lengths.max()),
             states_as=states_as,
             family=getattr(self.model.config, "model_type", ""),
+            normed=self._normed(numbers, len(states)),
         )
         super().__init__(origin, tokens)
         if kind == "cls" and tokens.cls is None:
             raise EncoderError(f"kind = 'cls': {encoder.name} has no CLS token; choose mean or tokens")
 
 # %% ../../nbs/states/02_stream.ipynb #e1561e54
+@patch
+def _probe(self: Stream, name: str) -> tuple:  # states of the shortest example
+    "Run the encoder once, find its final norm and return its states. Raises EncoderError if a needed norm is missing."
+    inputs = self._inputs(np.array([self.tokens.lengths.argmin()]))
+    outputs = []
+
+    def run():
+        outputs.append(self._run(inputs))
+        return outputs[0]
+
+    self._norm = self._evaluate(lambda: final_norm(self.model, run))
+    check_has_norm(self.states_as, self._norm, name)
+    return outputs[0].hidden_states
+
+
+@patch
+def _normed(self: Stream, numbers: tuple, states: int) -> tuple:
+    "Return the numbers of the states that have passed the final norm."
+    if self.states_as == "normed":
+        return numbers
+    last = states - 1
+    passed = self.states_as == "model" and self._norm is not None and self._norm.applied
+    return (last,) if passed and last in numbers else ()
+
+
 def _check_layers(layers, states: int, name: str) -> tuple:
     if layers is None:
         return tuple(range(states))
