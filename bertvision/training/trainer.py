@@ -65,7 +65,7 @@ def predict(
     logits = None
     model.eval()
     bar = progress(total=len(tokens), desc=desc)
-    batches = list(longest_first(tokens.lengths, positions))
+    batches = list(longest_first(tokens.lengths, positions, equal=tokens.equal))
     if len(batches) < processes:
         process, processes = 0, 1  # too few batches to share: each process computes all of them
     for rows in batches[process::processes]:
