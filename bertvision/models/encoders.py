@@ -22,6 +22,7 @@ from ..core.io import cache_dir, expand_path
 from ..core.machine import device
 from ..data.tasks import Task
 from .registry import ENCODERS, EncoderInfo, check_encoder, seen_remark
+from .weights import check_kind, forget_calls, from_pretrained, load_fitting, tokenizer_fingerprint
 
 # %% ../../nbs/models/09_encoders.ipynb #d9fb6bdb
 def _package_folder(row: EncoderInfo) -> Path:
@@ -286,7 +287,8 @@ def encoder_fingerprint(
     if not Path(place).is_dir():
         return fingerprint([place, commit])
     files = sorted(p for p in Path(place).iterdir() if p.suffix in _WEIGHTS)
-    return fingerprint([(p.name, file_fingerprint(p)) for p in files])
+    digests = {"tokenizer.json": tokenizer_fingerprint}  # the others are hashed as they are
+    return fingerprint([(p.name, digests.get(p.name, file_fingerprint)(p)) for p in files])
 
 # %% ../../nbs/models/09_encoders.ipynb #61a92db3
 def _positions(model) -> int | None:
@@ -350,7 +352,7 @@ class Encoder:
     ):
         "Write an ordinary checkpoint. Only `load_encoder` restores an attention that was replaced."
         with _quiet():
-            for part in (self.model, self.tokenizer):
+            for part in (self.model, forget_calls(self.tokenizer)):
                 part.save_pretrained(folder)
 
 # %% ../../nbs/models/09_encoders.ipynb #93df582c
@@ -431,21 +433,6 @@ def choose_attention(
     return attention
 
 # %% ../../nbs/models/09_encoders.ipynb #8093337c
-def _from_pretrained(auto, place, revision, **kwargs):
-    "Call `from_pretrained`. Raises EncoderError if it fails."
-    import transformers
-    from safetensors import SafetensorError
-
-    try:
-        return auto.from_pretrained(place, revision=revision, trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, KeyError, SafetensorError) as e:
-        reason = str(e).strip().splitlines()[0][:300]
-        raise EncoderError(
-            f"encoder {place!r}{f' at {revision[:12]}' if revision else ''} cannot be loaded "
-            f"with transformers {transformers.__version__}: {reason}"
-        ) from e
-
-
 def _ask_hub(place: str, revision: str | None) -> str:  # the commit
     "Return the cached commit of a hub encoder, or that on the hub. Raises EncoderError if it is unavailable."
     from huggingface_hub import hf_hub_download, snapshot_download
@@ -466,36 +453,14 @@ def _ask_hub(place: str, revision: str | None) -> str:  # the commit
         ) from e
 
 # %% ../../nbs/models/09_encoders.ipynb #8ec48d31
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-
-
-def _refuse_pickles(place: str):
-    "Refuse a folder whose weights are pickles alone, since loading a pickle can run code. Raises EncoderError."
-    if not Path(place).is_dir() or any(Path(place).glob("*.safetensors")):
-        return
-    pickles = sorted(p.name for p in Path(place).iterdir() if p.suffix in _PICKLES)
-    if pickles:
-        raise EncoderError(
-            f"{place} holds its weights as {pickles[0]} alone, a pickle, which can run code when it is loaded; "
-            "expected model.safetensors. If you trust its author, convert it with transformers: "
-            "AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER), with the class of its head"
-        )
-
-
 def _load_weights(auto, place, revision, attn_implementation, **kwargs) -> tuple:  # model, loading info
-    "Load weights from safetensors, with the fast layers of `models.cpu` if `fast_cpu` was chosen."
-    _refuse_pickles(place)
-    kwargs["use_safetensors"] = True
+    "Load weights that fit, with the fast layers of `models.cpu` if `fast_cpu` was chosen."
     if attn_implementation != "fast_cpu":
-        model, info = _from_pretrained(
-            auto, place, revision, output_loading_info=True, attn_implementation=attn_implementation, **kwargs
-        )
+        model, info = load_fitting(auto, place, revision, attn_implementation=attn_implementation, **kwargs)
         return _as_trained(model, place, revision), info
     from bertvision.models.cpu import speed_up
 
-    model, info = _from_pretrained(
-        auto, place, revision, output_loading_info=True, attn_implementation="eager", **kwargs
-    )
+    model, info = load_fitting(auto, place, revision, attn_implementation="eager", **kwargs)
     if getattr(model, "_supports_attention_backend", False):  # other families keep their own attention
         model.set_attn_implementation(attn_implementation)
     speed_up(model)
@@ -518,14 +483,14 @@ def _tokenizer(place: str, revision: str | None):
 
     cased = any(row.hub == place and row.cased for row in ENCODERS.values())
     options = {"do_lower_case": False} if cased else {}
-    tokenizer = _from_pretrained(tf.AutoTokenizer, place, revision, **options)
+    tokenizer = from_pretrained(tf.AutoTokenizer, place, revision, **options)
     if not tokenizer.is_fast:
         raise EncoderError(
             f"encoder {place!r} has only a slow tokenizer; bertvision needs a fast one for character offsets"
         )
     if tokenizer.pad_token_id is None:
         raise EncoderError(f"the tokenizer of {place!r} has no padding token; set pad_token in its configuration")
-    return tokenizer
+    return forget_calls(tokenizer)
 
 # %% ../../nbs/models/09_encoders.ipynb #9f56ac87
 def load_encoder(
@@ -549,12 +514,13 @@ def load_encoder(
     auto = tf.AutoModel
     notes = []
     with _quiet(), torch_seed(seed):
+        config = from_pretrained(tf.AutoConfig, place, commit)
+        check_kind(config, place)
         tokenizer = _tokenizer(place, commit)
-        config = _from_pretrained(tf.AutoConfig, place, commit)
         if task is not None:
             auto = tf.AutoModelForQuestionAnswering if task.kind == "span" else tf.AutoModelForSequenceClassification
             kwargs |= _head_config(place, config, task, new_head)
-        model, info = _load_weights(auto, place, commit, **kwargs)
+        model, info = _load_weights(auto, place, commit, new_head=new_head, **kwargs)
         if task is not None and new_head:
             _reset_head(auto, model)
     if task is not None:
@@ -563,6 +529,7 @@ def load_encoder(
         notes = _place_head(model, config, task, new_head or _head_is_missing(model, info)) + seen_remark(name, task)
         _name_labels(model.config, task)
         precise_head(model)
+    notes += info["notes"]
     if not_pinned:
         notes.append(f"from {place}, not pinned: commit {commit}")
     return Encoder(
@@ -601,7 +568,7 @@ def _head_config(place, config, task: Task, new_head: bool) -> dict:
             f"the checkpoint {place!r} has a trained head for {config.num_labels} labels and {task.title} "
             f"has {outputs}; load it with new_head=True"
         )
-    return {"num_labels": outputs, "ignore_mismatched_sizes": new_head}
+    return {"num_labels": outputs}
 
 
 def _name_labels(config, task: Task):
@@ -621,7 +588,7 @@ def head_labels(
     place, commit = locate(name, revision)
     if not Path(place).is_dir():
         commit = _ask_hub(place, commit)
-    config = _from_pretrained(tf.AutoConfig, place, commit)
+    config = from_pretrained(tf.AutoConfig, place, commit)
     if not any("ForSequenceClassification" in a for a in config.architectures or []):
         return ()
     return tuple(label for _, label in sorted(config.id2label.items()))

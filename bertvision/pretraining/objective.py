@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from ..core.errors import EncoderError, ParameterError
 from ..models.cpu import speed_up
 from ..models.encoders import _ask_hub, _load_weights, _quiet, _tokenizer, choose_attention, locate, torch_seed
+from ..models.weights import forget_calls
 
 # %% ../../nbs/pretraining/03_objective.ipynb #29199b61
 def _distilbert(model):
@@ -185,6 +186,7 @@ def load_pretraining(
         )
         tokenizer = _tokenizer(place, commit)
     net = Pretraining(model, pairs)
+    net.notes += info["notes"]
     if new := sorted(k for k in info["missing_keys"] if not k.startswith(f"{model.base_model_prefix}.")):
         net.notes.append(
             f"{name} has no weights for {len(new)} parameters of its heads, the first is {new[0]}: "
@@ -200,7 +202,7 @@ def save_pretraining(
 ):
     "Save encoder, heads and tokenizer as a checkpoint for `load_encoder` and transformers."
     with _quiet():
-        for part in (pretraining.model, tokenizer):
+        for part in (pretraining.model, forget_calls(tokenizer)):
             part.save_pretrained(Path(folder))
 
 # %% ../../nbs/pretraining/03_objective.ipynb #fc1d7ae1
