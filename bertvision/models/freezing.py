@@ -52,7 +52,7 @@ def runnable_text(
 
     has_segments = "token_type_ids" in inspect.signature(body.forward).parameters
     longest = getattr(getattr(body, "config", None), "max_position_embeddings", None) or 512
-    lengths = sorted({20, 64, min(max(longest, 1), 4096)})  # XLNet says -1: no limit
+    lengths = sorted({20, 64, min(longest, 4096) if longest > 2 else 64})  # XLNet says -1: no limit
     reasons = []
     for length in lengths:
         for segments in {has_segments, False}:
