@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ATTENTIONS', 'check_weights', 'torch_seed', 'build_random', 'locate', 'encoder_fingerprint', 'Encoder', 'label_order',
-           'choose_attention', 'load_encoder', 'head_labels', 'freeze', 'count_parameters', 'untrained', 'flops']
+           'choose_attention', 'load_encoder', 'head_labels', 'count_parameters', 'untrained', 'flops']
 
 # %% ../../nbs/models/09_encoders.ipynb #d273addf
 import os
@@ -593,39 +593,6 @@ def head_labels(
         return ()
     return tuple(label for _, label in sorted(config.id2label.items()))
 
-# %% ../../nbs/models/09_encoders.ipynb #e2c27724
-def freeze(
-    encoder: Encoder,
-    blocks: int,  # 0 = nothing, n = embeddings and first n blocks, -1 = all but the head, -2 = embeddings alone
-) -> Encoder:  # the same encoder
-    "Freeze the lower part of an encoder. Raises EncoderError if it has fewer blocks."
-    body = encoder.model.base_model
-    layers = _blocks(body)
-    if blocks > len(layers):
-        raise EncoderError(f"freeze = {blocks}: {encoder.name} has {len(layers)} blocks; freeze at most these")
-    if blocks == 0:
-        frozen = []
-    elif blocks == -1:
-        frozen = [body]
-    else:
-        frozen = [_embeddings(body), *layers[: max(blocks, 0)]]
-    for module in frozen:
-        module.requires_grad_(False)
-    return encoder
-
-
-def _embeddings(body):
-    "Return the module `embeddings` of an encoder, or its word embedding if it has no such module."
-    return getattr(body, "embeddings", None) or body.get_input_embeddings()
-
-
-def _blocks(body) -> list:
-    "Return the transformer blocks of an encoder of any family: the longest list of modules."
-    import torch
-
-    stacks = [m for m in body.modules() if isinstance(m, torch.nn.ModuleList)]
-    return list(max(stacks, key=len, default=[]))
-
 # %% ../../nbs/models/09_encoders.ipynb #933a3f5d
 def count_parameters(
     encoder: Encoder,
@@ -637,6 +604,11 @@ def count_parameters(
         "trainable": sum(p.numel() for p in values if p.requires_grad),
         "embeddings": sum(p.numel() for p in _embeddings(encoder.model.base_model).parameters()),
     }
+
+
+def _embeddings(body):
+    "Return the module `embeddings` of an encoder, or its word embedding if it has no such module."
+    return getattr(body, "embeddings", None) or body.get_input_embeddings()
 
 # %% ../../nbs/models/09_encoders.ipynb #409ab813
 def untrained(

@@ -34,7 +34,8 @@ from ..core.machine import Phases, choose_precision, device, progress, seed_ever
 from ..data.batches import Batches, Tokens, collate, longest_first
 from ..data.splits import Splits, split
 from ..heads.heads import span_losses
-from ..models.encoders import Encoder, freeze
+from ..models.encoders import Encoder
+from ..models.freezing import freeze
 from ..models.precision import autocast
 from ..qa.grading import collapse_reason, grade, trivial_scores
 from ..qa.windows import tokenise_for

@@ -1,0 +1,85 @@
+"""Freezing, in every family: real steps of an optimiser move no frozen state, and move what is above."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertvision.core.errors import EncoderError
+from bertvision.data.tasks import get_task
+from bertvision.models.encoders import Encoder, count_parameters
+from bertvision.models.freezing import (
+    body_of,
+    evaluating,
+    freeze,
+    hidden_states,
+    parameters_below,
+    runnable_text,
+)
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from tiny_families import OWN, build  # noqa: E402
+
+REFUSED = {"ibert quant": "adjusts .* statistics"}
+LENGTHS = {"reformer": 128, "nystromformer": 64, "nystromformer landmarks": 64}  # that they read in training
+
+
+def encoder_of(name):
+    return Encoder(name, build(name, head=True), tokenizer=None, task=get_task("toy-sentiment"))
+
+
+def states_of(model, ids):
+    with torch.random.fork_rng(), torch.no_grad(), evaluating(model):
+        torch.manual_seed(0)
+        bare = body_of(model)(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+        headed = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+    return [torch.cat(pair) for pair in zip(bare.hidden_states, headed.hidden_states, strict=True)]
+
+
+def train(model, ids, steps=2):
+    """Two steps on a loss of logits and of all states, with dropout."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model.train()
+    for _ in range(steps):
+        out = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+        loss = out.logits.float().square().sum() + sum(h.float()[..., 0].square().mean() for h in out.hidden_states)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def check(name):
+    encoder = encoder_of(name)
+    blocks = len(hidden_states(body_of(encoder.model), runnable_text(body_of(encoder.model)))) - 1
+    for n in sorted({1, blocks - 1, blocks, -1}):
+        encoder = encoder_of(name)
+        if name in REFUSED:
+            with pytest.raises(EncoderError, match=REFUSED[name]):
+                freeze(encoder, n)
+            continue
+        freeze(encoder, n)
+        ids = torch.randint(5, 50, (2, LENGTHS.get(name, 24)), generator=torch.Generator().manual_seed(n))
+        before = states_of(encoder.model, ids)
+        weights = {k: v.clone() for k, v in encoder.model.named_parameters()}
+        train(encoder.model, ids)
+        after = states_of(encoder.model, ids)
+        kept = [a.nan_to_num().equal(b.nan_to_num()) for a, b in zip(before, after, strict=True)]
+        frozen = blocks if n == -1 else n
+        assert all(kept[: frozen + 1]), (name, n, kept)
+        assert any(not v.equal(weights[k]) for k, v in encoder.model.named_parameters()), (name, n)
+        shared = [note for note in encoder.notes if "share parameters" in note]
+        assert all(kept) == (frozen == blocks or any("no block is trained" in note for note in shared)), (name, n, kept)
+        if frozen < blocks and not shared:
+            assert not kept[frozen + 1], (name, n, kept)
+
+
+@pytest.mark.parametrize("name", ["bert", "albert", "deberta-v2", "xlm", "funnel", "longformer"])
+def test_frozen_states_do_not_move(name):
+    check(name)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", OWN)
+def test_frozen_states_do_not_move_in_any_family(name):
+    check(name)
