@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['cover_text', 'TokenisedTexts', 'tokenise_texts', 'PairTemplate', 'read_pair_template', 'Windows', 'locate_answer',
-           'tokens_of', 'make_windows', 'tokenise_for']
+           'tokens_of', 'cut_out', 'make_windows', 'tokenise_for']
 
 # %% ../../nbs/qa/00_windows.ipynb #0738bb64
 import hashlib
@@ -95,6 +95,13 @@ class TokenisedTexts:
     def lengths(self) -> np.ndarray:  # (texts,) number of tokens of each text
         return np.diff(self.offsets)
 
+    def of(
+        self,
+        text: int,  # index of the text
+    ) -> np.ndarray:  # (tokens, 2)
+        "Return the characters of the tokens of one text."
+        return self.chars[self.offsets[text] : self.offsets[text + 1]]
+
 
 def _encode_texts(texts: list, tokenizer, desc: str) -> TokenisedTexts:
     tokenised, chunk = [], 2048
@@ -165,7 +172,9 @@ class PairTemplate:
     "The special tokens before, between and after question and context, and the segment id of each part."
 
     ids: tuple  # three lists of token ids: before, between, after
-    types: tuple  # five lists of segment ids: before, question, between, context, after; one id for question and context
+    types: (
+        tuple  # five lists of segment ids: before, question, between, context, after; one id for question and context
+    )
     null: int = 0  # place of the token that stands for no answer; negative: counted from the end
 
     @property
@@ -350,6 +359,16 @@ def tokens_of(
     begin = int(np.searchsorted(chars[:, 1], start, side="right"))  # first token that ends after the start
     return begin, int(np.searchsorted(chars[:, 0], stop, side="left")) - 1
 
+# %% ../../nbs/qa/00_windows.ipynb #33cab466
+def cut_out(
+    text: str,
+    chars: np.ndarray,  # (N, 2) characters of its tokens
+    first: int,  # index of the first token
+    last: int,  # index of the last token
+) -> str:
+    "Return the part of a text from one of its tokens to another."
+    return text[chars[first, 0] : chars[last, 1]].strip()
+
 # %% ../../nbs/qa/00_windows.ipynb #26671ed3
 def _gold_tokens(
     dataset, contexts: list, c: TokenisedTexts, context: np.ndarray
@@ -360,7 +379,7 @@ def _gold_tokens(
         if not a["text"]:
             continue
         offset = locate_answer(contexts[i], a["text"][0], a["answer_start"][0])
-        chars = c.chars[c.offsets[context[i]] : c.offsets[context[i] + 1]]
+        chars = c.of(context[i])
         begin, end = tokens_of(chars, offset, offset + len(a["text"][0]))
         if offset < 0 or end < begin:
             unaligned.append(dataset["example_id"][i])
@@ -471,8 +490,8 @@ def text(
 ) -> str:
     "Return the text of the context from one token to another."
     question = self.question[window]
-    base = self.chars.offsets[self.context[question]] + self.first[window] - self.start[window]
-    return self.contexts[question][self.chars.chars[base + start, 0] : self.chars.chars[base + end, 1]].strip()
+    shift = self.first[window] - self.start[window]
+    return cut_out(self.contexts[question], self.chars.of(self.context[question]), start + shift, end + shift)
 
 # %% ../../nbs/qa/00_windows.ipynb #dce073a6
 def tokenise_for(
