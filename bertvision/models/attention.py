@@ -519,18 +519,18 @@ def _position_tables(model) -> tuple:  # {name of a table: row of a text's first
     sized = _sized_by_positions(model, 1)
     parameters = dict(model.named_parameters())
     owners = {n.rpartition(".")[0]: n for n in sized if n in parameters}
-    if not sized:
-        raise ParameterError(f"{nothing}: they are relative or rotary, and it reads longer texts as it is")
+    if not owners:
+        raise ParameterError(f"{nothing}: no parameter has a row for each; they are relative, rotary or hashed")
     for owner, parameter in owners.items():
         if _is_computed(parameters[parameter]):
             raise ParameterError(f"{nothing}: {owner} holds sinusoids, which are computed and must not be repeated")
     rows, fault = _looked_up(model, owners)
     tables = {o: r[0] for o, r in rows.items() if r[:3] == list(range(r[0], r[0] + 3))}
-    others = sorted(n for o, n in owners.items() if o in rows and o not in tables) if tables else sized
+    others = sorted(n for o, n in owners.items() if o not in tables and (o in rows or not tables))
     if others:
         raise EncoderError(
-            f"{name}: {', '.join(others)}: has as many rows as there are positions and is not read by position"
-            f"{fault and f' ({fault})'}; expected an encoder whose learned positions alone depend on the length"
+            f"{name}: {', '.join(others)}: expected a table that is read by position, since it has a row for each"
+            f"{fault and f' ({fault})'}; only encoders whose positions alone depend on the length can be extended"
         )
     first = min(tables.values())
     padded = any(rows[t][3] == rows[t][0] + 3 for t in tables)

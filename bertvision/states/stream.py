@@ -17,10 +17,10 @@ from fastcore.basics import patch
 
 from ..core.distributed import barrier, is_main, join_group, receive_tensors, send_to_main
 from ..core.errors import DataError, EncoderError, ParameterError, TrainingError
-from ..core.machine import choose_precision, device, progress
+from ..core.machine import device, progress
 from ..data.batches import Batches, Tokens, collate, longest_first, tokenizer_fingerprint
 from ..data.ragged import Ragged
-from ..models.precision import HALF, autocast
+from ..models.precision import HALF, autocast, usable_precision
 from ..qa.windows import tokenise_for
 from .interface import DTYPES, LIMITS, Origin, States, check_values, weights_fingerprint
 from .store import Stored, Writer, check_stored, encode, load_header, open_states
@@ -30,7 +30,7 @@ class Stream(States):
     """States that are computed batch by batch.
 
     Raises ParameterError for wrong layers, DataError for tokens of another tokenizer,
-    and EncoderError if the encoder returns no hidden states.
+    and EncoderError if the encoder returns no hidden states, or states that are not one vector per token.
     """
 
     def __init__(
@@ -44,18 +44,20 @@ class Stream(States):
         split: str = "",  # name of the split
     ):
         self.model = encoder.model.base_model.to(device())
-        self.precision = choose_precision(precision)
         encoder.check(tokens)
         self.tokens = tokens
+        self.precision = self._usable(encoder, precision)
         self._halves = self._half_weights()
         self._versions = self._read_versions()
-        states = self._forward(np.array([tokens.lengths.argmin()]))[0]
+        states, mask = self._forward(np.array([tokens.lengths.argmin()]))
+        numbers = _check_layers(layers, len(states), encoder.name)
+        _check_shapes(states, numbers, mask.shape[1], type(self.model).__name__)
         origin = Origin(
             encoder=encoder.name,
             weights=weights_fingerprint(self.model),
             tokenizer=tokenizer_fingerprint(encoder.tokenizer),
-            width=states[0].shape[-1],
-            layer_numbers=_check_layers(layers, len(states), encoder.name),
+            width=states[numbers[0]].shape[-1],
+            layer_numbers=numbers,
             kind=kind,
             dtype="fp32",
             precision=self.precision,
@@ -77,13 +79,40 @@ def _check_layers(layers, states: int, name: str) -> tuple:
         )
     return tuple(int(n) for n in layers)
 
+
+def _check_shapes(states: list, numbers: tuple, tokens: int, name: str):
+    "Check that the chosen states have one vector per token, all of one width. Raises EncoderError if not."
+    lengths = [states[n].shape[1] for n in numbers]
+    pooled = [n for n, length in zip(numbers, lengths) if length != tokens]
+    if pooled:
+        raise EncoderError(
+            f"{name} pools its tokens: states {pooled} have {min(lengths)} vectors for {tokens} tokens, expected one "
+            "for each. Choose other layers; fine-tuning needs no states of single tokens"
+        )
+    widths = sorted({states[n].shape[2] for n in numbers})
+    if len(widths) > 1:
+        raise EncoderError(f"{name} has states of widths {widths}, expected one width: choose layers that share one")
+
 # %% ../../nbs/states/02_stream.ipynb #eb97bba4
+@patch
+def _usable(self: Stream, encoder, wanted: str) -> str:  # bf16 | fp16 | fp32
+    "Return the precision of the forward pass, tried on the longest example."
+    rows = np.array([self.tokens.lengths.argmax()])
+    inputs = {k: v.to(self.model.device) for k, v in collate(self.tokens, rows).items() if k != "labels"}
+    return usable_precision(encoder, wanted, inputs, backward=False, model=self.model)
+
+
 @patch
 def _half_weights(self: Stream) -> dict:
     "Convert the linear layers' parameters to half precision. Return them by name, or {} for fp32."
     if self.precision == "fp32":
         return {}
-    linear = [(name, m) for name, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)]
+    exact = [f"{name}." for name, m in self.model.named_modules() if getattr(m, "full_precision", False)]
+    linear = [
+        (name, m)
+        for name, m in self.model.named_modules()
+        if isinstance(m, torch.nn.Linear) and not name.startswith(tuple(exact))
+    ]
     parameters = {f"{name}.{n}": p for name, m in linear for n, p in m.named_parameters(recurse=False)}
     return {name: p.detach().to(HALF[self.precision]) for name, p in parameters.items()}
 
@@ -142,6 +171,7 @@ def _collect(self: Stream, rows: np.ndarray, dtype: str) -> Ragged:
     hidden, mask = self._forward(rows)
     select = self._select(mask)
     numbers = self.origin.layer_numbers
+    _check_shapes(hidden, numbers, mask.shape[1], type(self.model).__name__)  # a text of two tokens may not be pooled
     lengths = torch.from_numpy(self.lengths[rows]).to(mask.device)
     torch_dtype = torch.float16 if dtype == "fp16" else torch.float32
     values = torch.empty(int(lengths.sum()), self.layers, self.width, dtype=torch_dtype, device=mask.device)
