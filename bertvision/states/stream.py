@@ -17,11 +17,11 @@ from fastcore.basics import patch
 
 from ..core.distributed import barrier, is_main, join_group, receive_tensors, send_to_main
 from ..core.errors import DataError, EncoderError, ParameterError, TrainingError
-from ..core.machine import choose_precision, device, progress
+from ..core.machine import device, progress
 from ..data.batches import Batches, Tokens, collate, equal_lengths, longest_first, tokenizer_fingerprint
 from ..data.ragged import Ragged
 from ..models.norms import check_has_norm, check_state_kind, final_norm, states_of_kind
-from ..models.precision import HALF, autocast
+from ..models.precision import HALF, autocast, usable_precision
 from ..qa.windows import tokenise_for
 from .interface import DTYPES, LIMITS, Origin, States, check_values, weights_fingerprint
 from .store import Stored, Writer, check_stored, encode, load_header, open_states
@@ -31,7 +31,8 @@ class Stream(States):
     """States that are computed batch by batch.
 
     Raises ParameterError for wrong layers, DataError for tokens of another tokenizer,
-    and EncoderError if the encoder lacks hidden states, or the CLS token or final norm that is asked for.
+    and EncoderError if the encoder lacks hidden states, or the CLS token or final norm that is asked for,
+    or returns states that are not one vector per token.
     """
 
     def __init__(
@@ -47,19 +48,20 @@ class Stream(States):
     ):
         check_state_kind(states_as)
         self.model = encoder.model.base_model.to(device())
-        self.precision = choose_precision(precision)
         encoder.check(tokens)
         self.tokens = tokens
+        self.precision = self._usable(encoder, precision)
         self._halves = self._half_weights()
         self._versions = self._read_versions()
         self.states_as = states_as
-        states = self._probe(encoder.name)
+        states, tokens_read = self._probe(encoder.name)
         numbers = _check_layers(layers, len(states), encoder.name)
+        _check_shapes(states, numbers, tokens_read, type(self.model).__name__)
         origin = Origin(
             encoder=encoder.name,
             weights=weights_fingerprint(self.model),
             tokenizer=tokenizer_fingerprint(encoder.tokenizer),
-            width=states[0].shape[-1],
+            width=states[numbers[0]].shape[-1],
             layer_numbers=numbers,
             kind=kind,
             dtype="fp32",
@@ -77,7 +79,7 @@ class Stream(States):
 
 # %% ../../nbs/states/02_stream.ipynb #e1561e54
 @patch
-def _probe(self: Stream, name: str) -> tuple:  # states of the shortest example
+def _probe(self: Stream, name: str) -> tuple:  # states of the shortest example, its number of tokens
     "Run the encoder once, find its final norm and return its states. Raises EncoderError if a needed norm is missing."
     inputs = self._inputs(np.array([self.tokens.lengths.argmin()]))
     outputs = []
@@ -88,7 +90,8 @@ def _probe(self: Stream, name: str) -> tuple:  # states of the shortest example
 
     self._norm = self._evaluate(lambda: final_norm(self.model, run))
     check_has_norm(self.states_as, self._norm, name)
-    return outputs[0].hidden_states
+    T = inputs["attention_mask"].shape[1]
+    return [h[:, :T] for h in outputs[0].hidden_states], T  # BigBird pads the batch to whole blocks
 
 
 @patch
@@ -112,13 +115,40 @@ def _check_layers(layers, states: int, name: str) -> tuple:
         )
     return tuple(int(n) for n in layers)
 
+
+def _check_shapes(states: list, numbers: tuple, tokens: int, name: str):
+    "Check that the chosen states have one vector per token, all of one width. Raises EncoderError if not."
+    lengths = [states[n].shape[1] for n in numbers]
+    pooled = [n for n, length in zip(numbers, lengths) if length != tokens]
+    if pooled:
+        raise EncoderError(
+            f"{name} pools its tokens: states {pooled} have {min(lengths)} vectors for {tokens} tokens, expected one "
+            "for each. Choose other layers; fine-tuning needs no states of single tokens"
+        )
+    widths = sorted({states[n].shape[2] for n in numbers})
+    if len(widths) > 1:
+        raise EncoderError(f"{name} has states of widths {widths}, expected one width: choose layers that share one")
+
 # %% ../../nbs/states/02_stream.ipynb #eb97bba4
+@patch
+def _usable(self: Stream, encoder, wanted: str) -> str:  # bf16 | fp16 | fp32
+    "Return the precision of the forward pass, tried on the longest example."
+    rows = np.array([self.tokens.lengths.argmax()])
+    inputs = {k: v.to(self.model.device) for k, v in collate(self.tokens, rows).items() if k != "labels"}
+    return usable_precision(encoder, wanted, inputs, backward=False, model=self.model)
+
+
 @patch
 def _half_weights(self: Stream) -> dict:
     "Convert the linear layers' parameters to half precision. Return them by name, or {} for fp32."
     if self.precision == "fp32":
         return {}
-    linear = [(name, m) for name, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)]
+    exact = [f"{name}." for name, m in self.model.named_modules() if getattr(m, "full_precision", False)]
+    linear = [
+        (name, m)
+        for name, m in self.model.named_modules()
+        if isinstance(m, torch.nn.Linear) and not name.startswith(tuple(exact))
+    ]
     parameters = {f"{name}.{n}": p for name, m in linear for n, p in m.named_parameters(recurse=False)}
     return {name: p.detach().to(HALF[self.precision]) for name, p in parameters.items()}
 
@@ -216,6 +246,7 @@ def _collect_together(self: Stream, rows: np.ndarray, dtype: str) -> Ragged:
     hidden, mask = self._forward(rows)
     select = self._select(mask)
     numbers = self.origin.layer_numbers
+    _check_shapes(hidden, numbers, mask.shape[1], type(self.model).__name__)  # a text of two tokens may not be pooled
     lengths = torch.from_numpy(self.lengths[rows]).to(mask.device)
     torch_dtype = torch.float16 if dtype == "fp16" else torch.float32
     values = torch.empty(int(lengths.sum()), self.layers, self.width, dtype=torch_dtype, device=mask.device)

@@ -30,13 +30,13 @@ from ..core.errors import DataError, TrainingError
 from ..core.executed import write_own_executed
 from ..core.hashing import fingerprint
 from ..core.io import read_json, replacing, write_json
-from ..core.machine import Phases, choose_precision, device, progress, seed_everything
+from ..core.machine import Phases, device, progress, seed_everything
 from ..data.batches import Batches, Tokens, collate, longest_first
 from ..data.splits import Splits, split
 from ..heads.heads import span_losses
 from ..models.encoders import Encoder
 from ..models.freezing import freeze
-from ..models.precision import autocast
+from ..models.precision import autocast, usable_precision
 from ..qa.grading import collapse_reason, grade, trivial_scores
 from ..qa.windows import tokenise_for
 from ..runs.recipes import Recipe
@@ -50,6 +50,12 @@ def _outputs(model, batch: dict) -> torch.Tensor:  # (B, C) logits; for spans (B
     return torch.stack([out.start_logits, out.end_logits], -1)
 
 # %% ../../nbs/training/01_trainer.ipynb #96a0d0f5
+def _longest(tokens: Tokens, device) -> dict:
+    "Return the inputs of the longest example, on which a precision is tried."
+    rows = np.array([tokens.lengths.argmax()])
+    return {k: v.to(device) for k, v in collate(tokens, rows).items() if k != "labels"}
+
+
 @torch.no_grad()
 def predict(
     model,  # a model with a head, already on its device
@@ -62,7 +68,7 @@ def predict(
 ) -> np.ndarray:  # (examples, C) float32 logits in the order of the tokens; for spans (tokens, 2), windows concatenated
     "Return the logits of every example, computed in evaluation mode."
     training = model.training
-    precision = choose_precision(precision)
+    precision = usable_precision(model, precision, _longest(tokens, model.device), backward=False)
     logits = None
     model.eval()
     bar = progress(total=len(tokens), desc=desc)
@@ -281,7 +287,7 @@ class Trainer:
         self.process, self.processes = join_group()
         seed_everything(recipe.seed, recipe.deterministic)
         freeze(encoder, recipe.freeze)
-        self.precision = choose_precision(recipe.precision)
+        self.precision = self._usable_precision()
         self.accelerator = _accelerator(self.precision)
         optimizer = make_optimizer(encoder.model.to(self.accelerator.device), recipe)
         self.model, self.optimizer = self.accelerator.prepare(encoder.model, optimizer)
@@ -293,6 +299,10 @@ class Trainer:
         self.schedule = make_schedule(self.optimizer, recipe, self.total)
         self.log_every = log_every or max(1, self.total // 100)
         self.state = TrainerState()
+
+    def _usable_precision(self) -> str:  # bf16 | fp16 | fp32
+        inputs = _longest(self.tokens["train"], device())
+        return usable_precision(self.encoder, self.recipe.precision, inputs, model=self.encoder.model.to(device()))
 
     def _datasets(self):
         return {"train": self.splits.train, "selection": self.splits.selection, **self.splits.report}
