@@ -8,15 +8,8 @@ import torch
 
 from bertvision.core.errors import EncoderError
 from bertvision.data.tasks import get_task
-from bertvision.models.encoders import Encoder, count_parameters
-from bertvision.models.freezing import (
-    body_of,
-    evaluating,
-    freeze,
-    hidden_states,
-    parameters_below,
-    runnable_text,
-)
+from bertvision.models.encoders import Encoder
+from bertvision.models.freezing import body_of, evaluating, freeze, hidden_states, runnable_text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from tiny_families import OWN, build  # noqa: E402
