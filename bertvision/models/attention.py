@@ -8,7 +8,7 @@ __all__ = ['exact_attention', 'orthogonal_gaussian', 'performer_attention', 'rel
            'swap_attention', 'restore_swap', 'extend_positions', 'attention_inputs', 'approximation_error']
 
 # %% ../../nbs/models/04_attention.ipynb #ac93baa0
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import ceil, log
 
 import torch
@@ -485,6 +485,8 @@ def extend_positions(
     model.config.max_position_embeddings = first + length
     if encoder is not model:
         encoder.tokenizer.model_max_length = length
+        if encoder.card:
+            encoder.card = replace(encoder.card, longest=length)
         encoder.fingerprint = fingerprint([encoder.fingerprint, "positions", length])
         if encoder.unswapped:
             encoder.unswapped = fingerprint([encoder.unswapped, "positions", length])

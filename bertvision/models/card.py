@@ -6,7 +6,7 @@
 __all__ = ['EXACT', 'Card', 'special_tokens', 'Reader', 'relative_change', 'watch', 'check_kind', 'tf_heads', 'head_reads',
            'is_cased', 'offsets_cover', 'ask', 'card_of', 'teach']
 
-# %% ../../nbs/models/08_card.ipynb #ceb05ad0
+# %% ../../nbs/models/08_card.ipynb #fce2fa74
 import copy
 import inspect
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ from ..core.hashing import fingerprint
 from .precision import autocast
 from .sparse import attention_mode
 
-# %% ../../nbs/models/08_card.ipynb #06859dc1
+# %% ../../nbs/models/08_card.ipynb #41bbefaa
 @dataclass(frozen=True)
 class Card:
     "What an encoder and its tokenizer are, measured."
@@ -43,7 +43,7 @@ class Card:
 
 EXACT = 1e-4
 
-# %% ../../nbs/models/08_card.ipynb #ac09759f
+# %% ../../nbs/models/08_card.ipynb #16ce11c6
 def special_tokens(
     tokenizer,  # a Hugging Face tokenizer
 ) -> tuple:  # (ids before a text, ids after it)
@@ -63,7 +63,7 @@ def _pieces(tokenizer, vocabulary: int, number: int, seed: int) -> list:
     pieces = [int(i) for i in drawn if int(i) not in special] or [0]
     return [pieces[i % len(pieces)] for i in range(number)]
 
-# %% ../../nbs/models/08_card.ipynb #d986cdcc
+# %% ../../nbs/models/08_card.ipynb #43fddfad
 class Reader:
     "Reads texts with the body of a model, in evaluation mode. Raises EncoderError if that fails."
 
@@ -94,7 +94,7 @@ class Reader:
         "Return all states of a batch, checked."
         return _stacked(self.run(ids, mask, types), ids)
 
-# %% ../../nbs/models/08_card.ipynb #c5aedd1e
+# %% ../../nbs/models/08_card.ipynb #adeeffcd
 def _stacked(states, ids) -> torch.Tensor:  # (L + 1, B, T, D)
     "Stack the states of all layers. Raises EncoderError unless each token has one finite state per layer."
     if not states:
@@ -122,7 +122,7 @@ def relative_change(
     change = (states - others).norm(dim=-1)  # (L + 1, T)
     return float((change / size.clamp_min(1e-30)).max())
 
-# %% ../../nbs/models/08_card.ipynb #4b749e41
+# %% ../../nbs/models/08_card.ipynb #2089833e
 @dataclass
 class _Call:
     "A module that was called, its first argument and its output."
@@ -160,7 +160,7 @@ def watch(
         for handle in handles:
             handle.remove()
 
-# %% ../../nbs/models/08_card.ipynb #47ef1805
+# %% ../../nbs/models/08_card.ipynb #936dfe3d
 def _same_memory(a, b) -> bool:
     return a is not None and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
@@ -192,7 +192,7 @@ def _positions(calls: list, length: int) -> int | None:
             return len(call.module.weight) - int(ids[0])
     return None
 
-# %% ../../nbs/models/08_card.ipynb #50cf5e53
+# %% ../../nbs/models/08_card.ipynb #f8662cab
 def _is_stacked(name: str, body) -> bool:
     "Tell whether a module lies in a stack of blocks."
     parts = name.split(".")
@@ -214,7 +214,7 @@ def _last_kind(calls: list, body, last: torch.Tensor) -> str:  # last: (1, T, D)
         return "block"
     return "normed"
 
-# %% ../../nbs/models/08_card.ipynb #d54f40f0
+# %% ../../nbs/models/08_card.ipynb #69ff4294
 def check_kind(
     config,  # of transformers
 ):
@@ -250,7 +250,7 @@ def _check_context(reader: Reader, ids, alone):
     if after <= 1e-5 * before:
         raise EncoderError("reads backwards: a changed token moves no state after it; expected an encoder")
 
-# %% ../../nbs/models/08_card.ipynb #1a9e6085
+# %% ../../nbs/models/08_card.ipynb #2bd31ba8
 def _check_states(reader: Reader, ids, alone):
     "Raise EncoderError if the states are zero or constant, or differ between two equal calls."
     last = alone[-1, 0]  # (T, D)
@@ -265,7 +265,7 @@ def _check_states(reader: Reader, ids, alone):
             "expected the same states"
         )
 
-# %% ../../nbs/models/08_card.ipynb #8a74ae5f
+# %% ../../nbs/models/08_card.ipynb #3fe5bc1e
 def _segments(reader: Reader, calls: list, types, ids, first) -> int:
     "Return the number of segments that the model distinguishes; 0 = none."
     words = {id(c.module) for c in _tables(calls) if _same_memory(c.given, ids)}
@@ -282,7 +282,7 @@ def _segments(reader: Reader, calls: list, types, ids, first) -> int:
     rows = tables[0].weight.detach()
     return len(rows) if changes or torch.equal(rows[0], rows[1]) else 0
 
-# %% ../../nbs/models/08_card.ipynb #4fad22db
+# %% ../../nbs/models/08_card.ipynb #e00472c2
 @dataclass
 class _First:
     "What the first text showed."
@@ -307,10 +307,10 @@ def _read_once(reader: Reader) -> _First:
         states = reader.states(ids)  # ids of zero may do something else than none
     return _First(ids, states, segments, _positions(calls, ids.shape[1]), _last_kind(calls, reader.body, raw[-1]))
 
-# %% ../../nbs/models/08_card.ipynb #44b94a24
+# %% ../../nbs/models/08_card.ipynb #8f56e5f8
 def _with_head(body):
     "Return a new classification head on a body, or None if transformers has none for it."
-    kind = tf_heads().get(type(body.config))
+    kind = tf_heads().get(type(body.config), None)
     if kind is None:
         return None
     with torch.device("meta"):
@@ -352,7 +352,7 @@ def head_reads(
         return None
     return gradient[0].abs().sum(-1).nonzero().flatten().tolist()
 
-# %% ../../nbs/models/08_card.ipynb #55dce836
+# %% ../../nbs/models/08_card.ipynb #59c87645
 def _cls_place(reader: Reader, ids) -> int | None:
     "Return the place of CLS: that of the tokenizer's, or the only one that a head reads."
     last = ids.shape[1] - 1
@@ -366,7 +366,7 @@ def _cls_place(reader: Reader, ids) -> int | None:
         return 0
     return -1 if token is not None and ids[0, last] == token else None
 
-# %% ../../nbs/models/08_card.ipynb #324e50ca
+# %% ../../nbs/models/08_card.ipynb #2e93cd6e
 def _turning_length(model, short: int, longest: int) -> int | None:
     "Return the shortest length that is read with another kind of attention than a short text; None if there is none."
     kind = attention_mode(model, short).name
@@ -388,7 +388,7 @@ def _lengths(model, short: int, longest: int | None) -> list:
     turning = _turning_length(model, short, longest) if longest > short else None
     return [n for n in (min(41, longest), turning) if n and n > short]
 
-# %% ../../nbs/models/08_card.ipynb #ae318f52
+# %% ../../nbs/models/08_card.ipynb #2f6b3180
 def _beside(reader: Reader, ids, length: int) -> tuple:  # ids, mask (2, T), places of the short text
     "Pad a text to a batch with a text of a length."
     pad = reader.tokenizer.pad_token_id
@@ -426,7 +426,7 @@ def _check_equal_lengths(reader: Reader, ids, alone):
             "expected states that depend on the text alone"
         )
 
-# %% ../../nbs/models/08_card.ipynb #2b698c06
+# %% ../../nbs/models/08_card.ipynb #a44a7b79
 def _precisions(reader: Reader, ids, mask) -> tuple:
     "Return the precisions in which a batch gives finite states."
     try:
@@ -443,7 +443,7 @@ def _longest(config, positions: int | None) -> int | None:
     known = [n for n in (stated, positions) if isinstance(n, int) and n > 1]
     return min(known, default=None)
 
-# %% ../../nbs/models/08_card.ipynb #98547456
+# %% ../../nbs/models/08_card.ipynb #86a6ff30
 _SENTENCE = "The café's owner, Zoë O'Neil, paid $3,000.50 in Łódź (Poland)."
 
 
@@ -466,7 +466,7 @@ def offsets_cover(
         covered.update(range(start, end))
     return covered >= {i for i, character in enumerate(text) if not character.isspace()}
 
-# %% ../../nbs/models/08_card.ipynb #3f9a0ef7
+# %% ../../nbs/models/08_card.ipynb #9dda4205
 def ask(
     model,  # a model of transformers, with or without a head
     tokenizer,  # its tokenizer
@@ -512,7 +512,7 @@ def _ask(model, reader: Reader) -> Card:
         offsets=offsets_cover(tokenizer),
     )
 
-# %% ../../nbs/models/08_card.ipynb #75788767
+# %% ../../nbs/models/08_card.ipynb #8fbe5da4
 def card_of(
     encoder,  # an Encoder
 ) -> Card:
