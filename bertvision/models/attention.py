@@ -9,7 +9,7 @@ __all__ = ['exact_attention', 'orthogonal_gaussian', 'performer_attention', 'rel
 
 # %% ../../nbs/models/04_attention.ipynb #ac93baa0
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import ceil, log
 
 import torch
@@ -474,6 +474,8 @@ def extend_positions(
         return encoder
     if encoder is not model:
         encoder.tokenizer.model_max_length = length
+        if encoder.card:
+            encoder.card = replace(encoder.card, longest=length)
         encoder.fingerprint = fingerprint([encoder.fingerprint, "positions", length])
         if encoder.unswapped:
             encoder.unswapped = fingerprint([encoder.unswapped, "positions", length])

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['ATTENTIONS', 'check_weights', 'torch_seed', 'build_random', 'locate', 'encoder_fingerprint', 'Encoder', 'label_order',
-           'choose_attention', 'load_encoder', 'head_labels', 'count_parameters', 'untrained', 'flops']
+           'choose_attention', 'load_encoder', 'without_segments', 'head_labels', 'count_parameters', 'untrained',
+           'flops']
 
 # %% ../../nbs/models/09_encoders.ipynb #d273addf
+import json
 import os
 import shutil
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..core.caches import is_current, save_code_list
@@ -21,6 +23,7 @@ from ..core.hashing import file_fingerprint, file_sha256, fingerprint
 from ..core.io import cache_dir, expand_path
 from ..core.machine import device
 from ..data.tasks import Task
+from .card import Card, card_of, teach
 from .registry import ENCODERS, EncoderInfo, check_encoder, seen_remark
 from .weights import check_kind, forget_calls, from_pretrained, load_fitting, tokenizer_fingerprint
 
@@ -290,16 +293,6 @@ def encoder_fingerprint(
     digests = {"tokenizer.json": tokenizer_fingerprint}  # the others are hashed as they are
     return fingerprint([(p.name, digests.get(p.name, file_fingerprint)(p)) for p in files])
 
-# %% ../../nbs/models/09_encoders.ipynb #61a92db3
-def _positions(model) -> int | None:
-    "Return the number of positions for tokens, without those that RoBERTa reserves for padding."
-    longest = getattr(model.config, "max_position_embeddings", None)
-    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
-    padding = getattr(tables[0], "padding_idx", None) if tables else None
-    if longest is None or padding is None:
-        return longest
-    return longest - padding - 1
-
 # %% ../../nbs/models/09_encoders.ipynb #9a1e4bc0
 @dataclass
 class Encoder:
@@ -315,6 +308,7 @@ class Encoder:
     attention: str = "eager"  # eager | sdpa | fast_cpu | a kind of `models.swaps.SWAPS`
     notes: list = field(default_factory=list)  # decisions made while loading, for the record
     unswapped: str = ""  # fingerprint before its attention was replaced; "" = not replaced
+    card: Card | None = None  # what the encoder is, measured; None = not measured
 
     def __repr__(self):
         head = f"head for {self.task.title}" if self.task else "no head"
@@ -338,9 +332,9 @@ class Encoder:
                 "these tokens were made by another tokenizer"
             )
         swap = getattr(self.model.config, "attention_swap", None) or {}
-        longest = swap.get("longest") or _positions(self.model)  # see `models.swaps`
+        longest = swap.get("longest") or (self.card and self.card.longest)  # see `models.swaps`
         T = tokens.lengths.max()
-        if longest and longest > 1 and T > longest:
+        if longest and T > longest:
             raise ParameterError(
                 f"the longest example has {T} tokens, {self.name!r} reads at most {longest}; "
                 "choose a smaller max_length"
@@ -477,20 +471,80 @@ def _as_trained(model, place, revision):
     return steady_mode(model)
 
 # %% ../../nbs/models/09_encoders.ipynb #44cb7425
-def _tokenizer(place: str, revision: str | None):
+_RULES = {
+    "lowercase": "do_lower_case",
+    "strip_accents": "strip_accents",
+    "handle_chinese_chars": "tokenize_chinese_chars",
+}
+
+
+def _own_rules(place: str, revision: str | None, settings: dict) -> dict:
+    """Return the rules of a checkpoint's own tokenizer.json that its tokenizer_config.json does not mention.
+
+    transformers 5 builds BERT's normaliser anew, with its defaults in place of these.
+    """
+    from transformers.utils import cached_file
+
+    if all(option in settings for option in _RULES.values()):
+        return {}
+    try:
+        file = cached_file(place, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+        normalizer = json.loads(Path(file).read_text(encoding="utf-8"))["normalizer"] if file else None
+    except (OSError, ValueError, KeyError):
+        return {}
+    parts = (normalizer or {}).get("normalizers", [normalizer or {}])
+    rules = next((part for part in parts if part.get("type") == "BertNormalizer"), {})
+    own = {option: rules.get(rule) for rule, option in _RULES.items()}
+    return {option: value for option, value in own.items() if value is not None and option not in settings}
+
+
+def _capital(tokenizer) -> str:
+    "Return a word piece with a capital letter if at least 1 % have one; else an empty text."
+    special = set(tokenizer.all_special_tokens)
+    pieces = [p for p in tokenizer.get_vocab() if p not in special and p[:1] not in "[<"]
+    capitals = [p for p in pieces if p != p.lower()]
+    return min(capitals) if capitals and len(capitals) >= 0.01 * len(pieces) else ""
+
+# %% ../../nbs/models/09_encoders.ipynb #e21559e6
+def _case_rules(tokenizer, place: str, revision: str | None, notes: list) -> dict:
+    "Return the options by which a tokenizer must be loaded again to read its checkpoint's case; empty if none."
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    if any(row.hub == place and row.cased for row in ENCODERS.values()):
+        return {"do_lower_case": False}
+    if not hasattr(tokenizer, "do_lower_case"):
+        return {}
+    settings = get_tokenizer_config(place, revision=revision)
+    rules = _own_rules(place, revision, settings)
+    if tokenizer.do_lower_case and not {"do_lower_case"} & {*rules, *settings}:
+        if capital := _capital(tokenizer):
+            rules["do_lower_case"] = False
+            notes.append(
+                "its files do not say whether it reads lower case; its vocabulary has capitals "
+                f"(such as {capital!r}), so case is kept"
+            )
+    return rules
+
+
+def _tokenizer(place: str, revision: str | None, notes: list | None = None):
     "Load a fast tokenizer, which keeps case for cased encoders. Raises EncoderError if there is none."
     import transformers as tf
 
-    cased = any(row.hub == place and row.cased for row in ENCODERS.values())
-    options = {"do_lower_case": False} if cased else {}
-    tokenizer = from_pretrained(tf.AutoTokenizer, place, revision, **options)
+    tokenizer = from_pretrained(tf.AutoTokenizer, place, revision)
     if not tokenizer.is_fast:
         raise EncoderError(
             f"encoder {place!r} has only a slow tokenizer; bertvision needs a fast one for character offsets"
         )
+    rules = _case_rules(tokenizer, place, revision, [] if notes is None else notes)
+    if any(getattr(tokenizer, option, None) != value for option, value in rules.items()):
+        tokenizer = from_pretrained(tf.AutoTokenizer, place, revision, **rules)
+    return forget_calls(tokenizer)
+
+
+def _check_padding(tokenizer, place: str):
+    "Raise EncoderError if a tokenizer cannot pad."
     if tokenizer.pad_token_id is None:
         raise EncoderError(f"the tokenizer of {place!r} has no padding token; set pad_token in its configuration")
-    return forget_calls(tokenizer)
 
 # %% ../../nbs/models/09_encoders.ipynb #9f56ac87
 def load_encoder(
@@ -501,8 +555,12 @@ def load_encoder(
     attention: str = "auto",  # auto | eager | sdpa | fast_cpu
     revision: str | None = None,  # commit on the hub
     new_head: bool = False,  # discard the checkpoint's own head
+    segments: bool = True,  # whether the encoder is told which tokens belong to the second text
 ) -> Encoder:
-    "Load an encoder and its tokenizer. Raises EncoderError if it is missing, unsafe or does not match the task."
+    """Load an encoder, its tokenizer and its card.
+
+    Raises EncoderError if it is missing, unsafe, no encoder, or does not match the task.
+    """
     import transformers as tf
 
     place, commit = locate(name, revision)
@@ -512,11 +570,11 @@ def load_encoder(
         commit = _ask_hub(place, commit)
     kwargs = {"attn_implementation": choose_attention(attention), "dtype": "float32"}
     auto = tf.AutoModel
-    notes = []
+    notes, reading = [], []  # of the head, of the tokenizer
     with _quiet(), torch_seed(seed):
         config = from_pretrained(tf.AutoConfig, place, commit)
         check_kind(config, place)
-        tokenizer = _tokenizer(place, commit)
+        tokenizer = _tokenizer(place, commit, reading)
         if task is not None:
             auto = tf.AutoModelForQuestionAnswering if task.kind == "span" else tf.AutoModelForSequenceClassification
             kwargs |= _head_config(place, config, task, new_head)
@@ -532,7 +590,7 @@ def load_encoder(
     notes += info["notes"]
     if not_pinned:
         notes.append(f"from {place}, not pinned: commit {commit}")
-    return Encoder(
+    encoder = Encoder(
         name,
         model,
         tokenizer,
@@ -541,8 +599,50 @@ def load_encoder(
         commit,
         encoder_fingerprint(name, commit),
         model.config._attn_implementation or "eager",
-        notes,
+        notes + reading,
     )
+    _add_card(encoder)
+    return encoder if segments else without_segments(encoder)
+
+# %% ../../nbs/models/09_encoders.ipynb #5126e319
+def _add_card(encoder: Encoder):
+    "Set the encoder's card and tell its tokenizer. Raises EncoderError if it is no encoder or cannot pad."
+    tokenizer = encoder.tokenizer
+    encoder.card = card_of(encoder)
+    _check_padding(tokenizer, encoder.place)
+    encoder.notes += _card_notes(tokenizer, encoder.card)
+    teach(tokenizer, encoder.card)
+
+
+def _card_notes(tokenizer, card: Card) -> list:
+    "Describe what a card changes for a tokenizer, and what is unusual in an encoder."
+    notes = []
+    makes_ids = "token_type_ids" in tokenizer.model_input_names
+    if makes_ids and card.segments < 2:
+        notes.append(f"no segment ids are made: the encoder distinguishes {card.segments or 'no'} segments")
+    if card.segments >= 2 and not makes_ids:
+        notes.append(f"segment ids are made: the encoder has {card.segments} segments, which its tokenizer leaves out")
+    if card.batches == "equal":
+        notes.append(f"batches of equal length only: states differ by {card.companions:.1g} beside a longer text")
+    if card.padding != tokenizer.padding_side:
+        notes.append(f"padding is on the {card.padding}: its head reads the last token")
+    if card.last == "normed":
+        notes.append("the last state is taken after a final norm, the others before it")
+    return notes
+
+
+def without_segments(
+    encoder: Encoder,
+) -> Encoder:  # the same encoder
+    "Make no segment ids for an encoder, so that it reads both texts of a pair as one."
+    if encoder.card.segments < 2:
+        encoder.notes.append("segments = False changes nothing: the encoder distinguishes none")
+        return encoder
+    encoder.card = replace(encoder.card, segments=0)
+    teach(encoder.tokenizer, encoder.card)
+    encoder.fingerprint = fingerprint([encoder.fingerprint, "without segments"])
+    encoder.notes.append("segment ids are switched off")
+    return encoder
 
 # %% ../../nbs/models/09_encoders.ipynb #f213c5f8
 def _head_is_missing(model, info: dict) -> bool:

@@ -18,7 +18,7 @@ from ..core.hashing import file_fingerprint, fingerprint
 # %% ../../nbs/models/06_weights.ipynb #cfca85e1
 def check_kind(
     config,  # of transformers
-    place: str,  # folder or hub id, for the message
+    place: str = "this",  # folder or hub id, for the message
 ):
     "Refuse what is no encoder of texts by its configuration. Raises EncoderError with the reason."
     reason = _foreign(config)
@@ -35,6 +35,8 @@ def _foreign(config) -> str:
 
     if getattr(config, "is_encoder_decoder", False):
         return "writes a text with a decoder behind its encoder"
+    if getattr(config, "is_decoder", False):
+        return "is a decoder by its configuration (is_decoder), whose tokens see only earlier ones"
     senses = [name for name in ("vision_config", "audio_config") if getattr(config, name, None) is not None]
     if senses:
         return f"joins several models ({', '.join(senses)})"

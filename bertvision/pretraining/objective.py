@@ -17,7 +17,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ..core.errors import EncoderError, ParameterError
 from ..models.cpu import speed_up
-from ..models.encoders import _ask_hub, _load_weights, _quiet, _tokenizer, choose_attention, locate, torch_seed
+from bertvision.models.encoders import (
+    _ask_hub,
+    _check_padding,
+    _load_weights,
+    _quiet,
+    _tokenizer,
+    choose_attention,
+    locate,
+    torch_seed,
+)
 from ..models.weights import forget_calls
 
 # %% ../../nbs/pretraining/03_objective.ipynb #29199b61
@@ -185,6 +194,7 @@ def load_pretraining(
             dtype="float32",
         )
         tokenizer = _tokenizer(place, commit)
+    _check_padding(tokenizer, place)
     net = Pretraining(model, pairs)
     net.notes += info["notes"]
     if new := sorted(k for k in info["missing_keys"] if not k.startswith(f"{model.base_model_prefix}.")):
