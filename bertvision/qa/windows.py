@@ -18,7 +18,16 @@ from fastcore.basics import patch
 from ..core.caches import cached_arrays
 from ..core.errors import DataError, EncoderError, ParameterError
 from ..core.machine import progress
-from ..data.batches import Tokens, tokenise, tokenizer_fingerprint
+from bertvision.data.batches import (
+    Tokens,
+    layout_of,
+    restored,
+    segment_count,
+    segment_ids,
+    tokenise,
+    tokenizer_fingerprint,
+    without_literals,
+)
 from ..data.tasks import Task
 
 # %% ../../nbs/qa/00_windows.ipynb #5480111c
@@ -38,18 +47,20 @@ class TokenisedTexts:
 def _encode_texts(texts: list, tokenizer, desc: str) -> TokenisedTexts:
     ids, chars, lengths, chunk = [], [], [], 2048
     for i in progress(range(0, len(texts), chunk), desc=desc, disable=len(texts) <= chunk):
-        out = tokenizer(
-            texts[i : i + chunk],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            truncation=False,
-            padding=False,
-            verbose=False,
-        )
+        with restored(tokenizer):
+            out = tokenizer(
+                texts[i : i + chunk],
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                truncation=False,
+                padding=False,
+                verbose=False,
+            )
         lengths += map(len, out["input_ids"])
-        ids += [np.array(x, np.int32) for x in out["input_ids"]]
+        ids.append(without_literals(out, tokenizer))
         chars += [np.array(x, np.int32).reshape(-1, 2) for x in out["offset_mapping"]]
     return TokenisedTexts(np.concatenate(ids), np.r_[0, np.cumsum(lengths)].astype(np.int64), np.concatenate(chars))
 
@@ -74,7 +85,7 @@ def tokenise_texts(
     if not cached:
         return _encode_texts(texts, tokenizer, desc)
     digest = hashlib.sha256(
-        f"pieces 1|{version('tokenizers')}|{tokenizer_fingerprint(tokenizer)}|".encode() + "\x1e".join(texts).encode()
+        f"pieces 2|{version('tokenizers')}|{tokenizer_fingerprint(tokenizer)}|".encode() + "\x1e".join(texts).encode()
     )
     make = lambda: vars(_encode_texts(texts, tokenizer, desc))
     return TokenisedTexts(**cached_arrays("pieces", digest.hexdigest()[:32], make))
@@ -96,8 +107,9 @@ def read_pair_template(
     tokenizer,  # a fast Hugging Face tokenizer
 ) -> PairTemplate:
     "Read the special tokens from an encoded pair. Raises EncoderError if a pair does not start with the CLS token."
-    out = tokenizer("a", "a", return_token_type_ids=True)
-    ids, types = out["input_ids"], out["token_type_ids"]
+    out = tokenizer(["a"], ["a"], return_token_type_ids=True)
+    ids = out["input_ids"][0]
+    types = segment_ids(out, segment_count(tokenizer) or 256).tolist()
     sequences = out.sequence_ids(0)  # 0 question, 1 context, None special
     q, c = sequences.index(0), sequences.index(1)
     q_end, c_end = q + sequences.count(0), c + sequences.count(1)
@@ -295,12 +307,13 @@ def make_windows(
     number = np.arange(len(question)) - np.searchsorted(question, question)
     return Windows(
         ids,
-        types if "token_type_ids" in tokenizer.model_input_names else None,
+        types if segment_count(tokenizer) else None,
         offsets,
         labels,
         [f"{names[i]}#{n}" for i, n in zip(question.tolist(), number.tolist())],
         tokenizer.pad_token_id,
         int((q.lengths[q_index] > max_question).sum()),
+        **layout_of(tokenizer),
         question=question,
         start=start,
         first=first,
