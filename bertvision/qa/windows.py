@@ -20,7 +20,16 @@ from fastcore.basics import patch
 from ..core.caches import cached_arrays
 from ..core.errors import DataError, EncoderError, ParameterError
 from ..core.machine import progress
-from ..data.batches import Tokens, tokenise, tokenizer_fingerprint
+from bertvision.data.batches import (
+    Tokens,
+    layout_of,
+    restored,
+    segment_count,
+    segment_ids,
+    tokenise,
+    tokenizer_fingerprint,
+    without_literals,
+)
 from ..data.tasks import Task
 
 # %% ../../nbs/qa/00_windows.ipynb #1b1e3220
@@ -433,12 +442,13 @@ def make_windows(
     number = np.arange(len(question)) - np.searchsorted(question, question)
     return Windows(
         ids,
-        types if "token_type_ids" in tokenizer.model_input_names else None,
+        types if segment_count(tokenizer) else None,
         offsets,
         labels,
         [f"{names[i]}#{n}" for i, n in zip(question.tolist(), number.tolist())],
         tokenizer.pad_token_id,
         int((q.lengths[q_index] > max_question).sum()),
+        **layout_of(tokenizer),
         question=question,
         start=start,
         first=first,
