@@ -552,17 +552,20 @@ def load_encoder(
         tokenizer = _tokenizer(place, commit)
         config = _from_pretrained(tf.AutoConfig, place, commit)
         if task is not None:
-            auto = tf.AutoModelForQuestionAnswering if task.kind == "span" else tf.AutoModelForSequenceClassification
+            auto = _head_class(task, config)
             kwargs |= _head_config(place, config, task, new_head)
         model, info = _load_weights(auto, place, commit, **kwargs)
         if task is not None and new_head:
             _reset_head(auto, model)
     if task is not None:
         from bertvision.models.precision import precise_head
+        from bertvision.models.questions import global_question
 
         notes = _place_head(model, config, task, new_head or _head_is_missing(model, info)) + seen_remark(name, task)
         _name_labels(model.config, task)
         precise_head(model)
+        if task.kind == "span":
+            global_question(model, tokenizer.sep_token_id)
     if not_pinned:
         notes.append(f"from {place}, not pinned: commit {commit}")
     return Encoder(
@@ -578,6 +581,15 @@ def load_encoder(
     )
 
 # %% ../../nbs/models/09_encoders.ipynb #f213c5f8
+def _head_class(task: Task, config):
+    "Return the class of an encoder with a head for the task's kind."
+    import transformers as tf
+
+    from bertvision.models.questions import question_model
+
+    return question_model(config) if task.kind == "span" else tf.AutoModelForSequenceClassification
+
+
 def _head_is_missing(model, info: dict) -> bool:
     "Return whether the checkpoint lacked weights of the head."
     return any(not key.startswith(f"{model.base_model_prefix}.") for key in info["missing_keys"])
