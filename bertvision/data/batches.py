@@ -339,7 +339,9 @@ class Batches:
         rows = rng.permutation(len(self.tokens))
         size = self.batch_size
         if self._equal:
-            batches = [g[j : j + size] for g in equal_lengths(self.tokens.lengths, rows) for j in range(0, len(g), size)]
+            batches = [
+                g[j : j + size] for g in equal_lengths(self.tokens.lengths, rows) for j in range(0, len(g), size)
+            ]
             return [batches[i] for i in rng.permutation(len(batches))]
         if not self.bucketed:
             return [rows[i : i + size] for i in range(0, len(rows), size)]
