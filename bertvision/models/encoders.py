@@ -576,17 +576,20 @@ def load_encoder(
         check_kind(config, place)
         tokenizer = _tokenizer(place, commit, reading)
         if task is not None:
-            auto = tf.AutoModelForQuestionAnswering if task.kind == "span" else tf.AutoModelForSequenceClassification
+            auto = _head_class(task, config)
             kwargs |= _head_config(place, config, task, new_head)
         model, info = _load_weights(auto, place, commit, new_head=new_head, **kwargs)
         if task is not None and new_head:
             _reset_head(auto, model)
     if task is not None:
         from bertvision.models.precision import precise_head
+        from bertvision.models.questions import global_question
 
         notes = _place_head(model, config, task, new_head or _head_is_missing(model, info)) + seen_remark(name, task)
         _name_labels(model.config, task)
         precise_head(model)
+        if task.kind == "span":
+            global_question(model, tokenizer.sep_token_id)
     notes += info["notes"]
     if not_pinned:
         notes.append(f"from {place}, not pinned: commit {commit}")
@@ -645,6 +648,15 @@ def without_segments(
     return encoder
 
 # %% ../../nbs/models/09_encoders.ipynb #f213c5f8
+def _head_class(task: Task, config):
+    "Return the class of an encoder with a head for the task's kind."
+    import transformers as tf
+
+    from bertvision.models.questions import question_model
+
+    return question_model(config) if task.kind == "span" else tf.AutoModelForSequenceClassification
+
+
 def _head_is_missing(model, info: dict) -> bool:
     "Return whether the checkpoint lacked weights of the head."
     return any(not key.startswith(f"{model.base_model_prefix}.") for key in info["missing_keys"])

@@ -28,7 +28,6 @@ from bertvision.data.batches import (
     segment_ids,
     tokenise,
     tokenizer_fingerprint,
-    without_literals,
 )
 from ..data.tasks import Task
 
@@ -115,17 +114,18 @@ class TokenisedTexts:
 def _encode_texts(texts: list, tokenizer, desc: str) -> TokenisedTexts:
     tokenised, chunk = [], 2048
     for i in progress(range(0, len(texts), chunk), desc=desc, disable=len(texts) <= chunk):
-        out = tokenizer(
-            texts[i : i + chunk],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            truncation=False,
-            padding=False,
-            verbose=False,
-            split_special_tokens=True,
-        )
+        with restored(tokenizer):
+            out = tokenizer(
+                texts[i : i + chunk],
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                truncation=False,
+                padding=False,
+                verbose=False,
+            )
         tokenised += [_as_text(*row, tokenizer) for row in zip(out["input_ids"], out["offset_mapping"])]
     ids = [np.array(x, np.int32) for x, _ in tokenised]
     chars = [cover_text(text, spans) for text, (_, spans) in zip(texts, tokenised)]
@@ -195,8 +195,10 @@ def read_pair_template(
     tokenizer,  # a fast Hugging Face tokenizer
 ) -> PairTemplate:
     "Read the special tokens from an encoded pair. Raises EncoderError if question or context is missing in it."
-    out = tokenizer("a", "a", return_token_type_ids=True, padding=False)
-    ids, types = out["input_ids"], out["token_type_ids"]
+    with restored(tokenizer):
+        out = tokenizer(["a"], ["a"], return_token_type_ids=True, padding=False, truncation=False)
+    ids = out["input_ids"][0]
+    types = segment_ids(out, segment_count(tokenizer) or 256).tolist()
     sequences = out.sequence_ids(0)  # 0 question, 1 context, None special
     if 0 not in sequences or 1 not in sequences:
         raise EncoderError(
@@ -205,8 +207,6 @@ def read_pair_template(
         )
     q, c = sequences.index(0), sequences.index(1)
     q_end, c_end = q + sequences.count(0), c + sequences.count(1)
-    if len(set(types)) == 1:  # the tokenizer makes no segments
-        types = [0] * c + [1] * (len(ids) - c)
     special = ids[:q], ids[q_end:c], ids[c_end:]
     segments = types[:q], types[q : q + 1], types[q_end:c], types[c : c + 1], types[c_end:]
     return PairTemplate(special, segments, _null_place(special, tokenizer))

@@ -37,7 +37,7 @@ from ..heads.heads import span_losses
 from ..models.encoders import Encoder
 from ..models.freezing import freeze
 from ..models.precision import autocast, usable_precision
-from ..qa.grading import collapse_reason, grade, trivial_scores
+from ..qa.grading import collapse_reason, grade, trivial_scores, windows_ceiling
 from ..qa.windows import tokenise_for
 from ..runs.recipes import Recipe
 from .optimizers import Average, make_optimizer, make_schedule
@@ -284,6 +284,7 @@ class Trainer:
             self.tokens = {k: self._tokenise(k, d) for k, d in self._datasets().items()}
         for tokens in self.tokens.values():
             encoder.check(tokens)
+        encoder.notes += self._ceiling_notes()
         self.process, self.processes = join_group()
         seed_everything(recipe.seed, recipe.deterministic)
         freeze(encoder, recipe.freeze)
@@ -310,6 +311,13 @@ class Trainer:
     def _tokenise(self, name, dataset):
         max_length, doc_stride = self.recipe.max_length, self.recipe.doc_stride
         return tokenise_for(self.task, dataset, self.encoder.tokenizer, max_length, doc_stride, desc=f"tokenise {name}")
+
+    def _ceiling_notes(self):
+        "Say for each reported split of questions what its tokens allow, if this is less than 99 % exact match."
+        if self.task.kind != "span":
+            return []
+        ceilings = {k: windows_ceiling(self.tokens[k], d["answers"]) for k, d in self.splits.report.items()}
+        return [f"{name}: {ceiling.note}" for name, ceiling in ceilings.items() if ceiling.note]
 
 # %% ../../nbs/training/01_trainer.ipynb #104e5f1d
 def _accelerator(precision: str) -> Accelerator:
