@@ -26,6 +26,7 @@ from bertvision.models.weights import (
     check_kind,
     forget_calls,
     from_pretrained,
+    ignore_calls,
     load_fitting,
     segment_rows,
     tokenizer_fingerprint,
@@ -511,7 +512,7 @@ def _tokenizer(place: str, revision: str | None):
         )
     if tokenizer.pad_token_id is None:
         raise EncoderError(f"the tokenizer of {place!r} has no padding token; set pad_token in its configuration")
-    return forget_calls(tokenizer)
+    return ignore_calls(tokenizer)
 
 # %% ../../nbs/models/09_encoders.ipynb #9f56ac87
 def load_encoder(
