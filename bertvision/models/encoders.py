@@ -25,7 +25,15 @@ from ..core.machine import device
 from ..data.tasks import Task
 from .card import Card, card_of, teach
 from .registry import ENCODERS, EncoderInfo, check_encoder, seen_remark
-from .weights import check_kind, forget_calls, from_pretrained, load_fitting, tokenizer_fingerprint
+from bertvision.models.weights import (
+    check_kind,
+    forget_calls,
+    from_pretrained,
+    ignore_calls,
+    load_fitting,
+    segment_rows,
+    tokenizer_fingerprint,
+)
 
 # %% ../../nbs/models/09_encoders.ipynb #d9fb6bdb
 def _package_folder(row: EncoderInfo) -> Path:
@@ -293,6 +301,13 @@ def encoder_fingerprint(
     digests = {"tokenizer.json": tokenizer_fingerprint}  # the others are hashed as they are
     return fingerprint([(p.name, digests.get(p.name, file_fingerprint)(p)) for p in files])
 
+# %% ../../nbs/models/09_encoders.ipynb #61a92db3
+def _outside(ids, rows: int | None) -> int | None:  # an id; None if all have a row, or there are no ids or no table
+    "Return an id that has no row in a table."
+    if ids is None or not rows:
+        return None
+    return next((int(i) for i in (ids.max(), ids.min()) if not 0 <= i < rows), None)
+
 # %% ../../nbs/models/09_encoders.ipynb #9a1e4bc0
 @dataclass
 class Encoder:
@@ -325,11 +340,18 @@ class Encoder:
         if not len(tokens.lengths):
             raise DataError("there are no examples to encode; expected at least one")
         vocabulary = getattr(self.model.config, "vocab_size", None)
-        largest_id = tokens.input_ids.max()
-        if vocabulary and largest_id >= vocabulary:
+        wrong_id = _outside(tokens.input_ids, vocabulary)
+        if wrong_id is not None:
             raise DataError(
-                f"word piece {largest_id} is not among the {vocabulary} of {self.name!r}; "
+                f"word piece {wrong_id} is not among the {vocabulary} of {self.name!r}; "
                 "these tokens were made by another tokenizer"
+            )
+        segments = segment_rows(self.model)
+        wrong_id = _outside(getattr(tokens, "types", None), segments)
+        if wrong_id is not None:
+            raise DataError(
+                f"segment id {wrong_id} (token_type_ids) is not among the {segments} of {self.name!r}; "
+                "make the tokens with this encoder's own tokenizer"
             )
         swap = getattr(self.model.config, "attention_swap", None) or {}
         longest = swap.get("longest") or (self.card and self.card.longest)  # see `models.swaps`
@@ -538,7 +560,7 @@ def _tokenizer(place: str, revision: str | None, notes: list | None = None):
     rules = _case_rules(tokenizer, place, revision, [] if notes is None else notes)
     if any(getattr(tokenizer, option, None) != value for option, value in rules.items()):
         tokenizer = from_pretrained(tf.AutoTokenizer, place, revision, **rules)
-    return forget_calls(tokenizer)
+    return ignore_calls(tokenizer)
 
 
 def _check_padding(tokenizer, place: str):
