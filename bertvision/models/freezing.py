@@ -180,14 +180,9 @@ def _movers(feeds: Feeds, last: int, names: list) -> set:  # names of those that
 
     if not names:
         return set()
-    noise = torch.Generator().manual_seed(0)
-    values = {}
     with torch.no_grad():
-        for name in names:
-            value = feeds.values[name]
-            step = torch.empty(value.shape, dtype=value.dtype).uniform_(-0.5, 0.5, generator=noise)
-            values[name] = value * 1.5 + step.to(value.device)
-        moved = hidden_states(feeds.module, feeds.inputs, values)[: last + 1]
+        values = {name: _moved(feeds.values[name]) for name in names}
+    moved = hidden_states(feeds.module, feeds.inputs, values)[: last + 1]
     if _same(moved, feeds.states[: last + 1]):
         return set()
     if len(names) == 1:
@@ -195,36 +190,48 @@ def _movers(feeds: Feeds, last: int, names: list) -> set:  # names of those that
     half = len(names) // 2
     return _movers(feeds, last, names[:half]) | _movers(feeds, last, names[half:])
 
+
+def _moved(value):
+    "Return other values of a tensor: one and a half times the old ones and random numbers, a row times a column."
+    import torch
+
+    if not value.ndim:
+        return value * 1.5 + 0.25
+    draws = torch.Generator().manual_seed(0)
+    rows = torch.rand(value.shape[0], generator=draws).view(-1, *[1] * (value.ndim - 1))
+    step = rows * torch.rand(value.shape[1:], generator=draws) - 0.25
+    return value * 1.5 + step.to(value)
+
 # %% ../../nbs/models/10_freezing.ipynb #5ac14ccf
 def parameters_below(
     model,  # transformers.PreTrainedModel, with or without a head
     n: int,  # number of a hidden state: 0 = embeddings, 1 … L = blocks
 ) -> list:  # names of parameters, in the model's order
     "Find all parameters that feed the hidden states 0 … n. Raises EncoderError if the encoder has fewer states."
-    below, _ = _ask(model, n)
-    return below
+    return _ask(model, n)[0]
 
 # %% ../../nbs/models/10_freezing.ipynb #caa3549b
-def _ask(model, n: int) -> tuple:  # (names of the parameters below, number of the last state that they alone feed)
-    "Follow the derivatives of the states of the encoder alone and below its head, and check by moving the rest."
+def _ask(model, n: int) -> tuple:  # (names of the parameters below, last state that they alone feed, last state)
+    "Follow the derivatives of the states of the encoder, alone and below its head, and check by moving the rest."
     body = body_of(model)
-    names = {id(p): name for name, p in model.named_parameters()}
     with evaluating(model):
         text = runnable_text(body)
-        runs = [Feeds(body, text)]
-        blocks = len(runs[0].states) - 1
+        alone = Feeds(body, text)
+        blocks = len(alone.states) - 1
         if not 0 <= n <= blocks:
-            raise EncoderError(f"state {n}: {type(body).__name__} has the states 0 … {blocks}")
-        runs += _below_head(model, body, text)
+            raise EncoderError(
+                f"state {n}: {type(body).__name__} has {blocks} blocks and the states 0 … {blocks}; "
+                "ask for one of these, or freeze at most these"
+            )
         ids = set()
-        for feeds in runs:
+        for feeds in [alone, *_below_head(model, body, text)]:
             found = feeds.of(n)
             found |= _movers(feeds, n, [name for name in feeds.values if name not in found])
             ids |= {id(feeds.parameters[name]) for name in found}
         held = n
-        while held < blocks and {id(runs[0].parameters[name]) for name in runs[0].of(held + 1)} <= ids:
+        while held < blocks and {id(alone.parameters[name]) for name in alone.of(held + 1)} <= ids:
             held += 1
-    return [name for i, name in names.items() if i in ids], held
+    return [name for name, p in model.named_parameters() if id(p) in ids], held, blocks
 
 
 def _below_head(model, body, text: dict) -> list:  # [] or one Feeds
@@ -288,18 +295,13 @@ def freeze(
 # %% ../../nbs/models/10_freezing.ipynb #3e6d587c
 def _freeze_below(encoder: Encoder, n: int):
     "Freeze all that feeds the states 0 … n, and note what else that holds still."
-    with evaluating(encoder.model):
-        body = body_of(encoder.model)
-        total = len(hidden_states(body, runnable_text(body))) - 1
-    if n > total:
-        raise EncoderError(f"freeze = {n}: {encoder.name} has {total} blocks; freeze at most these")
-    below, held = _ask(encoder.model, n)
-    below = set(below)
+    names, held, blocks = _ask(encoder.model, n)
+    below = set(names)
     for name, p in encoder.model.named_parameters():
         if name in below:
             p.requires_grad_(False)
     if held > n:
-        note = f"freeze = {n}: blocks share parameters, so the states up to {held} of {total} are frozen"
-        if held == total:
+        note = f"freeze = {n}: blocks share parameters, so the states up to {held} are frozen"
+        if held == blocks:
             note += "; no block is trained"
         encoder.notes.append(note)
