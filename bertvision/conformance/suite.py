@@ -488,7 +488,7 @@ class Cell:
     verdict: str  # one of VERDICTS
     detail: str = ""  # what is wrong, the exception, or the reason of a refusal
     difference: float | None = None  # largest relative difference from the judge, where it is right
-    seconds: float = 0.0
+    seconds: float = 0.0  # of processor time
 
 
 def run_cell(
@@ -496,7 +496,7 @@ def run_cell(
     name: str,  # one of CELLS
 ) -> Cell:
     "Run one cell. EncoderError and ParameterError are refusals; any other exception is a crash."
-    start = time.monotonic()
+    start = time.process_time()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -508,7 +508,7 @@ def run_cell(
     except Exception as e:
         traceback.print_exc()
         cell = Cell("crash", f"{type(e).__name__}: {_one_line(e)}")
-    cell.seconds = round(time.monotonic() - start, 2)
+    cell.seconds = round(time.process_time() - start, 2)
     return cell
 
 
@@ -607,7 +607,7 @@ def _end(run: _Run) -> bool:  # whether its process has ended
     )
     running = results["running"]
     if running and running not in results["cells"]:
-        results["cells"][running] = asdict(Cell("crash", reason, seconds=run.timeout if late else 0.0))
+        results["cells"][running] = asdict(Cell("crash", reason))
         write_json(run.folder / "cells.json", results | {"running": ""})
     elif not results["kind"] or (code and run.left()):
         kind = results["kind"] or "encoder"
