@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run', 'search', 'plan', 'status', 'accept', 'report', 'verify', 'predict', 'score', 'submit', 'embed', 'hans',
            'train_probes', 'predict_with_probes', 'evaluate_probes', 'probes', 'export', 'compare', 'tasks', 'encoders',
-           'doctor', 'readme', 'parser', 'main']
+           'encoder_suite', 'doctor', 'readme', 'parser', 'main']
 
 # %% ../nbs/cli.ipynb #d414873a
 import argparse
@@ -697,7 +697,7 @@ def _encoder_row(e) -> list:
 
 
 def encoders(args) -> int:
-    "List the encoders."
+    "List the encoders; a step does more with them."
     from bertvision.engine.forecast import text_table
     from bertvision.models.registry import GLUON, all_encoders
 
@@ -712,6 +712,17 @@ def encoders(args) -> int:
         "names of GluonNLP's model zoo: bertvision encoders --gluon"
     )
     return 0
+
+# %% ../nbs/cli.ipynb #3115b9dc
+def encoder_suite(args) -> int:
+    "Send every encoder family of the installed transformers, tiny and random, through this package."
+    from bertvision.conformance.suite import run_suite, write_suite
+
+    suite = run_suite(args.only, args.jobs)
+    page = write_suite(suite, args.out)
+    counts = suite.counts()
+    print(f"{page}: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}")
+    return int(counts["wrong"] + counts["crash"] > 0)
 
 # %% ../nbs/cli.ipynb #981a3039
 def _hub_fault(seconds: float = 3.0) -> str:
@@ -820,6 +831,11 @@ _COMMANDS = {
     compare: _COMPARE,
     readme: [_flag("--check", "write nothing; exit code 1 when README.md is stale")],
 }
+_SUITE = [
+    _argument("--out", "folder for suite.csv, others.csv and suite.md", "DIR", required=True),
+    _argument("--only", "these families of transformers alone, such as bert or albert/groups", "FAMILY", nargs="+"),
+    _count("--jobs", "families at a time", 1),
+]
 _STEPS = {
     "train": (train_probes, _TRAIN_PROBES),
     "predict": (predict_with_probes, _ASK_PROBES),
@@ -855,6 +871,8 @@ def parser() -> argparse.ArgumentParser:
     steps = subparsers[probes].add_subparsers(dest="step", required=True, metavar="STEP")
     for name, (command, rows) in _STEPS.items():
         _add_command(steps, name, command, rows)
+    steps = subparsers[encoders].add_subparsers(dest="step", metavar="STEP")
+    _add_command(steps, "suite", encoder_suite, _SUITE)
     return top
 
 # %% ../nbs/cli.ipynb #32c0bba5

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import buildable_families
 import numpy as np
 import pytest
-import buildable_families
 import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
