@@ -1,4 +1,4 @@
-"""A span head for every encoder with tokens: two finite logits a token, saved, loaded, and trained from top to bottom."""
+"""A span head for every encoder with tokens: two finite logits a token, saved, loaded and trained."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""What tokenizers do to answers: no letter is lost, special tokens in a text are text, any place may stand for no answer."""
+"""What tokenizers do to answers: no letter is lost, special tokens in a text are text, any place may be no answer."""
 
 import random
 import re
@@ -20,7 +20,7 @@ from bertvision.qa.grading import answer_ceiling
 from bertvision.qa.windows import cover_text, make_windows, read_pair_template
 
 TEXTS = {
-    "English": "Ann bought a red boat (for €5), and in the end Ben sold 1 blue kite; cafe\u0301s of Zoë's friends saw it.",
+    "English": "Ann bought a red boat (for €5), and in the end Ben sold 1 blue kite; cafe\u0301s of Zoë's pals saw it.",
     "Hindi": "राम के घर में एक लाल नाव थी। सीता ने उसे नदी पर देखा और कहा कि वह सुंदर है।",
     "Thai": "แม่น้ำ นี้ ยาว ที่สุด ใน ประเทศ และ มี เรือ สีแดง จอด อยู่ ที่ ท่าน้ำ",
     "Arabic": "كِتَابٌ جَدِيدٌ عَلَى الطَّاوِلَةِ وَالوَلَدُ يَقْرَأُ",
