@@ -79,10 +79,21 @@ def _unwrap_all(names, prefix: str) -> dict:  # name -> new name; {} if nothing 
     return renamed if any(old != new for old, new in renamed.items()) else {}
 
 
+def _removed(old: list, new: list) -> str:
+    "Return the parts of a name that the new name lacks, in their order."
+    rest = Counter(old) - Counter(new)
+    gone = ""
+    for part in old:
+        if rest[part] > 0:
+            rest[part] -= 1
+            gone += f"{part}."
+    return gone
+
+
 def _note_of(renamed: dict) -> str:
     "Say which prefixes were removed from how many names."
     changed = [(old.split("."), new.split(".")) for old, new in renamed.items() if old != new]
-    removed = {f"{'.'.join(Counter(old) - Counter(new))}." for old, new in changed}
+    removed = {_removed(old, new) for old, new in changed}
     return f"the prefix {' or '.join(sorted(removed))} was removed from the names of {len(changed)} weights"
 
 # %% ../../nbs/models/06_weights.ipynb #d5d86120

@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from bertvision.core.errors import DataError, EncoderError
 from bertvision.data.tasks import get_task
+from bertvision.models.attention import swap_attention
 from bertvision.models.encoders import encoder_fingerprint, load_encoder
+from bertvision.models.swaps import SWAPS
 from bertvision.models.weights import own_memory, unused
 
 SAMPLE = ("bert", "albert", "deberta-v2", "modernbert", "nomic_bert", "gte", "jina_embeddings_v3", "xlnet")
@@ -270,6 +272,16 @@ def test_joined_weights_of_another_shape_have_no_message_about_a_hidden_report(t
     with pytest.raises(EncoderError, match="shape") as error:
         load_encoder(str(tmp_path))
     assert "report" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", SWAPS)
+def test_a_replaced_attention_is_no_misfit(tmp_path, kind):
+    encoder = swap_attention(load_encoder("tiny-random"), kind)
+    encoder.save(tmp_path)
+    again = load_encoder(str(tmp_path))
+    assert again.notes == [] or "prefix" not in again.notes[0]
+    own = encoder.model.state_dict()
+    assert all(value.equal(own[name]) for name, value in again.model.state_dict().items())
 
 
 # -- kinds of files
