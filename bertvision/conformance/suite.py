@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -92,7 +93,11 @@ def question_splits():  # Splits
     }
     return splits
 
-# %% ../../nbs/conformance/01_suite.ipynb #9be06d15
+# %% ../../nbs/conformance/01_suite.ipynb #5a622130
+class _Unequal(Exception):
+    "States that cannot be stored as one table."
+
+
 def reads_segments(
     model,  # of plain transformers
     ids,  # (1, T) with two segments
@@ -163,10 +168,6 @@ class Judge:
     def cls(self, ids: list) -> int:  # place of CLS
         "Return where CLS stands."
         return ids.index(self.tokenizer.cls_token_id)
-
-
-class _Unequal(Exception):
-    "States that cannot be stored as one table."
 
 # %% ../../nbs/conformance/01_suite.ipynb #dc5f26c3
 TOLERANCE = 1e-4
@@ -523,12 +524,25 @@ def _slug(name: str) -> str:
     return name.replace("/", "+")
 
 
+def _end_with_parent():
+    "End this process when the one that started it has ended."
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def family_child():
     "Run cells of one family in this process; its arguments are FAMILY FOLDER CELL …"
     import torch
     from transformers.utils import logging
 
     name, folder, *cells = sys.argv[1:]
+    _end_with_parent()
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
