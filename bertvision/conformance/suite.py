@@ -604,7 +604,15 @@ class _Run:
         self.process = start_process(entry, words, self.folder, env, self.folder / "log.txt", warm)
         self.started = time.monotonic()
 
-# %% ../../nbs/conformance/01_suite.ipynb #8b073584
+# %% ../../nbs/conformance/01_suite.ipynb #64c8b47c
+def _kill(process):
+    "Kill a process and its group, which it leads; one that has not begun is taken back."
+    if process.pid is None:
+        return process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _end(run: _Run) -> bool:  # whether its process has ended
     "Look after a process: end it after its time, and note how it ended."
     code = run.process.poll()
@@ -612,8 +620,7 @@ def _end(run: _Run) -> bool:  # whether its process has ended
     if code is None and not late:
         return False
     if code is None:
-        with suppress(ProcessLookupError):
-            os.killpg(run.process.pid, signal.SIGKILL)  # it leads a group of its own
+        _kill(run.process)
         run.process.wait()
     results = run.results()
     reason = (
@@ -641,7 +648,7 @@ def _run_all(runs: list, jobs: int):
         while waiting or running:
             while waiting and len(running) < jobs:
                 running.append(waiting.pop(0))
-                running[-1].start(env, warm)
+                running[-1].start(env, warm if warm and warm.alive else None)
             for run in [run for run in running if _end(run)]:
                 running.remove(run)
                 if run.done:
@@ -652,8 +659,7 @@ def _run_all(runs: list, jobs: int):
     finally:
         bar.close()
         for run in running:
-            with suppress(ProcessLookupError, TypeError):
-                os.killpg(run.process.pid, signal.SIGKILL)
+            _kill(run.process)
         if warm:
             warm.close()
 
