@@ -491,7 +491,7 @@ class Cell:
     difference: float | None = None  # largest relative difference from the judge, where it is right
     seconds: float = 0.0  # of processor time
 
-
+# %% ../../nbs/conformance/01_suite.ipynb #4822db17
 def run_cell(
     lab: Lab,
     name: str,  # one of CELLS
@@ -519,7 +519,7 @@ def _one_line(error: Exception, longest: int = 300) -> str:
         text = re.sub(rf"{re.escape(folder)}/[^\s'\"]*/", "", text)
     return text[:longest]
 
-# %% ../../nbs/conformance/01_suite.ipynb #e2361919
+# %% ../../nbs/conformance/01_suite.ipynb #06f14be5
 def _slug(name: str) -> str:
     return name.replace("/", "+")
 
@@ -572,7 +572,7 @@ def _built_kind(checkpoint: Path, name: str) -> dict:  # kind, reason
     kind, reason = measured_kind(checkpoint)
     return {"kind": kind, "reason": reason}
 
-# %% ../../nbs/conformance/01_suite.ipynb #353a628d
+# %% ../../nbs/conformance/01_suite.ipynb #15959a26
 class _Run:
     "The processes of one family, one after the other."
 
@@ -604,7 +604,7 @@ class _Run:
         self.process = start_process(entry, words, self.folder, env, self.folder / "log.txt", warm)
         self.started = time.monotonic()
 
-# %% ../../nbs/conformance/01_suite.ipynb #64c8b47c
+# %% ../../nbs/conformance/01_suite.ipynb #29f2b97d
 def _kill(process):
     "Kill a process and its group, which it leads; one that has not begun is taken back."
     if process.pid is None:
@@ -637,7 +637,7 @@ def _end(run: _Run) -> bool:  # whether its process has ended
     run.done = run.results()["kind"] != "encoder" or not run.left()
     return True
 
-# %% ../../nbs/conformance/01_suite.ipynb #3702775e
+# %% ../../nbs/conformance/01_suite.ipynb #37985227
 def _run_all(runs: list, jobs: int):
     "Run all families, some at a time."
     env = dict(os.environ) | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -663,7 +663,7 @@ def _run_all(runs: list, jobs: int):
         if warm:
             warm.close()
 
-# %% ../../nbs/conformance/01_suite.ipynb #a7441ce2
+# %% ../../nbs/conformance/01_suite.ipynb #1f9fafca
 @dataclass
 class Conformance:
     "The verdicts of all families."
@@ -684,7 +684,7 @@ class Conformance:
     def _repr_html_(self):
         return self.table().to_html()
 
-# %% ../../nbs/conformance/01_suite.ipynb #42ed1833
+# %% ../../nbs/conformance/01_suite.ipynb #739cbca3
 def _read(runs: list, families: dict, others: list) -> Conformance:
     "Collect what the processes have written."
     import torch
@@ -707,7 +707,7 @@ def _read(runs: list, families: dict, others: list) -> Conformance:
     others = others.rename(columns={"name": "family"}).sort_values(["kind", "family"], ignore_index=True)
     return Conformance(cells, others, versions)
 
-# %% ../../nbs/conformance/01_suite.ipynb #4e3d813e
+# %% ../../nbs/conformance/01_suite.ipynb #7d4d4e5a
 _SIGNS = {"right": "right", "wrong": "**wrong**", "crash": "**crash**", "refused": "refused"}
 
 
@@ -761,7 +761,7 @@ def _out_of_scope(others: pd.DataFrame) -> list:  # lines
         lines += ["", f"**{kind}** ({len(group)}): {', '.join(names)}"]
     return lines
 
-# %% ../../nbs/conformance/01_suite.ipynb #6182f1e3
+# %% ../../nbs/conformance/01_suite.ipynb #89e1c7e0
 def run_suite(
     only: list | None = None,  # families; None = all encoders of the installed transformers
     jobs: int = 1,  # families at a time
