@@ -198,8 +198,8 @@ _SIZES = [  # (pattern of a field's name, its value in a tiny configuration); th
 def _tiny_value(field: str, value, defaults: dict, vocabulary: int):
     "Return a field's value in a tiny configuration; `value` itself if no rule speaks of it."
     size = next((size for pattern, size in _SIZES if re.fullmatch(pattern, field)), None)
-    if size == "vocabulary" and value is None:
-        return vocabulary
+    if field == "vocab_size":
+        return vocabulary  # also where the default is smaller, as for proteins and characters
     if type(value) is not int or size is None:
         return value
     if size == "key_value_heads":

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -92,7 +93,11 @@ def question_splits():  # Splits
     }
     return splits
 
-# %% ../../nbs/conformance/01_suite.ipynb #9be06d15
+# %% ../../nbs/conformance/01_suite.ipynb #5a622130
+class _Unequal(Exception):
+    "States that cannot be stored as one table."
+
+
 def reads_segments(
     model,  # of plain transformers
     ids,  # (1, T) with two segments
@@ -163,10 +168,6 @@ class Judge:
     def cls(self, ids: list) -> int:  # place of CLS
         "Return where CLS stands."
         return ids.index(self.tokenizer.cls_token_id)
-
-
-class _Unequal(Exception):
-    "States that cannot be stored as one table."
 
 # %% ../../nbs/conformance/01_suite.ipynb #dc5f26c3
 TOLERANCE = 1e-4
@@ -490,7 +491,7 @@ class Cell:
     difference: float | None = None  # largest relative difference from the judge, where it is right
     seconds: float = 0.0  # of processor time
 
-
+# %% ../../nbs/conformance/01_suite.ipynb #4822db17
 def run_cell(
     lab: Lab,
     name: str,  # one of CELLS
@@ -518,9 +519,21 @@ def _one_line(error: Exception, longest: int = 300) -> str:
         text = re.sub(rf"{re.escape(folder)}/[^\s'\"]*/", "", text)
     return text[:longest]
 
-# %% ../../nbs/conformance/01_suite.ipynb #e2361919
+# %% ../../nbs/conformance/01_suite.ipynb #06f14be5
 def _slug(name: str) -> str:
     return name.replace("/", "+")
+
+
+def _end_with_parent():
+    "End this process when the one that started it has ended."
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def family_child():
@@ -529,6 +542,7 @@ def family_child():
     from transformers.utils import logging
 
     name, folder, *cells = sys.argv[1:]
+    _end_with_parent()
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -558,7 +572,7 @@ def _built_kind(checkpoint: Path, name: str) -> dict:  # kind, reason
     kind, reason = measured_kind(checkpoint)
     return {"kind": kind, "reason": reason}
 
-# %% ../../nbs/conformance/01_suite.ipynb #353a628d
+# %% ../../nbs/conformance/01_suite.ipynb #15959a26
 class _Run:
     "The processes of one family, one after the other."
 
@@ -590,7 +604,15 @@ class _Run:
         self.process = start_process(entry, words, self.folder, env, self.folder / "log.txt", warm)
         self.started = time.monotonic()
 
-# %% ../../nbs/conformance/01_suite.ipynb #8b073584
+# %% ../../nbs/conformance/01_suite.ipynb #29f2b97d
+def _kill(process):
+    "Kill a process and its group, which it leads; one that has not begun is taken back."
+    if process.pid is None:
+        return process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _end(run: _Run) -> bool:  # whether its process has ended
     "Look after a process: end it after its time, and note how it ended."
     code = run.process.poll()
@@ -598,8 +620,7 @@ def _end(run: _Run) -> bool:  # whether its process has ended
     if code is None and not late:
         return False
     if code is None:
-        with suppress(ProcessLookupError):
-            os.killpg(run.process.pid, signal.SIGKILL)  # it leads a group of its own
+        _kill(run.process)
         run.process.wait()
     results = run.results()
     reason = (
@@ -616,7 +637,7 @@ def _end(run: _Run) -> bool:  # whether its process has ended
     run.done = run.results()["kind"] != "encoder" or not run.left()
     return True
 
-# %% ../../nbs/conformance/01_suite.ipynb #3702775e
+# %% ../../nbs/conformance/01_suite.ipynb #37985227
 def _run_all(runs: list, jobs: int):
     "Run all families, some at a time."
     env = dict(os.environ) | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -627,7 +648,7 @@ def _run_all(runs: list, jobs: int):
         while waiting or running:
             while waiting and len(running) < jobs:
                 running.append(waiting.pop(0))
-                running[-1].start(env, warm)
+                running[-1].start(env, warm if warm and warm.alive else None)
             for run in [run for run in running if _end(run)]:
                 running.remove(run)
                 if run.done:
@@ -638,12 +659,11 @@ def _run_all(runs: list, jobs: int):
     finally:
         bar.close()
         for run in running:
-            with suppress(ProcessLookupError, TypeError):
-                os.killpg(run.process.pid, signal.SIGKILL)
+            _kill(run.process)
         if warm:
             warm.close()
 
-# %% ../../nbs/conformance/01_suite.ipynb #a7441ce2
+# %% ../../nbs/conformance/01_suite.ipynb #1f9fafca
 @dataclass
 class Conformance:
     "The verdicts of all families."
@@ -664,7 +684,7 @@ class Conformance:
     def _repr_html_(self):
         return self.table().to_html()
 
-# %% ../../nbs/conformance/01_suite.ipynb #42ed1833
+# %% ../../nbs/conformance/01_suite.ipynb #739cbca3
 def _read(runs: list, families: dict, others: list) -> Conformance:
     "Collect what the processes have written."
     import torch
@@ -687,7 +707,7 @@ def _read(runs: list, families: dict, others: list) -> Conformance:
     others = others.rename(columns={"name": "family"}).sort_values(["kind", "family"], ignore_index=True)
     return Conformance(cells, others, versions)
 
-# %% ../../nbs/conformance/01_suite.ipynb #4e3d813e
+# %% ../../nbs/conformance/01_suite.ipynb #7d4d4e5a
 _SIGNS = {"right": "right", "wrong": "**wrong**", "crash": "**crash**", "refused": "refused"}
 
 
@@ -741,7 +761,7 @@ def _out_of_scope(others: pd.DataFrame) -> list:  # lines
         lines += ["", f"**{kind}** ({len(group)}): {', '.join(names)}"]
     return lines
 
-# %% ../../nbs/conformance/01_suite.ipynb #6182f1e3
+# %% ../../nbs/conformance/01_suite.ipynb #89e1c7e0
 def run_suite(
     only: list | None = None,  # families; None = all encoders of the installed transformers
     jobs: int = 1,  # families at a time
