@@ -50,8 +50,7 @@ class Stream(States):
         self._halves = self._half_weights()
         self._versions = self._read_versions()
         states, mask = self._forward(np.array([tokens.lengths.argmin()]))
-        numbers = _check_layers(layers, len(states), encoder.name)
-        _check_shapes(states, numbers, mask.shape[1], type(self.model).__name__)
+        numbers = self._numbers(layers, states, mask, encoder.name)
         origin = Origin(
             encoder=encoder.name,
             weights=weights_fingerprint(self.model),
@@ -94,6 +93,14 @@ def _check_shapes(states: list, numbers: tuple, tokens: int, name: str):
         raise EncoderError(f"{name} has states of widths {widths}, expected one width: choose layers that share one")
 
 # %% ../../nbs/states/02_stream.ipynb #eb97bba4
+@patch
+def _numbers(self: Stream, layers, states: list, mask: torch.Tensor, name: str) -> tuple:
+    "Return the numbers of the chosen states, which must exist and have one vector per token."
+    numbers = _check_layers(layers, len(states), name)
+    _check_shapes(states, numbers, mask.shape[1], type(self.model).__name__)
+    return numbers
+
+
 @patch
 def _usable(self: Stream, encoder, wanted: str) -> str:  # bf16 | fp16 | fp32
     "Return the precision of the forward pass, tried on the longest example."
