@@ -305,8 +305,8 @@ def _pickle_of(place: str) -> str:  # file name; '' for a hub id and for a folde
 def _unsafe(place: str, name: str) -> EncoderError:
     return EncoderError(
         f"{place} holds its weights as {name} alone, a pickle, which can run code when it is loaded; "
-        "expected model.safetensors, or pytorch_model.bin with nothing but tensors. If you trust its author, convert "
-        "it with transformers: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER), with the class of its head"
+        "expected model.safetensors. If you trust its author, convert it "
+        "with transformers: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER), with the class of its head"
     )
 
 # %% ../../nbs/models/06_weights.ipynb #0b9ec084
@@ -338,12 +338,7 @@ def _read(auto, place, revision, **kwargs) -> tuple:  # model, loading info
     name = _pickle_of(place)
     if not name:
         return from_pretrained(auto, place, revision, use_safetensors=True, **kwargs)
-    if name not in _TORCH:
-        raise _unsafe(place, name)
-    try:
-        return auto.from_pretrained(place, trust_remote_code=False, use_safetensors=False, weights_only=True, **kwargs)
-    except Exception as e:  # what torch's restricted reader refuses
-        raise _unsafe(place, name) from e
+    raise _unsafe(place, name)
 
 # %% ../../nbs/models/06_weights.ipynb #9f767ac3
 def _stored(place, revision) -> dict:  # name -> tensor

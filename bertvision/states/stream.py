@@ -54,9 +54,8 @@ class Stream(States):
         self._halves = self._half_weights()
         self._versions = self._read_versions()
         self.states_as = states_as
-        states, tokens_read = self._probe(encoder.name)
-        numbers = _check_layers(layers, len(states), encoder.name)
-        _check_shapes(states, numbers, tokens_read, type(self.model).__name__)
+        states, length = self._probe(encoder.name)
+        numbers = self._numbers(layers, states, length, encoder.name)
         origin = Origin(
             encoder=encoder.name,
             weights=weights_fingerprint(self.model),
@@ -130,6 +129,14 @@ def _check_shapes(states: list, numbers: tuple, tokens: int, name: str):
         raise EncoderError(f"{name} has states of widths {widths}, expected one width: choose layers that share one")
 
 # %% ../../nbs/states/02_stream.ipynb #eb97bba4
+@patch
+def _numbers(self: Stream, layers, states: list, length: int, name: str) -> tuple:
+    "Return the numbers of the chosen states, which must exist and have one vector per token."
+    numbers = _check_layers(layers, len(states), name)
+    _check_shapes(states, numbers, length, type(self.model).__name__)
+    return numbers
+
+
 @patch
 def _usable(self: Stream, encoder, wanted: str) -> str:  # bf16 | fp16 | fp32
     "Return the precision of the forward pass, tried on the longest example."
