@@ -291,15 +291,13 @@ def _sizes(config, old: tuple, new: tuple) -> str:  # a sentence; '' when no set
 
 # %% ../../nbs/models/06_weights.ipynb #a145351c
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_TORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def _pickle_of(place: str) -> str:  # file name; '' for a hub id and for a folder with safetensors
     "Return the pickle that holds a folder's weights."
     if not Path(place).is_dir() or any(Path(place).glob("*.safetensors")):
         return ""
-    names = sorted(p.name for p in Path(place).iterdir() if p.suffix in _PICKLES or p.name in _TORCH)
-    return next((name for name in _TORCH if name in names), names[0] if names else "")
+    return min((p.name for p in Path(place).iterdir() if p.suffix in _PICKLES), default="")
 
 
 def _unsafe(place: str, name: str) -> EncoderError:
@@ -349,19 +347,14 @@ def _stored(place, revision) -> dict:  # name -> tensor
     folder = Path(place)
     if not folder.is_dir():
         folder = Path(snapshot_download(place, revision=revision, allow_patterns=["model*.safetensors*"]))
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            files = [name]
-        elif index.is_file():
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        else:
-            continue
-        stored = {}
-        for file in files:
-            stored |= load_state_dict(folder / file, weights_only=True)
-        return stored
-    return {}
+    index = folder / "model.safetensors.index.json"
+    files = ["model.safetensors"]
+    if index.is_file():
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    stored = {}
+    for file in files:
+        stored |= load_state_dict(folder / file)
+    return stored
 
 
 def _without_wrappers(model, info, place, revision, **kwargs) -> tuple:  # model, loading info, notes

@@ -14,7 +14,8 @@ import pandas as pd
 
 from ..engine.facts import facts_of_record, known_task, task_places, task_title
 from ..metrics.scores import METRICS
-from ..models.registry import faults_before_cards, seen_remark, weights_remark
+from ..models.faults import faults_before_cards
+from ..models.registry import seen_remark, weights_remark
 from .results import Results, code_of, encoder_title, settings_of
 from ..runs.records import seconds_of
 
