@@ -8,7 +8,7 @@ import torch
 from families import PIECES, build, change, left_tokenizer, states, tokenizer
 
 from bertvision.core.errors import EncoderError
-from bertvision.models.card import ask, card_of, teach
+from bertvision.models.card import RELATIVE, ask, card_of, teach
 from bertvision.models.encoders import build_random, load_encoder
 
 NO_SEGMENTS = {"deberta", "deberta-v2", "mpnet", "modernbert", "eurobert", "esm", "distilbert", "flaubert"}
@@ -41,9 +41,8 @@ def test_a_familys_card(family):
     alone = states(model, short)
     assert (card.family, card.width, card.blocks) == (family, 32, len(alone) - 1)
     # segments
-    expected = (
-        0 if family in NO_SEGMENTS else 1 if family in ONE_SEGMENT else getattr(model.config, "type_vocab_size", 2)
-    )
+    rows = getattr(model.config, "type_vocab_size", RELATIVE)
+    expected = 0 if family in NO_SEGMENTS else 1 if family in ONE_SEGMENT else rows
     assert card.segments == expected
     if card.segments >= 2:
         types = torch.zeros_like(short)
