@@ -8,6 +8,7 @@ __all__ = ['SMALL', 'projections', 'add_lora', 'merge_lora']
 # %% ../../nbs/models/11_lora.ipynb #15ce3b52
 import copy
 import warnings
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -61,24 +62,22 @@ def _run(block: _Block, bent: str = "", zeroed: tuple = ()) -> tuple:  # output,
 
     inputs, outputs = {}, {}
 
-    def hook(number, name):
+    def hook(name):
         def change(_, args, out):
             rows = _positions(out, block.length)
             if rows is None:  # such as a projection of relative positions
                 return
             inputs[name] = first_tensor(args).clone()
-            rows += _draws(rows.shape, number).to(rows)  # fresh weights are too small to see anything
+            rows += _draws(rows.shape, zlib.crc32(name.encode())).to(rows)  # fresh weights are too small to see anything
             if name == bent:
-                rows[block.place] += 10 * (1 + rows.abs().max()) * _draws(rows[0].shape, -1).to(rows)
+                rows[block.place] += 10 * (1 + rows.abs().max()) * _draws(rows[0].shape, 0).to(rows)
             if name in zeroed:
                 rows.zero_()
             outputs[name] = rows.clone()
 
         return change
 
-    handles = [
-        layer.register_forward_hook(hook(number, name)) for number, (name, layer) in enumerate(block.layers.items())
-    ]
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in block.layers.items()]
     args, kwargs = copy.deepcopy((block.args, block.kwargs))  # a block may write into them
     try:
         with torch.no_grad(), torch_seed(0):
@@ -93,7 +92,7 @@ def _draws(shape, number: int):
     "Draw numbers between -1 and 1, the same for the same number."
     import torch
 
-    return torch.rand(shape, generator=torch.Generator().manual_seed(number + 1)) * 2 - 1
+    return torch.rand(shape, generator=torch.Generator().manual_seed(number)) * 2 - 1
 
 # %% ../../nbs/models/11_lora.ipynb #c1366151
 def _share(a, b):  # (T,) largest change of each position, as a share of the largest value

@@ -105,7 +105,9 @@ def test_asking_changes_nothing():
     got = add_lora(encoder, 3, seed=5).model
     values = dict(got.named_parameters())
     assert list(values) == [n for n, _ in expected.named_parameters()]
-    assert all(p.equal(values[n]) and p.requires_grad == values[n].requires_grad for n, p in expected.named_parameters())
+    assert all(
+        p.equal(values[n]) and p.requires_grad == values[n].requires_grad for n, p in expected.named_parameters()
+    )
 
 
 def test_an_encoder_without_a_head_gets_updates_alone():
