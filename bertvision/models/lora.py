@@ -68,7 +68,9 @@ def _run(block: _Block, bent: str = "", zeroed: tuple = ()) -> tuple:  # output,
             if rows is None:  # such as a projection of relative positions
                 return
             inputs[name] = first_tensor(args).clone()
-            rows += _draws(rows.shape, zlib.crc32(name.encode())).to(rows)  # fresh weights are too small to see anything
+            rows += _draws(rows.shape, zlib.crc32(name.encode())).to(
+                rows
+            )  # fresh weights are too small to see anything
             if name == bent:
                 rows[block.place] += 10 * (1 + rows.abs().max()) * _draws(rows[0].shape, 0).to(rows)
             if name in zeroed:
@@ -213,7 +215,7 @@ def _first_calls(body, text: dict) -> list:  # _Block
     import torch
 
     calls = [None] * len(_stacks(body))
-    width = getattr(body.config, "hidden_size", None)
+    width = getattr(getattr(body, "config", None), "hidden_size", None)
     given = text["input_ids"].shape[1]
 
     def note(number, module, args, kwargs):

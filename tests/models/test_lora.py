@@ -1,4 +1,4 @@
-"""LoRA in every family: the right layers by asking, the same function at the start, and right merging; or the reason."""
+"""LoRA in every family: the right layers by asking, the same function at first, right merging; or the reason."""
 
 import copy
 import sys
