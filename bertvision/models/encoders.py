@@ -646,7 +646,7 @@ def _embeddings(body):
     try:
         return body.get_input_embeddings()
     except NotImplementedError:
-        return next(module for name, module in body.named_children() if name.endswith("embeddings"))
+        return next(module for name, module in body.named_modules() if name.endswith("embeddings"))
 
 # %% ../../nbs/models/09_encoders.ipynb #409ab813
 def untrained(

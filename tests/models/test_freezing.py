@@ -43,10 +43,11 @@ def train(model, ids, steps=2):
         optimizer.zero_grad()
 
 
-def check(name):
+def check(name, numbers=None):
     encoder = encoder_of(name)
-    blocks = len(hidden_states(body_of(encoder.model), runnable_text(body_of(encoder.model)))) - 1
-    for n in sorted({1, blocks - 1, blocks, -1}):
+    with evaluating(encoder.model):
+        blocks = len(hidden_states(body_of(encoder.model), runnable_text(body_of(encoder.model)))) - 1
+    for n in numbers or sorted({1, blocks - 1, blocks, -1}):
         encoder = encoder_of(name)
         if name in REFUSED:
             with pytest.raises(EncoderError, match=REFUSED[name]):
@@ -68,9 +69,9 @@ def check(name):
             assert not kept[frozen + 1], (name, n, kept)
 
 
-@pytest.mark.parametrize("name", ["bert", "albert", "deberta-v2", "xlm", "funnel", "longformer"])
+@pytest.mark.parametrize("name", ["albert", "deberta-v2", "xlm", "funnel"])
 def test_frozen_states_do_not_move(name):
-    check(name)
+    check(name, [1])
 
 
 @pytest.mark.long
