@@ -741,8 +741,13 @@ def count_parameters(
 
 
 def _embeddings(body):
-    "Return the module `embeddings` of an encoder, or its word embedding if it has no such module."
-    return getattr(body, "embeddings", None) or body.get_input_embeddings()
+    "Return the module `embeddings` of an encoder, or its word embedding, or its first module named so (CANINE)."
+    if getattr(body, "embeddings", None) is not None:
+        return body.embeddings
+    try:
+        return body.get_input_embeddings()
+    except NotImplementedError:
+        return next(module for name, module in body.named_modules() if name.endswith("embeddings"))
 
 # %% ../../nbs/models/09_encoders.ipynb #409ab813
 def untrained(

@@ -8,6 +8,8 @@ __all__ = ['SMALL', 'projections', 'add_lora', 'merge_lora']
 # %% ../../nbs/models/11_lora.ipynb #15ce3b52
 import copy
 import warnings
+import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..core.errors import ParameterError
@@ -60,33 +62,39 @@ def _run(block: _Block, bent: str = "", zeroed: tuple = ()) -> tuple:  # output,
 
     inputs, outputs = {}, {}
 
-    def hook(name, layer):
+    def hook(name):
         def change(_, args, out):
             rows = _positions(out, block.length)
             if rows is None:  # such as a projection of relative positions
-                return out
+                return
             inputs[name] = first_tensor(args).clone()
+            rows += _draws(rows.shape, zlib.crc32(name.encode())).to(
+                rows
+            )  # fresh weights are too small to see anything
             if name == bent:
-                step = torch.rand(rows[block.place].shape, generator=torch.Generator().manual_seed(0)) - 0.5
-                rows[block.place] += 20 * (1 + rows.abs().max()) * step.to(rows)
+                rows[block.place] += 10 * (1 + rows.abs().max()) * _draws(rows[0].shape, 0).to(rows)
             if name in zeroed:
                 rows.zero_()
             outputs[name] = rows.clone()
-            return out
 
-        return layer.register_forward_hook(change)
+        return change
 
-    hooks = []
-    for name, layer in block.layers.items():
-        hooks.append(hook(name, layer))
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in block.layers.items()]
+    args, kwargs = copy.deepcopy((block.args, block.kwargs))  # a block may write into them
     try:
-        args, kwargs = copy.deepcopy((block.args, block.kwargs))  # a block may write into them
         with torch.no_grad(), torch_seed(0):
             out = block.module(*args, **kwargs)
     finally:
-        for handle in hooks:
+        for handle in handles:
             handle.remove()
     return _positions(out, block.length), inputs, outputs
+
+
+def _draws(shape, number: int):
+    "Draw numbers between -1 and 1, the same for the same number."
+    import torch
+
+    return torch.rand(shape, generator=torch.Generator().manual_seed(number)) * 2 - 1
 
 # %% ../../nbs/models/11_lora.ipynb #c1366151
 def _share(a, b):  # (T,) largest change of each position, as a share of the largest value
@@ -183,7 +191,7 @@ def _projections_of(block: _Block) -> list:  # names of layers in the block, que
     return _queries(block, mixing, values) + values
 
 # %% ../../nbs/models/11_lora.ipynb #cc75236a
-def _stacks(body) -> list:  # lists of blocks of one kind
+def _stacks(body) -> list:  # lists of blocks of one kind, the innermost first
     "Group the elements of each list of modules by kind, leaving out those without linear layers."
     import torch
 
@@ -194,46 +202,57 @@ def _stacks(body) -> list:  # lists of blocks of one kind
         for module in stack:
             if not isinstance(module, torch.nn.ModuleList) and set(_linear_layers(module)) - {""}:
                 stacks.setdefault((id(stack), _kind(module)), []).append(module)
-    return list(stacks.values())
+    return list(stacks.values())[::-1]
 
 
 def _kind(module) -> tuple:
     "Return the class of a module and the names of its linear layers."
     return type(module), tuple(_linear_layers(module))
 
-
+# %% ../../nbs/models/11_lora.ipynb #213f4857
 def _first_calls(body, text: dict) -> list:  # _Block
     "Run the encoder and keep the arguments of the first call in each stack."
     import torch
 
-    calls = {}
-    width = getattr(body.config, "hidden_size", None)
+    calls = [None] * len(_stacks(body))
+    width = getattr(getattr(body, "config", None), "hidden_size", None)
+    given = text["input_ids"].shape[1]
 
-    def keep(number):
-        def note(module, args, kwargs):
-            tensor = first_tensor([args, kwargs])
-            if number in calls or tensor is None:
-                return
-            sizes = [n for n in tensor.shape if n not in (1, width)]
-            length = text["input_ids"].shape[1]
-            length = length if length in tensor.shape else (sizes or [0])[0]
-            if length > 3:
-                calls[number] = _Block(module, *copy.deepcopy((args, kwargs)), length, _linear_layers(module))
+    def note(number, module, args, kwargs):
+        tensor = first_tensor([args, kwargs])
+        if calls[number] is None and tensor is not None:
+            sizes = [given] if given in tensor.shape else [n for n in tensor.shape if n not in (1, width)]
+            if sizes and sizes[0] > 3:
+                arguments = copy.deepcopy((args, kwargs))
+                calls[number] = _Block(module, *arguments, sizes[0], _linear_layers(module))
 
-        return note
+    members = [(number, module) for number, stack in enumerate(_stacks(body)) for module in stack]
+    with torch.no_grad(), _overheard(members, note):
+        hidden_states(body, text)
+    return [block for block in calls if block is not None]
 
-    hooks = [
-        module.register_forward_pre_hook(keep(number), with_kwargs=True)
-        for number, modules in enumerate(_stacks(body))
-        for module in modules
-    ]
+
+@contextmanager
+def _overheard(members: list, note):
+    "Call `note` with the arguments of each module's forward pass, also of one that is called past its hooks."
+
+    def listening(number, module, forward):
+        def heard(*args, **kwargs):
+            note(number, module, args, kwargs)
+            return forward(*args, **kwargs)
+
+        return heard
+
+    own = [(module, vars(module).get("forward")) for _, module in members]
+    for number, module in members:
+        module.forward = listening(number, module, module.forward)
     try:
-        with torch.no_grad():
-            hidden_states(body, text)
+        yield
     finally:
-        for hook in hooks:
-            hook.remove()
-    return list(calls.values())
+        for module, forward in own:
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
 
 # %% ../../nbs/models/11_lora.ipynb #5796a6b1
 def projections(
@@ -246,8 +265,8 @@ def projections(
         blocks = _first_calls(body, runnable_text(body))
         for block in blocks:
             kind = _kind(block.module)
-            if found.get(kind):
-                continue
+            if found.get(kind) or any(found.get(_kind(part)) for part in block.module.modules()):
+                continue  # its parts have been asked
             found[kind] = _projections_of(block)
             for name in found[kind]:
                 _check_adaptable(body, block, name)
