@@ -512,14 +512,14 @@ def run_cell(
     cell.seconds = round(time.process_time() - start, 2)
     return cell
 
-
+# %% ../../nbs/conformance/01_suite.ipynb #754b1cc6
 def _one_line(error: Exception, longest: int = 300) -> str:
     text = " ".join(str(error).split())
     for folder in (tempfile.gettempdir(), str(Path.home()), os.getcwd()):
         text = re.sub(rf"{re.escape(folder)}/[^\s'\"]*/", "", text)
     return text[:longest]
 
-# %% ../../nbs/conformance/01_suite.ipynb #06f14be5
+# %% ../../nbs/conformance/01_suite.ipynb #e0af6ffb
 def _slug(name: str) -> str:
     return name.replace("/", "+")
 
@@ -535,7 +535,7 @@ def _end_with_parent():
 
     threading.Thread(target=watch, daemon=True).start()
 
-
+# %% ../../nbs/conformance/01_suite.ipynb #6dd165dd
 def family_child():
     "Run cells of one family in this process; its arguments are FAMILY FOLDER CELL …"
     import torch
@@ -562,7 +562,7 @@ def family_child():
         results["cells"][cell] = asdict(run_cell(lab, cell))
         write_json(file, results)
 
-
+# %% ../../nbs/conformance/01_suite.ipynb #43b3ccb6
 def _built_kind(checkpoint: Path, name: str) -> dict:  # kind, reason
     "Build a family, and sort it by running it."
     try:
@@ -572,7 +572,7 @@ def _built_kind(checkpoint: Path, name: str) -> dict:  # kind, reason
     kind, reason = measured_kind(checkpoint)
     return {"kind": kind, "reason": reason}
 
-# %% ../../nbs/conformance/01_suite.ipynb #15959a26
+# %% ../../nbs/conformance/01_suite.ipynb #dfffe205
 class _Run:
     "The processes of one family, one after the other."
 
@@ -604,7 +604,7 @@ class _Run:
         self.process = start_process(entry, words, self.folder, env, self.folder / "log.txt", warm)
         self.started = time.monotonic()
 
-# %% ../../nbs/conformance/01_suite.ipynb #29f2b97d
+# %% ../../nbs/conformance/01_suite.ipynb #d6ec483c
 def _kill(process):
     "Kill a process and its group, which it leads; one that has not begun is taken back."
     if process.pid is None:
@@ -637,7 +637,7 @@ def _end(run: _Run) -> bool:  # whether its process has ended
     run.done = run.results()["kind"] != "encoder" or not run.left()
     return True
 
-# %% ../../nbs/conformance/01_suite.ipynb #37985227
+# %% ../../nbs/conformance/01_suite.ipynb #308c3a38
 def _run_all(runs: list, jobs: int):
     "Run all families, some at a time."
     env = dict(os.environ) | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -663,7 +663,7 @@ def _run_all(runs: list, jobs: int):
         if warm:
             warm.close()
 
-# %% ../../nbs/conformance/01_suite.ipynb #1f9fafca
+# %% ../../nbs/conformance/01_suite.ipynb #b5b9c4f4
 @dataclass
 class Conformance:
     "The verdicts of all families."
@@ -684,7 +684,7 @@ class Conformance:
     def _repr_html_(self):
         return self.table().to_html()
 
-# %% ../../nbs/conformance/01_suite.ipynb #739cbca3
+# %% ../../nbs/conformance/01_suite.ipynb #db8de091
 def _read(runs: list, families: dict, others: list) -> Conformance:
     "Collect what the processes have written."
     import torch
@@ -707,7 +707,7 @@ def _read(runs: list, families: dict, others: list) -> Conformance:
     others = others.rename(columns={"name": "family"}).sort_values(["kind", "family"], ignore_index=True)
     return Conformance(cells, others, versions)
 
-# %% ../../nbs/conformance/01_suite.ipynb #7d4d4e5a
+# %% ../../nbs/conformance/01_suite.ipynb #c2eb2701
 _SIGNS = {"right": "right", "wrong": "**wrong**", "crash": "**crash**", "refused": "refused"}
 
 
@@ -734,7 +734,7 @@ def markdown(
         lines += _reasons(suite.cells[suite.cells["verdict"] == verdict], title)
     return "\n".join([*lines, *_out_of_scope(suite.others)]) + "\n"
 
-
+# %% ../../nbs/conformance/01_suite.ipynb #f7bcc88d
 def _plain(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
@@ -761,7 +761,7 @@ def _out_of_scope(others: pd.DataFrame) -> list:  # lines
         lines += ["", f"**{kind}** ({len(group)}): {', '.join(names)}"]
     return lines
 
-# %% ../../nbs/conformance/01_suite.ipynb #89e1c7e0
+# %% ../../nbs/conformance/01_suite.ipynb #f96c8512
 def run_suite(
     only: list | None = None,  # families; None = all encoders of the installed transformers
     jobs: int = 1,  # families at a time
