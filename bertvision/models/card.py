@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EXACT', 'Card', 'special_tokens', 'Reader', 'relative_change', 'watch', 'check_kind', 'tf_heads', 'head_reads',
-           'is_cased', 'offsets_cover', 'ask', 'card_of', 'teach']
+           'is_cased', 'offsets_cover', 'ask', 'card_of', 'teach', 'card_rows']
 
-# %% ../../nbs/models/08_card.ipynb #fce2fa74
+# %% ../../nbs/models/08_card.ipynb #b4b2794d
 import copy
 import inspect
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ from ..core.hashing import fingerprint
 from .precision import autocast
 from .sparse import attention_mode
 
-# %% ../../nbs/models/08_card.ipynb #41bbefaa
+# %% ../../nbs/models/08_card.ipynb #cdbf5290
 @dataclass(frozen=True)
 class Card:
     "What an encoder and its tokenizer are, measured."
@@ -43,7 +43,7 @@ class Card:
 
 EXACT = 1e-4
 
-# %% ../../nbs/models/08_card.ipynb #16ce11c6
+# %% ../../nbs/models/08_card.ipynb #d4abe92f
 def special_tokens(
     tokenizer,  # a Hugging Face tokenizer
 ) -> tuple:  # (ids before a text, ids after it)
@@ -63,7 +63,7 @@ def _pieces(tokenizer, vocabulary: int, number: int, seed: int) -> list:
     pieces = [int(i) for i in drawn if int(i) not in special] or [0]
     return [pieces[i % len(pieces)] for i in range(number)]
 
-# %% ../../nbs/models/08_card.ipynb #43fddfad
+# %% ../../nbs/models/08_card.ipynb #c0c75602
 class Reader:
     "Reads texts with the body of a model, in evaluation mode. Raises EncoderError if that fails."
 
@@ -94,7 +94,7 @@ class Reader:
         "Return all states of a batch, checked."
         return _stacked(self.run(ids, mask, types), ids)
 
-# %% ../../nbs/models/08_card.ipynb #adeeffcd
+# %% ../../nbs/models/08_card.ipynb #bf81a4fd
 def _stacked(states, ids) -> torch.Tensor:  # (L + 1, B, T, D)
     "Stack the states of all layers. Raises EncoderError unless each token has one finite state per layer."
     if not states:
@@ -122,7 +122,7 @@ def relative_change(
     change = (states - others).norm(dim=-1)  # (L + 1, T)
     return float((change / size.clamp_min(1e-30)).max())
 
-# %% ../../nbs/models/08_card.ipynb #2089833e
+# %% ../../nbs/models/08_card.ipynb #b4314e1b
 @dataclass
 class _Call:
     "A module that was called, its first argument and its output."
@@ -160,7 +160,7 @@ def watch(
         for handle in handles:
             handle.remove()
 
-# %% ../../nbs/models/08_card.ipynb #936dfe3d
+# %% ../../nbs/models/08_card.ipynb #21fb1c82
 def _same_memory(a, b) -> bool:
     return a is not None and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
@@ -187,12 +187,12 @@ def _positions(calls: list, length: int) -> int | None:
     "Return the places of the table that is read in order, without those before the first; None if there is none."
     order = torch.arange(length)
     for call in _tables(calls):
-        ids = call.given.flatten()
+        ids = call.given.flatten()[:length]  # Longformer reads padding of its own behind them
         if len(ids) == length and torch.equal(ids - ids[0], order.to(ids)):
             return len(call.module.weight) - int(ids[0])
     return None
 
-# %% ../../nbs/models/08_card.ipynb #f8662cab
+# %% ../../nbs/models/08_card.ipynb #f0ed1ed8
 def _is_stacked(name: str, body) -> bool:
     "Tell whether a module lies in a stack of blocks."
     parts = name.split(".")
@@ -214,7 +214,7 @@ def _last_kind(calls: list, body, last: torch.Tensor) -> str:  # last: (1, T, D)
         return "block"
     return "normed"
 
-# %% ../../nbs/models/08_card.ipynb #69ff4294
+# %% ../../nbs/models/08_card.ipynb #e5b1b4b6
 def check_kind(
     config,  # of transformers
 ):
@@ -250,7 +250,7 @@ def _check_context(reader: Reader, ids, alone):
     if after <= 1e-5 * before:
         raise EncoderError("reads backwards: a changed token moves no state after it; expected an encoder")
 
-# %% ../../nbs/models/08_card.ipynb #2bd31ba8
+# %% ../../nbs/models/08_card.ipynb #c481220f
 def _check_states(reader: Reader, ids, alone):
     "Raise EncoderError if the states are zero or constant, or differ between two equal calls."
     last = alone[-1, 0]  # (T, D)
@@ -265,7 +265,7 @@ def _check_states(reader: Reader, ids, alone):
             "expected the same states"
         )
 
-# %% ../../nbs/models/08_card.ipynb #3fe5bc1e
+# %% ../../nbs/models/08_card.ipynb #484091ae
 def _segments(reader: Reader, calls: list, types, ids, first) -> int:
     "Return the number of segments that the model distinguishes; 0 = none."
     words = {id(c.module) for c in _tables(calls) if _same_memory(c.given, ids)}
@@ -282,7 +282,22 @@ def _segments(reader: Reader, calls: list, types, ids, first) -> int:
     rows = tables[0].weight.detach()
     return len(rows) if changes or torch.equal(rows[0], rows[1]) else 0
 
-# %% ../../nbs/models/08_card.ipynb #e00472c2
+# %% ../../nbs/models/08_card.ipynb #9f64d40d
+def _check_pair(reader: Reader, segments: int):
+    "Raise EncoderError if the tokenizer gives a pair segment ids that the encoder lacks."
+    pair = reader.tokenizer("the word", "another", return_token_type_ids=True)
+    types = list(pair["token_type_ids"])
+    if max(types) < segments:
+        return
+    try:
+        reader.states(torch.tensor([list(pair["input_ids"])]), types=torch.tensor([types]))
+    except EncoderError as e:
+        raise EncoderError(
+            f"has {segments} segments, and its tokenizer gives a pair segment ids up to {max(types)}; "
+            "expected a tokenizer made for this encoder"
+        ) from e
+
+# %% ../../nbs/models/08_card.ipynb #7d014035
 @dataclass
 class _First:
     "What the first text showed."
@@ -303,11 +318,13 @@ def _read_once(reader: Reader) -> _First:
     states = _stacked(raw, ids)
     segments = _segments(reader, calls, types, ids, states) if takes_types else 0
     reader.types = segments >= 2
+    if reader.types:
+        _check_pair(reader, segments)
     if takes_types and segments == 0:
         states = reader.states(ids)  # ids of zero may do something else than none
     return _First(ids, states, segments, _positions(calls, ids.shape[1]), _last_kind(calls, reader.body, raw[-1]))
 
-# %% ../../nbs/models/08_card.ipynb #8f56e5f8
+# %% ../../nbs/models/08_card.ipynb #75a8d1d6
 def _with_head(body):
     "Return a new classification head on a body, or None if transformers has none for it."
     kind = tf_heads().get(type(body.config), None)
@@ -352,7 +369,7 @@ def head_reads(
         return None
     return gradient[0].abs().sum(-1).nonzero().flatten().tolist()
 
-# %% ../../nbs/models/08_card.ipynb #59c87645
+# %% ../../nbs/models/08_card.ipynb #8888a7fc
 def _cls_place(reader: Reader, ids) -> int | None:
     "Return the place of CLS: that of the tokenizer's, or the only one that a head reads."
     last = ids.shape[1] - 1
@@ -366,7 +383,7 @@ def _cls_place(reader: Reader, ids) -> int | None:
         return 0
     return -1 if token is not None and ids[0, last] == token else None
 
-# %% ../../nbs/models/08_card.ipynb #2e93cd6e
+# %% ../../nbs/models/08_card.ipynb #e691d0fa
 def _turning_length(model, short: int, longest: int) -> int | None:
     "Return the shortest length that is read with another kind of attention than a short text; None if there is none."
     kind = attention_mode(model, short).name
@@ -388,7 +405,7 @@ def _lengths(model, short: int, longest: int | None) -> list:
     turning = _turning_length(model, short, longest) if longest > short else None
     return [n for n in (min(41, longest), turning) if n and n > short]
 
-# %% ../../nbs/models/08_card.ipynb #2f6b3180
+# %% ../../nbs/models/08_card.ipynb #4f6acc84
 def _beside(reader: Reader, ids, length: int) -> tuple:  # ids, mask (2, T), places of the short text
     "Pad a text to a batch with a text of a length."
     pad = reader.tokenizer.pad_token_id
@@ -426,7 +443,7 @@ def _check_equal_lengths(reader: Reader, ids, alone):
             "expected states that depend on the text alone"
         )
 
-# %% ../../nbs/models/08_card.ipynb #a44a7b79
+# %% ../../nbs/models/08_card.ipynb #c635c930
 def _precisions(reader: Reader, ids, mask) -> tuple:
     "Return the precisions in which a batch gives finite states."
     try:
@@ -443,7 +460,7 @@ def _longest(config, positions: int | None) -> int | None:
     known = [n for n in (stated, positions) if isinstance(n, int) and n > 1]
     return min(known, default=None)
 
-# %% ../../nbs/models/08_card.ipynb #86a6ff30
+# %% ../../nbs/models/08_card.ipynb #9786d28e
 _SENTENCE = "The café's owner, Zoë O'Neil, paid $3,000.50 in Łódź (Poland)."
 
 
@@ -466,7 +483,7 @@ def offsets_cover(
         covered.update(range(start, end))
     return covered >= {i for i, character in enumerate(text) if not character.isspace()}
 
-# %% ../../nbs/models/08_card.ipynb #9dda4205
+# %% ../../nbs/models/08_card.ipynb #07d8c277
 def ask(
     model,  # a model of transformers, with or without a head
     tokenizer,  # its tokenizer
@@ -512,7 +529,7 @@ def _ask(model, reader: Reader) -> Card:
         offsets=offsets_cover(tokenizer),
     )
 
-# %% ../../nbs/models/08_card.ipynb #8fbe5da4
+# %% ../../nbs/models/08_card.ipynb #34a96608
 def card_of(
     encoder,  # an Encoder
 ) -> Card:
@@ -544,3 +561,26 @@ def teach(
     tokenizer.batches = card.batches
     tokenizer.cls_place = card.cls
     return tokenizer
+
+# %% ../../nbs/models/08_card.ipynb #f0923392
+def card_rows(card: Card) -> list:  # (question, answer)
+    "Describe a card in words."
+    segments = f"{card.segments} segments" if card.segments >= 2 else "none; no ids are made"
+    if card.batches == "any":
+        beside = f"the same to {max(card.companions, 1e-7):.0e} of their size; batches may be padded"
+    else:
+        beside = f"others, by {card.companions:.1g} of their size; batches of equal length only"
+    last = "the last block's output" if card.last == "block" else "the output of a norm after the last block"
+    return [
+        ("family", card.family),
+        ("blocks and width", f"{card.blocks} x {card.width}"),
+        ("segment ids", segments),
+        ("place of CLS", {0: "first", -1: "last"}.get(card.cls, "it has none")),
+        ("padding", card.padding),
+        ("states beside a longer text", beside),
+        ("last state", last),
+        ("longest text", f"{card.longest} tokens" if card.longest else "no limit known"),
+        ("precisions that work", ", ".join(card.precisions)),
+        ("upper and lower case", "distinguished" if card.cased else "read as lower case"),
+        ("offsets of its tokens", "cover the text" if card.offsets else "do not cover the text"),
+    ]
