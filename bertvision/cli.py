@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run', 'search', 'plan', 'status', 'accept', 'report', 'verify', 'predict', 'score', 'submit', 'embed', 'hans',
            'train_probes', 'predict_with_probes', 'evaluate_probes', 'probes', 'export', 'compare', 'tasks', 'encoders',
-           'encoder_suite', 'doctor', 'readme', 'parser', 'main']
+           'check_encoder', 'encoder_suite', 'doctor', 'readme', 'parser', 'main']
 
 # %% ../nbs/cli.ipynb #d414873a
 import argparse
@@ -709,8 +709,24 @@ def encoders(args) -> int:
     print(text_table(map(_encoder_row, all_encoders()), [*heads, "tuned on texts of", "note"]))
     print(
         "also: any folder with a Hugging Face checkpoint, any hub id owner/name; "
-        "names of GluonNLP's model zoo: bertvision encoders --gluon"
+        "names of GluonNLP's model zoo: bertvision encoders --gluon; what an encoder is: bertvision encoders check NAME"
     )
+    return 0
+
+
+_CHECK = [_argument("encoder", "zoo name, folder or hub id of a checkpoint", "ENCODER")]
+
+
+def check_encoder(args) -> int:
+    "Load an encoder and print its card: segments, CLS, padding, length and precision, found by asking the model."
+    from bertvision.engine.forecast import text_table
+    from bertvision.models.card import card_rows
+    from bertvision.models.encoders import load_encoder
+
+    encoder = load_encoder(args.encoder)
+    print(text_table(card_rows(encoder.card), ["question", encoder.name]))
+    for note in encoder.notes:
+        print(f"note: {note}")
     return 0
 
 # %% ../nbs/cli.ipynb #3115b9dc
@@ -873,6 +889,7 @@ def parser() -> argparse.ArgumentParser:
         _add_command(steps, name, command, rows)
     steps = subparsers[encoders].add_subparsers(dest="step", metavar="STEP")
     _add_command(steps, "suite", encoder_suite, _SUITE)
+    _add_command(steps, "check", check_encoder, _CHECK)
     return top
 
 # %% ../nbs/cli.ipynb #32c0bba5

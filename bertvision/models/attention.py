@@ -474,7 +474,7 @@ def extend_positions(
         return encoder
     if encoder is not model:
         encoder.tokenizer.model_max_length = length
-        if encoder.card:
+        if getattr(encoder, "card", None):
             encoder.card = replace(encoder.card, longest=length)
         encoder.fingerprint = fingerprint([encoder.fingerprint, "positions", length])
         if encoder.unswapped:
