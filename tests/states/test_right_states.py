@@ -70,8 +70,9 @@ def build(family, head="Model", **config):
         made = getattr(tf, f"{family}Config")(**options)
         made._attn_implementation = "eager"
         model = getattr(tf, f"{family}{head}")(made).eval()
-        for p in model.parameters():  # far from a new model's, so that every part matters
-            p.data.add_(torch.randn_like(p) * 0.2)
+        for name, p in model.named_parameters():  # far from a new model's, so that every part matters
+            if "embed_positions" not in name:  # RoFormer's sines, which make its positions relative
+                p.data.add_(torch.randn_like(p) * 0.2)
     names = ["input_ids", "attention_mask"]
     tokenizer.model_input_names = names + ["token_type_ids"] * (family in SEGMENTS)
     tokenizer.cls_place = -1 if family == "XLNet" else 0
