@@ -1,4 +1,4 @@
-"""What tokenizers do to answers: no letter is lost, special tokens in a text are text, any place may be no answer."""
+"""What tokenizers do to answers: no letter is lost, special tokens in a text are text, no answer has its own place."""
 
 import random
 import re
@@ -20,7 +20,7 @@ from bertvision.qa.grading import answer_ceiling
 from bertvision.qa.windows import cover_text, make_windows, read_pair_template
 
 TEXTS = {
-    "English": "Ann bought a red boat (for €5), and in the end Ben sold 1 blue kite; cafe\u0301s of Zoë's pals saw it.",
+    "English": "Ann bought a red boat (for €5), and in the end Ben sold 1 blue kite; cafe\u0301s of Zoë too.",
     "Hindi": "राम के घर में एक लाल नाव थी। सीता ने उसे नदी पर देखा और कहा कि वह सुंदर है।",
     "Thai": "แม่น้ำ นี้ ยาว ที่สุด ใน ประเทศ และ มี เรือ สีแดง จอด อยู่ ที่ ท่าน้ำ",
     "Arabic": "كِتَابٌ جَدِيدٌ عَلَى الطَّاوِلَةِ وَالوَلَدُ يَقْرَأُ",
@@ -190,7 +190,7 @@ def test_no_answer_has_a_place_outside_the_context(template, side):
     tokenizer.padding_side = side
     text = TEXTS["English"]
     data = questions([("who ?", text, "Ann"), ("who sold it ?", text * 2, ""), ("what ?", text, "1 blue kite")])
-    windows = make_windows(data, tokenizer, 120, 40, cached=False)
+    windows = make_windows(data, tokenizer, 60, 20, cached=False)
     tokenizer.padding_side = "right"
     assert len(windows) > 3 and windows.types is None
     logits = np.zeros((len(windows.input_ids), 2), np.float32)
@@ -260,3 +260,27 @@ def test_real_windows_of_minilm_are_those_of_its_offsets(data_dir):
         given = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         assert (windows.chars.of(i) == np.array(given)).mean() > 0.99
     assert answer_ceiling(tokenizer, data).exact_match > 0.99
+
+
+def test_a_run_notes_what_its_tokens_allow(tmp_path):
+    from dataclasses import replace
+
+    from bertvision.data.sources import load_task
+    from bertvision.data.splits import split
+    from bertvision.models.encoders import load_encoder
+    from bertvision.runs.recipes import Recipe
+    from bertvision.training.trainer import Trainer
+
+    def without_first_letter(row):
+        gold = row["answers"]
+        return {
+            "answers": {"text": [t[1:] for t in gold["text"]], "answer_start": [s + 1 for s in gold["answer_start"]]}
+        }
+
+    task = load_task("toy-qa", sizes={"train": 20, "validation": 20})
+    for change, notes in ((None, 0), (without_first_letter, 1)):
+        data = task["validation"].map(change) if change else task["validation"]
+        parts = split(replace(task, splits=task.splits | {"validation": data}))
+        encoder = load_encoder("tiny-random", task.task)
+        Trainer(encoder, parts, Recipe(max_length=64, doc_stride=16), tmp_path)
+        assert sum("validation: the tokenizer allows an exact match of at most" in n for n in encoder.notes) == notes
