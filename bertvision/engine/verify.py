@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'kept_models', 'small_parameters', 'why_no_code', 'Sources', 'Group', 'find_groups', 'Replay', 'chain',
-           'replay_of', 'fully_reported', 'Verdict', 'obstacle', 'Rehearsal', 'keep_evidence', 'Verified', 'verify',
-           'FullRehearsal', 'verify_full']
+           'replay_of', 'fully_reported', 'Verdict', 'obstacle', 'Rehearsal', 'enlarged', 'keep_evidence', 'Verified',
+           'verify', 'FullRehearsal', 'verify_full']
 
 # %% ../../nbs/engine/13_verify.ipynb #12cd236c
 import io
@@ -386,6 +386,7 @@ class Rehearsal:
     order: list = field(default_factory=list)  # ids of the runs to replay
     replays: dict = field(default_factory=dict)  # id -> {side: Replay}
     small: dict = field(default_factory=dict)  # id -> parameters that make it small
+    enlarged: set = field(default_factory=set)  # ids of runs that neither code could replay at the first size
     first: dict = field(default_factory=dict)  # id -> Verdict of the first comparison, if a third replay was needed
     verdicts: dict = field(default_factory=dict)  # id -> Verdict
     active: list = field(default_factory=list)
@@ -423,7 +424,19 @@ class Rehearsal:
         "Tell whether nothing can be built on a run with this verdict."
         return not judged.holds
 
-# %% ../../nbs/engine/13_verify.ipynb #a24669dd
+# %% ../../nbs/engine/13_verify.ipynb #5acc825c
+_LARGER = 8  # times as many examples, where the first size was too small for either code
+
+
+def enlarged(
+    small: dict,  # values of parameters that make a replay small
+    parameters: dict,  # of the run
+) -> dict:
+    "Return the values for a larger replay: more examples, but not more than the run itself had."
+    examples = {name: value * _LARGER for name, value in small.items() if name.endswith("_examples")}
+    return small | {name: min(value, parameters.get(name) or value) for name, value in examples.items()}
+
+# %% ../../nbs/engine/13_verify.ipynb #6253d3af
 _PRELOADED = ("sklearn.cluster", "sklearn.decomposition", "safetensors.torch", "peft", "pyarrow.parquet")
 
 
@@ -433,6 +446,8 @@ def _prepare(self: Rehearsal, id: str):
     job, record = self.plan.job(id), self.records[id]
     root = self.sources.folder(str(record.get("code_version")))
     small = _common_small(self.plan, job, record, root)
+    if id in self.enlarged:
+        small = enlarged(small, job.parameters)
     if id in self.fully_reported:
         small.pop("report_examples", None)
     old = replay_of(job, record, "record", root, self.place, small)
@@ -532,6 +547,10 @@ def _judge(self: Rehearsal, id: str):
     "Compare both sides of a run that have ended; request a third replay if they differ."
     sides, small = self.replays[id], self.small[id]
     old, new, again = sides["record"], sides["today"], sides.get("again")
+    if old.failure and new.failure and id not in self.enlarged and max(old.ended, new.ended) < self.longest:
+        self.enlarged.add(id)
+        self._prepare(id)
+        return
     if old.failure or new.failure:
         judged = _failed(old.failure, new.failure, small)
     elif again is None:
