@@ -14,7 +14,6 @@ from .local import lock_study
 from .plan import Job, Plan, job_state
 from ..runs.parameters import read_parameters
 from ..runs.records import foreign_record, mark_accepted
-from ..runs.witness import stamps_of
 
 # %% ../../nbs/engine/12_accept.ipynb #108b3405
 _new = {}  # experiment -> sets of new parameters of earlier runs: the next run probably lacks the same ones
@@ -59,9 +58,23 @@ def objection_to(
     return "its parameters have other values"
 
 
-def _known_as(record: dict) -> list:
+_NOW = "~"  # after every date
+
+
+def _known_as(record: dict) -> list:  # of (fingerprint, date until which it held), the current one first
     "Return the fingerprints under which a run was known, also before it was accepted for newer code."
-    return list(dict.fromkeys(stamp.partition(":")[0] for stamp in stamps_of(record)))
+    entries = [entry for entry in reversed(record.get("accepted") or []) if isinstance(entry, dict)]
+    entries = [entry for entry in entries if isinstance(entry.get("was"), dict)]
+    known = [((record.get("fingerprints") or {}).get("job"), _NOW)]
+    for entry in entries:
+        known.append((entry["was"].get("job", known[-1][0]), str(entry.get("when") or "")))
+    return known
+
+
+def _moments(needs: list) -> list:  # of tuples of fingerprints; needs: from `_known_as`
+    "Return the fingerprints that runs had together, for each moment at which one of them changed."
+    dates = sorted({until for known in needs for _, until in known}, reverse=True)
+    return [tuple([job for job, until in known if until >= date][-1] for known in needs) for date in dates]
 
 
 def _objection(job: Job, record: dict, was: dict) -> str:
@@ -74,7 +87,9 @@ def _objection(job: Job, record: dict, was: dict) -> str:
     missing = [n for n in job.needs if n not in was]
     if missing:
         return f"it builds on {missing[0]}, which is not finished or not accepted"
-    candidates = islice(product(*(was[n] for n in job.needs)), 10_000)
+    needed = [was[n] for n in job.needs]
+    mixed = islice(product(*([job for job, _ in known] for known in needed)), 10_000)
+    candidates = [*_moments(needed), *mixed]
     return "" if any(fingerprint(sorted(each)) == needs for each in candidates) else "it was built on other runs"
 
 # %% ../../nbs/engine/12_accept.ipynb #6761383c
@@ -87,7 +102,7 @@ def _accept_all(plan: Plan, reason: str, proofs: dict | None = None) -> tuple:
     for job in plan.jobs:  # needs come first
         state = job_state(job)
         if state.name == "done":
-            was[job.id] = list(dict.fromkeys([*_known_as(state.record), job.fingerprint]))
+            was[job.id] = [(job.fingerprint, _NOW), *_known_as(state.record)]
         if state.name != "changed" or state.record["status"] != "done":
             continue
         if proofs is not None and job.id not in proofs:

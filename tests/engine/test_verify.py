@@ -10,12 +10,15 @@ from study_lab import Lab, pretend_done
 import bertvision
 from bertvision.cli import main
 from bertvision.core.errors import DataError, StudyError
+from bertvision.core.executed import source_of
+from bertvision.core.hashing import fingerprint
 from bertvision.core.io import read_json, resources, write_json
 from bertvision.engine import verify as module
 from bertvision.engine.declaration import read_declaration
+from bertvision.engine.fingerprint import notebook_fingerprint
 from bertvision.engine.grid import load_study
 from bertvision.engine.plan import job_state, plan
-from bertvision.engine.verify import find_groups, small_parameters, verify, why_no_code
+from bertvision.engine.verify import Sources, find_groups, small_parameters, verify, why_no_code
 from bertvision.reporting.page import accepted
 from bertvision.reporting.results import read_study
 from bertvision.runs.locks import lock
@@ -220,6 +223,39 @@ def test_a_shallow_clone_is_named(monkeypatch):
     monkeypatch.setattr(module, "_git", lambda command, *more: answers[command])
     assert (
         why_no_code("0.1.0+925e21a") == "commit 925e21a is not in this clone, which is shallow: git fetch --unshallow"
+    )
+
+
+def test_a_tree_with_changes_counts_where_the_run_executed_none_of_them(tmp_path, monkeypatch):
+    root, home, version = tmp_path / "commit", tmp_path / "study", "0.1.0+abcdef0-dirty"
+    module_file = root / "bertvision" / "data" / "tasks.py"
+    module_file.parent.mkdir(parents=True)
+    module_file.write_text("one = 1\n")
+    (root / "nbs" / "experiments").mkdir(parents=True)
+    notebook = shutil.copy(resources() / "experiments" / "finetune.ipynb", root / "nbs" / "experiments")
+    kept = {"bertvision.data.tasks": {"source": source_of(module_file).digest, "executed": {}, "file": ""}}
+    (home / "executed").mkdir(parents=True)
+    write_json(home / "executed" / f"{fingerprint(kept)}.json", kept)
+    record = {
+        "experiment": "finetune",
+        "code_version": version,
+        "executed": fingerprint(kept),
+        "fingerprints": {"notebook": notebook_fingerprint(notebook)},
+    }
+    monkeypatch.setattr(module, "why_no_code", lambda version: "")
+
+    def why(record):
+        sources = Sources(tmp_path)
+        sources.folders[version] = root
+        return sources.why_not_of(record, home)
+
+    assert why(record) == ""
+    assert "holds the notebook finetune that it executed" in why(record | {"fingerprints": {"notebook": "0"}})
+    assert "holds the code (there is no list of it) that" in why(record | {"executed": "0" * 16})
+    module_file.write_text("one = 2\n")
+    assert (
+        why(record)
+        == f"it was made by {version}, and no commit holds the module bertvision.data.tasks that it executed"
     )
 
 
