@@ -142,13 +142,24 @@ def why_no_code(
     return f"commit {commit} is not in this clone" + (", which is shallow: git fetch --unshallow" if shallow else "")
 
 # %% ../../nbs/engine/13_verify.ipynb #914220d4
+def _made_with(record: dict) -> dict:  # notebook: fingerprint, executed: name of the list
+    "Return what made a record, before the run was accepted for newer code."
+    accepted = [entry for entry in record.get("accepted") or [] if isinstance(entry, dict)]
+    earlier = [entry["was"] for entry in reversed(accepted) if isinstance(entry.get("was"), dict)]  # the oldest last
+    made = {"notebook": (record.get("fingerprints") or {}).get("notebook"), "executed": record.get("executed")}
+    for was in earlier:
+        made |= {name: was[name] for name in made if name in was}
+    return made
+
+
 def _uncommitted(record: dict, folder: Path, root: Path) -> str:
     "Name the first module that a run executed otherwise than the code in a folder has it, or its notebook; '' if none."
-    if record.get("fingerprints", {}).get("notebook") != notebook_fingerprint(_old_notebook(root, record)):
+    made = _made_with(record)
+    if made["notebook"] != notebook_fingerprint(_old_notebook(root, record)):
         return f"notebook {record['experiment']}"
     try:
-        kept = read_executed(record, home_of(folder, record.get("job")))
-    except (DataError, KeyError):
+        kept = read_executed(made, home_of(folder, record.get("job")))
+    except DataError:
         return "code (there is no list of it)"
     for module, then in kept.items():
         path = root / Path(*module.split("."))

@@ -250,6 +250,11 @@ def test_a_tree_with_changes_counts_where_the_run_executed_none_of_them(tmp_path
         return sources.why_not_of(record, home)
 
     assert why(record) == ""
+    newer = {
+        "fingerprints": {"notebook": "0"},
+        "accepted": [{"was": record["fingerprints"]}, {"was": {"notebook": "1"}}],
+    }
+    assert why(record | newer) == ""  # accepted for newer code since
     assert "holds the notebook finetune that it executed" in why(record | {"fingerprints": {"notebook": "0"}})
     assert "holds the code (there is no list of it) that" in why(record | {"executed": "0" * 16})
     module_file.write_text("one = 2\n")
