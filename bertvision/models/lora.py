@@ -231,7 +231,7 @@ def _first_calls(body, text: dict) -> list:  # _Block
         hidden_states(body, text)
     return [block for block in calls if block is not None]
 
-
+# %% ../../nbs/models/11_lora.ipynb #e617cc33
 @contextmanager
 def _overheard(members: list, note):
     "Call `note` with the arguments of each module's forward pass, also of one that is called past its hooks."
