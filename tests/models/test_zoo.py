@@ -12,7 +12,8 @@ from bertvision.cli import main
 from bertvision.core.errors import EncoderError
 from bertvision.data.batches import tokenise
 from bertvision.data.tasks import all_tasks, get_task
-from bertvision.models.encoders import _BUILT, build_random, encoder_fingerprint, freeze, load_encoder, locate
+from bertvision.models.encoders import _BUILT, build_random, encoder_fingerprint, load_encoder, locate
+from bertvision.models.freezing import freeze
 from bertvision.models.registry import ENCODERS, GLUON, all_encoders, check_encoder
 from bertvision.states.stream import Stream
 
