@@ -70,7 +70,7 @@ def _known_as(record: dict) -> list:  # of (fingerprint, date until which it hel
         known.append((entry["was"].get("job", known[-1][0]), str(entry.get("when") or "")))
     return known
 
-
+# %% ../../nbs/engine/12_accept.ipynb #1ffd2065
 def _moments(needs: list) -> list:  # of tuples of fingerprints; needs: from `_known_as`
     "Return the fingerprints that runs had together, for each moment at which one of them changed."
     dates = sorted({until for known in needs for _, until in known}, reverse=True)

@@ -154,8 +154,8 @@ def _made_with(record: dict) -> dict:  # notebook: fingerprint, executed: name o
 
 def _uncommitted(record: dict, folder: Path, root: Path) -> str:
     "Name the first module that a run executed otherwise than the code in a folder has it, or its notebook; '' if none."
-    made = _made_with(record)
-    if made["notebook"] != notebook_fingerprint(_old_notebook(root, record)):
+    made, notebook = _made_with(record), _old_notebook(root, record)
+    if not notebook.is_file() or made["notebook"] != notebook_fingerprint(notebook):
         return f"notebook {record['experiment']}"
     try:
         kept = read_executed(made, home_of(folder, record.get("job")))
@@ -168,7 +168,7 @@ def _uncommitted(record: dict, folder: Path, root: Path) -> str:
             return f"module {module}"
     return ""
 
-
+# %% ../../nbs/engine/13_verify.ipynb #07b93d5a
 @dataclass
 class Sources:
     "Folders with the code of commits, each fetched once."
@@ -199,16 +199,18 @@ class Sources:
             self.folders[code_version] = self.place / code_version
         return self.folders[code_version]
 
-    def why_not_of(self, record: dict, folder: Path) -> str:
-        "Explain why there is no code of a record, also where its tree had changes that it executed; '' if there is."
-        version = str(record.get("code_version") or "")
-        why = self.why_not(version)
-        if why or not version.endswith("-dirty") or version in (self.given or {}):
-            return why
-        changed = _uncommitted(record, folder, self.folder(version))
-        if not changed:
-            return ""
-        return f"it was made by {version}, and no commit holds the {changed} that it executed"
+# %% ../../nbs/engine/13_verify.ipynb #4bfd98ae
+@patch
+def why_not_of(self: Sources, record: dict, folder: Path) -> str:
+    "Explain why there is no code of a record, also where its tree had changes that it executed; '' if there is."
+    version = str(record.get("code_version") or "")
+    why = self.why_not(version)
+    if why or not version.endswith("-dirty") or version in (self.given or {}):
+        return why
+    changed = _uncommitted(record, folder, self.folder(version))
+    if not changed:
+        return ""
+    return f"it was made by {version}, and no commit holds the {changed} that it executed"
 
 # %% ../../nbs/engine/13_verify.ipynb #2d7a239c
 @dataclass
@@ -501,7 +503,7 @@ def _prepare(self: Rehearsal, id: str):
     self.small[id] = small
     self.replays[id] = {"record": old, "today": new}
 
-
+# %% ../../nbs/engine/13_verify.ipynb #db77e06b
 @patch
 def _launch(self: Rehearsal, replay: Replay):
     "Start a replay, in a fork if the system can. Both sides have the same environment, except for the cache."

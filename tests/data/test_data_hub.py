@@ -1,6 +1,5 @@
 """The hub's layout, from a local copy that the tests make: the same rows give the same content as a folder."""
 
-
 import datasets
 import httpx
 import pytest

@@ -1,5 +1,6 @@
 """Power before the run: the forecast is what simulated studies find, and `plan` and `run` print it."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -135,11 +136,10 @@ def test_plan_prints_what_glue_small_could_find(capsys):
 
 
 def test_each_task_may_have_its_own_number_of_seeds(some_runs, tmp_path):
-    study = (
-        (ROOT / "nbs/studies/glue-small.yaml")
-        .read_text()
-        .replace("seeds: [0, 1, 2]", "seeds: {cola: [0, 1, 2], mrpc: [0, 1, 2, 3, 4], rte: [0], sts-b: [0, 1]}")
-    )
+    study = (ROOT / "nbs/studies/glue-small.yaml").read_text()
+    study = re.sub(r"^ +seeds: .*\n", "", study, flags=re.M)  # of single steps
+    each = "seeds: {cola: [0, 1, 2], mrpc: [0, 1, 2, 3, 4], rte: [0], sts-b: [0, 1]}"
+    study = re.sub(r"^seeds: .*$", each, study, count=1, flags=re.M)
     (tmp_path / "glue-each.yaml").write_text(study)
     text = power_text(small(some_runs, tmp_path / "glue-each.yaml"))
     assert "found with its seeds" in text and "One seed on rte: no difference can be claimed" in text

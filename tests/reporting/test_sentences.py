@@ -79,8 +79,9 @@ QUICK = ("xnli-small", "pretrain-small")
 @pytest.mark.parametrize("study", [s if s in QUICK else pytest.param(s, marks=pytest.mark.long) for s in STUDIES])
 def test_the_report_made_today_is_the_committed_one_and_its_page_claims_the_same(study, tmp_path):
     today, committed = made_again(study, tmp_path), ROOT / "outputs" / study / "report"
-    for name in ("table.md", "table.csv"):
-        assert (today / name).read_text(encoding="utf-8") == (committed / name).read_text(encoding="utf-8"), name
+    assert (today / "table.md").read_text(encoding="utf-8") == (committed / "table.md").read_text(encoding="utf-8")
+    tables = [pd.read_csv(folder / "table.csv") for folder in (today, committed)]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-9, atol=1e-12)  # processors differ in the last digits
     claims = claims_of(checked(study).parts)
     for name in ("report.html", "notebook.ipynb"):
         page = claims_of(READERS[Path(name).suffix]((today / name).read_text(encoding="utf-8")))
