@@ -30,7 +30,7 @@ from ..core.executed import source_of
 from ..core.hashing import fingerprint
 from ..core.io import read_json, write_json
 from ..core.machine import versions
-from .accept import accept_replayed, objection_to
+from .accept import accept_replayed, identities, objection_to
 from .agreement import compare_runs, first_differences, verdict
 from .child import explain, oom_kills
 from .declaration import Declaration, read_declaration
@@ -142,19 +142,9 @@ def why_no_code(
     return f"commit {commit} is not in this clone" + (", which is shallow: git fetch --unshallow" if shallow else "")
 
 # %% ../../nbs/engine/13_verify.ipynb #914220d4
-def _made_with(record: dict) -> dict:  # notebook: fingerprint, executed: name of the list
-    "Return what made a record, before the run was accepted for newer code."
-    accepted = [entry for entry in record.get("accepted") or [] if isinstance(entry, dict)]
-    earlier = [entry["was"] for entry in reversed(accepted) if isinstance(entry.get("was"), dict)]  # the oldest last
-    made = {"notebook": (record.get("fingerprints") or {}).get("notebook"), "executed": record.get("executed")}
-    for was in earlier:
-        made |= {name: was[name] for name in made if name in was}
-    return made
-
-
 def _uncommitted(record: dict, folder: Path, root: Path) -> str:
     "Name the first module that a run executed otherwise than the code in a folder has it, or its notebook; '' if none."
-    made, notebook = _made_with(record), _old_notebook(root, record)
+    made, notebook = identities(record)[-1], _old_notebook(root, record)
     if not notebook.is_file() or made["notebook"] != notebook_fingerprint(notebook):
         return f"notebook {record['experiment']}"
     try:
@@ -205,7 +195,7 @@ def why_not_of(self: Sources, record: dict, folder: Path) -> str:
     "Explain why there is no code of a record, also where its tree had changes that it executed; '' if there is."
     version = str(record.get("code_version") or "")
     why = self.why_not(version)
-    if why or not version.endswith("-dirty") or version in (self.given or {}):
+    if why or not version.endswith("-dirty"):
         return why
     changed = _uncommitted(record, folder, self.folder(version))
     if not changed:
@@ -451,26 +441,30 @@ class Rehearsal:
         "List the runs that a run builds on."
         return [n for ids in chain(self.plan.job(id), self.most).values() for n in ids]
 
-    def add(self, job: Job):
-        "Add a run and all that it builds on."
-        if job.id in self.order or job.id in self.verdicts:
-            return
-        barrier = obstacle(job, self.records, self.sources)
-        if barrier:
-            self.verdicts[job.id] = barrier
-            return
-        for id in self.needs(job.id):
-            self.add(self.plan.job(id))
-        self.order.append(job.id)
-
-    def sort(self):
-        "Put the runs into the order of the plan, in which needs come first."
-        place = {job.id: i for i, job in enumerate(self.plan.jobs)}
-        self.order.sort(key=place.get)
-
     def blocks(self, judged: Verdict) -> bool:
         "Tell whether nothing can be built on a run with this verdict."
         return not judged.holds
+
+# %% ../../nbs/engine/13_verify.ipynb #1bd21e5a
+@patch
+def add(self: Rehearsal, job: Job):
+    "Add a run and all that it builds on."
+    if job.id in self.order or job.id in self.verdicts:
+        return
+    barrier = obstacle(job, self.records, self.sources)
+    if barrier:
+        self.verdicts[job.id] = barrier
+        return
+    for id in self.needs(job.id):
+        self.add(self.plan.job(id))
+    self.order.append(job.id)
+
+
+@patch
+def sort(self: Rehearsal):
+    "Put the runs into the order of the plan, in which needs come first."
+    place = {job.id: i for i, job in enumerate(self.plan.jobs)}
+    self.order.sort(key=place.get)
 
 # %% ../../nbs/engine/13_verify.ipynb #5acc825c
 _LARGER = 8  # times as many examples, where the first size was too small for either code

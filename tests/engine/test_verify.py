@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from study_lab import Lab, pretend_done
@@ -126,10 +127,14 @@ def test_what_cannot_be_replayed_is_unverifiable_with_the_reason(verified, code,
 
 
 def test_what_builds_on_a_run_that_differs_is_not_verified(verified):
-    for code in ("head", "broken", "same-dirty"):
+    for code, reason in (
+        ("head", "it builds on finetune.toy-sentiment"),
+        ("broken", "it builds on finetune.toy-sentiment"),
+        ("same-dirty", "commit same is not in this clone|no git clone"),
+    ):
         found = verdict_of(verified, "extract", code)
         assert found.result == "unverifiable"
-        assert "it builds on finetune.toy-sentiment" in found.why or code == "same-dirty"
+        assert module.re.search(reason, found.why), found.why
 
 
 def test_evidence_stands_in_the_record_and_the_run_counts_for_today(verified):
@@ -262,6 +267,26 @@ def test_a_tree_with_changes_counts_where_the_run_executed_none_of_them(tmp_path
         why(record)
         == f"it was made by {version}, and no commit holds the module bertvision.data.tasks that it executed"
     )
+
+
+def test_what_is_too_small_for_both_codes_is_replayed_once_more(monkeypatch):
+    prepared = []
+    monkeypatch.setattr(module.Rehearsal, "_prepare", lambda self, id: prepared.append(id))
+    rehearsal = object.__new__(module.Rehearsal)
+    rehearsal.enlarged, rehearsal.verdicts, rehearsal.small = set(), {}, {"a": {}, "b": {}, "c": {}}
+    fails, slow, ends = (
+        SimpleNamespace(failure=failure, ended=seconds, seconds=seconds)
+        for failure, seconds in (("DataError: too few words", 1.0), ("it took more than 15 minutes", 901.0), ("", 1.0))
+    )
+    rehearsal.replays = {"a": {"record": fails, "today": fails}, "b": {"record": slow, "today": slow}}
+    rehearsal._judge("a")
+    assert prepared == ["a"] and not rehearsal.verdicts
+    rehearsal._judge("a")
+    rehearsal._judge("b")
+    assert prepared == ["a"] and {v.result for v in rehearsal.verdicts.values()} == {"unverifiable"}
+    rehearsal.replays["c"] = {"record": ends, "today": fails}
+    rehearsal._judge("c")
+    assert prepared == ["a"] and rehearsal.verdicts["c"].result == "different"
 
 
 def test_evidence_of_a_wrong_shape_is_refused(tmp_path):
