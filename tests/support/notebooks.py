@@ -31,6 +31,7 @@ def _execute(path: str, log: str):
         os.dup2(file, descriptor)
     sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)
     os.chdir(ROOT)
+    multiprocessing.set_start_method(None, force=True)  # not "forkserver", which this fork inherited
     from nbdev.config import get_config
     from nbdev.test import test_nb
 
