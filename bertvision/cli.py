@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run', 'search', 'plan', 'status', 'accept', 'report', 'verify', 'predict', 'score', 'submit', 'embed', 'hans',
            'train_probes', 'predict_with_probes', 'evaluate_probes', 'probes', 'export', 'compare', 'tasks', 'encoders',
-           'doctor', 'readme', 'parser', 'main']
+           'check_encoder', 'encoder_suite', 'doctor', 'readme', 'parser', 'main']
 
 # %% ../nbs/cli.ipynb #d414873a
 import argparse
@@ -697,7 +697,7 @@ def _encoder_row(e) -> list:
 
 
 def encoders(args) -> int:
-    "List the encoders."
+    "List the encoders; a step does more with them."
     from bertvision.engine.forecast import text_table
     from bertvision.models.registry import GLUON, all_encoders
 
@@ -709,9 +709,36 @@ def encoders(args) -> int:
     print(text_table(map(_encoder_row, all_encoders()), [*heads, "tuned on texts of", "note"]))
     print(
         "also: any folder with a Hugging Face checkpoint, any hub id owner/name; "
-        "names of GluonNLP's model zoo: bertvision encoders --gluon"
+        "names of GluonNLP's model zoo: bertvision encoders --gluon; what an encoder is: bertvision encoders check NAME"
     )
     return 0
+
+
+_CHECK = [_argument("encoder", "zoo name, folder or hub id of a checkpoint", "ENCODER")]
+
+
+def check_encoder(args) -> int:
+    "Load an encoder and print its card: segments, CLS, padding, length and precision, found by asking the model."
+    from bertvision.engine.forecast import text_table
+    from bertvision.models.card import card_rows
+    from bertvision.models.encoders import load_encoder
+
+    encoder = load_encoder(args.encoder)
+    print(text_table(card_rows(encoder.card), ["question", encoder.name]))
+    for note in encoder.notes:
+        print(f"note: {note}")
+    return 0
+
+# %% ../nbs/cli.ipynb #3115b9dc
+def encoder_suite(args) -> int:
+    "Send every encoder family of the installed transformers, tiny and random, through this package."
+    from bertvision.conformance.suite import run_suite, write_suite
+
+    suite = run_suite(args.only, args.jobs)
+    page = write_suite(suite, args.out)
+    counts = suite.counts()
+    print(f"{page}: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}")
+    return int(counts["wrong"] + counts["crash"] > 0)
 
 # %% ../nbs/cli.ipynb #981a3039
 def _hub_fault(seconds: float = 3.0) -> str:
@@ -820,6 +847,11 @@ _COMMANDS = {
     compare: _COMPARE,
     readme: [_flag("--check", "write nothing; exit code 1 when README.md is stale")],
 }
+_SUITE = [
+    _argument("--out", "folder for suite.csv, others.csv and suite.md", "DIR", required=True),
+    _argument("--only", "these families of transformers alone, such as bert or albert/groups", "FAMILY", nargs="+"),
+    _count("--jobs", "families at a time", 1),
+]
 _STEPS = {
     "train": (train_probes, _TRAIN_PROBES),
     "predict": (predict_with_probes, _ASK_PROBES),
@@ -855,6 +887,9 @@ def parser() -> argparse.ArgumentParser:
     steps = subparsers[probes].add_subparsers(dest="step", required=True, metavar="STEP")
     for name, (command, rows) in _STEPS.items():
         _add_command(steps, name, command, rows)
+    steps = subparsers[encoders].add_subparsers(dest="step", metavar="STEP")
+    _add_command(steps, "suite", encoder_suite, _SUITE)
+    _add_command(steps, "check", check_encoder, _CHECK)
     return top
 
 # %% ../nbs/cli.ipynb #32c0bba5

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from fastcore.basics import patch
 
+from ..core.errors import ParameterError
+
 # %% ../../nbs/data/11_ragged.ipynb #c7c05a51
 @dataclass
 class Ragged:
@@ -19,6 +21,7 @@ class Ragged:
     values: torch.Tensor  # (N, …), N = lengths.sum()
     lengths: torch.Tensor  # (B,) int64 number of tokens of each example, at least 1
     index: dict = field(default_factory=dict, repr=False)  # cached index tensors derived from the lengths
+    cls: int | None = 0  # place of the CLS token in each sequence: 0 | -1 (the last); None = there is none
 
     def __post_init__(self):
         if self.index or self.lengths.device.type != "cpu":
@@ -30,7 +33,7 @@ class Ragged:
 
     def like(self, values) -> "Ragged":
         "Return a Ragged with other values (N, …) for the same tokens."
-        return Ragged(values, self.lengths, self.index)
+        return Ragged(values, self.lengths, self.index, self.cls)
 
     def __len__(self):
         return len(self.lengths)
@@ -72,6 +75,17 @@ def first(self: Ragged) -> Ragged:  # every length 1
     return Ragged(self.values[self.starts], torch.ones_like(self.lengths))
 
 
+@patch
+def at_cls(self: Ragged) -> Ragged:  # every length 1
+    "Return the CLS token of each sequence. Raises ParameterError if the encoder has none."
+    if self.cls is None:
+        raise ParameterError("this encoder has no CLS token, so there is no state of it; choose the mean of the tokens")
+    if self.cls == 0:
+        return self.first()
+    last = self.starts + self.lengths - 1
+    return Ragged(self.values[last], torch.ones_like(self.lengths))
+
+
 @patch(as_prop=True)
 def averaging(self: Ragged) -> torch.Tensor:  # (B, N) float32
     "Return the matrix whose product with the values is the mean of each sequence."
@@ -103,7 +117,7 @@ def padded(
 
 def from_padded(
     values: torch.Tensor,  # (B, T, …)
-    mask: torch.Tensor,  # (B, T), nonzero for a token; padding on the right
+    mask: torch.Tensor,  # (B, T), nonzero for a token; padding on either side
 ) -> Ragged:
     "Remove the padding of a padded tensor."
     return Ragged(values[mask.bool()], mask.long().sum(1))
@@ -117,4 +131,4 @@ def to(
 ) -> Ragged:
     "Move the sequences to another device, or convert the values to another dtype."
     values = self.values.to(*args, **kwargs)
-    return Ragged(values, self.lengths.to(values.device))
+    return Ragged(values, self.lengths.to(values.device), cls=self.cls)

@@ -94,7 +94,7 @@ def logits(
     if not self.layers:
         return vmap(lambda p: call(p, x))(params)
     if self.base.first:
-        x = x.first()
+        x = x.at_cls()
     return vmap(lambda p, state: call(p, x.like(state[:, None])), in_dims=(0, 1))(params, self._layers_of(x.values))
 
 

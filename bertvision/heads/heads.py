@@ -36,7 +36,7 @@ class Head(nn.Module):
 
     def forward(self, x: Ragged) -> torch.Tensor:  # (B, C), or (N, C) for `Each`
         if self.first:
-            x = x.first()
+            x = x.at_cls()
         z = self.tokens(self.pooler(x))
         if self.hidden:
             z = F.relu(self.hidden(z))

@@ -275,7 +275,7 @@ class LayerConv(nn.Module):
 # %% ../../nbs/heads/00_poolers.ipynb #1d13833c
 @token_pooler("cls")
 class First(nn.Module):
-    "The first token: CLS."
+    "The CLS token, wherever the encoder has it. Raises ParameterError if it has none."
 
     def __init__(
         self,
@@ -286,7 +286,7 @@ class First(nn.Module):
         self.features = features
 
     def forward(self, x: Ragged) -> torch.Tensor:
-        return x.first().values  # (B, F)
+        return x.at_cls().values  # (B, F)
 
 
 @token_pooler("mean")

@@ -8,7 +8,8 @@ __all__ = ['exact_attention', 'orthogonal_gaussian', 'performer_attention', 'rel
            'swap_attention', 'restore_swap', 'extend_positions', 'attention_inputs', 'approximation_error']
 
 # %% ../../nbs/models/04_attention.ipynb #ac93baa0
-from dataclasses import asdict
+from copy import deepcopy
+from dataclasses import asdict, replace
 from math import ceil, log
 
 import torch
@@ -450,54 +451,215 @@ def restore_swap(
             )
         values.copy_(stored_values)
 
-# %% ../../nbs/models/04_attention.ipynb #4fe2eede
+# %% ../../nbs/models/04_attention.ipynb #b622c077
 def extend_positions(
     encoder,  # an Encoder, or a model of transformers, with learned positions
     length: int,  # T, tokens of the longest text, ≥ 1
 ):  # the same encoder
     """Repeat the learned positions up to `length`, if there are fewer.
 
-    Raises EncoderError if it has no learned positions or its attention has weights per position,
-    and ParameterError if length < 1.
+    Raises EncoderError if its attention has weights per position or another part of it cannot be lengthened,
+    and ParameterError if it has no learned positions or length < 1.
     """
     model = encoder.model if hasattr(encoder, "tokenizer") else encoder
-    embeddings = getattr(model.base_model, "embeddings", None)
-    table = getattr(embeddings, "position_embeddings", None)
-    if not isinstance(table, nn.Embedding):
-        raise EncoderError(
-            f"{type(model).__name__}: expected an encoder with learned positions in embeddings.position_embeddings"
-        )
+    if length < 1:
+        raise ParameterError(f"length = {length}: expected at least 1 token")
     swap = model.config.to_dict().get("attention_swap") or {}
     if "longest" in swap:
         title = swap_kind(swap["kind"]).title
         raise EncoderError(f"extend the positions before replacing the attention: {title} has a weight per position")
-    if length < 1:
-        raise ParameterError(f"length = {length}: expected at least 1 token")
-    first = 0 if table.padding_idx is None else table.padding_idx + 1  # RoBERTa's first positions are for padding
-    learned = len(table.weight) - first
-    if length <= learned:
+    tables, padded = _position_tables(model)
+    learned, given = _extend(model, tables, length, padded)
+    if given == learned:
         return encoder
-    rows = table.weight.data[first:].repeat(ceil(length / learned), 1)[:length]
-    weight = torch.cat([table.weight.data[:first], rows])
-    new_table = type(table)(first + length, table.embedding_dim, table.padding_idx, _weight=weight)
-    embeddings.position_embeddings = new_table
-    _lengthen_buffers(embeddings, first + length)
-    model.config.max_position_embeddings = first + length
     if encoder is not model:
         encoder.tokenizer.model_max_length = length
+        if getattr(encoder, "card", None):
+            encoder.card = replace(encoder.card, longest=length)
         encoder.fingerprint = fingerprint([encoder.fingerprint, "positions", length])
         if encoder.unswapped:
             encoder.unswapped = fingerprint([encoder.unswapped, "positions", length])
         encoder.notes.append(f"its {learned} learned positions repeated up to {length}")
     return encoder
 
-# %% ../../nbs/models/04_attention.ipynb #b315f5bf
-def _lengthen_buffers(embeddings, length: int):
-    buffers = {"position_ids": torch.arange(length), "token_type_ids": torch.zeros(length, dtype=torch.int64)}
-    for name, values in buffers.items():
-        if hasattr(embeddings, name):
-            device = getattr(embeddings, name).device
-            embeddings.register_buffer(name, values[None].to(device), persistent=False)
+# %% ../../nbs/models/04_attention.ipynb #554f0528
+def _skeleton(model, more: int = 0):
+    "Build a model of the same configuration without weights, with `more` positions."
+    config = deepcopy(model.config)
+    if more:
+        _pin_relative(config)
+        config.max_position_embeddings = config.max_position_embeddings + more
+    with torch.device("meta"):
+        return type(model)(config)
+
+
+def _tensors(model) -> dict:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _sized_by_positions(model, more: int) -> list:  # names of parameters and buffers
+    "Return the tensors whose shape depends on the configuration's number of positions."
+    own, longer = _tensors(_skeleton(model)), _tensors(_skeleton(model, more))
+    return [name for name, values in own.items() if name in longer and values.shape != longer[name].shape]
+
+
+def _pin_relative(config):
+    "Fix a reach of relative positions that DeBERTa would take from the number of absolute ones."
+    if (getattr(config, "max_relative_positions", None) or 1) < 1:
+        config.max_relative_positions = config.max_position_embeddings
+
+# %% ../../nbs/models/04_attention.ipynb #c8aee2f5
+def _position_tables(model) -> tuple:  # {name of a table: row of a text's first token}, whether padding has positions
+    """Find the tables of learned positions by asking the model which rows it reads for a short text.
+
+    Raises ParameterError if there is none, and EncoderError if another parameter has the number of positions.
+    """
+    name = type(model).__name__
+    nothing = f"{name} has no learned positions to repeat"
+    if (getattr(model.config, "max_position_embeddings", None) or 0) < 1:
+        raise ParameterError(f"{nothing}: its configuration has no number of positions, so it needs no extension")
+    sized = _sized_by_positions(model, 1)
+    parameters = dict(model.named_parameters())
+    owners = {n.rpartition(".")[0]: n for n in sized if n in parameters}
+    if not owners:
+        raise ParameterError(f"{nothing}: no parameter has a row for each; they are relative, rotary or hashed")
+    for owner, parameter in owners.items():
+        if _is_computed(parameters[parameter]):
+            raise ParameterError(f"{nothing}: {owner} holds sinusoids, which are computed and must not be repeated")
+    rows, fault = _looked_up(model, owners)
+    tables = {o: r[0] for o, r in rows.items() if r[:3] == list(range(r[0], r[0] + 3))}
+    others = sorted(n for o, n in owners.items() if o not in tables and (o in rows or not tables))
+    if others:
+        raise EncoderError(
+            f"{name}: {', '.join(others)}: expected a table that is read by position, since it has a row for each"
+            f"{fault and f' ({fault})'}; only encoders whose positions alone depend on the length can be extended"
+        )
+    first = min(tables.values())
+    padded = any(rows[t][3] == rows[t][0] + 3 for t in tables)
+    return {owner: tables.get(owner, first) for owner in owners}, padded  # a table that no text reads goes along
+
+# %% ../../nbs/models/04_attention.ipynb #5a1fea37
+def _looked_up(model, names) -> tuple:  # {name of a module: rows (4,) that it was asked for}, why the pass failed
+    "Read a text of three tokens and one of padding, and return the rows that modules were asked for."
+    rows = {}
+
+    def watch(name):
+        def hook(module, args):
+            if args and isinstance(args[0], torch.Tensor) and not args[0].is_floating_point():
+                rows[name] = args[0].reshape(-1, args[0].shape[-1])[0].tolist()
+
+        return hook
+
+    fault = _read(model, [4, 5, 6, None], {name: watch(name) for name in names})
+    return {name: r for name, r in rows.items() if len(r) >= 4}, fault
+
+
+def _read(model, ids: list, hooks: dict) -> str:  # why it failed, "" = it ran
+    "Run a model in evaluation mode on one text, in which None is padding, with hooks before its modules."
+    padding = getattr(model.config, "pad_token_id", None) or 0
+    tensor = torch.tensor([[padding if i is None else i for i in ids]], device=model.device)
+    mask = torch.tensor([[int(i is not None) for i in ids]], device=model.device)
+    handles = [model.get_submodule(name).register_forward_pre_hook(hook) for name, hook in hooks.items()]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(input_ids=tensor, attention_mask=mask)
+        return ""
+    except Exception as e:  # some families read only certain lengths; the hooks have seen their inputs
+        return str(e).strip().split("\n")[0][:200]
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+
+# %% ../../nbs/models/04_attention.ipynb #79649598
+class _Seen(Exception):
+    "Ends a forward pass as soon as its word embeddings are reached."
+
+
+def _extend(model, tables: dict, length: int, padded: bool) -> tuple:  # learned positions, positions now
+    "Lengthen a model to `length` positions, and further if it fills its texts up to whole blocks."
+    name, first = next(iter(tables.items()))
+    learned = len(model.get_submodule(name).weight) - first
+    if length > learned:
+        _lengthen(model, tables, learned, length - learned)
+    now = max(learned, length)
+    computed = _computed_length(model, length) if padded else length
+    if computed > now:
+        _lengthen(model, tables, learned, computed - now)
+    return learned, max(now, computed)
+
+
+def _computed_length(model, length: int) -> int:
+    "Return the number of tokens that a model computes for a text, with the padding that it adds by itself."
+    seen = [length]
+
+    def hook(module, args):
+        seen.append(args[0].shape[-1])
+        raise _Seen
+
+    words = next((name for name, m in model.named_modules() if m is model.get_input_embeddings()), None)
+    if words is not None:
+        _read(model, [5] * length, {words: hook})
+    return max(seen)
+
+
+def _is_computed(table: torch.Tensor) -> bool:  # (T, D)
+    "Tell sinusoids: the product of two rows depends on nothing but their distance."
+    rows = table.detach()[:64].double()
+    products = rows @ rows.T
+    scale = products.diagonal().mean()
+    return bool(scale > 0) and bool(((products[1:, 1:] - products[:-1, :-1]).abs() < 1e-4 * scale).all())
+
+# %% ../../nbs/models/04_attention.ipynb #1c4e449a
+def _lengthen(model, tables: dict, learned: int, more: int):
+    "Give a model more positions: the rows of its tables, its buffers and integers, and its configuration."
+    old, new = _skeleton(model), _skeleton(model, more)
+    others = [n for n in _sized_by_positions(model, more) if n.rpartition(".")[0] not in tables]
+    for name, first in tables.items():
+        _repeat_rows(model, name, slice(first, first + learned), more)
+    for name in others:
+        _lengthen_buffer(model, name, more)
+    modules = dict(model.named_modules())
+    for (name, a), (_, b) in zip(old.named_modules(), new.named_modules(), strict=True):
+        for key, value in vars(a).items():
+            if type(value) is int and vars(b).get(key) != value and vars(modules.get(name, a)).get(key) == value:
+                setattr(modules[name], key, vars(b)[key])
+    _pin_relative(model.config)
+    model.config.max_position_embeddings = new.config.max_position_embeddings
+
+
+def _repeated(values: torch.Tensor, learned: slice, more: int) -> torch.Tensor:  # (T, D) -> (T + more, D)
+    rows = values[learned]
+    count = len(values) - learned.start + more
+    return torch.cat([values[: learned.start], rows.repeat(ceil(count / len(rows)), 1)[:count]])
+
+
+def _repeat_rows(model, name: str, learned: slice, more: int):
+    table = model.get_submodule(name)
+    weight = _repeated(table.weight.data, learned, more)
+    if isinstance(table, nn.Embedding):
+        new = type(table)(len(weight), table.embedding_dim, table.padding_idx, _weight=weight)
+        model.set_submodule(name, new.requires_grad_(table.weight.requires_grad).train(table.training))
+        return
+    for key, buffer in list(table.named_buffers(recurse=False)):  # I-BERT keeps its integers beside the weight
+        if buffer.shape == table.weight.shape:
+            table.register_buffer(key, _repeated(buffer, learned, more), key not in table._non_persistent_buffers_set)
+    table.weight = nn.Parameter(weight, table.weight.requires_grad)
+
+# %% ../../nbs/models/04_attention.ipynb #1c048c8e
+def _lengthen_buffer(model, name: str, more: int):
+    "Continue a buffer of consecutive numbers or of one number. Raises EncoderError for another."
+    owner, _, key = name.rpartition(".")
+    module, values = model.get_submodule(owner), model.get_buffer(name)
+    row = values.reshape(-1)
+    steps = set((row[1:] - row[:-1]).tolist())
+    if len(row) != values.shape[-1] or not steps <= {0, 1} or len(steps) > 1:
+        raise EncoderError(f"{type(model).__name__}: cannot continue {name}, which has the number of positions")
+    step = steps.pop() if steps else 1
+    longer = row[0] + step * torch.arange(len(row) + more, device=row.device, dtype=row.dtype)
+    shape = (*values.shape[:-1], len(longer))
+    module.register_buffer(key, longer.reshape(shape), key not in module._non_persistent_buffers_set)
 
 # %% ../../nbs/models/04_attention.ipynb #38741cae
 def attention_inputs(

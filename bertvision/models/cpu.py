@@ -52,8 +52,8 @@ FAST_CPU = "fast_cpu"
 def fast_cpu_attention(
     module,  # the attention layer
     query,  # (B, H, T, D/H)
-    key,  # (B, H, T, D/H)
-    value,  # (B, H, T, D/H)
+    key,  # (B, K, T, D/H), where K divides H: each key is shared by H/K neighbouring queries
+    value,  # (B, K, T, D/H)
     attention_mask,  # (B, 1, T, T) added to the scores, or None
     scaling: float | None = None,  # None = 1/√(D/H)
     dropout: float = 0.0,  # on the weights, in training
@@ -62,6 +62,9 @@ def fast_cpu_attention(
     "Compute softmax attention with a fast dropout mask on a CPU."
     if scaling is None:
         scaling = query.size(-1) ** -0.5
+    shared = query.size(1) // key.size(1)
+    if shared > 1:
+        key, value = (x.repeat_interleave(shared, 1) for x in (key, value))
     weights = (query * scaling) @ key.transpose(2, 3)  # (B, H, T, T)
     if attention_mask is not None:
         weights = weights + attention_mask

@@ -128,6 +128,7 @@ def steady_mode(
     else:
         body.register_forward_pre_hook(_set_bigbird, with_kwargs=True)
         for layer in body.encoder.layer:
+            layer.attention.full_precision = True  # its weights too must stay in float32, see `states.stream`
             layer.attention.register_forward_pre_hook(_leave_autocast, with_kwargs=True)
             layer.attention.register_forward_hook(_enter_autocast, always_call=True)
     body.steady = True

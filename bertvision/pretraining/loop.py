@@ -20,9 +20,9 @@ from fastcore.basics import patch
 from ..core.distributed import barrier, join_group, seed_step
 from ..core.errors import ParameterError, TrainingError
 from ..core.hashing import fingerprint
-from ..core.machine import Phases, choose_precision, progress, seed_everything
+from ..core.machine import Phases, device, progress, seed_everything
 from ..models.encoders import _positions
-from ..models.precision import autocast
+from ..models.precision import autocast, usable_precision
 from .batches import epoch_batches
 from .objective import Pretraining, save_pretraining
 from ..runs.recipes import Hyperparameters, Recipe, check_value
@@ -80,7 +80,8 @@ class PretrainingLoop:
     ):
         self.net, self.tokenizer, self.reading, self.held_out = net, tokenizer, reading, held_out
         self.recipe, self.folder, self.keep_steps, self.on_step = recipe, folder, set(keep_steps), on_step
-        self.precision, self.phases, self.standing = choose_precision(recipe.precision), Phases(), TrainerState()
+        self.precision = usable_precision(net, recipe.precision, model=net.to(device()).model)
+        self.phases, self.standing = Phases(), TrainerState()
         self.accelerator = _accelerator(self.precision)
         self.place = join_group()
         self._check()

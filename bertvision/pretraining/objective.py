@@ -17,7 +17,17 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from ..core.errors import EncoderError, ParameterError
 from ..models.cpu import speed_up
-from ..models.encoders import _ask_hub, _load_weights, _quiet, _tokenizer, choose_attention, locate, torch_seed
+from bertvision.models.encoders import (
+    _ask_hub,
+    _check_padding,
+    _load_weights,
+    _quiet,
+    _tokenizer,
+    choose_attention,
+    locate,
+    torch_seed,
+)
+from ..models.weights import forget_calls
 
 # %% ../../nbs/pretraining/03_objective.ipynb #29199b61
 def _distilbert(model):
@@ -184,7 +194,9 @@ def load_pretraining(
             dtype="float32",
         )
         tokenizer = _tokenizer(place, commit)
+    _check_padding(tokenizer, place)
     net = Pretraining(model, pairs)
+    net.notes += info["notes"]
     if new := sorted(k for k in info["missing_keys"] if not k.startswith(f"{model.base_model_prefix}.")):
         net.notes.append(
             f"{name} has no weights for {len(new)} parameters of its heads, the first is {new[0]}: "
@@ -200,7 +212,7 @@ def save_pretraining(
 ):
     "Save encoder, heads and tokenizer as a checkpoint for `load_encoder` and transformers."
     with _quiet():
-        for part in (pretraining.model, tokenizer):
+        for part in (pretraining.model, forget_calls(tokenizer)):
             part.save_pretrained(Path(folder))
 
 # %% ../../nbs/pretraining/03_objective.ipynb #fc1d7ae1

@@ -262,7 +262,8 @@ def predict_probes(
     encoder = _load_probed_encoder(probes)
     max_length, doc_stride = about["max_length"], about["doc_stride"]
     tokens = tokenise_for(task, rows, encoder.tokenizer, max_length, doc_stride, desc=f"tokenise {split}")
-    states = Stream(encoder, tokens, kind=about["kind"], task_name=task.name, split=split)
+    states_as = about.get("states_as", "model")  # probes.json of earlier runs lacks it
+    states = Stream(encoder, tokens, kind=about["kind"], task_name=task.name, split=split, states_as=states_as)
     if states.origin.weights != about["weights"]:
         raise DataError(
             f"{folder}: the probes were trained on other weights of {about['encoder']} than the current ones; "

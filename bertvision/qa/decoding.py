@@ -139,8 +139,8 @@ def _merge(windows: Windows, logits: np.ndarray, spans: list, n: int) -> Decoded
         return out
 
     base = windows.offsets[:-1][window]
-    cls = logits[windows.offsets[:-1]]  # (W, 2)
-    by_null = np.lexsort((cls.sum(1), windows.question))
+    no_answer = logits[windows.offsets[:-1] + windows.null]  # (W, 2)
+    by_null = np.lexsort((no_answer.sum(1), windows.question))
     smallest = by_null[np.searchsorted(windows.question, np.arange(questions))]
     return Decoded(
         windows,
@@ -150,8 +150,8 @@ def _merge(windows: Windows, logits: np.ndarray, spans: list, n: int) -> Decoded
         table(end, -1, np.int64),
         table(logits[base + start, 0], 0, np.float32),
         table(logits[base + end, 1], 0, np.float32),
-        cls.sum(1)[smallest],
-        cls[smallest],
+        no_answer.sum(1)[smallest],
+        no_answer[smallest],
     )
 
 # %% ../../nbs/qa/01_decoding.ipynb #c125887c

@@ -25,7 +25,7 @@ from .results import Results, score_value, scores, settings_of
 SIDES = ("pretrained", "fine-tuned", "random")  # random: the same architecture with new weights
 COLUMNS = (
     "task encoder side epoch model step settings protocol run seed layer through split metric "
-    "value control selectivity bits compression baseline collapsed"
+    "value control selectivity bits compression baseline collapsed normed"
 ).split()
 
 
@@ -41,6 +41,7 @@ def _about(record: dict, split: str, metric: str) -> dict:
         "control": score_value(control[metric], metric) if metric in control else None,
         "bits": probe.get("bits"),
         "compression": probe.get("compression"),
+        "normed": bool(probe.get("normed")),  # the state has passed the encoder's final norm
     }
 
 

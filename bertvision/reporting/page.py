@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..engine.facts import facts_of_record, known_task, task_places, task_title
 from ..metrics.scores import METRICS
+from ..models.faults import faults_before_cards
 from ..models.registry import seen_remark, weights_remark
 from .results import Results, code_of, encoder_title, settings_of
 from ..runs.records import seconds_of
@@ -154,6 +155,18 @@ def _seen_remarks(study: Results) -> list[str]:
             sentences.append(f"{task_title(task)}: the records of {_runs(gone)} say: {note}; the zoo of today does not")
     return sentences
 
+# %% ../../nbs/reporting/03_page.ipynb #c48948d2
+def _before_cards(study: Results) -> list[str]:
+    "List the runs of families that were read wrongly before records held the encoder's card."
+    groups = Counter()
+    for r in study.runs.values():
+        if not r.get("task") or "card" in r:
+            continue
+        for name in _encoders(study, r):
+            for fault in faults_before_cards(name, facts_of_record(r)):
+                groups[task_title(r["task"]), fault] += 1
+    return [f"{task}: {fault} ({_runs(n)}, made before this was mended)" for (task, fault), n in groups.items()]
+
 # %% ../../nbs/reporting/03_page.ipynb #ac8444f4
 def weights_remarks(
     study: Results,
@@ -206,7 +219,7 @@ def remarks(
             if not _SEEN.match(note):
                 groups.setdefault((r.get("task"), re.sub(r"\.s\d+\b", ".s*", note)), set()).add(r.get("of", run))
     notes = [f"{task_title(task)}: {note} ({_runs(len(runs))})" for (task, note), runs in groups.items()]
-    return notes + _seen_remarks(study) + _collapse_changes(study)
+    return notes + _before_cards(study) + _seen_remarks(study) + _collapse_changes(study)
 
 # %% ../../nbs/reporting/03_page.ipynb #bb253ded
 # a record holds `precision` as well, with "auto" resolved

@@ -25,6 +25,7 @@ from ..core.machine import progress
 from ..data.batches import tokenise
 from ..data.files import read_columns
 from ..models.encoders import load_encoder
+from ..models.norms import check_state_kind
 from .stream import Stream, vectors_of
 
 # %% ../../nbs/states/07_embed.ipynb #3298503e
@@ -40,8 +41,10 @@ class Embedding:
     max_length: int = 256  # tokens including special ones, ≥ 1; longer texts are truncated
     batch_size: int = 32  # texts of full length per batch, ≥ 1; a batch of shorter texts holds more
     precision: str = "fp32"  # of the forward pass: auto | bf16 | fp16 | fp32
+    states_as: str = "model"  # model (as transformers gives them) | blocks (all raw) | normed (all normed)
 
     def __post_init__(self):
+        check_state_kind(self.states_as)
         if self.pool not in POOLS:
             raise ParameterError(f"pool = {self.pool!r}: expected one of {', '.join(POOLS)}{suggest(self.pool, POOLS)}")
         if self.pool == "mix" and self.layer != -1:
@@ -57,7 +60,8 @@ def _stream(encoder, texts: list, pairs: list | None, how: Embedding) -> Stream:
     if pairs is not None:
         columns["text_pair"] = pairs
     tokens = tokenise(datasets.Dataset.from_dict(columns), encoder.tokenizer, how.max_length, cached=False)
-    return Stream(encoder, tokens, "cls" if how.pool == "cls" else "mean", precision=how.precision)
+    kind = "cls" if how.pool == "cls" else "mean"
+    return Stream(encoder, tokens, kind, precision=how.precision, states_as=how.states_as)
 
 
 def _vectors(stream: Stream, how: Embedding) -> np.ndarray:  # (n, D) float32
@@ -195,6 +199,7 @@ def _write(rows, total: int, encoder, how: Embedding, make, about: dict) -> dict
         "cut": cut,
         "width": vectors.shape[1],
         "precision": stream.origin.precision,
+        "batches": "equal" if stream.tokens.equal else "any",
         "layer": "all" if how.pool == "mix" else how.layer % stream.layers,
     }
     writer.close(about | totals)

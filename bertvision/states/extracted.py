@@ -39,6 +39,7 @@ def open_source(
     train_examples: int = 0,  # size of a random part of train; 0 = all of it
     report_examples: int = 0,  # size of a random part of each report split; 0 = all of it
     checkpoint: str = "model",  # folder in finetune_dir: model (the best weights), or epochs/1 … with keep_epochs
+    segments: bool = True,  # give segment ids to an encoder that reads them; a fine-tuned one as it was tuned
 ) -> Source:
     "Load examples and encoder. Raises DataError if the run used another split or did not keep its model."
     parameters = read_record(_with_model(finetune_dir, checkpoint))["parameters"] if finetune_dir else {}
@@ -51,13 +52,14 @@ def open_source(
     )
     splits = split(loaded, protocol, validation_fraction, seed=split_seed)
     if not finetune_dir:
-        return Source(loaded, splits, load_encoder(encoder), False)
+        return Source(loaded, splits, load_encoder(encoder, segments=segments), False)
     if read_record(finetune_dir)["fingerprints"].get("selection_ids") != splits.ids_fingerprint:
         raise DataError(
             f"{finetune_dir} was trained on another split of {task}; "
             "use the run's protocol, validation_fraction, split_seed and train_examples"
         )
-    return Source(loaded, splits, load_encoder(f"{finetune_dir}/{checkpoint}", loaded.task), True)
+    tuned = load_encoder(f"{finetune_dir}/{checkpoint}", loaded.task, segments=segments)
+    return Source(loaded, splits, tuned, True)
 
 # %% ../../nbs/states/05_extracted.ipynb #ef4a4638
 def _with_model(finetune_dir: str, checkpoint: str = "model") -> Path:
@@ -81,12 +83,15 @@ def start_from(
     seed: int = 0,  # of the initialisation of a new head
     attention: str = "auto",  # auto | eager | sdpa | fast_cpu
     checkpoint: str = "model",  # folder in finetune_dir: model, epochs/1 … or steps/500 …
+    new_head: bool = False,  # also where both tasks have the same outputs
+    segments: bool = True,  # give segment ids to an encoder that reads them
 ) -> Encoder:  # with the run's head if both tasks have the same outputs, otherwise with a new one
     "Load a trained encoder for further tuning. Raises DataError if it was not kept or has seen report texts."
     folder, task = _with_model(finetune_dir, checkpoint), splits.task
     path = f"{folder}/{checkpoint}"
     if _is_pretraining(folder):
-        return _from_pretraining(load_encoder(path, task, seed=seed, attention=attention), folder, checkpoint)
+        encoder = load_encoder(path, task, seed=seed, attention=attention, new_head=new_head, segments=segments)
+        return _from_pretraining(encoder, folder, checkpoint)
     training_texts = _training_texts(folder, data)
     for name, rows in splits.report.items():
         seen = training_texts & _texts(task, rows)
@@ -97,7 +102,8 @@ def start_from(
             )
     first_task = get_task(read_record(folder)["parameters"]["task"])
     same_outputs = all(getattr(first_task, name) == getattr(task, name) for name in ("kind", "labels", "num_labels"))
-    encoder = load_encoder(path, task, seed=seed, attention=attention, new_head=not same_outputs)
+    new_head = new_head or not same_outputs
+    encoder = load_encoder(path, task, seed=seed, attention=attention, new_head=new_head, segments=segments)
     note = f"started from {folder.name}, none of whose training texts is reported here"
     if _has_pretraining(folder):
         note += "; but it began from plain text, and what that holds is not known"

@@ -19,6 +19,7 @@ from ..core.errors import ParameterError, TrainingError, suggest
 from ..core.hashing import fingerprint as digest_of
 from ..data.batches import Tokens
 from ..data.ragged import Ragged
+from ..models.norms import check_state_kind
 
 # %% ../../nbs/states/00_interface.ipynb #b158f2e1
 KINDS = ("tokens", "cls", "mean")
@@ -94,8 +95,12 @@ class Origin:
     split: str = ""  # name of the split
     max_length: int = 0  # tokens of the longest example
     notes: dict = field(default_factory=dict)  # any JSON values
+    states_as: str = "model"  # model (as transformers gives them) | blocks (all raw) | normed (all through the norm)
+    family: str = ""  # model_type of the encoder; "" = not recorded
+    normed: tuple = ()  # those of the layer numbers whose states have passed the encoder's final norm
 
     def __post_init__(self):
+        check_state_kind(self.states_as)
         _choice("kind", self.kind, KINDS)
         _choice("dtype", self.dtype, DTYPES)
 
@@ -112,6 +117,12 @@ class States:
     split = property(lambda self: self.origin.split, doc="The split's name.")
     labels = property(lambda self: self.tokens.labels, doc="(examples,) class ids or scores")
     example_ids = property(lambda self: self.tokens.example_ids, doc="(examples,) text")
+    fault = ""  # why these states are wrong, as far as known; "" = nothing is known
+
+    @property
+    def cls(self) -> int | None:
+        "Place of the CLS token among an example's vectors: 0 | -1; None = there is none."
+        return self.tokens.cls if self.kind == "tokens" else 0
 
     def __init__(
         self,
@@ -134,14 +145,17 @@ class States:
     def __repr__(self):
         name = " ".join(filter(None, [self.origin.encoder, self.task_name, self.split]))
         shape = f"{len(self)} examples, {self.kind}, {self.layers} × {self.width} {self.origin.dtype}"
-        return f"{type(self).__name__}({name}: {shape})"
+        if self.origin.states_as != "model":
+            shape += f", {self.origin.states_as}"
+        return f"{type(self).__name__}({name}: {shape}{'; ' if self.fault else ''}{self.fault})"
 
 # %% ../../nbs/states/00_interface.ipynb #f6cc68ff
 @patch(as_prop=True)
 def fingerprint(self: States) -> str:  # 16 hexadecimal digits
-    "Hash the weights, tokenizer, kind, layers, dtype, precision and rows."
+    "Hash the weights, tokenizer, kind, layers, dtype, precision and rows, and how the states are read unless as usual."
     names = ("weights", "tokenizer", "kind", "layer_numbers", "dtype", "precision")
-    return digest_of([*(getattr(self.origin, name) for name in names), self.hashes.tobytes().hex()])
+    changed = [] if self.origin.states_as == "model" else [self.origin.states_as]
+    return digest_of([*(getattr(self.origin, name) for name in names), self.hashes.tobytes().hex(), *changed])
 
 # %% ../../nbs/states/00_interface.ipynb #e3b553d9
 LIMITS = {"fp16": 65504.0, "fp32": torch.finfo(torch.float32).max, "int8": 65504.0 * 127}

@@ -12,7 +12,7 @@ import shutil
 import time
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import h5py
@@ -24,6 +24,8 @@ from ..core.errors import DataError, OutputError, ParameterError
 from ..core.io import lock_fault, parse_json, replacing
 from ..data.batches import Tokens, tokenizer_fingerprint
 from ..data.ragged import Ragged
+from ..data.tasks import get_task
+from ..models.faults import CLS_LAST, config_of, earlier_fault
 from bertvision.states.interface import (
     DTYPES,
     Origin,
@@ -113,7 +115,11 @@ def _write_rows(file: h5py.File, tokens: Tokens):
 
 def _write_attributes(file: h5py.File, origin: Origin, tokens: Tokens):
     values = {f.name: getattr(origin, f.name) for f in fields(Origin)}
-    values |= {"layer_numbers": np.array(origin.layer_numbers), "notes": json.dumps(origin.notes)}
+    values |= {
+        "layer_numbers": np.array(origin.layer_numbers),
+        "normed": np.array(origin.normed, np.int64),
+        "notes": json.dumps(origin.notes),
+    }
     values |= {
         "schema": SCHEMA,
         "layers": len(origin.layer_numbers),
@@ -121,6 +127,9 @@ def _write_attributes(file: h5py.File, origin: Origin, tokens: Tokens):
         "pad_id": tokens.pad_id,
         "rows_written": np.int64(0),
         "complete": False,
+        "padding_side": tokens.side,
+        "cls_place": "none" if tokens.cls is None else str(tokens.cls),
+        "batches": "equal" if tokens.equal else "any",
     }
     for name, value in values.items():
         file.attrs[name] = value
@@ -179,8 +188,16 @@ def _reason(path, error: Exception) -> str:
     return f"cannot be opened: {error}"
 
 # %% ../../nbs/states/01_store.ipynb #e26e7ad9
+_ADDED = ("states_as", "family", "normed")  # attributes that files written before 2027 lack
+_LAYOUT = {"padding_side": "right", "cls_place": "0", "batches": ""}  # and these, with what they were
+
+
 def _read_tokens(file: h5py.File) -> Tokens:
     ids = [raw.decode() for raw in file["example_id"][:].tolist()]
+    layout = {name: file.attrs.get(name, default) for name, default in _LAYOUT.items()}
+    for name, allowed in (("padding_side", ("left", "right")), ("batches", ("any", "equal", ""))):
+        if layout[name] not in allowed:
+            raise ValueError(f"attribute {name} is {layout[name]!r:.40}")
     return Tokens(
         file["input_ids"][:],
         file["types"][:] if "types" in file else None,
@@ -189,16 +206,20 @@ def _read_tokens(file: h5py.File) -> Tokens:
         ids,
         int(file.attrs["pad_id"]),
         int(file.attrs["truncated"]),
+        layout["padding_side"],
+        None if layout["cls_place"] == "none" else int(layout["cls_place"]),
+        layout["batches"] == "equal",
     )
 
 
 def _read_origin(file: h5py.File) -> Origin:
-    values = {f.name: file.attrs[f.name] for f in fields(Origin)}
+    values = {f.name: file.attrs[f.name] for f in fields(Origin) if f.name in file.attrs or f.name not in _ADDED}
     values |= {
         "layer_numbers": tuple(map(int, values["layer_numbers"].tolist())),
         "notes": parse_json(values["notes"]),
         "width": int(values["width"]),
         "max_length": int(values["max_length"]),
+        "normed": tuple(map(int, np.asarray(values.get("normed", ())).tolist())),
     }
     return Origin(**values)
 
@@ -224,12 +245,14 @@ class Stored(States):
         hashes: np.ndarray,  # (examples,) from `row_hashes`
         places: dict,  # dataset's name -> its position in the file
         written: int,  # rows written so far
+        fault: str = "",  # why the states are wrong, as far as known
     ):
         super().__init__(origin, tokens)
         self.path = Path(path)
         self.hashes = hashes
         self.places = places
         self.written = written
+        self.fault = fault
         self.starts = np.cumsum(self.lengths) - self.lengths  # (examples,) first vector of each
         self._maps = {}
 
@@ -251,6 +274,7 @@ def load_header(
                 path, _read_origin(f), _read_tokens(f), f["row_hash"][:], _places(f), int(f.attrs["rows_written"])
             )
             _check_rows_of(stored)
+            before = "batches" not in f.attrs
     except (
         LookupError,
         OSError,
@@ -264,7 +288,30 @@ def load_header(
     ) as e:
         raise DataError(f"{path} is damaged: {str(e) or type(e).__name__}") from e
     _check_places(stored)
+    if before:
+        _judge_earlier(stored)
     return stored
+
+
+def _judge_earlier(stored: Stored):
+    "Set the fault of a file that was written before encoders had cards, and its place of CLS."
+    origin = stored.origin
+    config = config_of(origin.encoder)
+    if config.get("model_type") in CLS_LAST and origin.kind == "tokens":
+        stored.tokens.cls = -1
+    try:
+        task = get_task(origin.task)
+    except DataError:
+        pairs = False
+    else:
+        pairs = task.kind == "span" or len(task.columns) > 1
+    stored.fault = earlier_fault(
+        config,
+        pairs=pairs,
+        segments=stored.tokens.types is not None,
+        kind=origin.kind,
+        lengths=stored.tokens.lengths,
+    )
 
 # %% ../../nbs/states/01_store.ipynb #00a27c49
 def _check_rows_of(stored: Stored):
@@ -331,6 +378,7 @@ _WORDS = {
     "layer_numbers": "the layers",
     "width": "width",
     "precision": "precision",
+    "states_as": "states_as",
 }
 
 
@@ -357,14 +405,34 @@ def check_stored(
     "Compare stored states with an origin and rows. Raises DataError for the first difference."
     _check_origin(stored, {k: getattr(origin, k) for k in _WORDS}, origin.encoder)
     _check_rows(stored, tokens)
+    _check_layout(stored, tokens)
 
 # %% ../../nbs/states/01_store.ipynb #c0af26ff
+def _check_layout(stored: Stored, tokens: Tokens):
+    "Check that states were made in batches that are exact for their encoder. Raises DataError."
+    if tokens.equal and not stored.tokens.equal:
+        raise DataError(
+            f"{stored.path} was made in batches of texts of different lengths, on which this encoder's states depend; "
+            "expected batches of equal length. Delete it and extract the states again"
+        )
+    if stored.kind == "cls" and stored.tokens.cls != tokens.cls:
+        raise DataError(
+            f"{stored.path} holds the states of CLS at place {stored.tokens.cls}, expected place {tokens.cls}; "
+            "delete it and extract the states again"
+        )
+
+
 def _check_rows(stored: Stored, tokens: Tokens):
     "Compare the rows and labels of stored states with `tokens`. Raises DataError for the first difference."
     path, n = stored.path, len(tokens)
     if len(stored) != n:
         raise DataError(f"{path} holds states of {len(stored)} examples, expected {n}")
     differ = (stored.hashes != row_hashes(tokens)).nonzero()[0]
+    if len(differ) and stored.tokens.types is None and tokens.types is not None:
+        raise DataError(
+            f"{path} was made without segment ids, which the encoder reads; "
+            "expected states with them. Delete it and extract the states again"
+        )
     if len(differ):
         i = int(differ[0])
         raise DataError(
@@ -396,8 +464,12 @@ def open_states(
         expected = {"weights": weights, "tokenizer": tokenizer, **expected}
     _check_origin(stored, expected, getattr(encoder, "name", ""))
     if tokens is not None:
+        if stored.fault and stored.tokens.types is None:
+            tokens = replace(tokens, types=None)  # what was wrong stays readable, with the warning below
         _check_rows(stored, tokens)
         stored.tokens = tokens  # unlike the file, these can lead back from windows to texts
+    if stored.fault:
+        warnings.warn(f"{path}: {stored.fault}", stacklevel=2)
     if stored.written < len(stored):
         raise DataError(
             f"{path} is incomplete: {stored.written} of {len(stored)} rows are written; "
@@ -586,4 +658,4 @@ def batch(
     if self.origin.dtype == "int8":
         values = dequantise(values, self._tensor("scales").index_select(0, vectors))
         dtype = dtype or torch.float16
-    return Ragged(values.to(dtype or values.dtype), torch.from_numpy(lengths))
+    return Ragged(values.to(dtype or values.dtype), torch.from_numpy(lengths), cls=self.cls)

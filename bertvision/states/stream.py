@@ -17,10 +17,11 @@ from fastcore.basics import patch
 
 from ..core.distributed import barrier, is_main, join_group, receive_tensors, send_to_main
 from ..core.errors import DataError, EncoderError, ParameterError, TrainingError
-from ..core.machine import choose_precision, device, progress
-from ..data.batches import Batches, Tokens, collate, longest_first, tokenizer_fingerprint
+from ..core.machine import device, progress
+from ..data.batches import Batches, Tokens, collate, equal_lengths, longest_first, tokenizer_fingerprint
 from ..data.ragged import Ragged
-from ..models.precision import HALF, autocast
+from ..models.norms import check_has_norm, check_state_kind, final_norm, states_of_kind
+from ..models.precision import HALF, autocast, usable_precision
 from ..qa.windows import tokenise_for
 from .interface import DTYPES, LIMITS, Origin, States, check_values, weights_fingerprint
 from .store import Stored, Writer, check_stored, encode, load_header, open_states
@@ -30,7 +31,8 @@ class Stream(States):
     """States that are computed batch by batch.
 
     Raises ParameterError for wrong layers, DataError for tokens of another tokenizer,
-    and EncoderError if the encoder returns no hidden states.
+    and EncoderError if the encoder lacks hidden states, or the CLS token or final norm that is asked for,
+    or returns states that are not one vector per token.
     """
 
     def __init__(
@@ -42,30 +44,65 @@ class Stream(States):
         precision: str = "auto",  # of the forward pass: auto | bf16 | fp16 | fp32
         task_name: str = "",  # name of the task
         split: str = "",  # name of the split
+        states_as: str = "model",  # model (as transformers gives them) | blocks (all raw) | normed (all normed)
     ):
+        check_state_kind(states_as)
         self.model = encoder.model.base_model.to(device())
-        self.precision = choose_precision(precision)
         encoder.check(tokens)
         self.tokens = tokens
+        self.precision = self._usable(encoder, precision)
         self._halves = self._half_weights()
         self._versions = self._read_versions()
-        states = self._forward(np.array([tokens.lengths.argmin()]))[0]
+        self.states_as = states_as
+        states, length = self._probe(encoder.name)
+        numbers = self._numbers(layers, states, length, encoder.name)
         origin = Origin(
             encoder=encoder.name,
             weights=weights_fingerprint(self.model),
             tokenizer=tokenizer_fingerprint(encoder.tokenizer),
-            width=states[0].shape[-1],
-            layer_numbers=_check_layers(layers, len(states), encoder.name),
+            width=states[numbers[0]].shape[-1],
+            layer_numbers=numbers,
             kind=kind,
             dtype="fp32",
             precision=self.precision,
             task=task_name,
             split=split,
             max_length=int(tokens.lengths.max()),
+            states_as=states_as,
+            family=getattr(self.model.config, "model_type", ""),
+            normed=self._normed(numbers, len(states)),
         )
         super().__init__(origin, tokens)
+        if kind == "cls" and tokens.cls is None:
+            raise EncoderError(f"kind = 'cls': {encoder.name} has no CLS token; choose mean or tokens")
 
 # %% ../../nbs/states/02_stream.ipynb #e1561e54
+@patch
+def _probe(self: Stream, name: str) -> tuple:  # states of the shortest example, its number of tokens
+    "Run the encoder once, find its final norm and return its states. Raises EncoderError if a needed norm is missing."
+    inputs = self._inputs(np.array([self.tokens.lengths.argmin()]))
+    outputs = []
+
+    def run():
+        outputs.append(self._run(inputs))
+        return outputs[0]
+
+    self._norm = self._evaluate(lambda: final_norm(self.model, run))
+    check_has_norm(self.states_as, self._norm, name)
+    T = inputs["attention_mask"].shape[1]
+    return [h[:, :T] for h in outputs[0].hidden_states], T  # BigBird pads the batch to whole blocks
+
+
+@patch
+def _normed(self: Stream, numbers: tuple, states: int) -> tuple:
+    "Return the numbers of the states that have passed the final norm."
+    if self.states_as == "normed":
+        return numbers
+    last = states - 1
+    passed = self.states_as == "model" and self._norm is not None and self._norm.applied
+    return (last,) if passed and last in numbers else ()
+
+
 def _check_layers(layers, states: int, name: str) -> tuple:
     if layers is None:
         return tuple(range(states))
@@ -77,13 +114,48 @@ def _check_layers(layers, states: int, name: str) -> tuple:
         )
     return tuple(int(n) for n in layers)
 
+
+def _check_shapes(states: list, numbers: tuple, tokens: int, name: str):
+    "Check that the chosen states have one vector per token, all of one width. Raises EncoderError if not."
+    lengths = [states[n].shape[1] for n in numbers]
+    pooled = [n for n, length in zip(numbers, lengths) if length != tokens]
+    if pooled:
+        raise EncoderError(
+            f"{name} pools its tokens: states {pooled} have {min(lengths)} vectors for {tokens} tokens, expected one "
+            "for each. Choose other layers; fine-tuning needs no states of single tokens"
+        )
+    widths = sorted({states[n].shape[2] for n in numbers})
+    if len(widths) > 1:
+        raise EncoderError(f"{name} has states of widths {widths}, expected one width: choose layers that share one")
+
 # %% ../../nbs/states/02_stream.ipynb #eb97bba4
+@patch
+def _numbers(self: Stream, layers, states: list, length: int, name: str) -> tuple:
+    "Return the numbers of the chosen states, which must exist and have one vector per token."
+    numbers = _check_layers(layers, len(states), name)
+    _check_shapes(states, numbers, length, type(self.model).__name__)
+    return numbers
+
+
+@patch
+def _usable(self: Stream, encoder, wanted: str) -> str:  # bf16 | fp16 | fp32
+    "Return the precision of the forward pass, tried on the longest example."
+    rows = np.array([self.tokens.lengths.argmax()])
+    inputs = {k: v.to(self.model.device) for k, v in collate(self.tokens, rows).items() if k != "labels"}
+    return usable_precision(encoder, wanted, inputs, backward=False, model=self.model)
+
+
 @patch
 def _half_weights(self: Stream) -> dict:
     "Convert the linear layers' parameters to half precision. Return them by name, or {} for fp32."
     if self.precision == "fp32":
         return {}
-    linear = [(name, m) for name, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)]
+    exact = [f"{name}." for name, m in self.model.named_modules() if getattr(m, "full_precision", False)]
+    linear = [
+        (name, m)
+        for name, m in self.model.named_modules()
+        if isinstance(m, torch.nn.Linear) and not name.startswith(tuple(exact))
+    ]
     parameters = {f"{name}.{n}": p for name, m in linear for n, p in m.named_parameters(recurse=False)}
     return {name: p.detach().to(HALF[self.precision]) for name, p in parameters.items()}
 
@@ -95,29 +167,50 @@ def _read_versions(self: Stream) -> list:
 # %% ../../nbs/states/02_stream.ipynb #ceaa3f34
 @patch
 def _forward(self: Stream, rows: np.ndarray) -> tuple:  # (hidden states (B, T, D) of all layers, attention mask (B, T))
-    "Run the encoder on some rows in evaluation mode. Raises EncoderError if it returns no hidden states."
+    "Run the encoder on some rows. Raises TrainingError if it was changed after the stream was created."
     if self._read_versions() != self._versions:
         raise TrainingError("the encoder was changed after the stream was created; create a new stream")
-    inputs = {
-        k: v.to(self.model.device, non_blocking=True) for k, v in collate(self.tokens, rows).items() if k != "labels"
-    }
+    inputs = self._inputs(rows)
+    states = self._evaluate(lambda: states_of_kind(self.states_as, self._norm, lambda: self._run(inputs))[0])
+    mask = inputs["attention_mask"]
+    return [h[:, : mask.shape[1]] for h in states], mask  # BigBird pads the batch to whole blocks
+
+# %% ../../nbs/states/02_stream.ipynb #7318af8b
+@patch
+def _inputs(self: Stream, rows: np.ndarray) -> dict:
+    batch = collate(self.tokens, rows)
+    return {k: v.to(self.model.device, non_blocking=True) for k, v in batch.items() if k != "labels"}
+
+
+@patch
+def _evaluate(self: Stream, run):
+    "Call a function with the encoder in evaluation mode and in the stream's precision."
     training = self.model.training
     self.model.eval()
     with torch.no_grad(), autocast(self.model.device.type, self.precision):
-        out = torch.func.functional_call(self.model, self._halves, (), {**inputs, "output_hidden_states": True})
+        result = run()
     self.model.train(training)
+    return result
+
+
+@patch
+def _run(self: Stream, inputs: dict):
+    "Run the encoder and return its output. Raises EncoderError if it has no hidden states."
+    out = torch.func.functional_call(self.model, self._halves, (), {**inputs, "output_hidden_states": True})
     if getattr(out, "hidden_states", None) is None:
         raise EncoderError(f"{type(self.model).__name__} returns no hidden states")
-    mask = inputs["attention_mask"]
-    states = [h[:, : mask.shape[1]] for h in out.hidden_states]  # BigBird pads the batch to whole blocks
-    return states, mask
+    return out
 
 # %% ../../nbs/states/02_stream.ipynb #b89cc627
 @patch
 def _select(self: Stream, mask: torch.Tensor):  # function: (B, T, D) -> (N, D)
     "Return the function that reduces one layer's states to the vectors of this kind."
     if self.kind == "cls":
-        return lambda h: h[:, 0]
+        lengths = mask.sum(1)
+        first = mask.shape[1] - lengths if self.tokens.side == "left" else 0 * lengths  # (B,)
+        place = first if self.tokens.cls == 0 else first + lengths - 1
+        rows = torch.arange(len(mask), device=mask.device)
+        return lambda h: h[rows, place]
     if self.kind == "mean":
         weights = (mask / mask.sum(1, keepdim=True)).float().unsqueeze(1)  # (B, 1, T)
         return lambda h: torch.bmm(weights, h.float()).squeeze(1)
@@ -138,10 +231,29 @@ def batch(
 # %% ../../nbs/states/02_stream.ipynb #2f8d6fe4
 @patch
 def _collect(self: Stream, rows: np.ndarray, dtype: str) -> Ragged:
-    "Compute the states of some examples as fp32 or fp16, and check them."
+    "Compute the states of some examples as fp32 or fp16, in groups of equal length if only these are exact."
+    groups = [np.arange(len(rows))]
+    if self.tokens.equal:
+        groups = equal_lengths(self.tokens.lengths[rows], groups[0])
+    if len(groups) == 1:
+        return self._collect_together(rows, dtype)
+    parts = [self._collect_together(rows[group], dtype) for group in groups]
+    lengths = self.lengths[rows]
+    starts = np.cumsum(lengths) - lengths
+    order = np.concatenate([starts[i] + np.arange(lengths[i]) for group in groups for i in group])
+    values = torch.cat([part.values for part in parts])
+    sorted_values = torch.empty_like(values)
+    sorted_values[torch.from_numpy(order).to(values.device)] = values
+    return Ragged(sorted_values, torch.from_numpy(lengths).to(values.device), cls=self.cls)
+
+
+@patch
+def _collect_together(self: Stream, rows: np.ndarray, dtype: str) -> Ragged:
+    "Compute the states of one padded batch as fp32 or fp16, and check them."
     hidden, mask = self._forward(rows)
     select = self._select(mask)
     numbers = self.origin.layer_numbers
+    _check_shapes(hidden, numbers, mask.shape[1], type(self.model).__name__)  # a text of two tokens may not be pooled
     lengths = torch.from_numpy(self.lengths[rows]).to(mask.device)
     torch_dtype = torch.float16 if dtype == "fp16" else torch.float32
     values = torch.empty(int(lengths.sum()), self.layers, self.width, dtype=torch_dtype, device=mask.device)
@@ -153,7 +265,7 @@ def _collect(self: Stream, rows: np.ndarray, dtype: str) -> Ragged:
     if not float(torch.stack(extremes).max()) <= LIMITS[dtype]:  # true for NaN
         exact = torch.stack([select(hidden[n]).float() for n in numbers], 1)
         check_values(Ragged(exact, lengths), [self.example_ids[i] for i in rows], numbers, dtype)
-    return Ragged(values, lengths)
+    return Ragged(values, lengths, cls=self.cls)
 
 # %% ../../nbs/states/02_stream.ipynb #dce17d82
 def stream_splits(
@@ -162,7 +274,7 @@ def stream_splits(
     max_length: int = 128,  # tokens; longer inputs are truncated
     task: str = "",  # name of the task; "" = that of the splits
     doc_stride: int = 128,  # for questions: tokens from one window's start to the next one's
-    **options,  # kind, layers, precision: as for `Stream`
+    **options,  # kind, layers, precision, states_as: as for `Stream`
 ) -> dict:  # train, selection, … -> Stream
     "Make a stream of each split."
     task_name = task or splits.task.name
@@ -211,7 +323,8 @@ def state_batches(
     start: int = 0,  # batches to skip after a resume
 ):
     "Yield (rows, Ragged) for one epoch of shuffled batches of similar length."
-    yield from _batches(states, Batches(states.tokens, batch_size, seed).plan(epoch)[start:])
+    plan = Batches(states.tokens, batch_size, seed, equal=False).plan(epoch)  # states do not depend on their batch
+    yield from _batches(states, plan[start:])
 
 
 def ordered_batches(
@@ -219,7 +332,7 @@ def ordered_batches(
     positions: int = 4096,  # maximum number of padded tokens per batch (a batch has at least one example)
 ):
     "Yield (rows, Ragged) for all examples, longest first."
-    yield from _batches(states, longest_first(states.tokens.lengths, positions))
+    yield from _batches(states, longest_first(states.tokens.lengths, positions, equal=states.tokens.equal))
 
 # %% ../../nbs/states/02_stream.ipynb #b902d567
 def layer_index(
@@ -273,7 +386,8 @@ def _encode_chunk(stream: Stream, origin: Origin, first: int, end: int, buffers:
     "Compute and encode the states of consecutive rows. The buffers are reused, since new memory is slow."
     lengths = stream.lengths[first:end]
     starts, n = np.cumsum(lengths) - lengths, int(lengths.sum())
-    for rows in longest_first(stream.tokens.lengths, origin.notes["positions"], np.arange(first, end)):
+    positions, equal = origin.notes["positions"], stream.tokens.equal
+    for rows in longest_first(stream.tokens.lengths, positions, np.arange(first, end), equal):
         for name, values in _encoded(stream, rows, origin).items():
             if name not in buffers or len(buffers[name]) < n:
                 buffers[name] = torch.empty(n, *values.shape[1:], dtype=values.dtype)
@@ -311,6 +425,7 @@ def extract(
     on_step=None,  # called as on_step(rows done, all rows) after each chunk
     overwrite: bool = False,  # delete an existing file
     flush_seconds: float = 5.0,  # a killed extraction loses at most this time and a chunk
+    states_as: str = "model",  # model (as transformers gives them) | blocks (all raw) | normed (all normed)
 ) -> Stored:
     """Write the states of all examples to a file, complete an incomplete file, or open a complete one.
 
@@ -326,7 +441,7 @@ def extract(
     existing = load_header(path) if Path(path).exists() else None
     if existing and precision == "auto" and existing.written < len(existing):
         precision = existing.origin.precision
-    stream = Stream(encoder, tokens, kind, layers, precision, task, split)
+    stream = Stream(encoder, tokens, kind, layers, precision, task, split, states_as)
     notes = {"chunk": chunk, "positions": 2048 if stream.model.device.type == "cpu" else 2**15}
     if existing:
         notes |= existing.origin.notes
@@ -396,7 +511,7 @@ def store_splits(
     max_length: int = 128,  # tokens; longer inputs are truncated
     task: str = "",  # name of the task; "" = that of the splits
     doc_stride: int = 128,  # for questions: tokens from one window's start to the next one's
-    **options,  # kind, layers, dtype, precision, …: as for `extract`
+    **options,  # kind, layers, dtype, precision, states_as, …: as for `extract`
 ) -> dict:  # train, selection, … -> Stored
     "Store the states of each split in a file."
     task_name = task or splits.task.name

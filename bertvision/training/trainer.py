@@ -30,13 +30,14 @@ from ..core.errors import DataError, TrainingError
 from ..core.executed import write_own_executed
 from ..core.hashing import fingerprint
 from ..core.io import read_json, replacing, write_json
-from ..core.machine import Phases, choose_precision, device, progress, seed_everything
+from ..core.machine import Phases, device, progress, seed_everything
 from ..data.batches import Batches, Tokens, collate, longest_first
 from ..data.splits import Splits, split
 from ..heads.heads import span_losses
-from ..models.encoders import Encoder, freeze
-from ..models.precision import autocast
-from ..qa.grading import collapse_reason, grade, trivial_scores
+from ..models.encoders import Encoder
+from ..models.freezing import freeze
+from ..models.precision import autocast, usable_precision
+from ..qa.grading import collapse_reason, grade, trivial_scores, windows_ceiling
 from ..qa.windows import tokenise_for
 from ..runs.recipes import Recipe
 from .optimizers import Average, make_optimizer, make_schedule
@@ -49,6 +50,12 @@ def _outputs(model, batch: dict) -> torch.Tensor:  # (B, C) logits; for spans (B
     return torch.stack([out.start_logits, out.end_logits], -1)
 
 # %% ../../nbs/training/01_trainer.ipynb #96a0d0f5
+def _longest(tokens: Tokens, device) -> dict:
+    "Return the inputs of the longest example, on which a precision is tried."
+    rows = np.array([tokens.lengths.argmax()])
+    return {k: v.to(device) for k, v in collate(tokens, rows).items() if k != "labels"}
+
+
 @torch.no_grad()
 def predict(
     model,  # a model with a head, already on its device
@@ -61,11 +68,11 @@ def predict(
 ) -> np.ndarray:  # (examples, C) float32 logits in the order of the tokens; for spans (tokens, 2), windows concatenated
     "Return the logits of every example, computed in evaluation mode."
     training = model.training
-    precision = choose_precision(precision)
+    precision = usable_precision(model, precision, _longest(tokens, model.device), backward=False)
     logits = None
     model.eval()
     bar = progress(total=len(tokens), desc=desc)
-    batches = list(longest_first(tokens.lengths, positions))
+    batches = list(longest_first(tokens.lengths, positions, equal=tokens.equal))
     if len(batches) < processes:
         process, processes = 0, 1  # too few batches to share: each process computes all of them
     for rows in batches[process::processes]:
@@ -277,10 +284,11 @@ class Trainer:
             self.tokens = {k: self._tokenise(k, d) for k, d in self._datasets().items()}
         for tokens in self.tokens.values():
             encoder.check(tokens)
+        encoder.notes += self._ceiling_notes()
         self.process, self.processes = join_group()
         seed_everything(recipe.seed, recipe.deterministic)
         freeze(encoder, recipe.freeze)
-        self.precision = choose_precision(recipe.precision)
+        self.precision = self._usable_precision()
         self.accelerator = _accelerator(self.precision)
         optimizer = make_optimizer(encoder.model.to(self.accelerator.device), recipe)
         self.model, self.optimizer = self.accelerator.prepare(encoder.model, optimizer)
@@ -293,12 +301,23 @@ class Trainer:
         self.log_every = log_every or max(1, self.total // 100)
         self.state = TrainerState()
 
+    def _usable_precision(self) -> str:  # bf16 | fp16 | fp32
+        inputs = _longest(self.tokens["train"], device())
+        return usable_precision(self.encoder, self.recipe.precision, inputs, model=self.encoder.model.to(device()))
+
     def _datasets(self):
         return {"train": self.splits.train, "selection": self.splits.selection, **self.splits.report}
 
     def _tokenise(self, name, dataset):
         max_length, doc_stride = self.recipe.max_length, self.recipe.doc_stride
         return tokenise_for(self.task, dataset, self.encoder.tokenizer, max_length, doc_stride, desc=f"tokenise {name}")
+
+    def _ceiling_notes(self):
+        "Say for each reported split of questions what its tokens allow, if this is less than 99 % exact match."
+        if self.task.kind != "span":
+            return []
+        ceilings = {k: windows_ceiling(self.tokens[k], d["answers"]) for k, d in self.splits.report.items()}
+        return [f"{name}: {ceiling.note}" for name, ceiling in ceilings.items() if ceiling.note]
 
 # %% ../../nbs/training/01_trainer.ipynb #104e5f1d
 def _accelerator(precision: str) -> Accelerator:

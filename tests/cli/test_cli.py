@@ -187,6 +187,19 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(lab):
     assert "the same command goes on" in process.stderr.read() and "Traceback" not in process.stderr.read()
 
 
+def test_an_encoder_is_checked(capsys, tmp_path):
+    assert main(["encoders", "check", "tiny-random"]) == 0
+    out = capsys.readouterr().out
+    for words in ("place of CLS", "first", "2 segments", "512 tokens", "batches may be padded"):
+        assert words in out
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    assert main(["encoders", "check", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "t5 is an encoder-decoder" in error and error.count("\n") == 1
+    (tmp_path / "config.json").unlink()
+    assert main(["encoders", "check", str(tmp_path)]) == 2 and "without config.json" in capsys.readouterr().err
+
+
 def test_tables_of_tasks_and_encoders(capsys):
     assert main(["tasks"]) == 0 and main(["encoders"]) == 0
     out = capsys.readouterr().out
