@@ -713,7 +713,7 @@ def encoders(args) -> int:
     )
     return 0
 
-
+# %% ../nbs/cli.ipynb #6d8329fc
 _CHECK = [_argument("encoder", "zoo name, folder or hub id of a checkpoint", "ENCODER")]
 
 

@@ -95,7 +95,7 @@ def padded_length(
         )
     return longest
 
-
+# %% ../../nbs/data/10_batches.ipynb #9602a344
 def collate(
     tokens: Tokens,
     rows: np.ndarray,  # (B,) positions of the examples
@@ -307,7 +307,7 @@ def equal_lengths(
     rows = rows[np.argsort(-lengths[rows], kind="stable")]
     return np.split(rows, np.flatnonzero(np.diff(lengths[rows])) + 1)
 
-
+# %% ../../nbs/data/10_batches.ipynb #91c24d3b
 @dataclass(frozen=True)
 class Batches:
     "The batches of every epoch, determined by the seed and the number of the epoch."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXACT', 'RELATIVE', 'Card', 'special_tokens', 'Reader', 'relative_change', 'watch', 'tf_heads', 'head_reads',
-           'is_cased', 'offsets_cover', 'ask', 'card_of', 'teach', 'card_rows']
+           'longest_text', 'is_cased', 'offsets_cover', 'ask', 'card_of', 'teach', 'card_rows']
 
 # %% ../../nbs/models/08_card.ipynb #b4b2794d
 import copy
@@ -334,7 +334,7 @@ def tf_heads() -> dict:  # configuration class -> model class
 
     return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-
+# %% ../../nbs/models/08_card.ipynb #a3fadbce
 def head_reads(
     body,  # a model of transformers without a head
     ids: torch.Tensor,  # (1, T)
@@ -447,6 +447,21 @@ def _longest(config, positions: int | None) -> int | None:
     known = [n for n in (stated, positions) if isinstance(n, int) and n > 1]
     return min(known, default=None)
 
+# %% ../../nbs/models/08_card.ipynb #ee607cd6
+def longest_text(
+    model,  # a model of transformers
+) -> int | None:  # tokens; None = no limit is known
+    "Return the number of tokens that a model reads, by the table that a short text is looked up in."
+    padding, training = getattr(model.config, "pad_token_id", None), model.training
+    ids = torch.tensor([[i for i in range(8) if i != padding][:7]], device=model.device)
+    model.eval()
+    try:
+        with torch.no_grad():
+            calls, _ = watch(model.base_model, lambda: model.base_model(ids, attention_mask=torch.ones_like(ids)))
+    finally:
+        model.train(training)
+    return _longest(model.config, _positions(calls, ids.shape[1]))
+
 # %% ../../nbs/models/08_card.ipynb #9786d28e
 _SENTENCE = "The café's owner, Zoë O'Neil, paid $3,000.50 in Łódź (Poland)."
 
@@ -488,7 +503,7 @@ def ask(
     finally:
         model.train(training)
 
-
+# %% ../../nbs/models/08_card.ipynb #4e02ca7d
 def _ask(model, reader: Reader) -> Card:
     first = _read_once(reader)
     ids, alone, tokenizer = first.ids, first.states, reader.tokenizer

@@ -704,7 +704,7 @@ def _head_config(place, config, task: Task, new_head: bool) -> dict:
         )
     return {"num_labels": outputs}
 
-
+# %% ../../nbs/models/09_encoders.ipynb #23b1ae94
 def _name_labels(config, task: Task):
     "Write the task's labels and kind into the configuration."
     config.problem_type = {"regression": "regression", "classification": "single_label_classification"}.get(task.kind)

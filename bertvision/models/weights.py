@@ -410,7 +410,7 @@ def load_fitting(
     own_memory(model)
     return model, info | {"notes": notes}
 
-
+# %% ../../nbs/models/06_weights.ipynb #2a617b28
 def _may_be_new(model, missing: set, head_is_new: bool) -> set:
     "Return those missing weights of the body that its states, and a trained head, do not use."
     if not missing or len(missing) == len(_own_names(model, model.state_dict())):

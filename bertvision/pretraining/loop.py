@@ -21,7 +21,7 @@ from ..core.distributed import barrier, join_group, seed_step
 from ..core.errors import ParameterError, TrainingError
 from ..core.hashing import fingerprint
 from ..core.machine import Phases, device, progress, seed_everything
-from ..models.encoders import _positions
+from ..models.card import longest_text
 from ..models.precision import autocast, usable_precision
 from .batches import epoch_batches
 from .objective import Pretraining, save_pretraining
@@ -118,7 +118,7 @@ class PretrainingLoop:
         return fingerprint([settings, self.precision, self.reading.fingerprint(), self._initial, self.net.second])
 
     def _check(self):
-        longest = _positions(self.net.model)
+        longest = longest_text(self.net.model)
         if longest and self.reading.max_length > longest:
             raise ParameterError(
                 f"max_length = {self.reading.max_length}: expected at most {longest}, "

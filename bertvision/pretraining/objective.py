@@ -204,7 +204,7 @@ def load_pretraining(
         )
     return net, tokenizer
 
-
+# %% ../../nbs/pretraining/03_objective.ipynb #f5f3700c
 def save_pretraining(
     pretraining: Pretraining,
     tokenizer,

@@ -110,7 +110,7 @@ class TokenisedTexts:
         "Return the characters of the tokens of one text."
         return self.chars[self.offsets[text] : self.offsets[text + 1]]
 
-
+# %% ../../nbs/qa/00_windows.ipynb #0e3506cd
 def _encode_texts(texts: list, tokenizer, desc: str) -> TokenisedTexts:
     tokenised, chunk = [], 2048
     for i in progress(range(0, len(texts), chunk), desc=desc, disable=len(texts) <= chunk):

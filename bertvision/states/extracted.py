@@ -110,7 +110,7 @@ def start_from(
     encoder.notes.append(note)
     return encoder
 
-
+# %% ../../nbs/states/05_extracted.ipynb #a4744eb2
 def _has_pretraining(folder: Path) -> bool:
     "Return whether a run, or a run that it started from, is a pre-training."
     if _is_pretraining(folder):

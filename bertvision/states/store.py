@@ -112,7 +112,7 @@ def _write_rows(file: h5py.File, tokens: Tokens):
             file.create_dataset(name, data=values)
     file.create_dataset("example_id", data=np.array(ids, f"S{size}").astype(h5py.string_dtype("utf-8", size)))
 
-
+# %% ../../nbs/states/01_store.ipynb #3c37d1d9
 def _write_attributes(file: h5py.File, origin: Origin, tokens: Tokens):
     values = {f.name: getattr(origin, f.name) for f in fields(Origin)}
     values |= {
@@ -223,7 +223,7 @@ def _read_origin(file: h5py.File) -> Origin:
     }
     return Origin(**values)
 
-
+# %% ../../nbs/states/01_store.ipynb #f58c9bb0
 def _check_schema(path, file: h5py.File):
     schema = file.attrs["schema"] if "schema" in file.attrs else None
     if schema is None:
@@ -292,7 +292,7 @@ def load_header(
         _judge_earlier(stored)
     return stored
 
-
+# %% ../../nbs/states/01_store.ipynb #75449f08
 def _judge_earlier(stored: Stored):
     "Set the fault of a file that was written before encoders had cards, and its place of CLS."
     origin = stored.origin

@@ -102,7 +102,7 @@ def _normed(self: Stream, numbers: tuple, states: int) -> tuple:
     passed = self.states_as == "model" and self._norm is not None and self._norm.applied
     return (last,) if passed and last in numbers else ()
 
-
+# %% ../../nbs/states/02_stream.ipynb #eb79d3e4
 def _check_layers(layers, states: int, name: str) -> tuple:
     if layers is None:
         return tuple(range(states))

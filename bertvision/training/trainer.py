@@ -55,7 +55,7 @@ def _longest(tokens: Tokens, device) -> dict:
     rows = np.array([tokens.lengths.argmax()])
     return {k: v.to(device) for k, v in collate(tokens, rows).items() if k != "labels"}
 
-
+# %% ../../nbs/training/01_trainer.ipynb #7751dc5b
 @torch.no_grad()
 def predict(
     model,  # a model with a head, already on its device
