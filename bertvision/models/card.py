@@ -223,7 +223,7 @@ def _check_context(reader: Reader, ids, alone):
     middle = ids.shape[1] // 2
     changed = ids.clone()
     changed[0, middle] = ids[0, middle - 1]
-    moved = (reader.states(changed) - alone)[-1, 0].norm(dim=-1)  # (T,)
+    moved = (reader.states(changed) - alone)[1:, 0].norm(dim=-1).amax(0)  # (T,), in any block
     before, after = float(moved[:middle].max()), float(moved[middle + 1 :].max())
     if max(before, after) == 0:
         raise EncoderError(
@@ -240,10 +240,10 @@ def _check_context(reader: Reader, ids, alone):
 # %% ../../nbs/models/08_card.ipynb #c481220f
 def _check_states(reader: Reader, ids, alone):
     "Raise EncoderError if the states are zero or constant, or differ between two equal calls."
-    last = alone[-1, 0]  # (T, D)
-    if not last.abs().max() > 0:
+    blocks = alone[1:, 0]  # (L, T, D)
+    if not blocks.abs().max() > 0:
         raise EncoderError("makes states that are zero; its weights or its kernel are missing")
-    if float((last - last[:1]).norm(dim=-1).max()) <= 1e-7 * float(last.norm(dim=-1).max()):
+    if float((blocks - blocks[:, :1]).norm(dim=-1).max()) <= 1e-7 * float(blocks.norm(dim=-1).max()):
         raise EncoderError("gives all tokens of a text the same state; its weights are constant or broken")
     again = relative_change(alone[:, 0], reader.states(ids)[:, 0])
     if again > EXACT:
