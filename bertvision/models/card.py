@@ -179,11 +179,12 @@ def _tables(calls: list) -> list:
     ]
 
 
-def _segment_table(calls: list, types, ids):
-    "Return the table that the segment ids arrive at, unless it is that of the word pieces; None if there is none."
-    words = [c.module for c in _tables(calls) if _same_memory(c.given, ids)]
-    found = [c.module for c in _tables(calls) if _same_memory(c.given, types)]
-    return next((m for m in found if not any(m is w for w in words)), None)
+def _looked_up_in(calls: list, ids) -> list:  # ids: (1, T)
+    "Return the tables that ids arrive at, as they are or, as in Longformer, behind a copy with padding."
+    tables = _tables(calls)
+    whole = [c.module for c in tables if _same_memory(c.given, ids)]
+    first = ids.flatten()
+    return whole or [c.module for c in tables if torch.equal(c.given.flatten()[: len(first)], first)]
 
 
 def _positions(calls: list, length: int) -> int | None:
@@ -255,8 +256,8 @@ def _check_states(reader: Reader, ids, alone):
 # %% ../../nbs/models/08_card.ipynb #484091ae
 def _segments(reader: Reader, calls: list, types, ids, first) -> int:
     "Return the number of segments that the model distinguishes; 0 = none."
-    words = {id(c.module) for c in _tables(calls) if _same_memory(c.given, ids)}
-    tables = [c.module for c in _tables(calls) if _same_memory(c.given, types)]
+    words = {id(table) for table in _looked_up_in(calls, ids)}
+    tables = _looked_up_in(calls, types)
     if any(id(table) in words for table in tables):
         return 0  # XLM looks them up among its word pieces
     if tables and len(tables[0].weight) < 2:

@@ -112,13 +112,13 @@ def sleep(lab):
     time.sleep(600)
 
 
-@pytest.mark.parametrize(("cell", "reason"), [(die, "exit code 3"), (sleep, "no answer in 20 s")])
+@pytest.mark.parametrize(("cell", "reason"), [(die, "exit code 3"), (sleep, "no answer in 5 s")])
 def test_a_process_that_dies_or_hangs_is_one_crash(monkeypatch, tmp_path, cell, reason):
     """The process is forked, so that it has the changed table of cells."""
     monkeypatch.setattr(module, "CELLS", {"load": lambda lab: 0.0, "states": cell, "save": lambda lab: 0.0})
     monkeypatch.setattr(module, "start_process", forked)
     monkeypatch.setattr(module, "Nursery", lambda *arguments: None)
-    found = run_suite(["bert"], timeout=20).cells.set_index("cell")
+    found = run_suite(["bert"], timeout=5).cells.set_index("cell")
     assert found["verdict"].to_dict() == {"load": "right", "states": "crash", "save": "right"}
     assert reason in found.loc["states", "detail"]
 

@@ -84,16 +84,12 @@ def test_decoders_are_refused(family):
 
 
 def test_what_is_no_encoder_is_refused_with_the_reason():
-    with pytest.raises(EncoderError, match="t5 is an encoder-decoder"):
+    with pytest.raises(EncoderError, match="a t5 model, which writes a text with a decoder"):
         ask(build("t5"), tokenizer())
     with pytest.raises(EncoderError, match="bert model, which is a decoder by its configuration"):
         ask(build("bert", is_decoder=True), tokenizer())
-    with pytest.raises(
-        EncoderError, match="makes states for 12, 6 tokens|makes states for 9, .* tokens of a text of 9"
-    ):
+    with pytest.raises(EncoderError, match="makes states for 9, 5 tokens of a text of 9"):
         ask(build("funnel"), tokenizer())
-    with pytest.raises(EncoderError, match="makes states for 16 tokens of a text of 9"):
-        ask(build("reformer"), tokenizer())
     with pytest.raises(EncoderError, match="its attention returns nothing"):
         ask(build("mra"), tokenizer())
     with pytest.raises(EncoderError, match="does not read a text of 9 tokens: ValueError: Input language unknown"):
@@ -129,8 +125,7 @@ def test_albert_reads_segments_and_roberta_none(tmp_path):
         ("albert", ["input_ids", "attention_mask"], True),
         ("roberta", ["input_ids", "token_type_ids", "attention_mask"], False),
     ):
-        made = tokenizer()
-        made.model_input_names = names
+        made = tokenizer(model_input_names=names)
         kwargs = {} if types else {"type_vocab_size": 1}
         encoder = load_encoder(save(tmp_path / family, family, made, **kwargs))
         out = encoder.tokenizer("a b", "c d e")
@@ -155,7 +150,7 @@ def test_bigbird_in_sparse_mode_needs_batches_of_equal_length(tmp_path):
 
 
 def test_a_decoder_is_refused_when_it_is_loaded(tmp_path):
-    for family, reason in (("gpt2", "gpt2. is a decoder"), ("t5", "t5 is an encoder-decoder")):
+    for family, reason in (("gpt2", "gpt2. is a decoder"), ("t5", "a t5 model, which writes a text with a decoder")):
         made = tokenizer()
         made.pad_token = None
         with pytest.raises(EncoderError, match=reason):
