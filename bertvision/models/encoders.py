@@ -627,7 +627,7 @@ def load_encoder(
         notes + reading,
     )
     _add_card(encoder)
-    return encoder if segments else without_segments(encoder)
+    return encoder if segments and not getattr(config, _NO_SEGMENTS, False) else without_segments(encoder)
 
 # %% ../../nbs/models/09_encoders.ipynb #5126e319
 def _add_card(encoder: Encoder):
@@ -656,6 +656,9 @@ def _card_notes(tokenizer, card: Card) -> list:
     return notes
 
 
+_NO_SEGMENTS = "without_segments"  # field of a configuration: the weights were trained without segment ids
+
+
 def without_segments(
     encoder: Encoder,
 ) -> Encoder:  # the same encoder
@@ -664,6 +667,7 @@ def without_segments(
         encoder.notes.append("segments = False changes nothing: the encoder distinguishes none")
         return encoder
     encoder.card = replace(encoder.card, segments=0)
+    setattr(encoder.model.config, _NO_SEGMENTS, True)  # a saved checkpoint is read as it was trained
     teach(encoder.tokenizer, encoder.card)
     encoder.fingerprint = fingerprint([encoder.fingerprint, "without segments"])
     encoder.notes.append("segment ids are switched off")

@@ -136,6 +136,9 @@ def test_albert_reads_segments_and_roberta_none(tmp_path):
     blind = load_encoder(str(tmp_path / "albert"), segments=False)
     assert "token_type_ids" not in blind.tokenizer("a b", "c d") and blind.card.segments == 0
     assert blind.notes[-1] == "segment ids are switched off"
+    blind.save(tmp_path / "blind")
+    again = load_encoder(str(tmp_path / "blind"))
+    assert again.card == blind.card and "token_type_ids" not in again.tokenizer("a b", "c d")
     assert "changes nothing" in load_encoder(str(tmp_path / "roberta"), segments=False).notes[-1]
 
 
