@@ -454,7 +454,7 @@ def longest_text(
 ) -> int | None:  # tokens; None = no limit is known
     "Return the number of tokens that a model reads, by the table that a short text is looked up in."
     padding, training = getattr(model.config, "pad_token_id", None), model.training
-    ids = torch.tensor([[i for i in range(8) if i != padding][:7]], device=model.device)
+    ids = torch.full((1, 7), 1 if padding == 0 else 0, device=model.device)
     model.eval()
     try:
         with torch.no_grad():

@@ -23,7 +23,6 @@ from ..core.hashing import file_fingerprint, file_sha256, fingerprint
 from ..core.io import cache_dir, expand_path
 from ..core.machine import device
 from ..data.tasks import Task
-from .card import Card, card_of, teach
 from .registry import ENCODERS, EncoderInfo, check_encoder, seen_remark
 from bertvision.models.weights import (
     check_kind,
@@ -323,7 +322,7 @@ class Encoder:
     attention: str = "eager"  # eager | sdpa | fast_cpu | a kind of `models.swaps.SWAPS`
     notes: list = field(default_factory=list)  # decisions made while loading, for the record
     unswapped: str = ""  # fingerprint before its attention was replaced; "" = not replaced
-    card: Card | None = None  # what the encoder is, measured; None = not measured
+    card: object = None  # models.card.Card: what the encoder is, measured; None = not measured
 
     def __repr__(self):
         head = f"head for {self.task.title}" if self.task else "no head"
@@ -632,6 +631,8 @@ def load_encoder(
 # %% ../../nbs/models/09_encoders.ipynb #5126e319
 def _add_card(encoder: Encoder):
     "Set the encoder's card and tell its tokenizer. Raises EncoderError if it is no encoder or cannot pad."
+    from bertvision.models.card import card_of, teach  # imports torch
+
     tokenizer = encoder.tokenizer
     encoder.card = card_of(encoder)
     _check_padding(tokenizer, encoder.place)
@@ -639,7 +640,7 @@ def _add_card(encoder: Encoder):
     teach(tokenizer, encoder.card)
 
 
-def _card_notes(tokenizer, card: Card) -> list:
+def _card_notes(tokenizer, card) -> list:
     "Describe what a card changes for a tokenizer, and what is unusual in an encoder."
     notes = []
     makes_ids = "token_type_ids" in tokenizer.model_input_names
@@ -663,6 +664,8 @@ def without_segments(
     encoder: Encoder,
 ) -> Encoder:  # the same encoder
     "Make no segment ids for an encoder, so that it reads both texts of a pair as one."
+    from bertvision.models.card import teach  # imports torch
+
     if encoder.card.segments < 2:
         encoder.notes.append("segments = False changes nothing: the encoder distinguishes none")
         return encoder

@@ -195,7 +195,7 @@ def test_an_encoder_is_checked(capsys, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     assert main(["encoders", "check", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert "t5 is an encoder-decoder" in error and error.count("\n") == 1
+    assert "is a t5 model, which writes a text with a decoder" in error and error.count("\n") == 1
     (tmp_path / "config.json").unlink()
     assert main(["encoders", "check", str(tmp_path)]) == 2 and "without config.json" in capsys.readouterr().err
 

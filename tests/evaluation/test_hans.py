@@ -365,13 +365,17 @@ class Oracle(torch.nn.Module):
 
     def __init__(self, tokenizer, names, labels=NLI):
         super().__init__()
-        self.tokenizer, self.names, self.labels, self.nothing = (
+        self.reads, self.names, self.labels, self.nothing = (
             tokenizer,
             names,
             list(labels),
             torch.nn.Parameter(torch.zeros(1)),
         )
         self.config = tf.PretrainedConfig(id2label=dict(enumerate(labels)))
+
+    @property
+    def base_model(self):
+        return self
 
     @property
     def device(self):
@@ -381,8 +385,7 @@ class Oracle(torch.nn.Module):
         logits = torch.zeros(len(input_ids), len(self.labels))
         for i, (ids, kinds) in enumerate(zip(input_ids, token_type_ids)):
             p, h = (
-                self.tokenizer.decode(ids[kinds == k], skip_special_tokens=True).replace(".", "").split()
-                for k in (0, 1)
+                self.reads.decode(ids[kinds == k], skip_special_tokens=True).replace(".", "").split() for k in (0, 1)
             )
             rest = iter(p)
             said = (
