@@ -246,10 +246,15 @@ def _check_states(reader: Reader, ids, alone):
         raise EncoderError("makes states that are zero; its weights or its kernel are missing")
     if float((blocks - blocks[:, :1]).norm(dim=-1).max()) <= 1e-7 * float(blocks.norm(dim=-1).max()):
         raise EncoderError("gives all tokens of a text the same state; its weights are constant or broken")
-    again = relative_change(alone[:, 0], reader.states(ids)[:, 0])
-    if again > EXACT:
+    _check_again(alone, reader.states(ids))
+
+
+def _check_again(states, again):  # (L + 1, B, T, D), of two equal calls
+    "Raise EncoderError if two equal calls give different states, as with hashes that are drawn at random."
+    change = max(relative_change(a, b) for a, b in zip(states.unbind(1), again.unbind(1)))
+    if change > EXACT:
         raise EncoderError(
-            f"is random: two equal calls in evaluation mode differ by {again:.1g} of the states' size; "
+            f"is random: two equal calls in evaluation mode differ by {change:.1g} of the states' size; "
             "expected the same states"
         )
 
@@ -416,7 +421,9 @@ def _companions(reader: Reader, model, ids, alone, longest) -> tuple:  # largest
     change, batch = 0.0, (ids, torch.ones_like(ids))
     for length in _lengths(model, ids.shape[1], longest):
         both, mask, place = _beside(reader, ids, length)
-        change = max(change, relative_change(alone[:, 0], reader.states(both, mask)[:, 0, place]))
+        states = reader.states(both, mask)
+        _check_again(states, reader.states(both, mask))
+        change = max(change, relative_change(alone[:, 0], states[:, 0, place]))
         batch = both, mask
     return change, batch
 

@@ -476,7 +476,8 @@ def _load_weights(auto, place, revision, attn_implementation, **kwargs) -> tuple
     from bertvision.models.cpu import speed_up
 
     model, info = load_fitting(auto, place, revision, attn_implementation="eager", **kwargs)
-    if getattr(model, "_supports_attention_backend", False):  # other families keep their own attention
+    if getattr(model, "_supports_attention_backend", False) and getattr(model, "_supports_sdpa", False):
+        # other families keep their own attention, such as one with sinks
         model.set_attn_implementation(attn_implementation)
     speed_up(model)
     return _as_trained(model, place, revision), info
@@ -656,7 +657,7 @@ def _card_notes(tokenizer, card) -> list:
         notes.append("the last state is taken after a final norm, the others before it")
     return notes
 
-
+# %% ../../nbs/models/09_encoders.ipynb #45cbcd2c
 _NO_SEGMENTS = "without_segments"  # field of a configuration: the weights were trained without segment ids
 
 
@@ -679,11 +680,9 @@ def without_segments(
 # %% ../../nbs/models/09_encoders.ipynb #f213c5f8
 def _head_class(task: Task, config):
     "Return the class of an encoder with a head for the task's kind."
-    import transformers as tf
+    from bertvision.models.questions import label_model, question_model
 
-    from bertvision.models.questions import question_model
-
-    return question_model(config) if task.kind == "span" else tf.AutoModelForSequenceClassification
+    return question_model(config) if task.kind == "span" else label_model(config)
 
 
 def _head_is_missing(model, info: dict) -> bool:

@@ -55,7 +55,7 @@ def runnable_text(
     lengths = sorted({20, 64, min(longest, 4096) if longest > 2 else 64})  # XLNet says -1: no limit
     reasons = []
     for length in lengths:
-        for segments in {has_segments, False}:
+        for segments in (True, False) if has_segments else (False,):
             inputs = _text(body, length, segments)
             try:
                 with torch.no_grad():
