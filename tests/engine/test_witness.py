@@ -349,7 +349,7 @@ import my_helper
 from bertvision.runs.run import Run
 my_helper.value()
 run = Run.start("demo", {"lr": 1.0}, sys.argv[1])
-print(run.record["attempt"], run.folder)
+print(run.record["attempt"], run.folder, flush=True)  # os._exit flushes nothing
 run.update(1, 2)
 os._exit(1)
 """
