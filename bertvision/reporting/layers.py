@@ -32,7 +32,7 @@ from ..engine.facts import known_task, task_title
 from ..metrics.comparisons import BETTER, NO_CLAIM, UNDECIDED, WORSE
 from ..probing.profile import onset, peak
 from .claims import claim_words
-from .layer_scores import by_seed, final, headline, profiles, shown_metrics
+from .layer_scores import NORMED, by_seed, final, headline, profiles, shown_metrics, stands_apart
 from .page import PROTOCOL_NOTES, metric_title, number, remarks, tally
 from .phrases import joined, leading, points, reasons_text, verdict_counts, without_idle_columns
 from .results import Results, encoder_title, run_titles
@@ -132,6 +132,14 @@ def _draw_published(ax: plt.Axes, means: pd.DataFrame):
         ax.plot(group["layer"].astype(int), 100 * group["value"], **look)
 
 
+def _mark_normed(ax: plt.Axes, means: pd.DataFrame):  # from `profiles`, × 100
+    "Circle the states after the final norm of models whose other states stand before it."
+    for _, part in means.groupby("model", sort=False):
+        marked = part[stands_apart(part)]
+        if len(marked):
+            ax.plot(marked["layer"], marked["mean"], "o", ms=11, mfc="none", color="0.2", label=NORMED.split(":")[0])
+
+
 def _best_layers(rows: pd.DataFrame) -> list:  # of text
     "Name the layer at which each trained encoder is read best in each task."
     first = headline(rows[rows["side"] != "random"], lambda task: shown_metrics(task)[:1])
@@ -161,6 +169,7 @@ def plot_profiles(
         draw_level(ax, part["baseline"].mean())
         _draw_control(ax, part)
         if through == "layer":
+            _mark_normed(ax, part)
             _draw_published(ax, part)
 
     return _layer_figure(means, draw, _title("Where each encoder is read best.", _best_layers(rows)))

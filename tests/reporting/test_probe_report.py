@@ -128,6 +128,23 @@ def test_one_seed_has_no_spread_and_no_claim(example):
     assert "gets no claim against the pretrained one at any layer: one seed" in said
 
 
+def test_a_state_after_the_final_norm_is_marked_beside_others(example):
+    """A step between raw states and one after a norm is no finding; where all have passed it, nothing is marked."""
+
+    def labels(rows):
+        axes = plot_profiles(rows).axes[0]
+        return [t for t in axes.get_legend_handles_labels()[1] if "final norm" in t]
+
+    rows = probe_rows(read_study(example))
+    last = rows["layer"] == rows["layer"].max()
+    for normed, marked in ((False, False), (last, True), (True, False)):
+        rows["normed"] = normed
+        table = profile_table(rows)
+        assert bool(labels(rows)) == marked == ("Note" in table)
+        cells = table[[c for c in table if c.isdigit()]]
+        assert cells.apply(lambda c: c.str.endswith("†").any()).tolist() == [*[False] * (cells.shape[1] - 1), marked]
+
+
 def test_without_controls_and_codes(example):
     for place in (example / "runs").iterdir():
 
