@@ -206,7 +206,8 @@ def _begin(paths: list):  # -> function that waits for the figure of a path and 
     def wait(path: Path) -> bool:
         try:
             return drawn[path].result()
-        except BrokenProcessPool:  # a fork was killed, perhaps for its memory
+        except BrokenProcessPool as e:  # a fork was killed, perhaps for its memory
+            e.__traceback__ = None  # the pool's thread keeps the error a while, and its frames would keep the report
             return _draw(path)
 
     return wait
